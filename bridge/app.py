@@ -1,0 +1,110 @@
+"""The Celery app: `celery -A bridge.app worker` consumes the bridge's queues and runs the engine.
+
+The engine is a step of the worker's own blueprint, so it outlives reconnects of the broker; it runs in the main
+process, beside whatever pool executes the tasks.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, bootsteps
+from celery.signals import worker_shutting_down
+
+from bridge import celeryconfig, wiring
+from bridge.doors import hold, tasks
+from bridge.doors.topology import find_queues
+from bridge.settings import load
+from bridge.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from celery.worker import WorkController
+    from celery.worker.consumer import Consumer
+
+
+class BridgeCelery(Celery):  # type: ignore[misc]
+    """Celery, with its settings from the bridge's own: a `celeryconfig` of the working directory is never read."""
+
+    def __init__(self) -> None:
+        """Settings are read when they are first needed, so that importing this module checks nothing."""
+        super().__init__("bridge", config_source=None, set_as_current=True)
+        self.config_from_object(_LazyConfig())
+
+
+class _LazyConfig:
+    """An object of settings that is filled at first look."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        config = self._config()
+        if name in config:
+            return config[name]
+        raise AttributeError(name)
+
+    def _config(self) -> dict[str, Any]:
+        found = self.__dict__.get("_found")
+        if found is None:
+            found = self.__dict__["_found"] = celeryconfig.build(load())
+        return found  # type: ignore[no-any-return]
+
+    def __dir__(self) -> list[str]:
+        return list(self._config())
+
+
+class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Runs the engine beside the pool."""
+
+    requires = {"celery.worker.components:Pool"}  # noqa: RUF012  (Celery's form)
+
+    def __init__(self, worker: WorkController, **_kwargs: Any) -> None:  # noqa: ANN401
+        """Celery builds it."""
+        self.bridge: wiring.Bridge | None = None
+        super().__init__(worker)
+
+    def start(self, worker: WorkController) -> None:
+        """After the pool has forked, so that no connection is shared with its children."""
+        hold.stopping.clear()
+        self.bridge = wiring.current(worker.app)
+        self.bridge.check()
+        if self.bridge.settings.bridge_engine:
+            self.bridge.start_engine()
+
+    def stop(self, _worker: WorkController) -> None:
+        """No new leases, calls under way ended or given back."""
+        hold.stopping.set()
+        if self.bridge is not None:
+            self.bridge.stop_engine()
+
+    terminate = stop
+
+
+class TopologyStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Takes queues as they are found before Celery's consumer would declare its own form of them."""
+
+    requires = {"celery.worker.consumer.connection:Connection"}  # noqa: RUF012  (Celery's form)
+
+    def __init__(self, consumer: Consumer, **_kwargs: Any) -> None:  # noqa: ANN401
+        """Celery builds it."""
+        super().__init__(consumer)
+
+    def start(self, consumer: Consumer) -> None:
+        """At every reconnect: a queue may have come or gone meanwhile."""
+        find_queues(consumer.app, consumer.connection)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stopping(**_kwargs: Any) -> None:  # noqa: ANN401
+    hold.stopping.set()
+
+
+def create() -> BridgeCelery:
+    """A new app with the bridge's tasks and steps."""
+    made = BridgeCelery()
+    tasks.register(made, partial(wiring.current, made))
+    made.steps["worker"].add(EngineStep)
+    made.steps["consumer"].add(TopologyStep)
+    return made
+
+
+app = create()
+__all__ = ["app", "configure_logging", "create"]

@@ -1,0 +1,100 @@
+"""The bridge's Celery settings: only departures from Celery's defaults, each with its reason.
+
+`BRIDGE_CELERY_CONFIG` (a dotted module, or a JSON file) is laid over them: routes of what follows a request,
+`result_extended`, an own `result_expires` and the like belong there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from kombu import Exchange, Queue
+
+from bridge.errors import SettingsError
+from bridge.settings import Settings
+
+RUN, FINISH, CONTROL = "bridge.run", "bridge.finish", "bridge.control"
+QUEUES = (RUN, FINISH, CONTROL)
+
+
+def build(settings: Settings) -> dict[str, Any]:
+    """The settings as Celery takes them. Raises SettingsError when the overlay cannot be read."""
+    config: dict[str, Any] = {
+        "broker_url": settings.celery_broker_url,
+        "result_backend": settings.result_backend_url,
+        # JSON only: a pickle on the broker would run whatever its writer wanted.
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        # Three queues, so that a cancel never waits behind jobs; declared exactly as `send_task(queue=NAME)` declares.
+        "task_queues": tuple(Queue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES),
+        "task_routes": {"bridge.run": {"queue": RUN}, "bridge.finish": {"queue": FINISH}, "bridge.*": {"queue": CONTROL}},
+        # A message is acked once the ledger holds its request (I1).
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        # A request's state is ours to tell; STARTED would hide IN_QUEUE and IN_PROGRESS.
+        "task_track_started": False,
+        # Tasks take milliseconds and call no GPU: threads are enough, and cheap.
+        "worker_pool": "threads",
+        "worker_concurrency": 16,
+        "worker_prefetch_multiplier": 4,
+        # The ledger knows what is cancelled and what is running; gossip and mingle have nothing to add.
+        "worker_enable_remote_control": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        # States are written while Redis may be away for a moment (a store that fails would fail a task that did not).
+        "result_backend_always_retry": True,
+        "result_backend_max_retries": 20,
+        "result_backend_thread_safe": True,
+        "task_publish_retry_policy": {"max_retries": 10, "interval_start": 0, "interval_step": 0.2, "interval_max": 2},
+        "broker_transport_options": _transport(settings),
+        # Logs are structlog's.
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+    }
+    if settings.result_backend_url.startswith(("redis", "rediss", "unix")):
+        config["result_backend_transport_options"] = {"retry_policy": {"timeout": 30.0}}
+        config["redis_socket_timeout"] = 10.0
+        config["redis_retry_on_timeout"] = True
+        config["redis_socket_keepalive"] = True
+    config.update(overlay(settings.bridge_celery_config))
+    return config
+
+
+def _transport(settings: Settings) -> dict[str, Any]:
+    if settings.amqp:
+        return {"confirm_publish": True}
+    return {
+        # Own ack keys: a killed bridge worker's messages come back within a minute, and nobody else's are touched (I1).
+        "visibility_timeout": 60,
+        "unacked_key": "bridge.unacked",
+        "unacked_index_key": "bridge.unacked_index",
+        "unacked_mutex_key": "bridge.unacked_mutex",
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 10.0,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }
+
+
+def overlay(where: str) -> dict[str, Any]:
+    """A team's own Celery settings, by dotted module or JSON file."""
+    if not where:
+        return {}
+    try:
+        if where.endswith(".json"):
+            found = json.loads(Path(where).read_text())
+        else:
+            module = importlib.import_module(where)
+            found = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
+    except (OSError, ValueError, ImportError) as error:
+        raise SettingsError(f"BRIDGE_CELERY_CONFIG: {where}: {error}") from None  # noqa: EM102
+    if not isinstance(found, dict):
+        raise SettingsError(f"BRIDGE_CELERY_CONFIG: {where}: must hold an object of Celery settings")  # noqa: EM102
+    return {name: value for name, value in found.items() if name.islower()}

@@ -1,0 +1,92 @@
+"""What a Celery message says beside its arguments: kept in the ledger at accept, put back on the request at finish.
+
+Celery's own tracer then goes on as if the task had run here and now. What is dropped, and why: `expires` and time
+limits would hit the finish (they become the request's own clocks); task ids of follow-ups are given here, once, so
+that a second copy of a finish publishes the same tasks (HARDENING 8).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from kombu.utils.uuid import uuid
+
+if TYPE_CHECKING:
+    from celery.app.task import Context
+
+_OPTIONS = ("root_id", "parent_id", "shadow", "headers", "retries", "reply_to", "replaced_task_nesting", "origin")
+
+
+def canvas_of(request: Context, *, ignore_result: bool) -> dict[str, Any]:
+    """The part of a request's context that its end needs, as JSON."""
+    options = request.as_execution_options()
+    kept = {name: options[name] for name in _OPTIONS if options.get(name) is not None}
+    kept["shadow"] = kept.get("shadow") or request.task
+    if options.get("stamped_headers"):
+        kept["stamped_headers"] = list(options["stamped_headers"])
+        kept["stamps"] = {name: options[name] for name in options["stamped_headers"] if name in options}
+    kept["ignore_result"] = ignore_result
+    canvas: dict[str, Any] = {
+        "options": kept,
+        "task": request.task,
+        "correlation_id": request.correlation_id,
+        "delivery_info": {k: v for k, v in (request.delivery_info or {}).items() if _is_json(v)},
+    }
+    for name in ("callbacks", "errbacks", "chain"):
+        found = getattr(request, name, None)
+        if found:
+            canvas[name] = [_with_ids(signature) for signature in found]
+    for name in ("chord", "group", "group_index"):
+        if getattr(request, name, None) is not None:
+            canvas[name] = getattr(request, name)
+    return canvas
+
+
+def continues(canvas: dict[str, Any]) -> bool:
+    """Whether anything follows the request."""
+    return any(canvas.get(name) for name in ("callbacks", "errbacks", "chain", "chord"))
+
+
+def put_back(context: Context, canvas: dict[str, Any], *, continued: bool) -> None:
+    """Make the finish's context that of the original request; once `continued`, only the store is left to do."""
+    context.update(
+        task=canvas.get("task"),
+        correlation_id=canvas.get("correlation_id"),
+        delivery_info=canvas.get("delivery_info") or context.delivery_info,
+        group=canvas.get("group"),
+        group_index=canvas.get("group_index"),
+        chord=canvas.get("chord"),
+        callbacks=None if continued else canvas.get("callbacks"),
+        errbacks=None if continued else canvas.get("errbacks"),
+        chain=None if continued else canvas.get("chain"),
+    )
+
+
+def clocks_of(request: Context, now_ms: int) -> tuple[int, int]:
+    """Celery's `expires` as a queue deadline (ledger ms) and its shorter time limit in ms; 0 for none."""
+    expires_at = 0
+    if request.expires:
+        expires = request.expires
+        moment = datetime.fromisoformat(expires) if isinstance(expires, str) else expires
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        expires_at = now_ms + int((moment - datetime.now(UTC)).total_seconds() * 1000)
+    limits = [limit for limit in (request.timelimit or ()) if limit]
+    return expires_at, int(min(limits) * 1000) if limits else 0
+
+
+def _with_ids(signature: Any) -> Any:  # noqa: ANN401  (a signature as JSON)
+    if not isinstance(signature, dict):
+        return signature
+    options = dict(signature.get("options") or {})
+    options.setdefault("task_id", uuid())
+    signature = {**signature, "options": options}
+    kwargs = signature.get("kwargs") or {}
+    if isinstance(kwargs.get("tasks"), list):
+        signature["kwargs"] = {**kwargs, "tasks": [_with_ids(task) for task in kwargs["tasks"]]}
+    return signature
+
+
+def _is_json(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)

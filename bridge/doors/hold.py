@@ -1,0 +1,35 @@
+"""Holds a message while the ledger is away: never requeued in a loop, never failed (I1).
+
+A held message keeps its pool slot, so the bridge worker takes no more than it has; when it is told to stop, what it
+holds goes back to the broker.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from celery.exceptions import Reject
+
+from bridge.errors import LedgerUnavailable
+from bridge.telemetry import tell
+
+T = TypeVar("T")
+WAIT_S, WAIT_MAX_S = 0.1, 2.0
+
+#: Set when the bridge worker is asked to stop.
+stopping = threading.Event()
+
+
+def hold(call: Callable[[], T]) -> T:
+    """The call's answer, however long the ledger takes. Raises Reject(requeue) when the bridge worker stops meanwhile."""
+    wait = WAIT_S
+    while True:
+        try:
+            return call()
+        except LedgerUnavailable as error:
+            tell("door.held", error=str(error))
+            if stopping.wait(wait):
+                raise Reject(error, requeue=True) from error
+            wait = min(wait * 2, WAIT_MAX_S)

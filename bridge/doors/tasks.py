@@ -1,0 +1,189 @@
+"""The Celery tasks. Each unpacks, calls one function, and answers; none calls RunPod but health and purge (HARDENING 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from celery.exceptions import Ignore
+
+from bridge.doors import inline
+from bridge.doors.canvas import canvas_of, clocks_of, continues
+from bridge.doors.finishing import FinishTask, finish
+from bridge.doors.hold import hold
+from bridge.engine.accept import Origin, Verdict
+from bridge.engine.control import Asker
+from bridge.errors import JobError
+from bridge.job.request import check_request_id, rejected
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from bridge.wiring import Bridge
+
+_OPTIONS: dict[str, Any] = {
+    "bind": True,
+    "typing": False,  # the models name the field; a bare TypeError would not
+    "acks_late": True,
+    "reject_on_worker_lost": True,
+    "throws": (JobError,),
+    "Request": "bridge.doors.redact:RedactedRequest",
+    "max_retries": 0,
+}
+
+
+def register(app: Celery, bridge: Callable[[], Bridge]) -> None:
+    """Put the tasks on the app. `bridge` gives this process' own instance, built after any fork."""
+
+    @app.task(name="bridge.run", **_OPTIONS)  # type: ignore[untyped-decorator]
+    def run(self: Task, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Run a job on RunPod; the result is its output. See docs/quickstart-celery.md."""
+        arguments = bind_input(args, kwargs)
+        if self.request.is_eager or self.request.called_directly:
+            return inline.run(bridge(), arguments)
+        return _accept(self, bridge(), arguments)
+
+    @app.task(name="bridge.finish", base=FinishTask, **{**_OPTIONS, "track_started": False})  # type: ignore[untyped-decorator]
+    def bridge_finish(self: FinishTask, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Tell Celery the end of a request. Sent by the bridge alone; without the ledger's nonce it does nothing."""
+        here = bridge()
+        round_, nonce = kwargs.get("round"), kwargs.get("nonce")
+        if not isinstance(round_, int) or not isinstance(nonce, str):
+            raise Ignore
+        return finish(self, round_, nonce, lambda: here, cancel_is_failure=here.settings.bridge_cancel_is_failure)
+
+    for name, (ask, allowed) in _CONTROL.items():
+        _control_task(app, bridge, name, ask, allowed)
+
+
+def bind_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """`input` alone may come as the one positional (the previous result of a chain, or a chord's list)."""
+    arguments = dict(kwargs)
+    if len(args) > 1:
+        raise rejected("input", "input: at most one positional argument, and it is input; name the others")
+    if args:
+        if "input" in arguments:
+            raise rejected("input", "input: given twice: as the positional (the previous result of a chain?) and by name")
+        arguments["input"] = args[0]
+    if isinstance(arguments.get("input"), list):
+        raise rejected("input", "input: must be an object, not a list (a chord's body gets the list of its header's results)")
+    return arguments
+
+
+def _accept(task: Task, bridge: Bridge, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Ends with Ignore: the message is acked once the ledger holds the request, and the slot is free (I1)."""
+    context = task.request
+    ignore = context.__dict__.get("ignore_result", task.ignore_result)
+    canvas = canvas_of(context, ignore_result=bool(ignore))
+    expires_at, time_limit_ms = clocks_of(context, bridge.ledger.now())
+    origin = Origin(
+        door="celery",
+        via="amqp" if bridge.settings.amqp else "redis",
+        canvas=canvas,
+        tells_celery=not ignore or continues(canvas),
+        correlation_id=context.correlation_id if context.correlation_id != context.id else None,
+        trace=(context.headers or {}).get("traceparent"),
+        expires_at=expires_at,
+        time_limit_ms=time_limit_ms,
+    )
+    verdict: Verdict = hold(lambda: bridge.accept(context.id, arguments, origin))
+    bridge.accepted(verdict)
+    if verdict.kind == "conflict" and verdict.fault is not None:
+        # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
+        bridge.dead("id_conflict", context.id, arguments)
+    raise Ignore
+
+
+def _asker(task: Task, kwargs: dict[str, Any]) -> Asker:
+    by = kwargs.pop("by", None)
+    return Asker(by=str(by)[:200] if by is not None else None, door="celery")
+
+
+def _control_task(app: Celery, bridge: Callable[[], Bridge], name: str, ask: Callable[..., Any], allowed: frozenset[str]) -> None:
+    def body(self: Task, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if len(args) == 1 and "id" in allowed and "id" not in kwargs:
+            kwargs["id"] = args[0]
+        elif len(args) == 1 and "endpoint" in allowed and "endpoint" not in kwargs:
+            kwargs["endpoint"] = args[0]
+        elif args:
+            raise rejected("arguments", f"{name} takes named arguments: {', '.join(sorted(allowed))}")
+        asker = _asker(self, kwargs)
+        for unknown in kwargs.keys() - allowed:
+            raise rejected(unknown, f"{unknown}: unknown argument; {name} takes {', '.join(sorted(allowed))}")
+        for field, value in kwargs.items():
+            check_argument(field, value)
+        here = bridge()
+        return hold(lambda: ask(here, kwargs, asker))
+
+    body.__doc__ = ask.__doc__
+    body.__name__ = name.rpartition(".")[2]
+    app.task(name=name, **_OPTIONS)(body)
+
+
+def check_argument(field: str, value: object) -> None:
+    """The type of one argument of a control task. Raises JobRejected."""
+    if field in {"refresh", "pending"}:
+        if not isinstance(value, bool):
+            raise rejected(field, f"{field}: must be true or false")
+    elif value is not None and not isinstance(value, str):
+        raise rejected(field, f"{field}: must be a string")
+    if field == "id":
+        check_request_id(value)
+
+
+def _cancel(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:  # noqa: ANN401
+    """Cancel a request (`id`), or a bare job (`job_id` and `endpoint`)."""
+    return bridge.control.cancel(**kwargs, asker=asker)
+
+
+def _status(bridge: Bridge, kwargs: dict[str, Any], _asker: Asker) -> Any:  # noqa: ANN401
+    """The document of a request."""
+    return bridge.control.status(**kwargs)
+
+
+def _retry(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:  # noqa: ANN401
+    """Another round of a failed request."""
+    return bridge.control.retry(**kwargs, asker=asker)
+
+
+def _health(bridge: Bridge, kwargs: dict[str, Any], _asker: Asker) -> Any:  # noqa: ANN401
+    """RunPod's counters and the bridge's own, with a verdict; all endpoints when none is named."""
+    return bridge.control.health(**kwargs)
+
+
+def _purge(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:  # noqa: ANN401
+    """RunPod's purge-queue of one endpoint; running jobs go on."""
+    if not kwargs.get("endpoint"):
+        raise rejected("endpoint", "endpoint: is required: a purge clears the queue for everyone on the endpoint")
+    return bridge.control.purge(kwargs["endpoint"], asker, pending=bool(kwargs.get("pending")))
+
+
+def _pause(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:  # noqa: ANN401
+    """No submit leaves for the endpoint until it is resumed."""
+    return bridge.control.pause(_endpoint_of(kwargs), kwargs.get("reason"), asker)
+
+
+def _resume(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:  # noqa: ANN401
+    """Submits leave again."""
+    return bridge.control.resume(_endpoint_of(kwargs), asker)
+
+
+def _endpoint_of(kwargs: dict[str, Any]) -> str:
+    endpoint = kwargs.get("endpoint")
+    if not endpoint:
+        raise rejected("endpoint", "endpoint: is required")
+    return str(endpoint)
+
+
+_JOB = frozenset({"id", "job_id", "endpoint"})
+_CONTROL: dict[str, tuple[Callable[..., Any], frozenset[str]]] = {
+    "bridge.cancel": (_cancel, _JOB),
+    "bridge.status": (_status, _JOB | {"refresh"}),
+    "bridge.retry": (_retry, _JOB),
+    "bridge.health": (_health, frozenset({"endpoint"})),
+    "bridge.purge": (_purge, frozenset({"endpoint", "pending"})),
+    "bridge.pause": (_pause, frozenset({"endpoint", "reason"})),
+    "bridge.resume": (_resume, frozenset({"endpoint", "reason"})),
+}
+

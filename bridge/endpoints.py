@@ -1,0 +1,150 @@
+"""Names for RunPod endpoints: which are allowed, which id and key each has, what its policy defaults are.
+
+From `BRIDGE_ENDPOINTS` and the `[endpoints.NAME]` tables of `BRIDGE_CONFIG_FILE`, which is read again when it changes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bridge.errors import SettingsError
+from bridge.job.request import ENDPOINT, Policy, S3Config, rejected
+from bridge.settings import Settings
+
+#: Seconds between looks at the file.
+RELOAD_S = 2.0
+
+
+class Endpoint(BaseModel):
+    """One endpoint as it is set. Requests, events and metrics speak its name; RunPod hears its id."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = ""
+    id: Annotated[str, Field(pattern=ENDPOINT.pattern + "$")] = ""
+    api_key_file: Path | None = None
+    policy: Policy = Policy()
+    max_in_flight: Annotated[int, Field(ge=1)] | None = None
+
+
+class Tenant(BaseModel):
+    """One tenant's share (`metadata.tenant`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    max_in_flight: Annotated[int, Field(ge=1)] | None = None
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoints: dict[str, Endpoint] = {}
+    tenants: dict[str, Tenant] = {}
+    s3Config: dict[str, S3Config] = {}  # noqa: N815  (RunPod's word)
+
+
+class EndpointBook:
+    """Looks up endpoints, tenants and named s3Configs; thread-safe."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError when the file is wrong; later edits that are wrong are told and ignored."""
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._looked = 0.0
+        self._stamp: tuple[int, int] | None = None
+        self.fault: str | None = None
+        self._file = self._read() if settings.bridge_config_file else _File()
+
+    def resolve(self, name: str | None) -> Endpoint:
+        """The endpoint of a request. Raises JobRejected naming the field and the rule."""
+        self._reload()
+        name = name or self._settings.runpod_endpoint_id
+        if not name:
+            raise rejected("endpoint", "endpoint: is required: no RUNPOD_ENDPOINT_ID is set as the default")
+        if not ENDPOINT.fullmatch(name):
+            raise rejected("endpoint", "endpoint: must be 1 to 64 of A-Z a-z 0-9 _ -")
+        known = self.all()
+        if name in known:
+            return known[name]
+        for endpoint in known.values():
+            if endpoint.id == name:
+                return endpoint
+        if known and not self._open:
+            raise rejected("endpoint", f"endpoint: {name!r} is not allowed; allowed: {', '.join(sorted(known))}")
+        return Endpoint(name=name, id=name)
+
+    @property
+    def _open(self) -> bool:
+        return not self._settings.bridge_endpoints and not self._file.endpoints
+
+    def all(self) -> dict[str, Endpoint]:
+        """Every endpoint that is named in the settings."""
+        found = {name: Endpoint(name=name, id=endpoint_id) for name, endpoint_id in self._settings.bridge_endpoints.items()}
+        for name, endpoint in self._file.endpoints.items():
+            before = found.get(name)
+            endpoint_id = endpoint.id or (before.id if before else name)
+            found[name] = endpoint.model_copy(update={"name": name, "id": endpoint_id})
+        default = self._settings.runpod_endpoint_id
+        if default and self._open:
+            found[default] = Endpoint(name=default, id=default)
+        return found
+
+    def tenant(self, name: str) -> Tenant:
+        """A tenant's share; an unknown one has the default."""
+        return self._file.tenants.get(name, Tenant())
+
+    def s3_config(self, given: S3Config | str | None) -> S3Config | None:
+        """An s3Config as given, or by its name in the file (preferred: a name is no secret). Raises JobRejected."""
+        if not isinstance(given, str):
+            return given
+        self._reload()
+        if given not in self._file.s3Config:
+            raise rejected("s3Config", f"s3Config: {given!r} is not in BRIDGE_CONFIG_FILE")
+        return self._file.s3Config[given]
+
+    def api_key(self, endpoint_name: str) -> str:
+        """The key for an endpoint: its own file's, else RUNPOD_API_KEY. Read anew, so that a rotation needs no restart."""
+        endpoint = self.all().get(endpoint_name)
+        if endpoint is not None and endpoint.api_key_file is not None:
+            return endpoint.api_key_file.read_text().strip()
+        return self._settings.runpod_api_key
+
+    def _reload(self) -> None:
+        path = self._settings.bridge_config_file
+        if path is None or time.monotonic() - self._looked < RELOAD_S:
+            return
+        with self._lock:
+            self._looked = time.monotonic()
+            try:
+                if self._stamp_of(path) != self._stamp:
+                    self._file = self._read()
+                self.fault = None
+            except (SettingsError, OSError) as error:
+                self.fault = str(error)
+
+    def _read(self) -> _File:
+        path = self._settings.bridge_config_file
+        assert path is not None  # noqa: S101  (callers have looked)
+        self._stamp = self._stamp_of(path)
+        try:
+            return _File.model_validate(tomllib.loads(path.read_text()))
+        except (tomllib.TOMLDecodeError, OSError) as error:
+            raise SettingsError(f"BRIDGE_CONFIG_FILE: {path}: {error}") from None  # noqa: EM102
+        except ValidationError as error:
+            faults = [
+                f"BRIDGE_CONFIG_FILE: {'.'.join(str(p) for p in fault['loc'])}: {fault['msg']}"
+                for fault in error.errors(include_url=False)
+            ]
+            raise SettingsError(*faults) from None
+
+    @staticmethod
+    def _stamp_of(path: Path) -> tuple[int, int]:
+        stat = path.stat()
+        return stat.st_mtime_ns, stat.st_size

@@ -1,0 +1,230 @@
+"""Takes a request into the ledger. Called by every door; never calls RunPod (HARDENING 12)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import JobRejected
+from bridge.job.document import Held
+from bridge.job.record import Long, Record, dumps
+from bridge.job.request import MAX_POLICY_MS, RunRequest, check_request_id, fingerprint, parse_run, rejected
+from bridge.job.words import Phase, Reason, Sink
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.endpoints import Endpoint, EndpointBook
+    from bridge.job.change import Change
+    from bridge.ledger import Accepted, Ledger
+    from bridge.settings import Settings
+
+#: RunPod's ttl when none is sent, and the margin that is added to one of ours. Milliseconds.
+DEFAULT_TTL_MS = 24 * 3_600_000
+TTL_MARGIN_MS = 10 * 60_000
+#: A tenant's name becomes a label and a key.
+TENANT = re.compile(r"[A-Za-z0-9_.\-]{1,40}")
+_NOT_A_REPLY = re.compile(r"(bridge[.:]|celery|amq\.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request comes from, and what its door knows beside its arguments."""
+
+    door: str  # celery | amqp | stream | cli
+    via: str = "redis"  # where its replies go: redis | amqp
+    canvas: Mapping[str, Any] | None = None  # Celery: what follows, and how the result is stored
+    tells_celery: bool = False
+    correlation_id: str | None = None
+    trace: str | None = None
+    expires_at: int = 0  # Celery's `expires` as a queue deadline, ledger ms
+    time_limit_ms: int = 0  # Celery's time limits as a timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a request: `accepted`, `rejected` (with a record), `repeat`, or `conflict`."""
+
+    kind: str
+    request_id: str
+    accepted: Accepted
+    fault: JobRejected | None = None
+
+
+class Accept:
+    """Checks a request whole, and writes it with its first event."""
+
+    def __init__(self, ledger: Ledger, book: EndpointBook, settings: Settings) -> None:
+        """One per process; thread-safe."""
+        self._ledger = ledger
+        self._book = book
+        self._settings = settings
+        self._reply_pattern = re.compile(settings.bridge_reply_pattern)
+
+    def __call__(self, request_id: str, arguments: Mapping[str, Any], origin: Origin) -> Verdict:
+        """Raises JobRejected only for an id that cannot name a record; LedgerUnavailable when nothing was written."""
+        check_request_id(request_id)
+        try:
+            request = parse_run(arguments)
+            endpoint = self._book.resolve(request.endpoint)
+            self._check_reply(request)
+            s3 = self._book.s3_config(request.s3Config)
+            policy = self._policy(request, endpoint)
+        except JobRejected as fault:
+            return self._refuse(request_id, arguments, origin, fault)
+        held = self._held(request_id, request, endpoint, policy, origin)
+        if s3 is not None:
+            held = Held(held.record, {**held.long, Long.S3CONFIG: s3.model_dump_json()})
+
+        def build(now: int, wish: Mapping[str, Any] | None) -> Change:
+            return self._ledger.table.accept(self._with_clocks(held, request, origin, now), now, wish)
+
+        accepted = self._ledger.accept(request_id, build)
+        return self._verdict(request_id, accepted, held.record)
+
+    def _verdict(self, request_id: str, accepted: Accepted, record: Record) -> Verdict:
+        if accepted.kind == "created":
+            tell("request.accepted", request_id=request_id, endpoint=record.endpoint, door=record.door)
+            return Verdict("accepted", request_id, accepted)
+        known = accepted.held.record.fingerprint if accepted.held else (accepted.tombstone or {}).get("fp")
+        if known == record.fingerprint:
+            tell("request.repeated", request_id=request_id, endpoint=record.endpoint, door=record.door)
+            return Verdict("repeat", request_id, accepted)
+        fault = JobRejected(
+            f"id: {request_id} has been used for another request (endpoint, input or policy differ)",
+            {"id": request_id, "status": "REJECTED", "reason": Reason.ID_CONFLICT.value, "field": "id"},
+        )
+        tell("request.conflict", request_id=request_id, endpoint=record.endpoint, door=record.door)
+        return Verdict("conflict", request_id, accepted, fault)
+
+    def _refuse(self, request_id: str, arguments: Mapping[str, Any], origin: Origin, fault: JobRejected) -> Verdict:
+        """A refused request has a record too, without its input, so that Celery, event and repeat agree."""
+        field = str(fault.document.get("field", "arguments"))
+        name = arguments.get("endpoint")
+        endpoint = name if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_\-]{1,64}", name) else "_invalid"
+        if name is None and self._settings.runpod_endpoint_id:
+            endpoint = self._book.resolve(None).name
+        record = Record(
+            id=request_id,
+            endpoint=endpoint,
+            door=origin.door,
+            fingerprint="rejected",
+            nonce=secrets.token_hex(8),
+            sinks=Sink.CELERY.value if origin.tells_celery else "",
+        )
+        long = self._origin_values(origin)
+        reply_to = arguments.get("reply_to")
+        if isinstance(reply_to, str) and field != "reply_to" and self._reply_allowed(reply_to):
+            long[Long.REPLY] = _reply(reply_to, ("end",), origin)
+            if origin.via == "amqp":
+                record = _with_sink(record, Sink.REPLY)
+        held = Held(record, long)
+        accepted = self._ledger.accept(
+            request_id, lambda now, _wish: self._ledger.table.reject(held, now, field, fault.message)
+        )
+        tell("request.rejected", request_id=request_id, endpoint=endpoint, door=origin.door, field=field, error=fault.message)
+        if accepted.kind == "created":
+            return Verdict("rejected", request_id, accepted, fault)
+        known = accepted.held.record.fingerprint if accepted.held else (accepted.tombstone or {}).get("fp")
+        return Verdict("repeat" if known == "rejected" else "conflict", request_id, accepted, fault)
+
+    def _held(
+        self, request_id: str, request: RunRequest, endpoint: Endpoint, policy: dict[str, Any], origin: Origin
+    ) -> Held:
+        tenant = str(request.metadata.get("tenant") or "")
+        record = Record(
+            id=request_id,
+            phase=Phase.ACCEPTED,
+            endpoint=endpoint.name,
+            endpoint_id=endpoint.id,
+            door=origin.door,
+            fingerprint=fingerprint(endpoint.name, request),
+            tenant=tenant if TENANT.fullmatch(tenant) else "",
+            priority=request.priority,
+            delivery=request.delivery or "",
+            retries_left=request.retries,
+            sync_wait_ms=request.sync_wait_ms or 0,
+            ttl_ms=policy.get("ttl", DEFAULT_TTL_MS),
+            stream=int(request.stream),
+            whole_document=int(request.result == "document"),
+            nonce=secrets.token_hex(8),
+            sinks=",".join(sorted(self._sinks(request, origin))),
+        )
+        long = self._origin_values(origin)
+        long[Long.INPUT] = dumps(request.input)
+        arguments: dict[str, Any] = {}
+        if policy:
+            arguments["policy"] = policy
+        if request.retry_on is not None:
+            arguments["retry_on"] = list(request.retry_on)
+        if arguments:
+            long[Long.ARGUMENTS] = dumps(arguments)
+        if request.metadata:
+            long[Long.METADATA] = dumps(request.metadata)
+        if request.reply_to or Sink.RESULTS in record.waiting_sinks or origin.correlation_id:
+            on = request.reply_on or (("chunk", "end") if request.stream else ("end",))
+            long[Long.REPLY] = _reply(request.reply_to, on, origin)
+        return Held(record, long)
+
+    @staticmethod
+    def _with_clocks(held: Held, request: RunRequest, origin: Origin, now: int) -> Held:
+        limits = [ms for ms in (request.timeout, origin.time_limit_ms) if ms]
+        queues = [now + request.queue_timeout] if request.queue_timeout else []
+        if origin.expires_at:
+            queues.append(max(origin.expires_at, now + 1))
+        record = replace(
+            held.record,
+            deadline=now + min(limits) if limits else 0,
+            queue_deadline=min(queues) if queues else 0,
+        )
+        return Held(record, held.long)
+
+    def _sinks(self, request: RunRequest, origin: Origin) -> set[Sink]:
+        sinks = {Sink.CELERY} if origin.tells_celery else set()
+        if request.reply_to:
+            sinks.add(Sink.REPLY)
+        rule = self._settings.bridge_results
+        if rule == "all" or (rule == "unaddressed" and not request.reply_to and origin.door in {"amqp", "stream"}):
+            sinks.add(Sink.RESULTS)
+        return sinks
+
+    @staticmethod
+    def _origin_values(origin: Origin) -> dict[Long, str]:
+        long: dict[Long, str] = {}
+        if origin.canvas is not None:
+            long[Long.CANVAS] = dumps(origin.canvas)
+        if origin.trace:
+            long[Long.TRACE] = origin.trace
+        return long
+
+    def _check_reply(self, request: RunRequest) -> None:
+        if request.reply_to is not None and not self._reply_allowed(request.reply_to):
+            # A reply into a task queue would be an injection (HARDENING 10).
+            raise rejected(
+                "reply_to",
+                f"reply_to: must match {self._settings.bridge_reply_pattern} and not begin with bridge. bridge: celery or amq.",
+            )
+
+    def _reply_allowed(self, name: str) -> bool:
+        return bool(self._reply_pattern.fullmatch(name)) and not _NOT_A_REPLY.match(name)
+
+    @staticmethod
+    def _policy(request: RunRequest, endpoint: Endpoint) -> dict[str, Any]:
+        """The endpoint's defaults under the request's own, with a ttl that outlives the request's clocks."""
+        policy = endpoint.policy.model_dump(exclude_none=True) | request.policy.model_dump(exclude_none=True)
+        needed = request.timeout or (request.queue_timeout or 0) + policy.get("executionTimeout", 0)
+        if "ttl" not in policy and needed > DEFAULT_TTL_MS:
+            policy["ttl"] = needed + TTL_MARGIN_MS
+            if policy["ttl"] > MAX_POLICY_MS:
+                raise rejected("timeout", f"timeout: needs a ttl of {policy['ttl']} ms; RunPod keeps a job at most {MAX_POLICY_MS}")
+        return policy
+
+
+def _reply(name: str | None, on: tuple[str, ...], origin: Origin) -> str:
+    return dumps({"to": name, "on": list(on), "via": origin.via, "correlation_id": origin.correlation_id})
+
+
+def _with_sink(record: Record, sink: Sink) -> Record:
+    return replace(record, sinks=",".join(sorted({*record.waiting_sinks, sink})))

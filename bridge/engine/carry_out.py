@@ -1,0 +1,167 @@
+"""Carries out what was asked of a running job: RunPod's /cancel for wishes and strays, /retry for retries."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bridge.engine.heard import heard_from
+from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Refused, Throttled, Unreachable
+from bridge.job.words import Step, is_end
+from bridge.ledger.ledger import COMMON
+from bridge.runpod.operations import Operation
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.engine.calls import Callers
+    from bridge.engine.commits import Commits
+    from bridge.engine.pace import Pace
+    from bridge.engine.vitals import Vitals
+    from bridge.job.change import Stray
+    from bridge.job.document import Held
+    from bridge.ledger import Ledger
+    from bridge.runpod.client import RunPodClient
+
+IDLE_S = 1.0
+BATCH = 20
+STRAY_AGAIN_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class CarryOut:
+    """One `once()` claims and dispatches cancels and retries; `strays()` does the same for jobs that no longer count."""
+
+    ledger: Ledger
+    commits: Commits
+    vitals: Vitals
+    callers: Callers
+    pace: Pace
+    client_of: Callable[[str], RunPodClient]
+    endpoint_id_of: Callable[[str], str]
+    lease_ms: int
+    slot_ms: int
+
+    def once(self) -> float:
+        """Returns seconds until the next look."""
+        wait = IDLE_S
+        for due in self.ledger.due(Step.CANCEL, Step.RETRY):
+            if due.ready:
+                wait = min(wait, self._endpoint(due.endpoint, due.step, due.ready))
+            else:
+                wait = min(wait, due.wait_ms / 1000)
+        return max(wait, 0.0)
+
+    def _endpoint(self, endpoint: str, step: Step, ready: int) -> float:
+        token = secrets.token_hex(8)
+        allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
+        wanted = min(ready, self.callers.free, BATCH)
+        if allowed is not None:
+            wanted = min(wanted, allowed)
+        if wanted <= 0:
+            return wait or IDLE_S
+        op = Operation.CANCEL if step is Step.CANCEL else Operation.RETRY
+        endpoint_id = self.endpoint_id_of(endpoint)
+        grant = self.vitals.budget.acquire(endpoint_id, op, wanted, token=token, slot_ms=self.slot_ms)
+        if grant.count == 0:
+            return grant.retry_after_ms / 1000
+        claimed = self.ledger.claim(step, {endpoint: grant.count}, lease_ms=self.lease_ms, long=COMMON)
+        unused = grant.count - len(claimed.records)
+        if unused:
+            self.vitals.budget.release(endpoint_id, op, token, used=0, unused=unused)
+        for held in claimed.records:
+            call = self._cancel if step is Step.CANCEL else self._retry
+            self.callers.start(call, held, endpoint_id, token, claimed.token)
+        return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
+
+    def _cancel(self, held: Held, endpoint_id: str, token: str, _lease: str) -> None:
+        record, table = held.record, self.ledger.table
+        landed = True
+        try:
+            answer = self.client_of(record.endpoint).cancel(record.endpoint_id, record.job_id)
+            self.vitals.ok(record.endpoint)
+            tell("cancel.sent", request_id=record.id, endpoint=record.endpoint, job_id=record.job_id, answer=answer.status)
+        except (JobUnknown, Refused):  # ended or gone: the status read that follows tells which
+            pass
+        except ApiError as error:
+            landed = False
+            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.CANCEL, error)
+        finally:
+            self.vitals.budget.release(endpoint_id, Operation.CANCEL, token, used=1, unused=0)
+        self.commits.put(held, lambda fresh, now: table.cancel_called(fresh, now, landed=landed))
+
+    def _retry(self, held: Held, endpoint_id: str, token: str, lease: str) -> None:
+        """RunPod's /retry. One whose answer was lost is looked for by a status read before another leaves."""
+        try:
+            if held.record.retried_at:
+                self._look(held)
+            else:
+                self._ask(held, lease)
+        finally:
+            self.vitals.budget.release(endpoint_id, Operation.RETRY, token, used=1, unused=0)
+
+    def _ask(self, held: Held, lease: str) -> None:
+        record, table = held.record, self.ledger.table
+        loaded = self.ledger.load(record.id, output=True) or held
+        change = self.ledger.change(loaded, lambda fresh, now: table.retry_sending(fresh, now, lease))
+        if change.verdict != "sending":
+            return
+        poll_ms = self.pace.first_ms(record.endpoint)
+        try:
+            self.client_of(record.endpoint).retry(record.endpoint_id, record.job_id)
+        except (JobUnknown, Refused):
+            self.commits.put(change.after, table.retry_refused)
+        except ApiError as error:
+            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.RETRY, error)
+            if isinstance(error, Throttled | EndpointTrouble | Unreachable):
+                delay_ms = int(max(self.vitals.wait_s(record.endpoint), 1.0) * 1000)
+                self.commits.put(change.after, lambda fresh, now: table.retry_deferred(fresh, now, delay_ms=delay_ms))
+            else:
+                self.commits.put(change.after, table.retry_unanswered)
+        else:
+            self.vitals.ok(record.endpoint)
+            self.commits.put(change.after, lambda fresh, now: table.retry_answered(fresh, now, poll_ms=poll_ms))
+
+    def _look(self, held: Held) -> None:
+        record, table = held.record, self.ledger.table
+        loaded = self.ledger.load(record.id, output=True) or held
+        try:
+            answer = self.client_of(record.endpoint).status(record.endpoint_id, record.job_id)
+        except JobUnknown:
+            self.commits.put(loaded, table.retry_refused)
+        except ApiError as error:
+            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.STATUS, error)
+            self.commits.put(loaded, lambda fresh, now: table.missed(fresh, now, delay_ms=1_000))
+        else:
+            self.vitals.ok(record.endpoint)
+            heard = heard_from(answer, record.attempt)
+            self.commits.put(loaded, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=500))
+
+    def strays(self) -> float:
+        """Cancel jobs of ended requests, watch them to their end, and count what they cost as paid twice."""
+        if self.callers.free == 0:
+            return 0.2
+        found = self.ledger.strays(min(BATCH, self.callers.free))
+        for stray in found:
+            self.callers.start(self._stray, stray)
+        return 0.2 if len(found) == BATCH else IDLE_S
+
+    def _stray(self, stray: Stray) -> None:
+        client = self.client_of(stray.endpoint)
+        try:
+            answer = client.status(stray.endpoint_id, stray.job_id)
+            if not is_end(answer.status):
+                client.cancel(stray.endpoint_id, stray.job_id)
+                self.ledger.stray_seen(stray, again_ms=STRAY_AGAIN_MS)
+                return
+        except JobUnknown:
+            self.ledger.stray_seen(stray, again_ms=None)
+            return
+        except ApiError as error:
+            self.vitals.failed(stray.endpoint, stray.endpoint_id, Operation.STATUS, error)
+            self.ledger.stray_seen(stray, again_ms=STRAY_AGAIN_MS)
+            return
+        cost = answer.execution_time or 0
+        tell("stray.ended", request_id=stray.request_id, endpoint=stray.endpoint, job_id=stray.job_id, executionTime=cost)
+        self.ledger.stray_seen(stray, again_ms=None, paid_twice_ms=cost)

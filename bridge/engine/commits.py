@@ -1,0 +1,117 @@
+"""Group commit: the changes that calls to RunPod come back with, written many at a time by one thread.
+
+A change that was put here is a fact (a job id, an end) and must reach the ledger: while Redis is away it is
+held and tried again, however long that takes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bridge.errors import BridgeError, LedgerUnavailable
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.job.change import Change
+    from bridge.job.document import Held
+    from bridge.ledger import Ledger
+    from bridge.ledger.ledger import Make
+
+BATCH = 64
+WAIT_S, WAIT_MAX_S = 0.1, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    held: Held
+    make: Make
+    done: Callable[[Change], None] | None
+
+
+class Commits:
+    """`put` from any thread; `noticed` hears of every change that was written."""
+
+    def __init__(self, ledger: Ledger, noticed: Callable[[Change], None]) -> None:
+        """`noticed` must be quick: it runs between two batches."""
+        self._ledger = ledger
+        self._noticed = noticed
+        self._queue: queue.SimpleQueue[_Put | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._give_up_at = float("inf")
+
+    def start(self) -> None:
+        """Begin writing."""
+        self._thread = threading.Thread(target=self._run, name="bridge-commits", daemon=True)
+        self._thread.start()
+
+    def stop(self, grace_s: float) -> bool:
+        """Write what is there, for as long as the grace lasts. Whether all of it was written."""
+        self._give_up_at = time.monotonic() + grace_s
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join(grace_s)
+            return not self._thread.is_alive()
+        return True
+
+    def put(self, held: Held, make: Make, done: Callable[[Change], None] | None = None) -> None:
+        """Have a change written soon; `done` hears how it went."""
+        self._queue.put(_Put(held, make, done))
+
+    def notice(self, change: Change) -> None:
+        """A change that was written elsewhere, for those who hear of them here."""
+        self._noticed(change)
+
+    def backlog(self) -> int:
+        """How many changes wait."""
+        return self._queue.qsize()
+
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            batch: list[_Put] = []
+            item = self._queue.get()
+            while item is not None:
+                batch.append(item)
+                if len(batch) >= BATCH or self._queue.empty():
+                    break
+                item = self._queue.get()
+            ending = item is None
+            if batch:
+                self._write(batch)
+
+    def _write(self, batch: list[_Put]) -> None:
+        wait = WAIT_S
+        while True:
+            try:
+                changes = self._ledger.change_many([(put.held, put.make) for put in batch])
+                break
+            except LedgerUnavailable as error:
+                tell("ledger.unavailable", error=str(error), waiting=len(batch) + self.backlog())
+                if time.monotonic() >= self._give_up_at:
+                    return
+                time.sleep(wait)
+                wait = min(wait * 2, WAIT_MAX_S)
+            except (BridgeError, AssertionError, ValueError, TypeError, KeyError) as error:
+                self._one_by_one(batch, error)
+                return
+        self._told(batch, changes)
+
+    def _one_by_one(self, batch: list[_Put], error: Exception) -> None:
+        """One change of the batch cannot be made: the others must not suffer from it (HARDENING 14)."""
+        if len(batch) == 1:
+            record = batch[0].held.record
+            tell("record.failed", request_id=record.id, endpoint=record.endpoint, error=f"{type(error).__name__}: {error}")
+            return
+        for put in batch:
+            self._write([put])
+
+    def _told(self, batch: list[_Put], changes: list[Change]) -> None:
+        for put, change in zip(batch, changes, strict=True):
+            self._noticed(change)
+            if put.done is not None:
+                put.done(change)

@@ -1,0 +1,85 @@
+"""The loops of one process, started and stopped together; the only place that knows which of them to wake."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bridge.job.words import Step
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.engine.calls import Callers
+    from bridge.engine.commits import Commits
+    from bridge.job.change import Change
+    from bridge.loop import Loop
+
+#: Which loop works a step.
+LOOP_OF = {
+    Step.SUBMIT: "submit",
+    Step.POLL: "track",
+    Step.RESCUE: "track",
+    Step.CANCEL: "carry_out",
+    Step.RETRY: "carry_out",
+    Step.FINISH: "finish",
+}
+
+
+@dataclass(slots=True)
+class Engine:
+    """Built by the wiring. `start` and `stop` may each be called once."""
+
+    engine_id: str
+    loops: Mapping[str, Loop]
+    commits: Commits
+    callers: tuple[Callers, ...]
+    closers: tuple[Callable[[], None], ...] = ()
+
+    def start(self) -> None:
+        """Begin working."""
+        self.commits.start()
+        for loop in self.loops.values():
+            loop.start()
+        tell("engine.started", engine=self.engine_id)
+
+    def stop(self, grace_s: float) -> bool:
+        """Take nothing more, let calls under way end, write what they brought. Whether all of it was done in time."""
+        ends = time.monotonic() + grace_s
+        for loop in self.loops.values():
+            loop.stop()
+        for loop in self.loops.values():
+            loop.join(max(0.1, ends - time.monotonic()))
+        for callers in self.callers:
+            callers.close()
+        while any(callers.busy for callers in self.callers) and time.monotonic() < ends:
+            time.sleep(0.02)
+        clean = not any(callers.busy for callers in self.callers)
+        clean = self.commits.stop(max(0.5, ends - time.monotonic())) and clean
+        for close in self.closers:
+            close()
+        tell("engine.stopped", engine=self.engine_id, clean=clean)
+        return clean
+
+    def wake(self, step: Step, after_s: float = 0.0) -> None:
+        """There is work of this step in `after_s` seconds."""
+        loop = self.loops.get(LOOP_OF.get(step, ""))
+        if loop is not None:
+            loop.wake(after_s)
+
+    def wake_all(self) -> None:
+        """Something has changed elsewhere."""
+        for loop in self.loops.values():
+            loop.wake()
+
+    def changed(self, change: Change) -> None:
+        """Wake whoever works the step that the change made due."""
+        record = change.record
+        if record.due and not change.empty:
+            self.wake(Step(record.due), change.delay_ms / 1000)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every loop turns."""
+        return all(loop.healthy for loop in self.loops.values())

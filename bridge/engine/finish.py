@@ -1,0 +1,200 @@
+"""Sends `bridge.finish`, the second message of a Celery-born request, until the finish itself says that it is done (I8).
+
+Celery's own tracer then stores the result and fires what follows. The message carries the original task id and a
+nonce; the canvas and the output stay in the ledger (HARDENING 22).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from celery import states as celery_states
+from celery.exceptions import TaskRevokedError
+from kombu.exceptions import OperationalError
+
+from bridge.errors import JobError, JobFailed, JobLost, JobRejected, JobTimedOut, ResultUndeliverable
+from bridge.job.document import document, error_text, output_reference
+from bridge.job.record import Long
+from bridge.job.words import Sink, Status, Step
+from bridge.telemetry import tell
+from bridge.timing import backoff
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from bridge.job.document import Held
+    from bridge.ledger import Ledger
+
+QUEUE = "bridge.finish"
+IDLE_S = 1.0
+BATCH = 100
+#: A queue this long is not read fast enough; copies would only make it longer (HARDENING 9).
+DEPTH_MAX = 1_000
+RESEND_MAX_S = 3_600.0
+#: Message options that are replayed from the original request.
+_REPLAYED = ("root_id", "parent_id", "group_id", "group_index", "shadow", "headers", "reply_to", "replaced_task_nesting", "origin")
+
+
+@dataclass(frozen=True, slots=True)
+class CeleryEnd:
+    """An end in Celery's words: the state, and the value or exception that goes with it."""
+
+    state: str
+    result: Any
+
+
+def celery_end(held: Held, *, message_limit: int, clock_offset: int = 0) -> CeleryEnd:
+    """What Celery is told. An output over `message_limit` bytes is told as a reference."""
+    record = held.record
+    told = document(held, inline_limit=message_limit, clock_offset=clock_offset)
+    if record.status == Status.COMPLETED:
+        if record.whole_document:
+            return CeleryEnd(celery_states.SUCCESS, told)
+        output = held.output
+        if output is not None and len(output) > message_limit:
+            return CeleryEnd(celery_states.SUCCESS, {"output_ref": output_reference(output)})
+        return CeleryEnd(celery_states.SUCCESS, told.get("output"))
+    if record.status == Status.CANCELLED:
+        return CeleryEnd(celery_states.REVOKED, TaskRevokedError(record.reason))
+    return CeleryEnd(celery_states.FAILURE, failure(told))
+
+
+def failure(told: dict[str, Any]) -> JobError:
+    """The exception of an end that is neither a success nor a cancel."""
+    name, where = told["id"], f"endpoint {told['endpoint']}, job {told['job_id']}"
+    status, reason, error = told["status"], told["reason"], error_text(told["error"])
+    if status == Status.REJECTED:
+        return JobRejected(error, told)
+    if status == Status.TIMED_OUT:
+        return JobTimedOut(f"{name} timed out ({reason}; {where})", told)
+    if status == Status.LOST:
+        return JobLost(f"{name} is lost ({reason}; {where})", told)
+    return JobFailed(f"{name} failed ({reason}; {where}): {error}", told)
+
+
+def undeliverable(held: Held, clock_offset: int) -> ResultUndeliverable:
+    """What Celery is told when the end itself could not be stored time and again."""
+    told = document(held, inline_limit=0, clock_offset=clock_offset)
+    fault = held.long.get(Long.LAST_FAULT, "unknown")
+    return ResultUndeliverable(f"{held.record.id} ended {held.record.status}, but its result could not be stored: {fault}", told)
+
+
+@dataclass(slots=True)
+class Finish:
+    """One `once()` sends what is due."""
+
+    ledger: Ledger
+    app: Celery
+    lease_ms: int
+    resend_s: float
+    _connection: Any = field(default=None, init=False)
+    _producer: Any = field(default=None, init=False)
+    _depth: tuple[float, bool] = field(default=(0.0, True), init=False)
+
+    def once(self) -> float:
+        """Returns seconds until the next look."""
+        wait = IDLE_S
+        wanted = {}
+        for due in self.ledger.due(Step.FINISH):
+            if due.ready:
+                wanted[due.endpoint] = min(due.ready, BATCH)
+            else:
+                wait = min(wait, due.wait_ms / 1000)
+        if not wanted:
+            return wait
+        claimed = self.ledger.claim(Step.FINISH, wanted, lease_ms=self.lease_ms, long=(Long.CANVAS,))
+        sent: list[Held] = []
+        try:
+            for held in claimed.records:
+                self._send(held)
+                sent.append(held)
+        except (OperationalError, OSError) as error:
+            self._disconnect()
+            tell("broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(claimed.records) - len(sent))
+            self.ledger.give_back(claimed, claimed.records[len(sent) :])
+            wait = 1.0
+        table = self.ledger.table
+        self.ledger.change_many(
+            [(h, lambda fresh, now, d=self._resend_ms(h): table.finish_sent(fresh, now, delay_ms=d)) for h in sent]  # type: ignore[misc]
+        )
+        return wait if len(sent) < BATCH else 0.0
+
+    def _resend_ms(self, held: Held) -> int:
+        sends = held.record.finish_sends
+        return int(backoff(sends + 1, self.resend_s, RESEND_MAX_S) * 1000)
+
+    def _send(self, held: Held) -> None:
+        record = held.record
+        if Sink.CELERY not in record.waiting_sinks or (record.finish_sends and not self._read_by_somebody()):
+            return
+        options = (held.json(Long.CANVAS) or {}).get("options", {})
+        replayed = {name: options[name] for name in _REPLAYED if options.get(name) is not None}
+        producer = self._connected()
+        message = self.app.amqp.create_task_message(
+            record.id,
+            "bridge.finish",
+            (),
+            {"round": record.round, "nonce": record.nonce},
+            retries=options.get("retries", 0),
+            ignore_result=bool(options.get("ignore_result")),
+            stamped_headers=options.get("stamped_headers"),
+            argsrepr="()",
+            kwargsrepr="{}",
+            **{k: v for k, v in replayed.items() if k not in {"headers", "reply_to"}},
+            **(options.get("stamps") or {}),
+            **({"reply_to": replayed["reply_to"]} if "reply_to" in replayed else {}),
+        )
+        headers = replayed.get("headers")
+        # On AMQP a copy replaces a message that nobody read (HARDENING 9); Redis ignores the expiration.
+        expires = self._resend_ms(held) / 1000
+        self.app.amqp.send_task_message(
+            producer,
+            "bridge.finish",
+            message,
+            queue=QUEUE,
+            declare=[],  # the queue is used as it was found (topology)
+            headers=headers,
+            retry=False,
+            delivery_mode=2,
+            expiration=expires,
+        )
+        tell("finish.sent", request_id=record.id, endpoint=record.endpoint, sends=record.finish_sends + 1)
+
+    def _read_by_somebody(self) -> bool:
+        """Whether copies are worth sending: somebody reads the queue, and it is short."""
+        now = time.monotonic()
+        if now - self._depth[0] > 10:  # noqa: PLR2004
+            self._depth = (now, self._look_at_queue())
+        return self._depth[1]
+
+    def _look_at_queue(self) -> bool:
+        channel = self._connected().channel
+        try:
+            found = channel.queue_declare(queue=QUEUE, passive=True)
+        except channel.connection.channel_errors if hasattr(channel.connection, "channel_errors") else OSError:
+            self._disconnect()
+            return False
+        readable = found.message_count <= DEPTH_MAX
+        if not readable:
+            tell("finish.unread", depth=found.message_count)
+        return bool(readable)
+
+    def _connected(self) -> Any:  # noqa: ANN401  (kombu Producer)
+        if self._producer is None:
+            self._connection = self.app.connection_for_write()
+            self._connection.ensure_connection(max_retries=1, timeout=5)
+            self._producer = self.app.amqp.Producer(self._connection, auto_declare=False)
+        return self._producer
+
+    def _disconnect(self) -> None:
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(OSError, OperationalError):  # it is broken: nothing to give back
+                connection.release()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._disconnect()

@@ -1,0 +1,208 @@
+"""Submits accepted requests: leases as many as there are permits and threads, and lets one POST leave for each.
+
+A record moves to SUBMITTING only as its POST leaves (`sending`), so that a crash before that costs nothing and a
+crash after it is told apart (I6, HARDENING 1). Never sends twice by itself: what an answer leaves open is the table's.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bridge.engine.heard import heard_from
+from bridge.errors import ApiError, EndpointTrouble, JobRejected, Refused, SettingsError, Throttled, Unreachable
+from bridge.job.record import Long, dumps
+from bridge.job.request import RUN_BODY_MAX, RUNSYNC_BODY_MAX
+from bridge.job.words import Step, is_end
+from bridge.ledger.ledger import COMMON
+from bridge.runpod.operations import Operation
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.endpoints import Endpoint, EndpointBook
+    from bridge.engine.calls import Callers
+    from bridge.engine.commits import Commits
+    from bridge.engine.pace import Pace
+    from bridge.engine.vitals import Vitals
+    from bridge.job.change import Change
+    from bridge.job.document import Held
+    from bridge.ledger import Claimed, Ledger
+    from bridge.runpod.answers import Observation
+    from bridge.runpod.client import RunPodClient
+
+#: Seconds between looks when nothing is due; new work wakes the loop.
+IDLE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """One `once()` claims, marks and dispatches a batch for every endpoint that has something to submit."""
+
+    ledger: Ledger
+    commits: Commits
+    vitals: Vitals
+    book: EndpointBook
+    callers: Callers
+    sync_callers: Callers
+    pace: Pace
+    client_of: Callable[[str], RunPodClient]
+    lease_ms: int
+    slot_ms: int
+    webhook_base: str | None = None
+
+    def once(self) -> float:
+        """Returns seconds until the next look."""
+        wait = IDLE_S
+        for due in self.ledger.due(Step.SUBMIT):
+            wait = min(wait, self._endpoint(due.endpoint, due.ready))
+        return wait
+
+    def _endpoint(self, name: str, ready: int) -> float:
+        try:
+            endpoint = self.book.resolve(name)
+        except (JobRejected, SettingsError):
+            return self._refuse_all(name, ready)
+        token = secrets.token_hex(8)
+        allowed, wait = self.vitals.may_call(name, token, submitting=True)
+        wanted = min(ready, self.callers.free, self._room(endpoint))
+        if allowed is not None:
+            wanted = min(wanted, allowed)
+        if wanted <= 0:
+            return wait or IDLE_S
+        grant = self.vitals.budget.acquire(endpoint.id, Operation.RUN, wanted, token=token, slot_ms=self.slot_ms)
+        if grant.count == 0:
+            return grant.retry_after_ms / 1000
+        claimed = self.ledger.claim(
+            Step.SUBMIT, {name: grant.count}, lease_ms=self.lease_ms, long=(*COMMON, Long.INPUT, Long.S3CONFIG)
+        )
+        plain = [held for held in claimed.records if not held.record.sync_wait_ms]
+        if len(plain) < grant.count:
+            self.vitals.budget.release(endpoint.id, Operation.RUN, token, used=0, unused=grant.count - len(plain))
+        self._send(endpoint, claimed, plain, token, Operation.RUN)
+        held_sync = [held for held in claimed.records if held.record.sync_wait_ms]
+        if held_sync:
+            self._send_sync(endpoint, claimed, held_sync)
+        return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
+
+    def _send_sync(self, endpoint: Endpoint, claimed: Claimed, records: Sequence[Held]) -> None:
+        """/runsync has a budget and threads of its own: its calls last a second and more."""
+        token = secrets.token_hex(8)
+        wanted = min(len(records), self.sync_callers.free)
+        grant = None
+        if wanted:
+            slot_ms = self.slot_ms + max(held.record.sync_wait_ms for held in records)
+            grant = self.vitals.budget.acquire(endpoint.id, Operation.RUNSYNC, wanted, token=token, slot_ms=slot_ms)
+        count = grant.count if grant else 0
+        self._send(endpoint, claimed, records[:count], token, Operation.RUNSYNC)
+        self.ledger.give_back(claimed, records[count:])
+
+    def _send(self, endpoint: Endpoint, claimed: Claimed, records: Sequence[Held], token: str, op: Operation) -> None:
+        """Mark those whose POST leaves now, in one round trip, and let it leave."""
+        if not records:
+            return
+        client = self.client_of(endpoint.name)
+        bodies = {held.record.id: self._body(held) for held in records}
+        changes = self.ledger.change_many(
+            [(held, self._sending(claimed.token, endpoint, client.base_url, bodies[held.record.id])) for held in records]
+        )
+        callers = self.sync_callers if op is Operation.RUNSYNC else self.callers
+        unused = 0
+        for held, change in zip(records, changes, strict=True):
+            if change.verdict == "sending":
+                body = bodies[held.record.id]
+                assert isinstance(body, bytes)  # noqa: S101  (a refused body changes to `refused`)
+                callers.start(self._post, change.after, body, client, endpoint, token, op)
+            else:
+                unused += 1
+                self.commits.notice(change)
+        if unused:
+            self.vitals.budget.release(endpoint.id, op, token, used=0, unused=unused)
+
+    def _sending(self, lease: str, endpoint: Endpoint, base_url: str, body: bytes | str) -> Callable[[Held, int], Change]:
+        def make(held: Held, now: int) -> Change:
+            if isinstance(body, str):
+                return self.ledger.table.refused(held, now, body)
+            hook = secrets.token_hex(16) if self.webhook_base else ""
+            return self.ledger.table.sending(held, now, lease, endpoint_id=endpoint.id, base_url=base_url, hook=hook)
+
+        return make
+
+    def _body(self, held: Held) -> bytes | str:
+        """The body of the POST, or why there is none."""
+        record = held.record
+        arguments = held.json(Long.ARGUMENTS) or {}
+        text = held.long.get(Long.INPUT)
+        if text is None:
+            return "input: is no longer there"
+        rest: dict[str, Any] = {"policy": arguments["policy"]} if arguments.get("policy") else {}
+        s3 = held.json(Long.S3CONFIG)
+        if s3:
+            rest["s3Config"] = s3
+        if self.webhook_base and record.hook:
+            rest["webhook"] = f"{self.webhook_base}/webhooks/runpod/{record.id}/{record.hook}"
+        body = ('{"input":' + text + ("," + dumps(rest)[1:] if rest else "}")).encode()
+        limit = RUNSYNC_BODY_MAX if record.sync_wait_ms else RUN_BODY_MAX
+        return body if len(body) <= limit else f"input: the request is {len(body)} bytes; RunPod takes at most {limit}"
+
+    def _post(self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, token: str, op: Operation) -> None:
+        """The one place where a POST /run leaves."""
+        record, table = held.record, self.ledger.table
+        try:
+            if op is Operation.RUNSYNC:
+                answer = client.runsync(endpoint.id, body, record.sync_wait_ms)
+            else:
+                answer = client.run(endpoint.id, body)
+        except ApiError as error:
+            self._not_taken(held, endpoint, op, error)
+        else:
+            self.vitals.ok(endpoint.name)
+            self.commits.put(held, self._taken(answer))
+            if answer.job_id and is_end(answer.status):
+                heard = heard_from(answer, record.attempt)
+                self.commits.put(held, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=1_000))
+        finally:
+            self.vitals.budget.release(endpoint.id, op, token, used=1, unused=0)
+
+    def _taken(self, answer: Observation) -> Callable[[Held, int], Change]:
+        status = answer.status if not is_end(answer.status) else "IN_PROGRESS"
+
+        def make(held: Held, now: int) -> Change:
+            poll_ms = self.pace.first_ms(held.record.endpoint)
+            return self.ledger.table.submitted(held, now, answer.job_id, status, poll_ms=poll_ms)
+
+        return make
+
+    def _not_taken(self, held: Held, endpoint: Endpoint, op: Operation, error: ApiError) -> None:
+        table = self.ledger.table
+        if isinstance(error, Refused):
+            message = f"input: RunPod refused the request: {error.message}"
+            self.vitals.ok(endpoint.name)
+            self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
+            return
+        if isinstance(error, EndpointTrouble) and self.vitals.refuses_at_once(endpoint.name):
+            message = f"endpoint: {endpoint.name} ({endpoint.id}) has never answered with success: {error.message}"
+            self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
+            return
+        self.vitals.failed(endpoint.name, endpoint.id, op, error)
+        if isinstance(error, EndpointTrouble | Throttled | Unreachable):  # nothing was done
+            self.commits.put(held, table.deferred)
+            return
+        tell("submit.unanswered", request_id=held.record.id, endpoint=endpoint.name, error=error.message)
+        self.commits.put(held, lambda fresh, now: table.unanswered(fresh, now, seen=True))
+
+    def _room(self, endpoint: Endpoint) -> int:
+        """How many more jobs of this endpoint may be in flight."""
+        if endpoint.max_in_flight is None:
+            return 1 << 30
+        counts = self.ledger.counts(endpoint.name)
+        flying = sum(counts.get(phase, 0) for phase in ("SUBMITTING", "UNANSWERED", "TRACKED", "RETRYING"))
+        return max(0, endpoint.max_in_flight - flying)
+
+    def _refuse_all(self, name: str, ready: int) -> float:
+        """The endpoint has been taken off the allow-list while requests waited."""
+        claimed = self.ledger.claim(Step.SUBMIT, {name: min(ready, 50)}, lease_ms=self.lease_ms)
+        message = f"endpoint: {name!r} is no longer allowed"
+        self.ledger.change_many([(held, lambda h, now: self.ledger.table.refused(h, now, message)) for held in claimed.records])
+        return 0.0 if claimed.records else IDLE_S

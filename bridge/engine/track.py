@@ -1,0 +1,131 @@
+"""Watches jobs by reading their status: rescues first, then what is due, within the budget of status reads.
+
+An observation belongs to the attempt that was current when its read started; the table judges whether it is news.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bridge.engine.heard import heard_from
+from bridge.errors import ApiError, JobUnknown
+from bridge.job.record import Long
+from bridge.job.table import GONE_APART_MS
+from bridge.job.words import Step, is_end
+from bridge.runpod.operations import Operation
+
+if TYPE_CHECKING:
+    from bridge.engine.calls import Callers
+    from bridge.engine.commits import Commits
+    from bridge.engine.pace import Pace
+    from bridge.engine.vitals import Vitals
+    from bridge.job.document import Held
+    from bridge.ledger import Ledger
+    from bridge.runpod.client import RunPodClient
+
+IDLE_S = 1.0
+#: Polls of one endpoint taken in one turn at most.
+BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One `once()` claims and dispatches a batch of status reads."""
+
+    ledger: Ledger
+    commits: Commits
+    vitals: Vitals
+    callers: Callers
+    pace: Pace
+    client_of: Callable[[str], RunPodClient]
+    endpoint_id_of: Callable[[str], str]
+    lease_ms: int
+    slot_ms: int
+    purged_at: Callable[[str], int]
+
+    def once(self) -> float:
+        """Returns seconds until the next look."""
+        wait = IDLE_S
+        ready: dict[str, dict[Step, int]] = {}
+        for due in self.ledger.due(Step.RESCUE, Step.POLL):
+            if due.ready:
+                ready.setdefault(due.endpoint, {})[due.step] = due.ready
+            else:
+                wait = min(wait, due.wait_ms / 1000)
+        for endpoint, steps in ready.items():
+            wait = min(wait, self._endpoint(endpoint, steps))
+        return max(wait, 0.0)
+
+    def _endpoint(self, endpoint: str, steps: dict[Step, int]) -> float:
+        token = secrets.token_hex(8)
+        allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
+        ready = sum(steps.values())
+        wanted = min(ready, self.callers.free, BATCH)
+        if allowed is not None:
+            wanted = min(wanted, allowed)
+        if wanted <= 0:
+            return wait or IDLE_S
+        endpoint_id = self.endpoint_id_of(endpoint)
+        grant = self.vitals.budget.acquire(endpoint_id, Operation.STATUS, wanted, token=token, slot_ms=self.slot_ms)
+        left = grant.count
+        for step in (Step.RESCUE, Step.POLL):
+            if left and steps.get(step):
+                claimed = self.ledger.claim(step, {endpoint: left}, lease_ms=self.lease_ms)
+                left -= len(claimed.records)
+                for held in claimed.records:
+                    self.callers.start(self._read, held, endpoint_id, token)
+        if left:
+            self.vitals.budget.release(endpoint_id, Operation.STATUS, token, used=0, unused=left)
+        if grant.count == 0:
+            return grant.retry_after_ms / 1000
+        return 0.0 if ready > grant.count - left else IDLE_S
+
+    def _read(self, held: Held, endpoint_id: str, token: str) -> None:
+        record = held.record
+        try:
+            self._read_job(held, record.job_id, record.endpoint_id)
+        finally:
+            self.vitals.budget.release(endpoint_id, Operation.STATUS, token, used=1, unused=0)
+        for job in held.json(Long.JOBS) or ():
+            # More than one job lives (a submit's answer was lost): each is looked at (HARDENING 3).
+            if job["job_id"] != record.job_id and not is_end(job["status"]) and job["status"] != "GONE":
+                self._read_job(held, job["job_id"], job["endpoint_id"])
+
+    def _read_job(self, held: Held, job_id: str, endpoint_id: str) -> None:
+        record, table = held.record, self.ledger.table
+        try:
+            answer = self.client_of(record.endpoint).status(endpoint_id, job_id)
+        except JobUnknown:
+            self._unknown(held, job_id, endpoint_id)
+        except ApiError as error:
+            self.vitals.failed(record.endpoint, endpoint_id, Operation.STATUS, error)
+            delay_ms = int(max(self.vitals.wait_s(record.endpoint), 0.25) * 1000)
+            self.commits.put(held, lambda fresh, now: table.missed(fresh, now, delay_ms=delay_ms))
+        else:
+            self.vitals.ok(record.endpoint)
+            heard = heard_from(answer, record.attempt)
+            age_ms = self.ledger.now() - record.submitted_at
+            if heard.status == "COMPLETED":
+                self.pace.learn(record.endpoint, (heard.delay_time or 0) + (heard.execution_time or 0) or age_ms)
+            poll_ms = self.pace.next_ms(record.endpoint, age_ms)
+            self.commits.put(held, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=poll_ms))
+
+    def _unknown(self, held: Held, job_id: str, endpoint_id: str) -> None:
+        """404 of a job. It counts only beside a success of the same endpoint and key (HARDENING 2)."""
+        record, table = held.record, self.ledger.table
+        second = record.gone_at and self.ledger.now() - record.gone_at >= GONE_APART_MS
+        if second and self.vitals.ok_at(record.endpoint) < record.gone_at:
+            try:
+                self.client_of(record.endpoint).health(endpoint_id)
+                self.vitals.ok(record.endpoint)
+            except ApiError as error:
+                self.vitals.failed(record.endpoint, endpoint_id, Operation.HEALTH, error)
+        known: dict[str, Any] = {
+            "endpoint_ok_at": self.vitals.ok_at(record.endpoint),
+            "purged_at": self.purged_at(record.endpoint),
+            "poll_ms": 1_000,
+        }
+        self.commits.put(held, lambda fresh, now: table.gone(fresh, now, job_id, record.attempt, **known))

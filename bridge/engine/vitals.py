@@ -1,0 +1,94 @@
+"""How each endpoint answers: feeds the shared gate, spaces the tries while RunPod is away, remembers the last success."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from bridge.errors import ApiError, EndpointTrouble, Throttled, Unanswered, Unreachable
+from bridge.telemetry import tell
+from bridge.timing import backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bridge.runpod.budget import Budget
+    from bridge.runpod.gate import Gate
+    from bridge.runpod.operations import Operation
+
+AWAY_BASE_S, AWAY_MAX_S = 0.25, 15.0
+
+
+class Vitals:
+    """Thread-safe; one for all loops of a process."""
+
+    def __init__(self, gate: Gate, budget: Budget, now: Callable[[], int]) -> None:
+        """`now` is ledger time in milliseconds."""
+        self.gate = gate
+        self.budget = budget
+        self._now = now
+        self._lock = threading.Lock()
+        self._ok_at: dict[str, int] = {}
+        self._away: dict[str, tuple[int, float]] = {}  # fails in a row, monotonic time of the next try
+
+    def ok(self, endpoint: str) -> None:
+        """A call was answered with success."""
+        self._ok_at[endpoint] = self._now()
+        if endpoint in self._away:
+            with self._lock:
+                self._away.pop(endpoint, None)
+            tell("runpod.back", endpoint=endpoint)
+        self.gate.succeeded(endpoint)
+
+    def ok_at(self, endpoint: str) -> int:
+        """When that last was, in ledger time; 0 for never (in this process)."""
+        return self._ok_at.get(endpoint, 0)
+
+    def failed(self, endpoint: str, endpoint_id: str, op: Operation, error: ApiError) -> None:
+        """A call was not: a trouble of the endpoint closes its gate, 429 lowers the budget, silence spaces the tries."""
+        if isinstance(error, EndpointTrouble):
+            self.gate.trouble(endpoint, error.reason)
+        elif isinstance(error, Throttled):
+            self.budget.throttled(endpoint_id, op, error.delay_s)
+        elif isinstance(error, Unreachable | Unanswered):
+            with self._lock:
+                fails = self._away.get(endpoint, (0, 0.0))[0] + 1
+                self._away[endpoint] = (fails, time.monotonic() + backoff(fails, AWAY_BASE_S, AWAY_MAX_S))
+            if fails in {1, 10, 100}:
+                tell("runpod.away", endpoint=endpoint, error=error.message, fails=fails)
+
+    def wait_s(self, endpoint: str) -> float:
+        """Seconds until the endpoint may be tried again; 0.0 for now."""
+        away = self._away.get(endpoint)
+        return max(0.0, away[1] - time.monotonic()) if away else 0.0
+
+    def waiting_for(self, endpoint: str) -> str | None:
+        """Why requests of this endpoint wait, in a closed word; None when nothing stands in their way."""
+        state = self.gate.state(endpoint)
+        if state.paused:
+            return "paused"
+        if state.reason:
+            return state.reason
+        return "unreachable" if endpoint in self._away else None
+
+    def refuses_at_once(self, endpoint: str) -> bool:
+        """An endpoint that has never answered with success: a typing error is told, not waited for."""
+        return not self.gate.state(endpoint).ever_succeeded
+
+    def may_call(self, endpoint: str, token: str, *, submitting: bool) -> tuple[int | None, float]:
+        """How many calls may leave: None for any number, 0 or 1 with the seconds to wait while the gate is closed."""
+        wait = self.wait_s(endpoint)
+        if wait > 0:
+            return 0, wait
+        state = self.gate.state(endpoint)
+        if state.paused and submitting:
+            return 0, 0.5
+        if state.reason:
+            wait = (state.next_try_ms - self._now()) / 1000
+            if wait > 0:
+                return 0, min(wait, 1.0)
+            return (1, 0.0) if self.gate.try_turn(endpoint, token) else (0, 0.5)
+        if endpoint in self._away:
+            return 1, 0.0
+        return None, 0.0

@@ -1,0 +1,168 @@
+"""Every error the bridge raises, in one tree.
+
+Ordinary refusals inside the house (stale news, a repeated request) are values, not exceptions.
+
+    BridgeError
+      SettingsError                 start-up faults, all at once
+      LedgerError
+        LedgerUnavailable           Redis cannot be reached or cannot write
+        SchemaTooNew                the ledger was written by a newer version
+      ApiError                      one call to RunPod did not do what was asked
+        Unreachable                 nothing was sent (DNS, connect, TLS)
+        Unanswered                  something may have been done; nobody said so
+        Throttled                   429
+        Refused                     400: this body is wrong
+        JobUnknown                  404 of a job
+        EndpointTrouble             our account or endpoint, not this request
+          EndpointUnknown           404 of an endpoint
+          Unauthorised              401
+          Forbidden                 403
+          OutOfCredit               402
+      JobError                      how a request ended, as callers see it
+        JobFailed  JobTimedOut  JobLost  JobRejected  ResultUndeliverable
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class BridgeError(Exception):
+    """Root of everything the bridge raises on purpose."""
+
+
+class SettingsError(BridgeError):
+    """The settings cannot be used; `faults` names each one, with the variable and how to mend it."""
+
+    def __init__(self, *faults: str) -> None:
+        """Keep the faults as positional arguments, so that the error survives JSON and pickling alike."""
+        super().__init__(*faults)
+        self.faults = faults
+
+    def __str__(self) -> str:
+        """One fault a line."""
+        return "\n".join(self.faults)
+
+
+class LedgerError(BridgeError):
+    """The ledger did not do what it was asked."""
+
+
+class LedgerUnavailable(LedgerError):
+    """Redis could not be reached, or could not write. Nothing is known to have changed; try again."""
+
+
+class SchemaTooNew(LedgerError):
+    """The ledger holds records of a newer version; start that version or a later one."""
+
+
+class ApiError(BridgeError):
+    """One call to RunPod failed. `code` is the HTTP status, None when there was no answer."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        """`message` is safe to log: it holds no key and no query string."""
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class Unreachable(ApiError):
+    """Nothing was sent: name, connection, proxy or TLS failed. Safe to repeat."""
+
+
+class Unanswered(ApiError):
+    """The call may have taken effect: the answer was lost, late, or a 5xx. Only a status read can tell."""
+
+
+class Throttled(ApiError):
+    """RunPod answered 429. `delay_s` is its Retry-After in seconds, None when it gave none."""
+
+    def __init__(self, message: str, code: int | None = 429, delay_s: float | None = None) -> None:
+        """See the class."""
+        super().__init__(message, code)
+        self.delay_s = delay_s
+
+
+class Refused(ApiError):
+    """RunPod answered 400: it will never take this body."""
+
+
+class JobUnknown(ApiError):
+    """404 that does not name the endpoint: RunPod does not know this job (any more)."""
+
+
+class EndpointTrouble(ApiError):
+    """The endpoint or account cannot be used now; no request is to blame. `reason` is a closed word."""
+
+    reason = "endpoint_trouble"
+
+
+class EndpointUnknown(EndpointTrouble):
+    """404 `endpoint not found`."""
+
+    reason = "endpoint_unknown"
+
+
+class Unauthorised(EndpointTrouble):
+    """401: the key is missing or wrong."""
+
+    reason = "unauthorised"
+
+
+class Forbidden(EndpointTrouble):
+    """403: the key may not use this endpoint."""
+
+    reason = "forbidden"
+
+
+class OutOfCredit(EndpointTrouble):
+    """402: the account's balance is used up."""
+
+    reason = "out_of_credit"
+
+
+class JobError(BridgeError):
+    """How a request ended when it did not end well; `args` is `(message, document)`, both JSON.
+
+    Celery rebuilds these from the result backend by their positional arguments; a caller who has
+    not installed the bridge gets Celery's stand-in class of the same name with the same arguments.
+    """
+
+    def __init__(self, message: str = "", document: Mapping[str, Any] | None = None) -> None:
+        """`document` is the request's document (DESIGN, contracts), without large output."""
+        super().__init__(message, dict(document or {}))
+
+    @property
+    def message(self) -> str:
+        """What happened, in one sentence."""
+        return str(self.args[0])
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The request's document at its end."""
+        return dict(self.args[1])
+
+    def __str__(self) -> str:
+        """Only the sentence: the document belongs in a debugger, not in a log line."""
+        return self.message
+
+
+class JobFailed(JobError):
+    """The handler failed, or RunPod lost its RunPod worker for good."""
+
+
+class JobTimedOut(JobError):
+    """A limit passed: RunPod's executionTimeout or ttl, or the caller's timeout or queue_timeout."""
+
+
+class JobLost(JobError):
+    """Nobody can tell how the job ended; `document["reason"]` says why."""
+
+
+class JobRejected(JobError):
+    """The request was refused before or by RunPod; the message names the field and the rule."""
+
+
+class ResultUndeliverable(JobError):
+    """The job ended, but its result could not be stored; the document says where it is kept."""

@@ -1,0 +1,257 @@
+"""A change of one record as a value: what to write, what to tell, what is due next. Made by `table`, written by the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bridge.job.document import Held, cloud_event, document, stamp, transition
+from bridge.job.record import Long, Record, dumps
+from bridge.job.words import END_EVENT, EventName, Phase, Sink, Status, Step, Wish
+
+#: Ledger milliseconds: RunPod keeps an ended /run 30 min and an ended /runsync 1 min (docs: send-requests).
+RUN_RETENTION_MS = 30 * 60_000
+SYNC_RETENTION_MS = 60_000
+#: A poll is a rescue when less than this is left of the retention, counted from the last sighting (I10).
+RESCUE_MARGIN_MS = 10 * 60_000
+#: Submits are worked by priority, then age: nine bands, each wider than any clock.
+PRIORITY_BAND_MS = 10**13
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the table needs to know of the settings. Milliseconds."""
+
+    grace_ms: int = 30_000
+    submits_max: int = 2
+    delivery: str = "at_least_once"
+    retention_ms: int = 7 * 24 * 3_600_000
+    output_retention_ms: int = 24 * 3_600_000
+    id_memory_ms: int = 24 * 3_600_000
+    inline_limit: int = 256 * 1024
+    unaddressed_results: str = "unaddressed"  # unaddressed | all | off
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """One event on its way out."""
+
+    name: EventName
+    sequence: int
+    body: str  # the CloudEvent, JSON
+    key: str  # AMQP routing key
+    reply: Mapping[str, Any] | None = None  # who asked for a copy
+    result: str = ""  # "redis" or "amqp": where a copy for bridge.results goes
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A job of an ended request that may still run: to be cancelled and watched to its end (paid twice)."""
+
+    request_id: str
+    endpoint: str
+    endpoint_id: str
+    base_url: str
+    job_id: str
+
+    def as_json(self) -> str:
+        """The member of the due set."""
+        return dumps([self.request_id, self.endpoint, self.endpoint_id, self.base_url, self.job_id])
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of a record. `before is after` means: nothing to write."""
+
+    verdict: str
+    before: Held | None
+    after: Held
+    put_long: Mapping[Long, str] = field(default_factory=dict)
+    drop_long: tuple[Long, ...] = ()
+    output: str | None = None
+    drop_output: bool = False
+    tellings: tuple[Telling, ...] = ()
+    delay_ms: int = 0  # of the new due time; a submit is ordered by priority and age instead
+    strays: tuple[Stray, ...] = ()
+    closes: bool = False
+    reopens: bool = False
+
+    @property
+    def record(self) -> Record:
+        """The record as it shall be."""
+        return self.after.record
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return self.before is not None and self.before.record is self.after.record
+
+
+class Draft:
+    """Collects one change of one record; `done` closes it."""
+
+    def __init__(self, held: Held, now: int, rules: Rules, clock_offset: int = 0) -> None:
+        """Start from what was read."""
+        self.before: Held = held
+        self.record = held.record
+        self.now = now
+        self.rules = rules
+        self._offset = clock_offset
+        self._put: dict[Long, str] = {}
+        self._drop: list[Long] = []
+        self._output: str | None = None
+        self._drop_output = False
+        self._events: list[tuple[EventName, dict[str, Any]]] = []
+        self._delay = 0
+        self._strays: list[Stray] = []
+
+    def set(self, **values: Any) -> Draft:  # noqa: ANN401  (fields of Record)
+        """Change fields of the row."""
+        self.record = replace(self.record, **values)
+        return self
+
+    def keep(self, name: Long, value: object) -> Draft:
+        """Write a long value; None drops it."""
+        if value is None:
+            self._drop.append(name)
+            self._put.pop(name, None)
+        else:
+            self._put[name] = dumps(value)
+        return self
+
+    def keep_text(self, name: Long, text: str) -> Draft:
+        """Write a long value that is spelled already: JSON text, or plain text where plain text is kept."""
+        self._put[name] = text
+        return self
+
+    def drop(self, *names: Long) -> Draft:
+        """Forget long values."""
+        self._drop.extend(names)
+        return self
+
+    def result(self, output: str | None) -> Draft:
+        """Write the output (JSON text), or drop the one that is there."""
+        self._output, self._drop_output = output, output is None
+        return self
+
+    def tell(self, name: EventName, **more: Any) -> Draft:  # noqa: ANN401  (JSON)
+        """One event; its sequence is given at the end."""
+        self._events.append((name, more))
+        return self
+
+    def due(self, step: Step | None, delay_ms: int = 0) -> Draft:
+        """Where the record goes on, and in how many milliseconds; gives the lease back."""
+        self._delay = max(0, delay_ms)
+        return self.set(due=step.value if step else "", lease="", lease_until=0)
+
+    def cancel_job(self, job_id: str, endpoint_id: str) -> Draft:
+        """A job that no longer counts: see Stray."""
+        record = self.record
+        self._strays.append(Stray(record.id, record.endpoint, endpoint_id, record.base_url, job_id))
+        return self
+
+    def settle(self, status: str, reason: str = "", **more: Any) -> Draft:  # noqa: ANN401  (JSON)
+        """The end of this round (I4): tells it once, and whoever asked is due to hear it."""
+        self.set(
+            phase=Phase.SETTLED, status=status, reason=reason, ended_at=self.now, grace_until=0, gone_at=0, claims=0, finish_sends=0
+        )
+        self.drop(Long.INPUT, Long.S3CONFIG)
+        self.tell(END_EVENT.get(status, EventName.LOST), **more)  # type: ignore[call-overload]
+        sinks = self.record.waiting_sinks
+        reply = self.before.json(Long.REPLY) or {}
+        # On Redis a reply and a result are written in the very call that settles; only AMQP has to be waited for.
+        sinks -= {sink for sink in (Sink.REPLY, Sink.RESULTS) if reply.get("via") != "amqp"}
+        self.set(sinks=",".join(sorted(sinks)))
+        self.due(Step.FINISH if Sink.CELERY in sinks else None)
+        if not sinks:
+            self.set(phase=Phase.CLOSED)
+        return self
+
+    def done(self, verdict: str) -> Change:
+        """The change as a value, its events built and its timer set."""
+        self.record = replace(self.record, claims=0)
+        first = self.record.sequence + 1
+        self.record = replace(self.record, sequence=self.record.sequence + len(self._events))
+        clock = timer(self.record)
+        # A clock that has run out and could not be acted on is looked at again in a second, not in a hot loop.
+        self.record = replace(self.record, timer=max(clock, self.now + 1_000) if clock else 0)
+        long = {k: v for k, v in self.before.long.items() if k not in self._drop} | self._put
+        output = None if self._drop_output else (self._output if self._output is not None else self.before.output)
+        after = Held(self.record, long, output)
+        was, now_is = self.before.record.phase, self.record.phase
+        return Change(
+            verdict=verdict,
+            before=self.before,
+            after=after,
+            put_long=self._put,
+            drop_long=tuple(dict.fromkeys(name for name in self._drop if name not in self._put)),
+            output=self._output,
+            drop_output=self._drop_output,
+            tellings=tuple(self._telling(after, name, more, first + i) for i, (name, more) in enumerate(self._events)),
+            delay_ms=self._delay,
+            strays=tuple(self._strays),
+            closes=now_is is Phase.CLOSED and was is not Phase.CLOSED,
+            reopens=was is Phase.CLOSED and now_is is not Phase.CLOSED,
+        )
+
+    def _telling(self, after: Held, name: EventName, more: dict[str, Any], sequence: int) -> Telling:
+        record = after.record
+        ends = name in END_EVENT.values()
+        if ends:
+            data = document(after, inline_limit=self.rules.inline_limit, clock_offset=self._offset) | more
+        else:
+            data = transition(after, clock_offset=self._offset, **more)
+        body = cloud_event(
+            name,
+            data,
+            request_id=record.id,
+            endpoint=record.endpoint,
+            sequence=sequence,
+            time=stamp(self.now, self._offset) or "",
+            trace=after.long.get(Long.TRACE),
+        )
+        reply = after.json(Long.REPLY) or {}
+        wanted = ("end" if ends else name.value) in reply.get("on", ())
+        return Telling(
+            name,
+            sequence,
+            body,
+            f"job.{name.value}.{record.endpoint}",
+            reply=reply if wanted and reply.get("to") else None,
+            result=reply.get("via", "redis") if ends and Sink.RESULTS in self.before.record.waiting_sinks else "",
+        )
+
+
+def timer(record: Record) -> int:
+    """When the sweep must look at the record: the earliest of its clocks, 0 when none runs."""
+    clocks: list[int] = []
+    if record.lease:
+        clocks.append(record.lease_until)
+    if not record.phase.ended and not record.wish:
+        clocks.append(record.deadline)
+        if record.status != Status.IN_PROGRESS:
+            clocks.append(record.queue_deadline)
+    if record.phase is Phase.UNANSWERED:
+        clocks.append(record.grace_until)
+    if record.phase is Phase.TRACKED and record.due == Step.POLL:
+        clocks.append(rescue_at(record))
+    return min((clock for clock in clocks if clock), default=0)
+
+
+def rescue_at(record: Record) -> int:
+    """When a poll of this record becomes urgent (I10)."""
+    retention, margin = (SYNC_RETENTION_MS, SYNC_RETENTION_MS // 2) if record.sync_wait_ms else (RUN_RETENTION_MS, RESCUE_MARGIN_MS)
+    return max(record.observed_at, record.submitted_at) + retention - margin
+
+
+def submit_score(record: Record) -> int:
+    """The order of submits inside an endpoint: priority (9 first), then age."""
+    return (9 - record.priority) * PRIORITY_BAND_MS + record.accepted_at
+
+
+def wish_end(wish: str) -> tuple[Status, str]:
+    """The end that a wish leads to, with its reason."""
+    if wish == Wish.CANCEL:
+        return Status.CANCELLED, "cancelled"
+    return Status.TIMED_OUT, wish

@@ -1,0 +1,174 @@
+"""The document of a request and its events, as every caller sees them (DESIGN, contracts)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from bridge.job.record import Long, Record, dumps
+from bridge.job.words import EventName, Phase, Status, is_end
+
+SCHEMA = "urn:bridge:schema:job-event:1"
+CONTENT_TYPE = "application/cloudevents+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A record as it was read, with those of its long values that were asked for."""
+
+    record: Record
+    long: Mapping[Long, str]
+    output: str | None = None  # JSON text
+
+    def json(self, name: Long) -> Any:  # noqa: ANN401  (JSON)
+        """One long value, read; None when there is none."""
+        text = self.long.get(name)
+        return None if text is None else json.loads(text)
+
+
+def stamp(ledger_ms: int, clock_offset: int = 0) -> str | None:
+    """RFC 3339 in UTC; None for "never". Documents tell wall time, so the ledger's offset is taken off (I17)."""
+    if not ledger_ms:
+        return None
+    moment = datetime.fromtimestamp((ledger_ms - clock_offset) / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def unpack_error(error: str | None) -> Any:  # noqa: ANN401  (text or an object)
+    """RunPod's JSON-in-a-string of a handler's exception as `{type, message, traceback}`; other text as it is."""
+    if not error or not error.startswith("{"):
+        return error
+    try:
+        told = json.loads(error)
+    except ValueError:
+        return error
+    if not isinstance(told, dict) or "error_message" not in told:
+        return error
+    return {
+        "type": told.get("error_type"),
+        "message": told.get("error_message"),
+        "traceback": told.get("error_traceback"),
+    }
+
+
+def error_text(error: object) -> str:
+    """One line of an error for an exception's message."""
+    if isinstance(error, dict):
+        kind, message = error.get("type"), error.get("message")
+        return f"{kind}: {message}" if kind else str(message)
+    return str(error or "no error text")
+
+
+def output_reference(output: str) -> dict[str, Any]:
+    """What travels where a large output does not: its size in bytes and SHA-256 (of the JSON text)."""
+    raw = output.encode()
+    return {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest(), "url": None}
+
+
+def document(held: Held, *, inline_limit: int | None = None, clock_offset: int = 0) -> dict[str, Any]:
+    """The whole document. An output over `inline_limit` bytes becomes `output_ref`; None never does."""
+    record, arguments = held.record, held.json(Long.ARGUMENTS) or {}
+    status = record.status
+    ended = record.phase.ended
+    body: dict[str, Any] = {
+        "id": record.id,
+        "correlation_id": (held.json(Long.REPLY) or {}).get("correlation_id"),
+        "endpoint": record.endpoint,
+        "endpoint_id": record.endpoint_id or None,
+        "job_id": record.job_id or None,
+        "attempt": record.attempt,
+        "round": record.round,
+        "jobs": held.json(Long.JOBS)
+        or ([{"job_id": record.job_id, "endpoint_id": record.endpoint_id, "attempt": record.attempt}] if record.job_id else []),
+        "phase": record.phase.value,
+        "status": status,
+        "reason": record.reason or None,
+        "started": record.started_at > 0 or status in {Status.IN_PROGRESS, Status.COMPLETED},
+        "completed": ended,
+        "succeeded": ended and status == Status.COMPLETED,
+        "delayTime": _or_none(record.delay_time),
+        "executionTime": _or_none(record.execution_time),
+        "workerId": record.worker_id or None,
+        "retries": record.platform_retries,
+        "progress": held.json(Long.PROGRESS),
+        "error": held.json(Long.ERROR),
+        "possible_duplicate": bool(record.possible_duplicate),
+        "metadata": held.json(Long.METADATA) or {},
+        "policy": arguments.get("policy") or {},
+        "accepted_at": stamp(record.accepted_at, clock_offset),
+        "submitted_at": stamp(record.submitted_at, clock_offset),
+        "started_at": stamp(record.started_at, clock_offset),
+        "ended_at": stamp(record.ended_at, clock_offset),
+        "observed_at": stamp(record.observed_at, clock_offset),
+    }
+    for mark in ("may_run", "output_missing"):
+        if getattr(record, mark):
+            body[mark] = True
+    if record.stream_incomplete:
+        body["stream_incomplete"] = "possible"
+    if record.wish:
+        body["wish"] = {"cause": record.wish, **(held.json(Long.WISHED) or {})}
+    if held.output is not None:
+        if inline_limit is not None and len(held.output) > inline_limit:
+            body["output_ref"] = output_reference(held.output)
+        else:
+            body["output"] = json.loads(held.output)
+    elif ended and status == Status.COMPLETED:
+        body["output"] = None
+    return body
+
+
+def transition(held: Held, *, clock_offset: int = 0, **more: Any) -> dict[str, Any]:  # noqa: ANN401  (JSON)
+    """The `data` of an event that is not an end."""
+    record = held.record
+    data: dict[str, Any] = {
+        "id": record.id,
+        "correlation_id": (held.json(Long.REPLY) or {}).get("correlation_id"),
+        "endpoint": record.endpoint,
+        "job_id": record.job_id or None,
+        "phase": record.phase.value,
+        "status": record.status,
+        "attempt": record.attempt,
+        "round": record.round,
+        "reason": record.reason or None,
+        "possible_duplicate": bool(record.possible_duplicate),
+        "metadata": held.json(Long.METADATA) or {},
+        "accepted_at": stamp(record.accepted_at, clock_offset),
+        "submitted_at": stamp(record.submitted_at, clock_offset),
+        "started_at": stamp(record.started_at, clock_offset),
+    }
+    data.update(more)
+    return data
+
+
+def cloud_event(
+    name: EventName, data: Mapping[str, Any], *, request_id: str, endpoint: str, sequence: int, time: str, trace: str | None
+) -> str:
+    """One CloudEvents 1.0 structured JSON document. Its id is the request's id and sequence, so copies are the same."""
+    event = {
+        "specversion": "1.0",
+        "id": f"{request_id}:{sequence}",
+        "source": f"/bridge/{endpoint}",
+        "subject": request_id,
+        "type": f"bridge.job.{name.value}",
+        "sequence": f"{sequence:010d}",
+        "time": time,
+        "datacontenttype": "application/json",
+        "dataschema": SCHEMA,
+    }
+    if trace:
+        event["traceparent"] = trace
+    return dumps({**event, "data": data})
+
+
+def waits_for(record: Record) -> bool:
+    """Whether the request still has its whole way before it, as a caller sees it."""
+    return record.phase is Phase.ACCEPTED or not is_end(record.status)
+
+
+def _or_none(milliseconds: int) -> int | None:
+    return None if milliseconds < 0 else milliseconds

@@ -1,0 +1,197 @@
+"""The ledger's row for one request, as a value: what it holds, and how it is spelled in Redis.
+
+Every field of the row stays under 64 bytes, so that Redis keeps the row as one listpack
+(`hash-max-listpack-value`); what may be longer lives under a second key (`Long`), outputs under a third.
+Times are ledger time in milliseconds (I17); 0 means "never" or "none".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from bridge.job.words import Phase, Sink, Status, Step
+
+
+class Long(StrEnum):
+    """The values of a request that may be long, in the hash beside the row."""
+
+    INPUT = "input"  # JSON; dropped once it cannot be needed for another submit (I16)
+    S3CONFIG = "s3"  # JSON; dropped at the first job id (I11)
+    ARGUMENTS = "args"  # JSON: the rest of the request that is sent or told later
+    METADATA = "meta"  # JSON object
+    CANVAS = "canvas"  # JSON: what follows in Celery, and how to store the result
+    JOBS = "jobs"  # JSON list, only once there is more than one job
+    ERROR = "error"  # JSON
+    PROGRESS = "progress"  # JSON
+    WISHED = "wished"  # JSON {by, door}
+    REPLY = "reply"  # JSON {to, on, correlation_id}
+    TRACE = "trace"  # W3C traceparent
+    LAST_FAULT = "fault"  # text: the last error of a finish or a claim
+
+
+def _text(short: str) -> str:
+    return field(default="", metadata={"short": short})  # type: ignore[no-any-return]
+
+
+def _number(short: str, default: int = 0) -> int:
+    return field(default=default, metadata={"short": short})  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One request. Built by accept, changed only through `table`, written only by the ledger."""
+
+    id: str
+    phase: Phase = field(default=Phase.ACCEPTED, metadata={"short": "ph"})
+    version: int = _number("v")  # counts changes; a change is written only onto the version it was made from
+
+    # Who asked what of whom
+    endpoint: str = _text("ep")  # the endpoint's name
+    endpoint_id: str = _text("ei")  # where the current job lives (I14)
+    base_url: str = _text("bu")
+    door: str = _text("do")  # celery | amqp | stream | cli
+    fingerprint: str = _text("fp")
+    tenant: str = _text("tn")
+    priority: int = _number("pr", 4)
+    delivery: str = _text("dv")
+    retries_left: int = _number("rl")
+    sync_wait_ms: int = _number("sy")
+    ttl_ms: int = _number("tl")  # RunPod's ttl as it is sent, or its default
+    hook: str = _text("wh")  # the webhook token, 128 random bits in hex
+    stream: int = _number("sm")
+    whole_document: int = _number("wd")  # result="document"
+
+    # What RunPod said
+    status: str = field(default=Status.ACCEPTED.value, metadata={"short": "st"})
+    job_id: str = _text("jb")
+    attempt: int = _number("at", 1)
+    delay_time: int = _number("dt", -1)
+    execution_time: int = _number("et", -1)
+    worker_id: str = _text("wk")
+    platform_retries: int = _number("rs")
+
+    # How it ended, or shall
+    reason: str = _text("re")
+    wish: str = _text("wi")
+
+    # Clocks
+    accepted_at: int = _number("ta")
+    sent_at: int = _number("ts")  # the last POST /run left
+    submitted_at: int = _number("tb")
+    started_at: int = _number("tr")
+    ended_at: int = _number("te")
+    observed_at: int = _number("to")  # the last answer about the job
+    deadline: int = _number("td")
+    queue_deadline: int = _number("tq")
+    grace_until: int = _number("tg")
+    gone_at: int = _number("tz")  # the first 404 of the job, if nothing was heard since
+    stuck_since: int = _number("tk")
+    cancel_at: int = _number("tc")  # the next /cancel is not before
+    retried_at: int = _number("ty")  # the last /retry left or was answered
+
+    # Work
+    due: str = _text("du")  # the due set it stands in, "" while leased or resting
+    lease: str = _text("lt")
+    lease_until: int = _number("le")
+    timer: int = _number("tm")  # when the sweep must look at it
+    claims: int = _number("cl")  # claims without a recorded change since (HARDENING 14)
+    polls: int = _number("po")
+    submits: int = _number("su")
+    cancels: int = _number("cn")
+    retry_calls: int = _number("rc")
+    sequence: int = _number("sq")
+
+    # The finish
+    round: int = _number("ro", 1)
+    nonce: str = _text("no")
+    sinks: str = _text("sk")  # who is still to be told, comma between
+    finish_sends: int = _number("fs")
+    turns: int = _number("ft")
+    turn: str = _text("tu")
+    turn_until: int = _number("tt")
+    continued: int = _number("co")  # the round whose link, chain and errbacks have been published
+
+    # Marks
+    possible_duplicate: int = _number("xd")
+    may_run: int = _number("xr")
+    output_missing: int = _number("xo")
+    stream_incomplete: int = _number("xs")
+    parked: int = _number("xp")
+
+    @property
+    def waiting_sinks(self) -> frozenset[Sink]:
+        """Who is still to be told of the end."""
+        return frozenset(Sink(name) for name in self.sinks.split(",") if name)
+
+    @property
+    def step(self) -> Step | None:
+        """The due set this record stands in, None while it is leased or rests."""
+        return Step(self.due) if self.due else None
+
+    def leased_by(self, token: str, now: int) -> bool:
+        """Whether this token still holds the right to work on the record."""
+        return self.lease == token and self.lease_until > now
+
+
+_CODECS: dict[str, tuple[str, Callable[[str], Any], Any]] = {
+    f.name: (f.metadata["short"], int if isinstance(f.default, int) else (Phase if f.name == "phase" else str), f.default)
+    for f in fields(Record)
+    if f.name != "id"
+}
+_BY_SHORT = {short: (name, read) for name, (short, read, _) in _CODECS.items()}
+assert len(_BY_SHORT) == len(_CODECS), "two fields share a short name"  # noqa: S101
+
+
+def from_row(request_id: str, row: Mapping[str, str]) -> Record:
+    """Read a row. Raises ValueError naming the field when somebody has edited it into nonsense."""
+    values: dict[str, Any] = {}
+    for short, text in row.items():
+        known = _BY_SHORT.get(short)
+        if known is None:  # a field of a newer version: kept in Redis, ignored here
+            continue
+        name, read = known
+        try:
+            values[name] = read(text)
+        except ValueError:
+            fault = f"record {request_id}: field {name} ({short}) holds {text[:40]!r}"
+            raise ValueError(fault) from None
+    return Record(id=request_id, **values)
+
+
+def difference(old: Record | None, new: Record) -> tuple[list[str], list[str]]:
+    """What to write to turn `old` into `new`: flat (field, value) pairs to set, and fields to delete.
+
+    `version` is left to the script that writes.
+    """
+    put: list[str] = []
+    drop: list[str] = []
+    for name, (short, _, default) in _CODECS.items():
+        value = getattr(new, name)
+        before = default if old is None else getattr(old, name)
+        if value == before or name == "version":
+            continue
+        if value == default and name != "phase":
+            drop.append(short)
+        else:
+            put += (short, str(value))
+    if old is None and "ph" not in put[::2]:
+        put += ("ph", new.phase.value)
+    return put, drop
+
+
+def dumps(value: object) -> str:
+    """JSON as the ledger keeps it: compact UTF-8, and always readable by a strict parser.
+
+    Raises ValueError for NaN and infinities, which JSON does not have.
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # half a surrogate pair: legal in a JSON escape, not in UTF-8
+            return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text

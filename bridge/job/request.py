@@ -1,0 +1,233 @@
+"""What a caller may ask: the arguments of `bridge.run`, checked whole before the ledger hears of them.
+
+Limits named RunPod's are from its endpoint documentation (`serverless/endpoints/send-requests`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bridge.errors import JobRejected
+from bridge.job.words import Delivery, Reason
+
+#: Milliseconds. RunPod refuses less (documented minimums); ours keeps seconds from being taken for them.
+MIN_EXECUTION_TIMEOUT_MS = 5_000
+MIN_TTL_MS = 10_000
+MIN_TIMEOUT_MS = 1_000
+MAX_POLICY_MS = 7 * 24 * 3_600_000
+#: Bytes. RunPod answers 400 above these.
+RUN_BODY_MAX = 10 * 1024 * 1024
+RUNSYNC_BODY_MAX = 20 * 1024 * 1024
+#: RunPod's `wait` of /runsync, milliseconds.
+SYNC_WAIT_MIN_MS, SYNC_WAIT_MAX_MS = 1_000, 300_000
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,200}")
+ENDPOINT = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+METADATA_KEYS_MAX, METADATA_VALUE_MAX = 32, 256
+
+#: Names that are promised for later. Refused by name today, so that they can be added without changing a meaning.
+RESERVED = frozenset({"callback", "not_before", "fallback", "canary", "rerun"})
+
+#: What `retries` covers unless `retry_on` says otherwise. An execution timeout would most likely time out again.
+DEFAULT_RETRY_ON = (Reason.HANDLER_ERROR, Reason.WORKER_LOST, Reason.TTL_EXPIRED)
+
+ReplyOn = Literal["accepted", "submitted", "started", "progress", "chunk", "end"]
+
+_MILLISECONDS = "milliseconds: 600 is 0.6 s"
+
+
+def _at_least(minimum: int) -> AfterValidator:
+    def check(value: int) -> int:
+        if value < minimum:
+            rule = f"must be at least {minimum} ({_MILLISECONDS})"
+            raise ValueError(rule)
+        return value
+
+    return AfterValidator(check)
+
+
+class Model(BaseModel):
+    """Strict: a string is no number, an unknown name is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Policy(Model):
+    """RunPod's execution policy, in RunPod's names and milliseconds."""
+
+    executionTimeout: Annotated[int, _at_least(MIN_EXECUTION_TIMEOUT_MS)] | None = None
+    ttl: Annotated[int, _at_least(MIN_TTL_MS)] | None = None
+    lowPriority: bool | None = None
+
+    @field_validator("executionTimeout", "ttl")
+    @classmethod
+    def _not_over_a_week(cls, value: int | None) -> int | None:
+        if value is not None and value > MAX_POLICY_MS:
+            rule = f"must be at most {MAX_POLICY_MS} (7 days, RunPod's limit)"
+            raise ValueError(rule)
+        return value
+
+
+class S3Config(Model):
+    """Handed to the RunPod worker as it is; RunPod itself uploads nothing."""
+
+    accessId: str
+    accessSecret: str
+    bucketName: str
+    endpointUrl: str
+
+
+Scalar = str | int | float | bool | None
+
+
+class RunRequest(Model):
+    """The arguments of `bridge.run`; also the body of a JSON request beside `id` and `correlation_id`."""
+
+    input: dict[str, Any]
+    endpoint: str | None = None
+    policy: Policy = Policy()
+    timeout: Annotated[int, _at_least(MIN_TIMEOUT_MS)] | None = None
+    queue_timeout: Annotated[int, _at_least(MIN_TIMEOUT_MS)] | None = None
+    stream: bool = False
+    sync: bool | int = False
+    delivery: Literal["at_least_once", "at_most_once"] | None = None
+    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    retry_on: tuple[str, ...] | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] = 4
+    s3Config: S3Config | str | None = None
+    reply_to: str | None = None
+    reply_on: tuple[ReplyOn, ...] | None = None
+    result: Literal["output", "document"] = "output"
+    metadata: dict[str, Scalar] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reserved_and_lists(cls, data: object) -> object:
+        if not isinstance(data, Mapping):
+            return data
+        for name in RESERVED & data.keys():
+            rule = f"{name}: not yet: the name is reserved for a later version"
+            raise ValueError(rule)
+        # JSON has lists where the frozen model has tuples.
+        return {k: tuple(v) if k in {"retry_on", "reply_on"} and isinstance(v, list) else v for k, v in data.items()}
+
+    @field_validator("input")
+    @classmethod
+    def _input_not_empty(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not value:
+            # Accepted by /run, dropped on the way, and ended FAILED by a retry that nobody asked for.
+            rule = "must not be empty: RunPod drops an empty input and fails the job after a retry"
+            raise ValueError(rule)
+        return value
+
+    @field_validator("endpoint")
+    @classmethod
+    def _endpoint_well_formed(cls, value: str | None) -> str | None:
+        if value is not None and not ENDPOINT.fullmatch(value):
+            rule = "must be 1 to 64 of A-Z a-z 0-9 _ -"
+            raise ValueError(rule)
+        return value
+
+    @field_validator("sync")
+    @classmethod
+    def _sync_in_range(cls, value: bool | int) -> bool | int:
+        if not isinstance(value, bool) and not SYNC_WAIT_MIN_MS <= value <= SYNC_WAIT_MAX_MS:
+            rule = f"must be true, false or {SYNC_WAIT_MIN_MS} to {SYNC_WAIT_MAX_MS} ({_MILLISECONDS})"
+            raise ValueError(rule)
+        return value
+
+    @field_validator("retry_on")
+    @classmethod
+    def _retry_on_known(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        allowed = {*DEFAULT_RETRY_ON, Reason.EXECUTION_TIMEOUT}
+        for word in value or ():
+            if word not in allowed:
+                rule = f"{word!r} is not one of {', '.join(sorted(allowed))}"
+                raise ValueError(rule)
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_small(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
+        if len(value) > METADATA_KEYS_MAX:
+            rule = f"must have at most {METADATA_KEYS_MAX} keys"
+            raise ValueError(rule)
+        for key, item in value.items():
+            if len(key) > METADATA_VALUE_MAX or (isinstance(item, str) and len(item) > METADATA_VALUE_MAX):
+                rule = f"keys and values must be at most {METADATA_VALUE_MAX} characters: {key[:40]!r}"
+                raise ValueError(rule)
+        return value
+
+    @property
+    def sync_wait_ms(self) -> int | None:
+        """RunPod's `wait` for /runsync; None asks for /run."""
+        if self.sync is False:
+            return None
+        return SYNC_WAIT_MIN_MS if self.sync is True else int(self.sync)
+
+    @property
+    def delivery_or(self) -> Delivery | None:
+        """The caller's own choice, None for the bridge's default."""
+        return Delivery(self.delivery) if self.delivery else None
+
+
+def parse_run(arguments: Mapping[str, Any]) -> RunRequest:
+    """Check the arguments of `bridge.run`.
+
+    Raises JobRejected whose message names each field and rule, with `reason` and `field` in its document.
+    """
+    try:
+        request = RunRequest.model_validate(dict(arguments))
+        json.dumps(request.input, allow_nan=False)
+    except ValidationError as error:
+        raise rejected(*explain(error)) from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise rejected("input", f"input: cannot be sent as JSON: {error}") from None
+    return request
+
+
+def explain(error: ValidationError) -> tuple[str, str]:
+    """The first field at fault, and every fault in one line: `policy.ttl: must be at least ...`."""
+    faults: dict[str, str] = {}
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        path = [str(part) for part in fault["loc"] if not str(part).startswith(("function-", "S3Config", "str", "bool", "int", "dict"))]
+        rule = fault["msg"].removeprefix("Value error, ")
+        field = ".".join(path)
+        if not field:
+            field, _, rule = rule.partition(": ") if ": " in rule else ("arguments", "", rule)
+        faults.setdefault(field, _plain(fault["type"], rule))
+    field = next(iter(faults))
+    return field, "; ".join(f"{name}: {rule}" for name, rule in faults.items())
+
+
+def _plain(kind: str, rule: str) -> str:
+    """Pydantic's sentence in the words of a caller."""
+    return {"extra_forbidden": "unknown argument", "missing": "is required"}.get(
+        kind, rule[0].lower() + rule[1:] if rule.startswith("Input") else rule
+    )
+
+
+def rejected(field: str, message: str, **extra: Any) -> JobRejected:  # noqa: ANN401  (JSON values)
+    """A refusal that names the field at fault, for a caller who never gets a record."""
+    return JobRejected(message, {"status": "REJECTED", "reason": Reason.REJECTED.value, "field": field, **extra})
+
+
+def check_request_id(value: object) -> str:
+    """The id as given, or JobRejected with the rule."""
+    if not isinstance(value, str) or not REQUEST_ID.fullmatch(value):
+        raise rejected("id", "id: must be 1 to 200 of A-Z a-z 0-9 . _ : -")
+    return value
+
+
+def fingerprint(endpoint: str, request: RunRequest) -> str:
+    """What makes two requests of one id the same: endpoint, input and policy (16 hex of SHA-256)."""
+    said = json.dumps(
+        [endpoint, request.input, request.policy.model_dump(exclude_none=True)], sort_keys=True, separators=(",", ":")
+    )
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

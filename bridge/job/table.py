@@ -1,0 +1,778 @@
+"""The state machine of a request: what each event makes of a record in each phase, as pure functions.
+
+`TABLE` lists every cell that may move; the functions below carry them out, and `check` refuses a change
+that is not in the table. Tests walk it cell by cell; docs/lifecycle.md is drawn from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft, Rules, wish_end
+from bridge.job.document import Held, unpack_error
+from bridge.job.record import Long, dumps
+from bridge.job.words import Delivery, EventName, Phase, Reason, Sink, Status, Step, Wish, is_end, rank
+
+A, S, U, T, R, E, C = (
+    Phase.ACCEPTED,
+    Phase.SUBMITTING,
+    Phase.UNANSWERED,
+    Phase.TRACKED,
+    Phase.RETRYING,
+    Phase.SETTLED,
+    Phase.CLOSED,
+)
+
+#: (phase, event) -> the phases it may lead to. An end whose sinks are all told at once closes in the same change.
+TABLE: Mapping[tuple[Phase, str], frozenset[Phase]] = {
+    key: frozenset(value)
+    for key, value in {
+        (A, "sending"): {S},
+        (A, "cancel"): {E, C},
+        (A, "deadline"): {E, C},
+        (A, "purge"): {E, C},
+        (A, "refused"): {E, C},
+        (S, "submitted"): {T, E, C},
+        (S, "refused"): {E, C},
+        (S, "deferred"): {A, E, C},
+        (S, "unanswered"): {U, E, C},
+        (S, "cancel"): {S},
+        (S, "deadline"): {S},
+        (U, "cancel"): {U},
+        (U, "deadline"): {U},
+        (U, "submitted"): {T, E, C},
+        (U, "grace_ended"): {A, E, C},
+        (A, "submitted"): {T, E, C},
+        (T, "submitted"): {T},
+        (T, "observed"): {T, R, E, C},
+        (T, "cancel"): {T},
+        (T, "deadline"): {T},
+        (T, "gone"): {T, E, C},
+        (R, "retry_sending"): {R},
+        (R, "retry_answered"): {T},
+        (R, "retry_refused"): {E, C},
+        (R, "retry_unanswered"): {R},
+        (R, "gone"): {R, E, C},
+        (R, "observed"): {T, R, E, C},
+        (R, "cancel"): {R, E, C},
+        (R, "deadline"): {R, E, C},
+        (E, "observed"): {E, C},
+        (E, "submitted"): {E, T},
+        (C, "submitted"): {C},
+        (E, "delivered"): {E, C},
+        (E, "finish"): {E},
+        (C, "retry"): {R},
+    }.items()
+}
+
+#: 404s of one job count as gone when this far apart, with a success of the endpoint between. Milliseconds.
+GONE_APART_MS = 30_000
+#: An IN_PROGRESS whose executionTime stands still this long will not end any more (runpod-python#250).
+STUCK_MS = 10 * 60_000
+#: For this long after a /retry, an end equal to the previous one is read again, not believed.
+RETRY_ECHO_MS = 10_000
+#: /retry calls whose answer was lost, before the end that stood is accepted.
+RETRY_CALLS_MAX = 3
+RETRY_CHECK_MS = 2_000
+CANCEL_AGAIN_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One observation of one job, in the table's words. `attempt` was current when the call STARTED."""
+
+    job_id: str
+    status: str
+    attempt: int
+    delay_time: int | None = None
+    execution_time: int | None = None
+    worker_id: str | None = None
+    retries: int | None = None
+    output: str | None = None  # JSON text; None when the answer had none
+    error: str | None = None
+
+
+def check(change: Change, event: str) -> Change:
+    """The change, if the table has it. A cell outside of it is a defect of ours and never reaches the ledger."""
+    if change.before is not None and not change.empty:
+        was, becomes = change.before.record.phase, change.record.phase
+        if was is not becomes and becomes not in TABLE.get((was, event), ()):
+            fault = f"no such transition: {was} --{event}--> {becomes}"
+            raise AssertionError(fault)
+    return change
+
+
+def same(held: Held, verdict: str) -> Change:
+    """Nothing to write."""
+    return Change(verdict, held, held)
+
+
+class Table:
+    """The transitions, under one set of rules. `now` is ledger time in milliseconds."""
+
+    def __init__(self, rules: Rules) -> None:
+        """The rules come from the settings."""
+        self.rules = rules
+        self.clock_offset = 0  # kept current by the ledger; only for the times that documents tell
+
+    def _draft(self, held: Held, now: int) -> Draft:
+        return Draft(held, now, self.rules, self.clock_offset)
+
+    # Coming in
+
+    def accept(self, held: Held, now: int, wish: Mapping[str, Any] | None = None) -> Change:
+        """A new record. A cancel that came first makes it be born ended."""
+        draft = self._draft(held, now).set(accepted_at=now)
+        draft.before = replace(draft.before, record=replace(held.record, sequence=0))
+        draft.tell(EventName.ACCEPTED, door=held.record.door)
+        for name, text in held.long.items():
+            draft.keep_text(name, text)
+        if wish is not None:
+            draft.set(wish=Wish.CANCEL.value).keep(Long.WISHED, wish)
+            draft.settle(Status.CANCELLED, Reason.CANCELLED, **wish)
+        else:
+            draft.due(Step.SUBMIT)
+        change = draft.done("accepted")
+        return replace(change, before=None)
+
+    def reject(self, held: Held, now: int, field: str, message: str) -> Change:
+        """A new record that is refused as it comes in: its end is told like any other."""
+        draft = self._draft(held, now).set(accepted_at=now)
+        for name, text in held.long.items():
+            draft.keep_text(name, text)
+        draft.keep(Long.ERROR, message)
+        draft.settle(Status.REJECTED, Reason.REJECTED, field=field)
+        draft.drop(Long.INPUT, Long.S3CONFIG)
+        return replace(draft.done("rejected"), before=None)
+
+    # Submitting
+
+    def sending(self, held: Held, now: int, lease: str, *, endpoint_id: str, base_url: str, hook: str = "") -> Change:
+        """The POST leaves now (I6). Only for the holder of the lease, only while nothing speaks against it."""
+        record = held.record
+        if record.phase is not A or not record.leased_by(lease, now):
+            return same(held, "lost")
+        draft = self._draft(held, now)
+        draft.set(
+            phase=S,
+            sent_at=now,
+            submits=record.submits + 1,
+            endpoint_id=endpoint_id,
+            base_url=base_url,
+            hook=record.hook or hook,
+        )
+        return check(draft.done("sending"), "sending")
+
+    def submitted(self, held: Held, now: int, job_id: str, status: str, *, poll_ms: int) -> Change:
+        """A job id is known. A fact: never refused for a stale lease (HARDENING 3)."""
+        record = held.record
+        if job_id == record.job_id or job_id in {job["job_id"] for job in held.json(Long.JOBS) or ()}:
+            return same(held, "known")
+        draft = self._draft(held, now)
+        if record.job_id or record.phase in {T, R}:
+            return check(self._another_job(draft, job_id), "submitted")
+        if record.phase.ended:
+            if record.phase is E and record.status == Status.LOST and record.continued < record.round and not record.turn:
+                draft.set(sinks=record.sinks or "")  # not told yet: the request lives after all
+            else:
+                draft.set(job_id=job_id).cancel_job(job_id, record.endpoint_id)
+                return check(draft.done("too_late"), "submitted")
+        draft.set(
+            phase=T,
+            job_id=job_id,
+            status=status if rank(status) else Status.IN_QUEUE.value,
+            submitted_at=now,
+            observed_at=now,
+            ended_at=0,
+            reason="",
+            grace_until=0,
+        )
+        draft.tell(EventName.SUBMITTED)
+        if status == Status.IN_QUEUE:
+            draft.tell(EventName.QUEUED)
+        draft.drop(Long.S3CONFIG, Long.INPUT)  # I11, I16: another submit is not possible any more
+        draft.due(*self._next_look(draft, poll_ms))
+        return check(draft.done("submitted"), "submitted")
+
+    def _another_job(self, draft: Draft, job_id: str) -> Change:
+        """A second job of one request: both are watched, the first to complete gives the result."""
+        record = draft.record
+        jobs = draft.before.json(Long.JOBS) or [
+            {"job_id": record.job_id, "endpoint_id": record.endpoint_id, "attempt": record.attempt, "status": record.status}
+        ]
+        jobs.append({"job_id": job_id, "endpoint_id": record.endpoint_id, "attempt": record.attempt, "status": Status.IN_QUEUE.value})
+        draft.keep(Long.JOBS, jobs).set(possible_duplicate=1)
+        if record.phase.ended:
+            draft.cancel_job(job_id, record.endpoint_id)
+        return draft.done("another_job")
+
+    def refused(self, held: Held, now: int, message: str) -> Change:
+        """RunPod will never take this body (400)."""
+        if held.record.phase not in {A, S}:
+            return same(held, "late")
+        draft = self._draft(held, now).keep(Long.ERROR, message)
+        return check(draft.settle(Status.REJECTED, Reason.REJECTED, field="input").done("refused"), "refused")
+
+    def deferred(self, held: Held, now: int) -> Change:
+        """Nothing was sent, or RunPod said 429: back to waiting, no attempt used."""
+        record = held.record
+        if record.phase is not S:
+            return same(held, "late")
+        draft = self._draft(held, now).set(phase=A, submits=max(0, record.submits - 1), sent_at=0)
+        if record.wish:
+            return check(self._end_by_wish(draft).done("ended_by_wish"), "deferred")
+        return check(draft.due(Step.SUBMIT).done("deferred"), "deferred")
+
+    def unanswered(self, held: Held, now: int, *, seen: bool) -> Change:
+        """The answer was lost. `seen`: by the engine that asked; otherwise its lease ended."""
+        record = held.record
+        if record.phase is not S:
+            return same(held, "late")
+        draft = self._draft(held, now)
+        if seen and not record.hook and self._delivery(held) is Delivery.AT_MOST_ONCE:
+            # No webhook is set, so no evidence can come: waiting would change nothing.
+            return check(self._give_up(draft).done("given_up"), "unanswered")
+        draft.set(phase=U, grace_until=now + self.rules.grace_ms).due(None)
+        return check(draft.done("unanswered"), "unanswered")
+
+    def grace_ended(self, held: Held, now: int) -> Change:
+        """No evidence came: `delivery` decides."""
+        record = held.record
+        if record.phase is not U or record.grace_until > now:
+            return same(held, "early")
+        draft = self._draft(held, now)
+        again = (
+            self._delivery(held) is Delivery.AT_LEAST_ONCE
+            and not record.wish
+            and record.submits < self.rules.submits_max
+            and Long.INPUT in held.long
+        )
+        if again:
+            draft.set(phase=A, possible_duplicate=1, grace_until=0).due(Step.SUBMIT)
+            return check(draft.done("submit_again"), "grace_ended")
+        return check(self._give_up(draft).done("given_up"), "grace_ended")
+
+    def _delivery(self, held: Held) -> Delivery:
+        return Delivery(held.record.delivery or self.rules.delivery)
+
+    def _give_up(self, draft: Draft) -> Draft:
+        draft.set(may_run=1)
+        if draft.record.wish:
+            return self._end_by_wish(draft)
+        return draft.settle(Status.LOST, Reason.UNANSWERED)
+
+    # Ending early
+
+    def wish(self, held: Held, now: int, cause: Wish, *, by: str | None = None, door: str | None = None) -> Change:
+        """Somebody, or a clock, wants the end. Free where nothing has left; kept and carried out elsewhere."""
+        record = held.record
+        event = "cancel" if cause is Wish.CANCEL else "deadline"
+        if record.phase.ended:
+            return same(held, "already_ended")
+        if record.wish:
+            return same(held, "requested")
+        draft = self._draft(held, now).set(wish=cause.value).keep(Long.WISHED, {"by": by, "door": door})
+        nothing_left = record.phase is A or (record.phase is R and not record.retried_at)
+        if nothing_left and record.submits == 0:
+            return check(self._end_by_wish(draft).done("cancelled"), event)
+        if nothing_left:
+            draft.set(may_run=int(record.phase is A))
+            return check(self._end_by_wish(draft).done("cancelled"), event)
+        if record.phase is T:
+            if record.lease:
+                draft.set(cancel_at=0)
+            else:
+                draft.due(Step.CANCEL)
+        return check(draft.done("requested"), event)
+
+    def _end_by_wish(self, draft: Draft) -> Draft:
+        status, reason = wish_end(draft.record.wish)
+        wished = json.loads(draft._put.get(Long.WISHED) or draft.before.long.get(Long.WISHED) or "{}")  # noqa: SLF001
+        return draft.settle(status, reason, **self._cause(draft.record.wish), **{k: v for k, v in wished.items() if v})
+
+    @staticmethod
+    def _cause(wish: str) -> dict[str, str]:
+        return {} if wish == Wish.CANCEL else {"cause": wish}
+
+    def purge_pending(self, held: Held, now: int, *, by: str | None = None, door: str | None = None) -> Change:
+        """The bridge's own purge of what has not left yet."""
+        if held.record.phase is not A:
+            return same(held, "not_pending")
+        draft = self._draft(held, now)
+        said = {k: v for k, v in (("by", by), ("door", door)) if v}
+        return check(draft.settle(Status.CANCELLED, Reason.PURGED, **said).done("purged"), "purge")
+
+    def cancel_called(self, held: Held, now: int, *, landed: bool) -> Change:
+        """/cancel was called. Its answer ends nothing: it only makes a status read due now."""
+        record = held.record
+        if record.phase is not T:
+            return same(held, "late")
+        draft = self._draft(held, now).set(cancels=record.cancels + 1, cancel_at=now + self._cancel_pause(record.cancels))
+        return check(draft.due(Step.POLL, 0 if landed else 1_000).done("cancel_called"), "observed")
+
+    @staticmethod
+    def _cancel_pause(calls: int) -> int:
+        return int(min(CANCEL_AGAIN_MS * 2 ** min(calls, 6), 60_000))
+
+    # Watching
+
+    def observed(self, held: Held, now: int, heard: Heard, *, poll_ms: int) -> Change:
+        """Something was heard of a job (I4: stale news changes nothing)."""
+        record = held.record
+        if record.phase in {S, U, A} and not record.job_id:
+            return same(held, "unknown_job")  # a webhook goes through `submitted` first
+        if record.phase.ended:
+            return check(self._late(held, now, heard), "observed")
+        if heard.job_id != record.job_id:
+            return check(self._other_job_observed(held, now, heard, poll_ms), "observed")
+        if heard.attempt != record.attempt or (record.phase is R and not record.retried_at):
+            return self._look_again(held, now, poll_ms, "stale")
+        if is_end(heard.status) and self._echo(held, now, heard):
+            return self._after_echo(held, now)
+        draft = self._draft(held, now)
+        if record.phase is R:  # the /retry whose answer was lost did take
+            self._reopen(draft)
+        self._note(draft, heard)
+        if is_end(heard.status):
+            self._end_heard(draft, heard)
+        else:
+            self._progress_heard(draft, heard)
+            if self._stuck(draft):
+                draft.result(heard.output or self.before_output(held))
+                draft.settle(Status.LOST, Reason.STUCK)
+            else:
+                draft.due(*self._next_look(draft, poll_ms))
+        return check(draft.done("settled" if draft.record.phase.ended else "heard"), "observed")
+
+    @staticmethod
+    def before_output(held: Held) -> str | None:
+        """The last progress, kept when a job never ends."""
+        return held.long.get(Long.PROGRESS)
+
+    def _note(self, draft: Draft, heard: Heard) -> None:
+        record = draft.record
+        draft.set(
+            observed_at=draft.now,
+            polls=record.polls + 1,
+            gone_at=0,
+            delay_time=record.delay_time if heard.delay_time is None else heard.delay_time,
+            worker_id=heard.worker_id[:63] if heard.worker_id else record.worker_id,
+            platform_retries=heard.retries or record.platform_retries,
+        )
+        stands = heard.execution_time is not None and heard.execution_time == record.execution_time and not is_end(heard.status)
+        draft.set(stuck_since=(record.stuck_since or draft.now) if stands else 0)
+        if heard.execution_time is not None:
+            draft.set(execution_time=heard.execution_time)
+
+    def _progress_heard(self, draft: Draft, heard: Heard) -> None:
+        record = draft.record
+        if rank(heard.status) > rank(record.status) or (rank(heard.status) == rank(record.status) and heard.status != record.status):
+            draft.set(status=heard.status)
+            if heard.status == Status.IN_PROGRESS:
+                draft.set(started_at=record.started_at or draft.now).tell(EventName.STARTED)
+            elif heard.status == Status.IN_QUEUE:
+                draft.tell(EventName.QUEUED)
+        elif rank(heard.status) < rank(record.status):
+            return
+        if heard.status == Status.IN_PROGRESS and heard.output not in (None, draft.before.long.get(Long.PROGRESS)):
+            progress = heard.output or ""
+            if len(progress) <= self.rules.inline_limit:
+                draft.keep_text(Long.PROGRESS, progress).tell(EventName.PROGRESS, progress=json.loads(progress))
+
+    def _stuck(self, draft: Draft) -> bool:
+        record = draft.record
+        past_ttl = record.ttl_ms and draft.now > record.submitted_at + record.ttl_ms + STUCK_MS
+        stands_still = record.stuck_since and draft.now - record.stuck_since >= STUCK_MS and record.status == Status.IN_PROGRESS
+        return bool(past_ttl or stands_still)
+
+    def _end_heard(self, draft: Draft, heard: Heard) -> None:
+        record = draft.record
+        self._forget_job(draft, record.job_id, heard.status)
+        if heard.status == Status.COMPLETED:
+            draft.set(started_at=record.started_at or draft.now, output_missing=int(heard.output is None))
+            draft.result(heard.output)
+            self._strays(draft)
+            draft.settle(Status.COMPLETED)
+            return
+        alive = self._alive(draft)
+        if alive:  # another job of this request may still complete
+            draft.set(job_id=alive["job_id"], endpoint_id=alive["endpoint_id"], status=alive["status"])
+            draft.due(Step.POLL)
+            return
+        status, reason = self._end_of(record.status, heard)
+        if heard.error is not None:
+            draft.keep(Long.ERROR, unpack_error(heard.error))
+        if heard.output is not None:  # a handler's {"error": x, **rest} gives both
+            draft.result(heard.output)
+        if record.wish and status != Status.COMPLETED:
+            self._end_by_wish(draft)
+        elif status in {Status.FAILED, Status.TIMED_OUT} and record.retries_left > 0 and reason in self._retry_on(draft.before):
+            self._begin_retry(draft, status, reason)
+        else:
+            more = {"cause": "runpod"} if status == Status.TIMED_OUT else {}
+            draft.settle(status, reason, **more)
+
+    @staticmethod
+    def _end_of(last_seen: str, heard: Heard) -> tuple[Status, Reason]:
+        """RunPod's end and our reason for it (fact: an executionTimeout ends FAILED, with this text)."""
+        status = Status(heard.status)
+        error = (heard.error or "").lower()
+        if status is Status.CANCELLED:
+            return status, Reason.CANCELLED
+        if "executiontimeout" in error.replace(" ", ""):
+            return status, Reason.EXECUTION_TIMEOUT
+        if error.startswith("job timed out after"):
+            return status, Reason.WORKER_LOST
+        if status is Status.TIMED_OUT:
+            return status, Reason.TTL_EXPIRED if last_seen == Status.IN_QUEUE else Reason.WORKER_LOST
+        return status, Reason.HANDLER_ERROR
+
+    def _late(self, held: Held, now: int, heard: Heard) -> Change:
+        """News after the end. Only LOST may still become a real end, until somebody was told."""
+        record = held.record
+        untold = record.phase is E and record.continued < record.round and not record.turn
+        if record.status != Status.LOST or not untold or not is_end(heard.status) or heard.job_id != record.job_id:
+            return same(held, "late")
+        draft = self._draft(held, now).drop(Long.ERROR)
+        self._note(draft, heard)
+        self._end_heard(draft, heard)
+        return draft.done("found")
+
+    # More than one job
+
+    def _other_job_observed(self, held: Held, now: int, heard: Heard, poll_ms: int) -> Change:
+        jobs = held.json(Long.JOBS) or []
+        if heard.job_id not in {job["job_id"] for job in jobs}:
+            return self._look_again(held, now, poll_ms, "unknown_job")
+        draft = self._draft(held, now)
+        if heard.status == Status.COMPLETED:
+            other = next(job for job in jobs if job["job_id"] == heard.job_id)
+            draft.set(job_id=heard.job_id, endpoint_id=other["endpoint_id"])
+            self._note(draft, heard)
+            self._end_heard(draft, heard)
+        else:
+            self._forget_job(draft, heard.job_id, heard.status)
+        return draft.done("settled" if draft.record.phase.ended else "heard")
+
+    @staticmethod
+    def _jobs(draft: Draft) -> list[dict[str, Any]]:
+        text = draft._put.get(Long.JOBS) or draft.before.long.get(Long.JOBS)  # noqa: SLF001
+        return json.loads(text) if text else []
+
+    def _forget_job(self, draft: Draft, job_id: str, status: str) -> None:
+        jobs = self._jobs(draft)
+        for job in jobs:
+            if job["job_id"] == job_id:
+                job["status"] = status
+        if jobs:
+            draft.keep(Long.JOBS, jobs)
+
+    def _alive(self, draft: Draft) -> dict[str, Any] | None:
+        return next((job for job in self._jobs(draft) if not is_end(job["status"]) and job["status"] != "GONE"), None)
+
+    def _strays(self, draft: Draft) -> None:
+        for job in self._jobs(draft):
+            if not is_end(job["status"]) and job["status"] != "GONE" and job["job_id"] != draft.record.job_id:
+                draft.cancel_job(job["job_id"], job["endpoint_id"])
+
+    # 404
+
+    def gone(self, held: Held, now: int, job_id: str, attempt: int, *, endpoint_ok_at: int, purged_at: int, poll_ms: int) -> Change:
+        """RunPod does not know the job, and the answer did not name the endpoint (HARDENING 2)."""
+        record = held.record
+        if record.phase not in {T, R} or attempt != record.attempt:
+            return same(held, "late")
+        draft = self._draft(held, now).set(polls=record.polls + 1)
+        purged = record.status == Status.IN_QUEUE and purged_at >= max(record.submitted_at, record.observed_at, 1)
+        sure = record.gone_at and now - record.gone_at >= GONE_APART_MS and endpoint_ok_at >= record.gone_at
+        if not purged and not sure:
+            wait = max(1_000, (record.gone_at or now) + GONE_APART_MS - now)
+            draft.set(gone_at=record.gone_at or now).due(Step.POLL if record.phase is T else Step.RETRY, wait)
+            return check(draft.done("missed"), "gone")
+        self._forget_job(draft, job_id, "GONE")
+        if job_id != record.job_id:
+            return check(draft.due(Step.POLL, poll_ms).done("heard"), "observed")
+        alive = self._alive(draft)
+        if alive:
+            draft.set(job_id=alive["job_id"], endpoint_id=alive["endpoint_id"], status=alive["status"], gone_at=0).due(Step.POLL)
+            return check(draft.done("heard"), "gone")
+        if record.phase is R:
+            self._stand(draft)
+        elif record.wish:
+            self._end_by_wish(draft)
+        elif purged:
+            draft.settle(Status.CANCELLED, Reason.PURGED)
+        elif record.ttl_ms and now >= record.submitted_at + record.ttl_ms:
+            draft.settle(Status.TIMED_OUT, Reason.TTL_EXPIRED, cause="runpod")
+        else:
+            retention = SYNC_RETENTION_MS if record.sync_wait_ms else RUN_RETENTION_MS
+            expired = now - max(record.observed_at, record.submitted_at) > retention
+            draft.settle(Status.LOST, Reason.RESULT_EXPIRED if expired else Reason.VANISHED)
+        return check(draft.done("settled"), "gone")
+
+    def missed(self, held: Held, now: int, *, delay_ms: int) -> Change:
+        """A read brought nothing (RunPod away, no budget): look again."""
+        record = held.record
+        if record.phase not in {T, R}:
+            return same(held, "late")
+        step = Step.RETRY if record.phase is R else self._look_or_cancel(record, now)
+        return check(self._draft(held, now).due(step, delay_ms).done("missed"), "observed")
+
+    def _look_again(self, held: Held, now: int, poll_ms: int, verdict: str) -> Change:
+        if held.record.phase is not T or held.record.due:
+            return same(held, verdict)
+        return check(self._draft(held, now).due(Step.POLL, poll_ms).done(verdict), "observed")
+
+    def _next_look(self, draft: Draft, poll_ms: int) -> tuple[Step, int]:
+        record = draft.record
+        if record.wish and draft.now >= record.cancel_at:
+            return Step.CANCEL, 0
+        if record.wish:
+            return Step.POLL, min(poll_ms, max(250, record.cancel_at - draft.now))
+        clocks = [clock for clock in (record.deadline, record.queue_deadline) if clock > draft.now]
+        return Step.POLL, min([poll_ms, *(clock - draft.now + 5 for clock in clocks)])
+
+    @staticmethod
+    def _look_or_cancel(record: Any, now: int) -> Step:  # noqa: ANN401  (Record)
+        return Step.CANCEL if record.wish and now >= record.cancel_at else Step.POLL
+
+    # RunPod's /retry
+
+    def _retry_on(self, held: Held) -> tuple[str, ...]:
+        arguments = held.json(Long.ARGUMENTS) or {}
+        return tuple(arguments.get("retry_on") or (Reason.HANDLER_ERROR, Reason.WORKER_LOST, Reason.TTL_EXPIRED))
+
+    @staticmethod
+    def _begin_retry(draft: Draft, status: str, reason: str) -> None:
+        used = draft.record.attempt
+        draft.set(
+            phase=R,
+            status=status,
+            reason=reason,
+            retries_left=draft.record.retries_left - 1,
+            retried_at=0,
+            retry_calls=0,
+        )
+        draft.tell(EventName.RETRIED)
+        draft.due(Step.RETRY, min(1_000 * 2 ** min(used - 1, 6), 60_000))
+
+    def retry_sending(self, held: Held, now: int, lease: str) -> Change:
+        """/retry leaves now; only for the holder of the lease."""
+        record = held.record
+        if record.phase is not R or not record.leased_by(lease, now):
+            return same(held, "lost")
+        draft = self._draft(held, now).set(retried_at=now, retry_calls=record.retry_calls + 1)
+        return check(draft.done("sending"), "retry_sending")
+
+    def retry_answered(self, held: Held, now: int, *, poll_ms: int) -> Change:
+        """RunPod took it: the next attempt of the same job."""
+        if held.record.phase is not R:
+            return same(held, "late")
+        draft = self._draft(held, now)
+        self._reopen(draft)
+        draft.tell(EventName.QUEUED)
+        draft.due(*self._next_look(draft, poll_ms))
+        return check(draft.done("retried"), "retry_answered")
+
+    @staticmethod
+    def _reopen(draft: Draft) -> None:
+        draft.set(
+            phase=T,
+            attempt=draft.record.attempt + 1,
+            status=Status.IN_QUEUE.value,
+            reason="",
+            retried_at=draft.now,
+            observed_at=draft.now,
+            submitted_at=draft.now,
+            started_at=0,
+            gone_at=0,
+        )
+        draft.drop(Long.ERROR, Long.PROGRESS).result(None)
+
+    def retry_refused(self, held: Held, now: int) -> Change:
+        """RunPod will not: the end it had stands."""
+        if held.record.phase is not R:
+            return same(held, "late")
+        draft = self._draft(held, now)
+        self._stand(draft)
+        return check(draft.done("settled"), "retry_refused")
+
+    def retry_unanswered(self, held: Held, now: int) -> Change:
+        """The answer was lost: a status read will tell whether it took."""
+        if held.record.phase is not R:
+            return same(held, "late")
+        return check(self._draft(held, now).due(Step.RETRY, RETRY_CHECK_MS).done("unanswered"), "retry_unanswered")
+
+    def retry_deferred(self, held: Held, now: int, *, delay_ms: int) -> Change:
+        """429 or nothing was sent: /retry has not left."""
+        record = held.record
+        if record.phase is not R:
+            return same(held, "late")
+        draft = self._draft(held, now).set(retried_at=0, retry_calls=max(0, record.retry_calls - 1))
+        return check(draft.due(Step.RETRY, delay_ms).done("deferred"), "retry_unanswered")
+
+    def _stand(self, draft: Draft) -> None:
+        if draft.record.wish:
+            self._end_by_wish(draft)
+        else:
+            draft.settle(draft.record.status, draft.record.reason)
+
+    def _echo(self, held: Held, now: int, heard: Heard) -> bool:
+        record = held.record
+        if not record.retried_at:
+            return False
+        equal = (heard.status, heard.execution_time or -1) == (
+            record.status if record.phase is R else heard.status,
+            record.execution_time,
+        ) and (heard.worker_id or "")[:63] == record.worker_id
+        return equal and (record.phase is R or now - record.retried_at < RETRY_ECHO_MS)
+
+    def _after_echo(self, held: Held, now: int) -> Change:
+        record = held.record
+        draft = self._draft(held, now)
+        if record.phase is not R:
+            return check(draft.due(Step.POLL, RETRY_CHECK_MS).done("echo"), "observed")
+        if record.retry_calls >= RETRY_CALLS_MAX:
+            self._stand(draft)
+            return check(draft.done("settled"), "observed")
+        return check(draft.set(retried_at=0).due(Step.RETRY).done("try_again"), "observed")
+
+    def ask_retry(self, held: Held, now: int, nonce: str, *, by: str | None = None, door: str | None = None) -> Change:
+        """A caller asks for another round of an ended request. Never before everybody was told of the last."""
+        record = held.record
+        if record.phase is E:
+            return same(held, "try_again")
+        if record.phase is not C:
+            return same(held, "not_ended")
+        if record.status not in {Status.FAILED, Status.TIMED_OUT} or not record.job_id:
+            return same(held, "not_retryable")
+        draft = self._draft(held, now).set(
+            phase=R, round=record.round + 1, nonce=nonce, retried_at=0, retry_calls=0, wish="", cancel_at=0, ended_at=0,
+            deadline=0, queue_deadline=0, turns=0, turn="", turn_until=0, finish_sends=0,
+            sinks=",".join(sorted(self._sinks_again(held))),
+        )  # fmt: skip
+        draft.drop(Long.WISHED)
+        draft.tell(EventName.RETRIED, **{k: v for k, v in (("by", by), ("door", door)) if v})
+        draft.due(Step.RETRY)
+        return check(draft.done("retrying"), "retry")
+
+    @staticmethod
+    def _sinks_again(held: Held) -> set[Sink]:
+        sinks = set()
+        if Long.CANVAS in held.long:
+            sinks.add(Sink.CELERY)
+        reply = held.json(Long.REPLY) or {}
+        if reply.get("to"):
+            sinks.add(Sink.REPLY)
+        elif reply:
+            sinks.add(Sink.RESULTS)
+        return sinks
+
+    # Clocks
+
+    def tick(self, held: Held, now: int) -> Change:
+        """One of the record's clocks has run out: a lease, a deadline, a grace, or a retention."""
+        record = held.record
+        if record.lease and record.lease_until <= now:
+            return self._lease_ended(held, now)
+        if not record.phase.ended and not record.wish:
+            if record.deadline and record.deadline <= now and self._fresh(record, record.deadline, now):
+                return self.wish(held, now, Wish.TIMEOUT)
+            waiting = record.status != Status.IN_PROGRESS
+            if waiting and record.queue_deadline and record.queue_deadline <= now and self._fresh(record, record.queue_deadline, now):
+                return self.wish(held, now, Wish.QUEUE_TIMEOUT)
+        if record.phase is U and record.grace_until <= now:
+            return self.grace_ended(held, now)
+        if record.phase is T and record.due == Step.POLL:
+            return check(self._draft(held, now).due(Step.RESCUE).done("rescue"), "observed")
+        draft = self._draft(held, now)
+        if record.phase is T and record.due:  # a deadline has passed, but the last read is older than it
+            draft.due(record.step)
+        return check(draft.done("ticked"), "observed")
+
+    @staticmethod
+    def _fresh(record: Any, clock: int, now: int) -> bool:  # noqa: ANN401  (Record)
+        """A deadline is acted on only after a status read younger than it; where nobody answers, a minute later."""
+        return record.phase is not T or record.observed_at >= clock or now - clock > 60_000
+
+    def _lease_ended(self, held: Held, now: int) -> Change:
+        record = held.record
+        if record.phase is S:
+            return self.unanswered(held, now, seen=False)
+        step = {A: Step.SUBMIT, R: Step.RETRY, E: Step.FINISH}.get(record.phase, self._look_or_cancel(record, now))
+        if record.phase in {U, C}:
+            return check(self._draft(held, now).due(None).done("lease_ended"), "observed")
+        return check(self._draft(held, now).due(step).done("lease_ended"), "observed")
+
+    # Telling the end
+
+    def finish_sent(self, held: Held, now: int, *, delay_ms: int) -> Change:
+        """A finish message is on its way; another follows if nobody reports (I8)."""
+        record = held.record
+        if record.phase is not E or Sink.CELERY not in record.waiting_sinks:
+            return same(held, "late")
+        draft = self._draft(held, now).set(finish_sends=record.finish_sends + 1)
+        return check(draft.due(Step.FINISH, delay_ms).done("sent"), "finish")
+
+    def finish_begin(self, held: Held, now: int, *, round_: int, nonce: str, turn: str, turn_ms: int) -> Change:
+        """One finish at a time: the turn has a lease of its own."""
+        record = held.record
+        if record.phase is not E or record.round != round_ or record.nonce != nonce or Sink.CELERY not in record.waiting_sinks:
+            return same(held, "not_this_one")
+        if record.turn and record.turn != turn and record.turn_until > now:
+            return same(held, "somebody_elses_turn")
+        if record.turn == turn and record.turn_until > now:
+            return same(held, "turn")
+        draft = self._draft(held, now).set(turn=turn, turn_until=now + turn_ms, turns=record.turns + 1)
+        return check(draft.done("turn"), "finish")
+
+    def continued(self, held: Held, now: int, turn: str) -> Change:
+        """What follows the request has been published; a copy of this finish only stores."""
+        record = held.record
+        if record.phase is not E or record.turn != turn:
+            return same(held, "not_this_one")
+        if record.continued >= record.round:
+            return same(held, "continued")
+        return check(self._draft(held, now).set(continued=record.round).done("continued"), "finish")
+
+    def give_back_turn(self, held: Held, now: int, turn: str, fault: str, *, delay_ms: int) -> Change:
+        """The finish could not store the end: another turn later."""
+        record = held.record
+        if record.phase is not E or record.turn != turn:
+            return same(held, "not_this_one")
+        draft = self._draft(held, now).set(turn="", turn_until=0).keep_text(Long.LAST_FAULT, fault[:1000])
+        return check(draft.due(Step.FINISH, delay_ms).done("given_back"), "finish")
+
+    def delivered(self, held: Held, now: int, sink: Sink, *, round_: int) -> Change:
+        """A sink has been told this round's end; the last one closes the record."""
+        record = held.record
+        if record.phase is not E or record.round != round_ or sink not in record.waiting_sinks:
+            return same(held, "late")
+        left = record.waiting_sinks - {sink}
+        draft = self._draft(held, now).set(sinks=",".join(sorted(left)))
+        if sink is Sink.CELERY:
+            draft.set(turn="", turn_until=0, continued=record.round).due(None)
+        if not left:
+            draft.set(phase=C).due(None)
+        return check(draft.done("closed" if not left else "delivered"), "delivered")
+
+
+def heard_json(value: object) -> str:
+    """An output as JSON text. NaN and infinities, which JSON does not have, become null."""
+    try:
+        return dumps(value)
+    except ValueError:
+        return dumps(_without_nan(value))
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, float):
+        return value if value == value and value not in (float("inf"), float("-inf")) else None  # noqa: PLR0124
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return value

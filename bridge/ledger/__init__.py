@@ -1,0 +1,7 @@
+"""What is true. The only room that changes a record; each change is one atomic script (I3)."""
+
+from bridge.ledger.connect import connect, inspect_server
+from bridge.ledger.keys import Names
+from bridge.ledger.ledger import Accepted, Claimed, Due, Ledger, LedgerClock
+
+__all__ = ["Accepted", "Claimed", "Due", "Ledger", "LedgerClock", "Names", "connect", "inspect_server"]

@@ -1,0 +1,471 @@
+"""The ledger: records in Redis, changed by compare-and-set.
+
+A change is made in Python from what was read (`job.table`), and written by one script that refuses it when
+somebody else was faster; then it is made anew from what is there now. So the state table lives in one place,
+and no script knows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import BridgeError, LedgerError
+from bridge.job.change import Change, Rules, Stray, Telling, submit_score
+from bridge.job.document import Held
+from bridge.job.record import Long, Record, difference, from_row
+from bridge.job.table import Table
+from bridge.job.words import Phase, Step
+from bridge.ledger.scripts import mapped, run, run_many
+
+if TYPE_CHECKING:
+    import redis
+
+    from bridge.ledger.keys import Names
+
+#: The version of the records' form. A process refuses a ledger of a higher one.
+SCHEMA = 1
+#: How often a change is made anew before somebody must look (each try means that another process was faster).
+TRIES = 50
+WISH_KEPT_MS = 24 * 3_600_000
+#: Long values that most changes tell or need; inputs and canvases are fetched by those who use them.
+COMMON = (Long.METADATA, Long.TRACE, Long.REPLY, Long.WISHED, Long.JOBS, Long.PROGRESS, Long.ERROR, Long.ARGUMENTS)
+ALL = tuple(Long)
+
+Make = Callable[[Held, int], Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a request at the door: `created`, `exists` (with the record) or `remembered` (its tombstone)."""
+
+    kind: str
+    held: Held | None = None
+    tombstone: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Leased records, and the token that holds them."""
+
+    token: str
+    step: Step
+    records: Sequence[Held]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """How much of one step an endpoint has to do."""
+
+    endpoint: str
+    step: Step
+    ready: int
+    wait_ms: int
+
+
+class LedgerClock:
+    """Ledger time from this process' own steady clock, set by what the scripts say (I17).
+
+    A step of the server's clock does not move it; the engines' beat takes the step out of the ledger (`beat.lua`).
+    """
+
+    def __init__(self, steady: Callable[[], float] | None = None) -> None:
+        """`steady` gives seconds that never step; it goes on while the process is stopped."""
+        self._steady = steady or _boottime
+        self._ahead_ms: float | None = None
+        self.offset = 0
+
+    def heard(self, now_ms: int) -> None:
+        """A script said what time it is."""
+        ahead = now_ms - self._steady() * 1000
+        # A large difference is a step, which only `correct` may follow. Of small ones the answer that came quickest
+        # is the truest; the others pull gently, against drift.
+        if self._ahead_ms is None:
+            self._ahead_ms = ahead
+        elif abs(ahead - self._ahead_ms) < 1_000:
+            self._ahead_ms = max(ahead, self._ahead_ms - 0.01 * (self._ahead_ms - ahead))
+
+    def correct(self, now_ms: int, offset: int) -> None:
+        """Follow the ledger after a beat."""
+        self._ahead_ms = now_ms - self._steady() * 1000
+        self.offset = offset
+
+    def step_ms(self, now_ms: int) -> int:
+        """How far the ledger's clock has jumped against ours."""
+        return 0 if self._ahead_ms is None else int(now_ms - self.now())
+
+    def now(self) -> int:
+        """Ledger time in milliseconds; wall time until a script was heard."""
+        if self._ahead_ms is None:
+            return int(time.time() * 1000)
+        return int(self._steady() * 1000 + self._ahead_ms + 0.5)  # never behind what a script has said
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class Ledger:
+    """Every method is one script, or one read. All may be repeated (I15); all raise LedgerUnavailable."""
+
+    def __init__(self, client: redis.Redis, names: Names, rules: Rules, *, wishes_max: int = 100_000, dead_max: int = 10_000) -> None:
+        """The client is shared by threads; nothing is sent before the first call."""
+        self.client = client
+        self.names = names
+        self.rules = rules
+        self.table = Table(rules)
+        self.clock = LedgerClock()
+        self._wishes_max = wishes_max
+        self._dead_max = dead_max
+
+    def now(self) -> int:
+        """Ledger time in milliseconds."""
+        return self.clock.now()
+
+    # Reading
+
+    def load(self, request_id: str, *, wanted: Sequence[Long] = COMMON, output: bool = False) -> Held | None:
+        """A record with its long values, None when there is none."""
+        with mapped(), self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self.names.row(request_id))
+            pipe.hmget(self.names.long(request_id), wanted)
+            if output:
+                pipe.get(self.names.output(request_id))
+            answers = pipe.execute()
+        if not answers[0]:
+            return None
+        return self._held(request_id, answers[0], wanted, answers[1], answers[2] if output else None)
+
+    def tombstone(self, request_id: str) -> dict[str, Any] | None:
+        """What is remembered of a request whose record is gone."""
+        with mapped():
+            text = self.client.get(self.names.tombstone(request_id))
+        return json.loads(text) if text else None  # type: ignore[arg-type]
+
+    def phases(self, request_ids: Sequence[str]) -> list[Phase | None]:
+        """Only the phases, in one round trip."""
+        with mapped(), self.client.pipeline(transaction=False) as pipe:
+            for request_id in request_ids:
+                pipe.hget(self.names.row(request_id), "ph")
+            return [Phase(text) if text else None for text in pipe.execute()]
+
+    @staticmethod
+    def _held(request_id: str, row: Any, wanted: Sequence[Long], values: Sequence[str | None], output: str | None = None) -> Held:  # noqa: ANN401
+        if not isinstance(row, dict):
+            row = dict(zip(row[::2], row[1::2], strict=True))
+        row.pop("tk", None)
+        try:
+            record = from_row(request_id, row)
+        except ValueError as error:
+            raise LedgerError(str(error)) from None
+        return Held(record, {name: value for name, value in zip(wanted, values, strict=True) if value is not None}, output)
+
+    # Changing
+
+    def accept(self, request_id: str, build: Callable[[int, Mapping[str, Any] | None], Change]) -> Accepted:
+        """Write a new record, unless its id is known (I2). `build` gets the time and a cancel that came first."""
+        wish: Mapping[str, Any] | None = None
+        for _ in range(TRIES):
+            change = build(self.now(), wish)
+            answer = run(self.client, "accept", self._keys(), self._accept_args(change, consumes=wish is not None))
+            self.clock.heard(answer[1])
+            match answer[0]:
+                case 1:
+                    return Accepted("created", replace(change.after, record=replace(change.record, version=1)))
+                case 0:
+                    return Accepted("exists", self._held(request_id, answer[2], (), ()))
+                case 2:
+                    return Accepted("remembered", tombstone=json.loads(answer[2]))
+                case 3:
+                    wish = json.loads(answer[2])
+        fault = f"accept of {request_id} met a new wish each time"
+        raise LedgerError(fault)
+
+    def change(self, held: Held, make: Make) -> Change:
+        """Make a change from what is known, write it, and make it anew while others are faster.
+
+        Returns the change that stands; `empty` when there was nothing to write. A record that is gone is left alone.
+        """
+        return self.change_many([(held, make)])[0]
+
+    def change_many(self, changes: Sequence[tuple[Held, Make]]) -> list[Change]:
+        """Several changes of different records in one round trip; those that came too late are made anew one by one."""
+        self.table.clock_offset = self.clock.offset
+        now = self.now()
+        made = [make(held, now) for held, make in changes]
+        tokens = [secrets.token_hex(6) for _ in made]
+        todo = [i for i, change in enumerate(made) if not change.empty]
+        if not todo:
+            return made
+        answers = run_many(self.client, "commit", self._keys(), [self._commit_args(made[i], tokens[i]) for i in todo])
+        for i, answer in zip(todo, answers, strict=True):
+            made[i] = self._settled(made[i], answer, changes[i][1])
+        return made
+
+    def _settled(self, change: Change, answer: Any, make: Make) -> Change:  # noqa: ANN401  (Lua's answer)
+        wanted: tuple[Long, ...] = tuple(set(COMMON) | set(change.after.long))
+        request_id = change.record.id
+        for _ in range(TRIES):
+            self.clock.heard(answer[1])
+            if answer[0] == 1:
+                after = replace(change.after, record=replace(change.record, version=answer[2]))
+                return replace(change, after=after)
+            fresh = self.load(request_id, wanted=wanted, output=change.after.output is not None) if answer[0] == 0 else None
+            if fresh is None:  # pruned meanwhile: nobody is waiting any more
+                assert change.before is not None  # noqa: S101  (only accept makes a record)
+                return replace(change, verdict="unknown", after=change.before, tellings=())
+            change = make(fresh, self.now())
+            if change.empty:
+                return change
+            answer = run(self.client, "commit", self._keys(), self._commit_args(change, secrets.token_hex(6)))
+        fault = f"record {request_id} changed {TRIES} times while one change was made"
+        raise LedgerError(fault)
+
+    # Leases
+
+    def claim(self, step: Step, wanted: Mapping[str, int], *, lease_ms: int, long: Sequence[Long] = COMMON) -> Claimed:
+        """Lease due records: at most so many of each endpoint."""
+        token = secrets.token_hex(8)
+        pairs: list[Any] = [part for endpoint, count in wanted.items() if count > 0 for part in (endpoint, count)]
+        if not pairs:
+            return Claimed(token, step, ())
+        answer = run(self.client, "claim", [self.names.prefix], [token, step.value, lease_ms, len(long), *long, *pairs])
+        self.clock.heard(answer[0])
+        return Claimed(token, step, self._read(answer[1:], long))
+
+    def _read(self, flat: Sequence[Any], long: Sequence[Long]) -> list[Held]:
+        found = []
+        for i in range(0, len(flat), 3):
+            try:
+                found.append(self._held(flat[i], flat[i + 1], long, flat[i + 2]))
+            except BridgeError as error:
+                self._isolate(flat[i], str(error))
+        return found
+
+    def _isolate(self, request_id: str, fault: str) -> None:
+        """A row that cannot be read stops nobody: its lease runs out, and from the tenth time on it is parked."""
+        with mapped():
+            self.client.hset(self.names.key("unreadable"), request_id, fault[:500])
+            self.client.expire(self.names.key("unreadable"), 7 * 24 * 3600)
+            self.client.zadd(self.names.key("timer"), {request_id: self.now() + 3_600_000}, xx=True)
+
+    def give_back(self, claimed: Claimed, unused: Iterable[Held]) -> int:
+        """Return leases that were not used; a lease that is no longer ours is left alone."""
+        args: list[Any] = [claimed.token, claimed.step.value]
+        now = self.now()
+        for held in unused:
+            record = held.record
+            args += (record.endpoint, record.id, submit_score(record) if claimed.step is Step.SUBMIT else now)
+        return int(run(self.client, "give_back", [self.names.prefix], args)) if len(args) > 2 else 0  # noqa: PLR2004
+
+    def due(self, *steps: Step) -> list[Due]:
+        """What is to be done, per endpoint; nothing is taken."""
+        answer = run(self.client, "due", [self.names.prefix], [step.value for step in steps])
+        self.clock.heard(answer[0])
+        return [Due(answer[i], Step(answer[i + 1]), answer[i + 2], answer[i + 3]) for i in range(1, len(answer), 4)]
+
+    def timers(self, limit: int = 200) -> tuple[list[Held], int]:
+        """Records one of whose clocks has run out, and how many ms until the next one (-1: none runs)."""
+        wanted = (*COMMON, Long.INPUT)
+        answer = run(self.client, "timers", [self.names.prefix], [limit, len(wanted), *wanted])
+        return self._read(answer[2:], wanted), int(answer[1])
+
+    # Wishes, strays, engines
+
+    def wish(self, request_id: str, wish: Mapping[str, Any]) -> str:
+        """Keep a cancel for a request that is not known yet: `kept`, `known` or `ended`."""
+        args = [request_id, json.dumps(wish), WISH_KEPT_MS, self._wishes_max]
+        return ("known", "kept", "ended")[int(run(self.client, "wish", [self.names.prefix], args))]
+
+    def strays(self, limit: int = 20, *, lease_ms: int = 60_000) -> list[Stray]:
+        """Jobs that no longer count and may still run."""
+        answer = run(self.client, "stray", [self.names.prefix], [limit, lease_ms])
+        return [Stray(*json.loads(member)) for member in answer[1:]]
+
+    def stray_seen(self, stray: Stray, *, again_ms: int | None, paid_twice_ms: int = 0) -> None:
+        """Look at a stray again, or (None) forget it; what it cost is added to the endpoint's sum."""
+        with mapped(), self.client.pipeline(transaction=True) as pipe:
+            if again_ms is None:
+                pipe.zrem(self.names.key("stray"), stray.as_json())
+                pipe.hincrby(self.names.count(stray.endpoint), "paid_twice_ms", paid_twice_ms)
+            else:
+                pipe.zadd(self.names.key("stray"), {stray.as_json(): self.now() + again_ms})
+            pipe.execute()
+
+    def beat(self, engine: str, *, silent_ms: int = 15_000) -> tuple[int, int]:
+        """Say that an engine lives; follows a step of the server's clock. Returns live engines and the number of changes."""
+        answer = run(self.client, "beat", [self.names.prefix], [engine, silent_ms, 0, 0])
+        step = self.clock.step_ms(answer[0])
+        if abs(step) > 5_000:  # noqa: PLR2004  (HARDENING 15)
+            answer = run(self.client, "beat", [self.names.prefix], [engine, silent_ms, -step, answer[1]])
+        self.clock.correct(answer[0], answer[1])
+        return int(answer[2]), int(answer[3])
+
+    def engines(self, *, silent_ms: int = 15_000) -> int:
+        """How many engines have been heard of lately."""
+        with mapped():
+            return int(self.client.zcount(self.names.key("engines"), self.now() - silent_ms, "+inf"))  # type: ignore[arg-type]
+
+    def endpoints(self) -> list[str]:
+        """Names that have ever had a record."""
+        with mapped():
+            return sorted(self.client.smembers(self.names.key("endpoints")))  # type: ignore[arg-type]
+
+    def counts(self, endpoint: str) -> dict[str, int]:
+        """Records per phase, and the endpoint's sums."""
+        with mapped():
+            return {name: int(value) for name, value in self.client.hgetall(self.names.count(endpoint)).items()}  # type: ignore[union-attr]
+
+    def wake(self) -> None:
+        """Tell sleeping engines of other processes that there is work."""
+        with mapped():
+            self.client.publish(self.names.wake, "1")
+
+    def listen(self) -> Any:  # noqa: ANN401  (redis PubSub)
+        """A subscription to other processes' wakes; the caller closes it."""
+        with mapped():
+            listener = self.client.pubsub()
+            listener.subscribe(self.names.wake)
+            return listener
+
+    def claim_schema(self) -> int:
+        """The ledger's schema number; a new ledger gets ours."""
+        with mapped():
+            self.client.hsetnx(self.names.key("meta"), "schema", str(SCHEMA))
+            return int(self.client.hget(self.names.key("meta"), "schema"))  # type: ignore[arg-type]
+
+    # What the scripts are given
+
+    def _keys(self) -> list[str]:
+        return [self.names.prefix, self.names.events]
+
+    def _accept_args(self, change: Change, *, consumes: bool) -> list[Any]:
+        record = change.record
+        put, _ = difference(None, record)
+        long = [part for item in change.put_long.items() if item[0] not in change.drop_long for part in item]
+        args: list[Any] = [record.id, record.endpoint, record.phase.value, record.due, self._score(change), record.timer]
+        args += ["1" if consumes else ""]
+        args += [self.rules.retention_ms, self._tombstone(change), self.rules.id_memory_ms] if change.closes else ["", "", ""]
+        args += [len(put) // 2, len(long) // 2, len(change.tellings), *put, *long]
+        for telling in change.tellings:
+            args += self._telling(telling)
+        return args
+
+    def _commit_args(self, change: Change, token: str) -> list[Any]:
+        before, record = change.before, change.record
+        assert before is not None  # noqa: S101  (only accept makes a record)
+        old = before.record
+        put, drop = difference(old, record)
+        long = [part for item in change.put_long.items() for part in item]
+        args: list[Any] = [
+            record.id, old.version, token, record.endpoint, old.phase.value, record.phase.value,
+            old.due, record.due, self._score(change) if record.due else "",
+            record.timer, record.lease_until if record.lease else "0",
+        ]  # fmt: skip
+        if change.closes:
+            args += [self.rules.retention_ms, self.rules.output_retention_ms, self._tombstone(change), self.rules.id_memory_ms]
+        else:
+            args += ["0" if change.reopens else "", "", "", ""]
+        args += ["drop" if change.drop_output else "set" if change.output is not None else "", change.output or ""]
+        args += [len(put) // 2, len(drop), len(long) // 2, len(change.drop_long), len(change.tellings), len(change.strays)]
+        args += [*put, *drop, *long, *change.drop_long]
+        for telling in change.tellings:
+            args += self._telling(telling)
+        args += [stray.as_json() for stray in change.strays]
+        return args
+
+    @staticmethod
+    def _score(change: Change) -> str:
+        record: Record = change.record
+        if record.due == Step.SUBMIT:
+            return str(submit_score(record))
+        return f"+{change.delay_ms}" if record.due else ""
+
+    def _telling(self, telling: Telling) -> list[str]:
+        reply, copies = "", []
+        if telling.reply is not None:
+            if telling.reply.get("via") == "amqp":
+                reply = json.dumps({k: telling.reply.get(k) for k in ("to", "correlation_id")})
+            else:
+                copies.append(self.names.reply(telling.reply["to"]))
+        if telling.result == "redis":
+            copies.append(self.names.results)
+        result = "1" if telling.result == "amqp" else ""
+        return [telling.body, telling.key, reply, " ".join(copies), result]
+
+    @staticmethod
+    def _tombstone(change: Change) -> str:
+        record = change.record
+        return json.dumps(
+            {"fp": record.fingerprint, "status": record.status, "reason": record.reason, "sq": record.sequence, "ep": record.endpoint},
+            separators=(",", ":"),
+        )
+
+    # The event stream
+
+    def trim_events(self, count_max: int, bytes_max: int, *, keep_after: str | None = None) -> None:
+        """Keep the stream inside its bounds; entries behind `keep_after` are not yet told elsewhere and stay."""
+        stream = self.names.events
+        with mapped():
+            used = int(self.client.memory_usage(stream, samples=20) or 0)  # type: ignore[arg-type]
+            length = int(self.client.xlen(stream))  # type: ignore[arg-type]
+            wanted = count_max
+            if used > bytes_max and length:
+                wanted = min(wanted, int(length * bytes_max / used * 0.9))
+            if length <= wanted:
+                return
+            if keep_after is None:
+                self.client.xtrim(stream, maxlen=wanted, approximate=True)
+                return
+            first_kept = self.client.xrevrange(stream, count=1, max="+") if wanted == 0 else None
+            if first_kept is None:
+                self.client.xtrim(stream, minid=keep_after, approximate=True)
+
+    def relay_take(self, token: str, count: int, *, lease_ms: int) -> list[tuple[str, dict[str, str]]] | None:
+        """The next events for AMQP, None when another process has the turn. Nothing moves until `relay_done`."""
+        key, stream = self.names.key("relay"), self.names.events
+        with mapped():
+            mine = self.client.set(key, token, nx=True, px=lease_ms)
+            if not mine:
+                if self.client.get(key) != token:
+                    return None
+                self.client.pexpire(key, lease_ms)
+            cursor = self.relay_cursor() or "0-0"
+            return self.client.xrange(stream, min=f"({cursor}", count=count)  # type: ignore[return-value]
+
+    def relay_done(self, token: str, cursor: str) -> None:
+        """Everything up to this entry was confirmed; written only by who has the turn."""
+        with mapped():
+            if self.client.get(self.names.key("relay")) == token:
+                self.client.hset(self.names.key("meta"), "cursor", cursor)
+
+    def relay_cursor(self) -> str | None:
+        """The last entry that AMQP has confirmed; None when nothing has been relayed."""
+        with mapped():
+            return self.client.hget(self.names.key("meta"), "cursor")  # type: ignore[return-value]
+
+    def relay_release(self, token: str) -> None:
+        """Give the turn to another process."""
+        with mapped():
+            if self.client.get(self.names.key("relay")) == token:
+                self.client.delete(self.names.key("relay"))
+
+    def dead_letter(self, reason: str, *, door: str, body: str, detail: str = "", headers: Mapping[str, Any] | None = None) -> str:
+        """Keep what could not be taken or told, with its reason (I12). At most 64 KiB of the original; size and SHA-256 always."""
+        raw = body.encode(errors="surrogateescape")
+        entry = {
+            "reason": reason,
+            "door": door,
+            "detail": detail[:1000],
+            "body": body[:65_536],
+            "size": str(len(raw)),
+            "sha256": hashlib.sha256(raw).hexdigest(),
+            "headers": json.dumps(dict(headers or {}), default=str)[:16_384],
+        }
+        with mapped():
+            return str(self.client.xadd(self.names.dead, entry, maxlen=self._dead_max, approximate=True))  # type: ignore[arg-type]

@@ -1,0 +1,37 @@
+-- accept: write a new record with its first event and due time, unless its id is known.
+-- KEYS 1 prefix  2 events stream
+-- ARGV 1 id  2 endpoint  3 phase  4 due step or ""  5 due score  6 timer or "0"  7 consumes a wish ("1" or "")
+--      8 ms to keep the row ("" for ever)  9 tombstone or ""  10 ms to keep the tombstone
+--      11 number of row values  12 number of long values  13 number of events, then these lists
+-- Returns {1, now} CREATED   {0, now, row} EXISTS   {2, now, tombstone} REMEMBERED   {3, now, wish} WISHED: ask again, born ended
+-- Invariant: one record per id (I2); the event enters the outbox in this same call (I3).
+local id, endpoint = ARGV[1], ARGV[2]
+local row = p .. 'r:' .. id
+local now = ledger_now()
+if redis.call('EXISTS', row) == 1 then return {0, now, redis.call('HGETALL', row)} end
+local tomb = redis.call('GET', p .. 't:' .. id)
+if tomb then return {2, now, tomb} end
+local wish = redis.call('GET', p .. 'wish:' .. id)
+if wish and ARGV[7] == '' then return {3, now, wish} end
+if wish then
+  redis.call('DEL', p .. 'wish:' .. id)
+  redis.call('ZREM', p .. 'wishes', id)
+end
+local at = 14
+local n_row, n_long, n_events = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+redis.call('HSET', row, 'v', 1, unpack(ARGV, at, at + 2 * n_row - 1))
+at = at + 2 * n_row
+if n_long > 0 then redis.call('HSET', p .. 'd:' .. id, unpack(ARGV, at, at + 2 * n_long - 1)) end
+at = at + 2 * n_long
+tell(KEYS[2], ARGV, at, n_events)
+redis.call('SADD', p .. 'endpoints', endpoint)
+redis.call('HINCRBY', p .. 'count:' .. endpoint, ARGV[3], 1)
+if ARGV[4] ~= '' then redis.call('ZADD', due_key(endpoint, ARGV[4]), ARGV[5], id) end
+if ARGV[6] ~= '0' then redis.call('ZADD', p .. 'timer', ARGV[6], id) end
+if ARGV[8] ~= '' then
+  redis.call('PEXPIRE', row, ARGV[8])
+  redis.call('PEXPIRE', p .. 'd:' .. id, ARGV[8])
+end
+if ARGV[9] ~= '' then redis.call('SET', p .. 't:' .. id, ARGV[9], 'PX', ARGV[10]) end
+redis.call('HINCRBY', p .. 'meta', 'changes', 1)
+return {1, now}

@@ -1,0 +1,67 @@
+-- commit: write one change of one record, with its events and its next due time, or nothing.
+-- KEYS 1 prefix  2 events stream
+-- ARGV 1 id  2 version it was made from  3 token of this change  4 endpoint  5 phase before  6 phase after
+--      7 due step before or ""  8 due step after or ""  9 due: "+ms" from now, or an absolute score
+--      10 timer in ledger ms, "0" none, "" unchanged  11 lease end in ledger ms, "0" none
+--      12 closes: ms to keep the record, "0" keep for ever again (reopened), "" unchanged
+--      13 ms to keep the output when it closes  14 tombstone or ""  15 ms to keep it
+--      16 output: "set", "drop" or ""  17 the output
+--      18 row values  19 row drops  20 long values  21 long drops  22 events  23 strays, then these lists
+-- Returns {1, now, version} WRITTEN (also when this very change was written before: I15)
+--         {0, now, row}     STALE: somebody changed it first; make the change anew from this row
+--         {-1, now}         UNKNOWN: no such record
+-- Invariant: a change and its events are one (I3); a record that needs work has a due time or a lease (I5).
+local id, endpoint = ARGV[1], ARGV[4]
+local row, long = p .. 'r:' .. id, p .. 'd:' .. id
+local now = ledger_now()
+local has = redis.call('HMGET', row, 'v', 'tk')
+if not has[1] then return {-1, now} end
+if has[1] ~= ARGV[2] then
+  if has[2] == ARGV[3] then return {1, now, tonumber(has[1])} end
+  return {0, now, redis.call('HGETALL', row)}
+end
+local n_put, n_drop = tonumber(ARGV[18]), tonumber(ARGV[19])
+local n_long, n_long_drop = tonumber(ARGV[20]), tonumber(ARGV[21])
+local at = 24
+local version = tonumber(has[1]) + 1
+redis.call('HSET', row, 'v', version, 'tk', ARGV[3], unpack(ARGV, at, at + 2 * n_put - 1))
+at = at + 2 * n_put
+if n_drop > 0 then redis.call('HDEL', row, unpack(ARGV, at, at + n_drop - 1)) end
+at = at + n_drop
+if n_long > 0 then redis.call('HSET', long, unpack(ARGV, at, at + 2 * n_long - 1)) end
+at = at + 2 * n_long
+if n_long_drop > 0 then redis.call('HDEL', long, unpack(ARGV, at, at + n_long_drop - 1)) end
+at = at + n_long_drop
+if ARGV[16] == 'set' then redis.call('SET', p .. 'o:' .. id, ARGV[17]) end
+if ARGV[16] == 'drop' then redis.call('DEL', p .. 'o:' .. id) end
+if ARGV[5] ~= ARGV[6] then
+  local count = p .. 'count:' .. endpoint
+  redis.call('HINCRBY', count, ARGV[5], -1)
+  redis.call('HINCRBY', count, ARGV[6], 1)
+end
+if ARGV[7] ~= '' and ARGV[7] ~= ARGV[8] then redis.call('ZREM', due_key(endpoint, ARGV[7]), id) end
+if ARGV[8] ~= '' then
+  local score = ARGV[9]
+  if string.sub(score, 1, 1) == '+' then score = now + tonumber(string.sub(score, 2)) end
+  redis.call('ZADD', due_key(endpoint, ARGV[8]), score, id)
+end
+if ARGV[11] == '0' then redis.call('ZREM', p .. 'leased:' .. endpoint, id) end
+if ARGV[10] == '0' then redis.call('ZREM', p .. 'timer', id)
+elseif ARGV[10] ~= '' then redis.call('ZADD', p .. 'timer', ARGV[10], id) end
+at = tell(KEYS[2], ARGV, at, tonumber(ARGV[22]))
+for _ = 1, tonumber(ARGV[23]) do
+  redis.call('ZADD', p .. 'stray', now, ARGV[at])
+  at = at + 1
+end
+if ARGV[12] == '0' then
+  redis.call('PERSIST', row)
+  redis.call('PERSIST', long)
+  redis.call('PERSIST', p .. 'o:' .. id)
+elseif ARGV[12] ~= '' then
+  redis.call('PEXPIRE', row, ARGV[12])
+  redis.call('PEXPIRE', long, ARGV[12])
+  redis.call('PEXPIRE', p .. 'o:' .. id, ARGV[13])
+  redis.call('SET', p .. 't:' .. id, ARGV[14], 'PX', ARGV[15])
+end
+redis.call('HINCRBY', p .. 'meta', 'changes', 1)
+return {1, now, version}

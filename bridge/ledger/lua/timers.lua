@@ -1,0 +1,22 @@
+-- timers: records one of whose clocks has run out. Takes nothing: the change that answers it is fenced by the version.
+-- KEYS 1 prefix
+-- ARGV 1 how many at most  2 number of long fields wanted, then these
+-- Returns {now, next clock in ms or -1, id, row, long values, ...}; ids without a record are dropped on the way.
+local now = ledger_now()
+local fields = {}
+for i = 1, tonumber(ARGV[2]) do fields[i] = ARGV[2 + i] end
+local answer = {now, -1}
+local found = redis.call('ZRANGE', p .. 'timer', '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[1])
+for _, id in ipairs(found) do
+  local row = redis.call('HGETALL', p .. 'r:' .. id)
+  if #row == 0 then
+    redis.call('ZREM', p .. 'timer', id)
+  else
+    answer[#answer + 1] = id
+    answer[#answer + 1] = row
+    answer[#answer + 1] = redis.call('HMGET', p .. 'd:' .. id, unpack(fields))
+  end
+end
+local first = redis.call('ZRANGE', p .. 'timer', 0, 0, 'WITHSCORES')
+if first[1] then answer[2] = math.floor(math.max(0, tonumber(first[2]) - now)) end
+return answer

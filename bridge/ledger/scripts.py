@@ -1,0 +1,81 @@
+"""The Lua scripts as package data: one file a verb, each sent with the prelude before it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError, RedisError
+
+from bridge.errors import LedgerUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+#: Scripts that save what was paid for run in a full memory as well (HARDENING 11).
+_ALLOW_OOM = frozenset({"commit", "beat", "give_back", "claim", "timers", "due", "stray"})
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One verb."""
+
+    name: str
+    source: str
+    sha: str
+
+
+@cache
+def script(name: str) -> Script:
+    """Read a verb and put the prelude before it."""
+    folder = files("bridge.ledger") / "lua"
+    flags = " flags=allow-oom" if name in _ALLOW_OOM else ""
+    source = f"#!lua{flags}\n" + (folder / "_prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    return Script(name, source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324  (Redis names scripts so)
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    """The one place where Redis' errors become ours."""
+    try:
+        yield
+    except RedisError as error:
+        fault = f"the ledger's Redis did not do what it was asked: {type(error).__name__}: {error}"
+        raise LedgerUnavailable(fault) from error
+
+
+def run(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:  # noqa: ANN401  (Lua's answer)
+    """Call one script. Raises LedgerUnavailable."""
+    verb = script(name)
+    with mapped():
+        try:
+            return client.execute_command("EVALSHA", verb.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return client.execute_command("EVAL", verb.source, len(keys), *keys, *args)
+
+
+def run_many(client: redis.Redis, name: str, keys: Sequence[str], many: Sequence[Sequence[Any]]) -> list[Any]:
+    """Call one script many times in one round trip. Raises LedgerUnavailable if any of the calls failed."""
+    if len(many) == 1:
+        return [run(client, name, keys, many[0])]
+    verb = script(name)
+    with mapped():
+        try:
+            return _pipelined(client, verb, keys, many)
+        except NoScriptError:  # every script may be repeated (I15)
+            client.script_load(verb.source)
+            return _pipelined(client, verb, keys, many)
+
+
+def _pipelined(client: redis.Redis, verb: Script, keys: Sequence[str], many: Sequence[Sequence[Any]]) -> list[Any]:
+    with client.pipeline(transaction=False) as pipe:
+        for args in many:
+            pipe.execute_command("EVALSHA", verb.sha, len(keys), *keys, *args)
+        return pipe.execute()  # type: ignore[no-any-return]

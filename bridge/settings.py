@@ -1,0 +1,214 @@
+"""Everything that can be set, as one frozen object read from the environment and checked whole.
+
+Every name is an environment variable in capitals (`bridge_redis_url` is `BRIDGE_REDIS_URL`); secrets may also
+come from a file named by the same variable with `_FILE`. docs/configuration.md is written from this list.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from bridge.errors import SettingsError
+
+ENDPOINT_WORD = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+NAMESPACE = re.compile(r"[A-Za-z0-9_\-]{1,32}")
+_SECRETS = ("runpod_api_key", "celery_broker_url", "celery_result_backend", "bridge_redis_url")
+
+
+def _switch(value: object) -> object:
+    """`on` and `off` beside what pydantic reads as a bool."""
+    return {"on": True, "off": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _endpoints(value: object) -> object:
+    """`sdxl=abc123,whisper=def456,xyz` as names to ids; a bare word is its own id."""
+    if not isinstance(value, str):
+        return value
+    found: dict[str, str] = {}
+    for part in filter(None, (word.strip() for word in value.split(","))):
+        name, _, endpoint_id = part.partition("=")
+        name, endpoint_id = name.strip(), (endpoint_id or name).strip()
+        for word in (name, endpoint_id):
+            if not ENDPOINT_WORD.fullmatch(word):
+                fault = f"{word!r} is no endpoint: 1 to 64 of A-Z a-z 0-9 _ -"
+                raise ValueError(fault)
+        if name in found:
+            fault = f"{name!r} is named twice"
+            raise ValueError(fault)
+        found[name] = endpoint_id
+    return found
+
+
+def _http_url(value: str | None) -> str | None:
+    if value is not None and not re.match(r"https?://[^/\s]+", value):
+        fault = "must begin with http:// or https:// and name a host"
+        raise ValueError(fault)
+    return value.rstrip("/") if value else None
+
+
+def _bind(value: str) -> str:
+    if value and not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[^:\s]*):\d{1,5}", value):
+        fault = "must be HOST:PORT, or empty for none"
+        raise ValueError(fault)
+    return value
+
+
+def _namespace(value: str) -> str:
+    if not NAMESPACE.fullmatch(value):
+        fault = "must be 1 to 32 of A-Z a-z 0-9 _ -"
+        raise ValueError(fault)
+    return value
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Seconds = Annotated[float, Field(gt=0, le=366 * 24 * 3600)]
+Count = Annotated[int, Field(ge=1)]
+Bytes = Annotated[int, Field(ge=1024)]
+Url = Annotated[str | None, AfterValidator(_http_url)]
+
+
+class Settings(BaseSettings):
+    """See docs/configuration.md. Build with `load()`, which reports every fault at once."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=False)
+
+    # RunPod
+    runpod_api_key: str = ""
+    runpod_endpoint_id: str = ""
+    runpod_endpoint_base_url: Annotated[str, AfterValidator(_http_url)] = "https://api.runpod.ai/v2"
+
+    # Broker, results, ledger
+    celery_broker_url: str = "redis://127.0.0.1:6379/0"
+    celery_result_backend: str = ""
+    bridge_redis_url: str = ""
+    bridge_namespace: Annotated[str, AfterValidator(_namespace)] = "_"
+    bridge_celery_config: str = ""
+    bridge_config_file: Path | None = None
+    bridge_queue_type: Literal["classic", "quorum"] = "classic"
+    bridge_allow_eviction: Switch = False
+    bridge_ledger_fsync: Literal["server", "wait"] = "server"
+
+    # Requests
+    bridge_endpoints: Annotated[dict[str, str], NoDecode, BeforeValidator(_endpoints)] = {}
+    bridge_delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
+    bridge_unanswered_grace_s: Seconds = 30.0
+    bridge_submits_max: Annotated[int, Field(ge=1, le=10)] = 2
+    bridge_gate_max_s: Annotated[float, Field(ge=0)] = 0.0
+    bridge_cancel_is_failure: Switch = False
+    bridge_reply_pattern: str = r"[A-Za-z0-9._:-]{1,255}"
+    bridge_results: Literal["unaddressed", "all", "off"] = "unaddressed"
+    bridge_inline_limit: Bytes = 256 * 1024
+    bridge_message_limit: Bytes = 8 * 1024 * 1024
+
+    # What is kept, and how much
+    bridge_retention_s: Seconds = 7 * 24 * 3600.0
+    bridge_output_retention_s: Seconds = 24 * 3600.0
+    bridge_id_memory_s: Seconds = 24 * 3600.0
+    bridge_events_max: Count = 100_000
+    bridge_events_bytes_max: Bytes = 256 * 1024 * 1024
+    bridge_events_retention_s: Seconds = 7 * 24 * 3600.0
+    bridge_wishes_max: Count = 100_000
+    bridge_dead_max: Count = 10_000
+    bridge_waiting_max: Count = 100_000
+    bridge_memory_ratio_max: Annotated[float, Field(gt=0, lt=1)] = 0.75
+
+    # Engine
+    bridge_engine: Switch = True
+    bridge_lease_s: Seconds = 60.0
+    bridge_submit_threads: Annotated[int, Field(ge=1, le=256)] = 16
+    bridge_track_threads: Annotated[int, Field(ge=1, le=256)] = 16
+    bridge_sync_threads: Annotated[int, Field(ge=1, le=400)] = 32
+    bridge_connect_timeout_s: Seconds = 3.05
+    bridge_read_timeout_s: Seconds = 20.0
+    bridge_stop_grace_s: Seconds = 20.0
+    bridge_finish_resend_s: Seconds = 30.0
+    bridge_finish_turn_s: Seconds = 60.0
+    bridge_finish_turns_max: Count = 10
+
+    # HTTP
+    bridge_http_bind: Annotated[str, AfterValidator(_bind)] = "127.0.0.1:9464"
+    bridge_webhook_bind: Annotated[str, AfterValidator(_bind)] = ""
+    bridge_webhook_base_url: Url = None
+
+    # Logs
+    bridge_log_level: Literal["debug", "info", "warning", "error"] = "info"
+    bridge_log_json: Switch = False
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's Redis: as set, else the result backend, else the broker, whichever is Redis; "" if none is."""
+        for url in (self.bridge_redis_url, self.celery_result_backend, self.celery_broker_url):
+            if is_redis(url):
+                return url
+        return ""
+
+    @property
+    def result_backend_url(self) -> str:
+        """Where Celery results go: as set, else the ledger's Redis."""
+        return self.celery_result_backend or self.ledger_url
+
+    @property
+    def amqp(self) -> bool:
+        """Whether the broker speaks AMQP (RabbitMQ)."""
+        return self.celery_broker_url.startswith(("amqp", "pyamqp"))
+
+
+def is_redis(url: str) -> bool:
+    """Whether Celery and redis-py would both open this URL as Redis."""
+    return url.startswith(("redis://", "rediss://", "unix://"))
+
+
+def load(**overrides: Any) -> Settings:  # noqa: ANN401  (checked by the model)
+    """Read and check the environment; `overrides` are for tests and the demo. Raises SettingsError with every fault."""
+    faults: list[str] = []
+    for name in _SECRETS:
+        path = os.environ.get(f"{name.upper()}_FILE")
+        if path and name not in overrides:
+            try:
+                overrides[name] = Path(path).read_text().strip()
+            except OSError as error:
+                faults.append(f"{name.upper()}_FILE: cannot be read: {error.strerror}")
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            variable = str(fault["loc"][0]).upper() if fault["loc"] else "settings"
+            faults.append(f"{variable}: {fault['msg'].removeprefix('Value error, ')}")
+        raise SettingsError(*faults) from None
+    faults += _cross_faults(settings)
+    if faults:
+        raise SettingsError(*faults)
+    return settings
+
+
+def _cross_faults(settings: Settings) -> list[str]:
+    """What no field can tell alone."""
+    faults = []
+    if not settings.ledger_url:
+        faults.append(
+            "BRIDGE_REDIS_URL: is not set, and neither CELERY_RESULT_BACKEND nor CELERY_BROKER_URL is a Redis; "
+            "the ledger needs one, for example redis://127.0.0.1:6379/1"
+        )
+    elif settings.bridge_redis_url and not is_redis(settings.bridge_redis_url):
+        faults.append("BRIDGE_REDIS_URL: must begin with redis://, rediss:// or unix://")
+    default = settings.runpod_endpoint_id
+    if default and not ENDPOINT_WORD.fullmatch(default):
+        faults.append("RUNPOD_ENDPOINT_ID: must be 1 to 64 of A-Z a-z 0-9 _ -")
+    known = settings.bridge_endpoints
+    if default and known and default not in known and default not in known.values():
+        faults.append(f"RUNPOD_ENDPOINT_ID: {default!r} is not among BRIDGE_ENDPOINTS, which is an allow-list when set")
+    try:
+        re.compile(settings.bridge_reply_pattern)
+    except re.error as error:
+        faults.append(f"BRIDGE_REPLY_PATTERN: is no regular expression: {error}")
+    if settings.bridge_config_file is not None and not settings.bridge_config_file.is_file():
+        faults.append(f"BRIDGE_CONFIG_FILE: there is no file {settings.bridge_config_file}")
+    if settings.bridge_read_timeout_s + settings.bridge_connect_timeout_s + 5 > settings.bridge_lease_s:
+        faults.append("BRIDGE_LEASE_S: must be over BRIDGE_CONNECT_TIMEOUT_S + BRIDGE_READ_TIMEOUT_S + 5")
+    return faults

@@ -1,0 +1,223 @@
+"""The only place that constructs: settings in; ledger, clients, doors' functions and the engine out.
+
+`current()` is this process' own instance, built at first use and built anew after a fork, so that no connection and no
+key is ever shared between processes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bridge.endpoints import EndpointBook
+from bridge.engine.accept import Accept, Verdict
+from bridge.engine.calls import Callers
+from bridge.engine.carry_out import CarryOut
+from bridge.engine.commits import Commits
+from bridge.engine.control import Control
+from bridge.engine.engine import Engine
+from bridge.engine.finish import Finish
+from bridge.engine.pace import Pace
+from bridge.engine.publish import Publish
+from bridge.engine.states import States
+from bridge.engine.submit import Submit
+from bridge.engine.sweep import Sweep
+from bridge.engine.track import Track
+from bridge.engine.vitals import Vitals
+from bridge.engine.wake import Wake
+from bridge.errors import SchemaTooNew, SettingsError
+from bridge.job.change import Change, Rules
+from bridge.ledger import Ledger, Names, connect, inspect_server
+from bridge.ledger.ledger import SCHEMA
+from bridge.loop import Loop
+from bridge.runpod.budget import Budget
+from bridge.runpod.client import RunPodClient
+from bridge.runpod.gate import Gate
+from bridge.settings import Settings, load
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from bridge.job.document import Held
+
+#: Seconds. Turns of the busy loops are at least this far apart, so that a burst becomes a batch.
+BURST_S = 0.005
+#: The Celery door lets the loops of a burst gather this long; latency stays far under 10 ms.
+FINISH_BURST_S = 0.005
+
+
+class Bridge:
+    """Everything one process has, without an engine until `start_engine`."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        """Connects to nothing yet; what cannot work is found by `check`."""
+        self.settings = settings
+        self.app = app
+        self.names = Names(settings.bridge_namespace)
+        self.client = connect(settings.ledger_url)
+        self.ledger = Ledger(
+            self.client, self.names, rules(settings), wishes_max=settings.bridge_wishes_max, dead_max=settings.bridge_dead_max
+        )
+        self.book = EndpointBook(settings)
+        self.budget = Budget(self.client, self.names.prefix)
+        self.gate = Gate(self.client, self.names.prefix)
+        self.vitals = Vitals(self.gate, self.budget, self.ledger.now)
+        self._clients: dict[str, RunPodClient] = {}
+        self._clients_lock = threading.Lock()
+        self.accept = Accept(self.ledger, self.book, settings)
+        self.states = States(self.ledger, app, self.vitals.waiting_for, settings.bridge_message_limit)
+        self.control = Control(self.ledger, self.book, self.vitals, self.client_of, self.noticed, settings.bridge_inline_limit)
+        self.engine: Engine | None = None
+
+    # Called by the doors
+
+    def accepted(self, verdict: Verdict) -> None:
+        """A request is in: have it worked on, and told to Celery."""
+        held: Held | None = verdict.accepted.held
+        if verdict.accepted.kind != "created" or held is None:
+            return
+        record = held.record
+        if record.door == "celery" and not record.phase.ended:
+            self.states.put(held)
+            if self.engine is None:
+                self.states.once()
+        if self.engine is None:
+            self.ledger.wake()
+        elif record.step is not None:
+            self.engine.wake(record.step)
+
+    def noticed(self, change: Change) -> None:
+        """A change was written: wake who works on, and tell Celery's state."""
+        self.states.changed(change)
+        if self.engine is not None:
+            self.engine.changed(change)
+        elif not change.empty:
+            self.ledger.wake()
+
+    def dead(self, reason: str, request_id: str, arguments: Mapping[str, Any]) -> None:
+        """Keep what was refused without a record of its own (I12), without its input."""
+        shown = {name: value for name, value in arguments.items() if name not in {"input", "s3Config"}}
+        self.ledger.dead_letter(reason, door="celery", body=repr(shown), detail=request_id)
+
+    def client_of(self, endpoint: str) -> RunPodClient:
+        """The HTTP client of an endpoint; one for all that share base URL and key."""
+        found = self._clients.get(endpoint)
+        if found is None:
+            with self._clients_lock:
+                found = self._clients.get(endpoint) or RunPodClient(
+                    self.settings.runpod_endpoint_base_url,
+                    lambda: self.book.api_key(endpoint),
+                    connect_timeout_s=self.settings.bridge_connect_timeout_s,
+                    read_timeout_s=self.settings.bridge_read_timeout_s,
+                )
+                self._clients[endpoint] = found
+        return found
+
+    # Start and stop
+
+    def check(self) -> None:
+        """Refuse to start on a ledger that cannot be trusted. Raises SettingsError with every fault, or LedgerUnavailable."""
+        faults = inspect_server(self.client).faults(allow_eviction=self.settings.bridge_allow_eviction)
+        if faults:
+            raise SettingsError(*faults)
+        schema = self.ledger.claim_schema()
+        if schema > SCHEMA:
+            fault = f"the ledger {self.names.prefix} has schema {schema}; this version knows {SCHEMA}: start a newer one"
+            raise SchemaTooNew(fault)
+
+    def start_engine(self) -> Engine:
+        """Build the loops and start them."""
+        self.engine = self._engine()
+        self.engine.start()
+        return self.engine
+
+    def stop_engine(self) -> bool:
+        """Whether everything under way was ended in time."""
+        engine, self.engine = self.engine, None
+        return engine.stop(self.settings.bridge_stop_grace_s) if engine is not None else True
+
+    def endpoint_id_of(self, name: str) -> str:
+        """The id whose budget an endpoint's calls are counted on."""
+        known = self.book.all().get(name)
+        return known.id if known else name
+
+    def purged_at(self, endpoint: str) -> int:
+        """When the bridge last purged the endpoint's queue; 0 for never."""
+        return self.ledger.counts(endpoint).get("purged_at", 0)
+
+    def _engine(self) -> Engine:
+        s = self.settings
+        commits = Commits(self.ledger, self.noticed)
+        submitters, trackers = Callers("submit", s.bridge_submit_threads), Callers("track", s.bridge_track_threads)
+        syncers, carriers = Callers("sync", s.bridge_sync_threads), Callers("carry", 8)
+        pace, lease_ms = Pace(), int(s.bridge_lease_s * 1000)
+        slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
+        submit = Submit(
+            self.ledger, commits, self.vitals, self.book, submitters, syncers, pace, self.client_of,
+            lease_ms, slot_ms, s.bridge_webhook_base_url,
+        )  # fmt: skip
+        track = Track(
+            self.ledger, commits, self.vitals, trackers, pace, self.client_of, self.endpoint_id_of, lease_ms, slot_ms, self.purged_at
+        )
+        carry_out = CarryOut(
+            self.ledger, commits, self.vitals, carriers, pace, self.client_of, self.endpoint_id_of, lease_ms, slot_ms
+        )
+        finish = Finish(self.ledger, self.app, lease_ms, s.bridge_finish_resend_s)
+        publish = Publish(self.ledger, self.app, self.noticed) if s.amqp else None
+        engine_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        sweep = Sweep(
+            self.ledger, engine_id, self.noticed, s.bridge_events_max, s.bridge_events_bytes_max,
+            publish.cursor if publish else lambda: None,
+        )  # fmt: skip
+        wake = Wake(self.ledger, lambda: None)
+        loops = {
+            "submit": Loop("submit", submit.once, at_least_s=BURST_S),
+            "track": Loop("track", track.once, at_least_s=BURST_S),
+            "carry_out": Loop("carry-out", carry_out.once, at_least_s=BURST_S),
+            "strays": Loop("strays", carry_out.strays),
+            "finish": Loop("finish", finish.once, at_least_s=FINISH_BURST_S),
+            "states": Loop("states", self.states.once, at_least_s=BURST_S),
+            "sweep": Loop("sweep", sweep.once),
+            "wake": Loop("wake", wake.once),
+        }
+        if publish is not None:
+            loops["publish"] = Loop("publish", publish.once, at_least_s=BURST_S)
+        self.states.wake = loops["states"].wake
+        submitters.on_free = syncers.on_free = loops["submit"].wake
+        trackers.on_free, carriers.on_free = loops["track"].wake, loops["carry_out"].wake
+        closers: tuple[Callable[[], None], ...] = (finish.close, wake.close, *((publish.close,) if publish else ()))
+        engine = Engine(engine_id, loops, commits, (submitters, trackers, syncers, carriers), closers)
+        wake.woken = engine.wake_all
+        return engine
+
+
+def rules(settings: Settings) -> Rules:
+    """The table's rules, from the settings."""
+    return Rules(
+        grace_ms=int(settings.bridge_unanswered_grace_s * 1000),
+        submits_max=settings.bridge_submits_max,
+        delivery=settings.bridge_delivery,
+        retention_ms=int(settings.bridge_retention_s * 1000),
+        output_retention_ms=int(settings.bridge_output_retention_s * 1000),
+        id_memory_ms=int(settings.bridge_id_memory_s * 1000),
+        inline_limit=settings.bridge_inline_limit,
+        unaddressed_results=settings.bridge_results,
+    )
+
+
+_lock = threading.Lock()
+_built: tuple[int, Bridge] | None = None
+
+
+def current(app: Celery) -> Bridge:
+    """This process' own instance."""
+    global _built  # noqa: PLW0603  (one per process, by pid)
+    if _built is None or _built[0] != os.getpid():
+        with _lock:
+            if _built is None or _built[0] != os.getpid():
+                _built = (os.getpid(), Bridge(load(), app))
+    return _built[1]

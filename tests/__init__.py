@@ -1,0 +1,1 @@
+"""The bridge's tests: unit, integration, contract, emulator, chaos, bench."""

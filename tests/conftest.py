@@ -1,0 +1,81 @@
+"""Fixtures for all tests: private servers, and a fresh place in them for each test.
+
+There is one Redis and one RabbitMQ node per test process, that is: per run, or per worker of pytest-xdist, so
+that a test which hurts its servers disturbs no other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from tests.servers import HOW_TO_GET_RABBITMQ, RabbitServer, RedisServer, find_rabbitmq
+
+# A slow example on a busy machine is no failure; the timeout of the test is.
+hypothesis.settings.register_profile("bridge", deadline=None)
+hypothesis.settings.load_profile("bridge")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_of_this_shell() -> Iterator[None]:
+    """Hide the caller's own settings: a test says what it wants, and never finds a key or a server by chance.
+
+    Tests marked `live` read RUNPOD_* from tests.conftest.OUTSIDE.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in OUTSIDE:
+            patch.delenv(name)
+        yield
+
+
+#: The caller's settings as they were: for `live` tests alone.
+OUTSIDE = {k: v for k, v in os.environ.items() if k.startswith(("RUNPOD_", "BRIDGE_", "CELERY_"))}
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A private Redis for this test process. A test that hurts it leaves it running."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A private RabbitMQ node for this test process; without RabbitMQ skip loudly at home, fail in CI."""
+    script = find_rabbitmq()
+    if script is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(HOW_TO_GET_RABBITMQ)
+        pytest.skip(HOW_TO_GET_RABBITMQ)
+    server = RabbitServer(script, tmp_path_factory.mktemp("rabbitmq"))
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of a database that no other test has used."""
+    return redis_server.start().fresh_url()
+
+
+@pytest.fixture
+def amqp_url(rabbitmq_server: RabbitServer) -> str:
+    """The URL of a virtual host that no other test has used."""
+    return rabbitmq_server.start().fresh_url()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly when tests were skipped for want of RabbitMQ: such a run proves less than it seems to."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    missing = sum(HOW_TO_GET_RABBITMQ in str(report.longrepr) for report in skipped)
+    if missing:
+        terminalreporter.write_sep("!", f"{missing} tests did not run", red=True, bold=True)
+        terminalreporter.write_line(HOW_TO_GET_RABBITMQ, red=True)

@@ -1,0 +1,297 @@
+"""The state table, walked cell by cell: what may move moves as written, and nothing else moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from bridge.job.change import Change, Rules
+from bridge.job.document import Held
+from bridge.job.record import Long, Record
+from bridge.job.table import TABLE, Heard, Table
+from bridge.job.words import Phase, Sink, Status, Wish
+
+NOW = 1_800_000_000_000
+TOKEN = "lease-of-mine"
+TABLE_OF = Table(Rules())
+
+BASE = Record(
+    id="r1",
+    endpoint="demo",
+    endpoint_id="demo",
+    door="celery",
+    accepted_at=NOW - 60_000,
+    sinks="celery",
+    nonce="n",
+    lease=TOKEN,
+    lease_until=NOW + 30_000,
+    ttl_ms=86_400_000,
+)
+
+
+def in_phase(phase: Phase, **more: object) -> Held:
+    """A plausible record of each phase."""
+    seen = {"job_id": "j1", "submitted_at": NOW - 50_000, "observed_at": NOW - 1_000, "submits": 1}
+    values: dict[Phase, dict[str, object]] = {
+        Phase.ACCEPTED: {},
+        Phase.SUBMITTING: {"sent_at": NOW - 100, "submits": 1},
+        Phase.UNANSWERED: {"sent_at": NOW - 31_000, "submits": 1, "grace_until": NOW - 1, "lease": ""},
+        Phase.TRACKED: {**seen, "status": "IN_PROGRESS"},
+        Phase.RETRYING: {**seen, "status": "FAILED", "reason": "handler_error"},
+        Phase.SETTLED: {**seen, "status": "FAILED", "reason": "handler_error", "ended_at": NOW - 10},
+        Phase.CLOSED: {**seen, "status": "FAILED", "reason": "handler_error", "ended_at": NOW - 10, "sinks": ""},
+    }
+    record = replace(BASE, phase=phase, **{**values[phase], **more})  # type: ignore[arg-type]
+    return Held(record, {Long.INPUT: '{"a":1}', Long.CANVAS: "{}"})
+
+
+def heard(status: str, **more: object) -> Heard:
+    """One observation of the current job."""
+    return Heard(**{"job_id": "j1", "status": status, "attempt": 1, **more})  # type: ignore[arg-type]
+
+
+EVENTS: dict[str, Callable[[Held], Change]] = {
+    "sending": lambda h: TABLE_OF.sending(h, NOW, TOKEN, endpoint_id="demo", base_url="http://x"),
+    "submitted": lambda h: TABLE_OF.submitted(h, NOW, "j9", "IN_QUEUE", poll_ms=500),
+    "refused": lambda h: TABLE_OF.refused(h, NOW, "no"),
+    "deferred": lambda h: TABLE_OF.deferred(h, NOW),
+    "unanswered": lambda h: TABLE_OF.unanswered(h, NOW, seen=True),
+    "grace_ended": lambda h: TABLE_OF.grace_ended(h, NOW),
+    "cancel": lambda h: TABLE_OF.wish(h, NOW, Wish.CANCEL, by="me", door="celery"),
+    "deadline": lambda h: TABLE_OF.wish(h, NOW, Wish.TIMEOUT),
+    "purge": lambda h: TABLE_OF.purge_pending(h, NOW),
+    "observed": lambda h: TABLE_OF.observed(h, NOW, heard("COMPLETED", output="1"), poll_ms=500),
+    "gone": lambda h: TABLE_OF.gone(
+        replace(h, record=replace(h.record, gone_at=NOW - 31_000)),
+        NOW,
+        "j1",
+        1,
+        endpoint_ok_at=NOW - 5,
+        purged_at=0,
+        poll_ms=1,
+    ),
+    "retry_sending": lambda h: TABLE_OF.retry_sending(h, NOW, TOKEN),
+    "retry_answered": lambda h: TABLE_OF.retry_answered(h, NOW, poll_ms=500),
+    "retry_refused": lambda h: TABLE_OF.retry_refused(h, NOW),
+    "retry_unanswered": lambda h: TABLE_OF.retry_unanswered(h, NOW),
+    "delivered": lambda h: TABLE_OF.delivered(h, NOW, Sink.CELERY, round_=1),
+    "retry": lambda h: TABLE_OF.ask_retry(h, NOW, "n2", by="me"),
+}
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.parametrize("event", list(EVENTS))
+def test_each_cell_moves_as_the_table_says_and_no_other_moves(phase: Phase, event: str) -> None:
+    """A change of phase is one the table lists; a cell it does not list changes no phase."""
+    change = EVENTS[event](in_phase(phase))
+    allowed = TABLE.get((phase, event))
+    if allowed is None:
+        assert change.record.phase is phase
+    elif not change.empty:
+        assert change.record.phase in allowed
+    if change.empty:
+        assert not change.tellings
+
+
+def test_every_cell_of_the_table_can_be_reached() -> None:
+    """No line of the table is dead: each listed cell has an event here that moves or rewrites the record."""
+    for phase, event in TABLE:
+        if event == "finish" or (phase, event) in {(Phase.SETTLED, "observed"), (Phase.SETTLED, "submitted")}:
+            continue  # told apart below: only LOST may still become a real end
+        if (phase, event) in {(Phase.ACCEPTED, "submitted"), (Phase.RETRYING, "observed")}:
+            continue  # late news and an unsent /retry have tests of their own
+        assert not EVENTS[event](in_phase(phase)).empty, (phase, event)
+
+
+def test_an_end_is_written_once() -> None:
+    """I4: after the end no news changes anything."""
+    ended = TABLE_OF.observed(in_phase(Phase.TRACKED), NOW, heard("COMPLETED", output="1"), poll_ms=1).after
+    for status in ("IN_QUEUE", "IN_PROGRESS", "FAILED", "CANCELLED", "COMPLETED", "PECULIAR"):
+        assert TABLE_OF.observed(ended, NOW + 5, heard(status), poll_ms=1).empty
+
+
+def test_completed_wins_over_any_wish() -> None:
+    """A job that completes while it is being cancelled keeps its result."""
+    wished = TABLE_OF.wish(in_phase(Phase.TRACKED), NOW, Wish.CANCEL).after
+    change = TABLE_OF.observed(wished, NOW, heard("COMPLETED", output="42"), poll_ms=1)
+    assert (change.record.status, change.output) == ("COMPLETED", "42")
+
+
+@pytest.mark.parametrize(
+    ("wish", "status", "reason"),
+    [
+        (Wish.CANCEL, "CANCELLED", "cancelled"),
+        (Wish.TIMEOUT, "TIMED_OUT", "timeout"),
+        (Wish.QUEUE_TIMEOUT, "TIMED_OUT", "queue_timeout"),
+    ],
+)
+def test_a_wishes_cause_decides_the_end(wish: Wish, status: str, reason: str) -> None:
+    """RunPod says CANCELLED both times; the caller hears why."""
+    wished = TABLE_OF.wish(in_phase(Phase.TRACKED), NOW, wish).after
+    change = TABLE_OF.observed(wished, NOW, heard("CANCELLED"), poll_ms=1)
+    assert (change.record.status, change.record.reason) == (status, reason)
+
+
+def test_the_first_wish_wins() -> None:
+    """A deadline after a cancel changes nothing."""
+    wished = TABLE_OF.wish(in_phase(Phase.SUBMITTING), NOW, Wish.CANCEL).after
+    again = TABLE_OF.wish(wished, NOW, Wish.TIMEOUT)
+    assert again.verdict == "requested"
+    assert again.record.wish == Wish.CANCEL
+
+
+def test_an_accepted_request_is_cancelled_for_nothing() -> None:
+    """Nothing has left: the cancel ends it at once, and says who did it."""
+    change = TABLE_OF.wish(in_phase(Phase.ACCEPTED), NOW, Wish.CANCEL, by="ann", door="cli")
+    assert change.verdict == "cancelled"
+    assert '"by":"ann"' in change.tellings[0].body
+
+
+def test_no_intent_is_carried_out_with_a_stale_lease() -> None:
+    """Fencing: an engine that has lost its lease sends nothing."""
+    stale = replace(in_phase(Phase.ACCEPTED).record, lease_until=NOW - 1)
+    assert TABLE_OF.sending(Held(stale, {}), NOW, TOKEN, endpoint_id="d", base_url="u").empty
+    stale = replace(in_phase(Phase.RETRYING).record, lease="somebody-else")
+    assert TABLE_OF.retry_sending(Held(stale, {}), NOW, TOKEN).empty
+
+
+def test_a_job_id_is_never_refused() -> None:
+    """HARDENING 3: whoever brings it, however late, the job is known, watched or cancelled."""
+    for phase in Phase:
+        change = TABLE_OF.submitted(in_phase(phase), NOW, "late-job", "IN_QUEUE", poll_ms=1)
+        known = change.record.job_id == "late-job" or "late-job" in change.after.long.get(Long.JOBS, "")
+        assert known or change.strays, phase
+
+
+def test_a_cancelled_request_is_not_submitted_again() -> None:
+    """An unanswered submit with a wish ends by the wish, and says that the job may run."""
+    wished = TABLE_OF.wish(in_phase(Phase.UNANSWERED), NOW, Wish.CANCEL).after
+    change = TABLE_OF.grace_ended(wished, NOW)
+    assert (change.record.status, change.record.may_run) == ("CANCELLED", 1)
+
+
+def test_at_most_once_never_submits_again() -> None:
+    """Its unanswered submit ends LOST; at_least_once waits again, marked, and only so many times."""
+    once = in_phase(Phase.UNANSWERED, delivery="at_most_once")
+    assert TABLE_OF.grace_ended(once, NOW).record.status == "LOST"
+    again = TABLE_OF.grace_ended(in_phase(Phase.UNANSWERED), NOW).record
+    assert (again.phase, again.possible_duplicate) == (Phase.ACCEPTED, 1)
+    worn = TABLE_OF.grace_ended(in_phase(Phase.UNANSWERED, submits=2), NOW).record
+    assert (worn.status, worn.reason) == ("LOST", "unanswered")
+
+
+def test_one_404_is_no_loss() -> None:
+    """Two, 30 s apart, with a success of the endpoint between them."""
+    tracked = in_phase(Phase.TRACKED)
+    first = TABLE_OF.gone(tracked, NOW, "j1", 1, endpoint_ok_at=NOW, purged_at=0, poll_ms=1)
+    assert first.record.phase is Phase.TRACKED
+    soon = TABLE_OF.gone(first.after, NOW + 29_000, "j1", 1, endpoint_ok_at=NOW + 28_000, purged_at=0, poll_ms=1)
+    assert soon.record.phase is Phase.TRACKED
+    alone = TABLE_OF.gone(first.after, NOW + 31_000, "j1", 1, endpoint_ok_at=NOW - 1, purged_at=0, poll_ms=1)
+    assert alone.record.phase is Phase.TRACKED
+    sure = TABLE_OF.gone(first.after, NOW + 31_000, "j1", 1, endpoint_ok_at=NOW + 5, purged_at=0, poll_ms=1)
+    assert (sure.record.status, sure.record.reason) == ("LOST", "vanished")
+
+
+def test_a_404_says_why() -> None:
+    """After the ttl: timed out. After the retention: expired. After our purge, from the queue: cancelled."""
+
+    def reason(**more: object) -> tuple[str, str]:
+        purged_at = int(more.pop("purged_at", 0))  # type: ignore[call-overload]
+        held = in_phase(Phase.TRACKED, gone_at=NOW - 40_000, **more)
+        record = TABLE_OF.gone(held, NOW, "j1", 1, endpoint_ok_at=NOW, purged_at=purged_at, poll_ms=1).record
+        return record.status, record.reason
+
+    assert reason(ttl_ms=10_000) == ("TIMED_OUT", "ttl_expired")
+    assert reason(observed_at=NOW - 40 * 60_000, submitted_at=NOW - 50 * 60_000) == ("LOST", "result_expired")
+    assert reason(status="IN_QUEUE", purged_at=NOW) == ("CANCELLED", "purged")
+    assert reason(wish="cancel") == ("CANCELLED", "cancelled")
+
+
+def test_failed_with_retries_left_is_no_end() -> None:
+    """No end event, no finish: `retried`, and RunPod's /retry is due."""
+    change = TABLE_OF.observed(in_phase(Phase.TRACKED, retries_left=1), NOW, heard("FAILED", error="boom"), poll_ms=1)
+    assert (change.record.phase, change.record.retries_left) == (Phase.RETRYING, 0)
+    assert [telling.name.value for telling in change.tellings] == ["retried"]
+
+
+def test_an_execution_timeout_is_retried_only_if_named() -> None:
+    """It would most likely time out again."""
+    tracked = in_phase(Phase.TRACKED, retries_left=1)
+    end = heard("FAILED", error="executionTimeout exceeded")
+    change = TABLE_OF.observed(tracked, NOW, end, poll_ms=1)
+    assert (change.record.phase, change.record.reason) == (Phase.SETTLED, "execution_timeout")
+    named = Held(tracked.record, {Long.ARGUMENTS: '{"retry_on":["execution_timeout"]}'})
+    assert TABLE_OF.observed(named, NOW, end, poll_ms=1).record.phase is Phase.RETRYING
+
+
+def test_an_observation_of_an_earlier_attempt_is_dropped() -> None:
+    """A status read that started before the last /retry answer tells of the attempt before it."""
+    held = in_phase(Phase.TRACKED, attempt=2)
+    assert TABLE_OF.observed(held, NOW, heard("FAILED", error="old"), poll_ms=1).record.phase is Phase.TRACKED
+
+
+def test_the_first_to_complete_of_two_jobs_gives_the_result() -> None:
+    """The other is cancelled and counted; a failure ends nothing while another job lives."""
+    two = TABLE_OF.submitted(in_phase(Phase.TRACKED), NOW, "j2", "IN_QUEUE", poll_ms=1).after
+    failed = TABLE_OF.observed(two, NOW, heard("FAILED", error="x"), poll_ms=1)
+    assert failed.record.phase is Phase.TRACKED
+    assert failed.record.job_id == "j2"
+    won = TABLE_OF.observed(two, NOW, heard("COMPLETED", job_id="j2", output="7"), poll_ms=1)
+    assert (won.record.status, won.record.job_id, won.output) == ("COMPLETED", "j2", "7")
+    assert [stray.job_id for stray in won.strays] == ["j1"]
+
+
+def test_a_retry_is_asked_only_after_everybody_was_told() -> None:
+    """Never from SETTLED; a new round with a nonce of its own from CLOSED; never of a success."""
+    assert TABLE_OF.ask_retry(in_phase(Phase.SETTLED), NOW, "n2").verdict == "try_again"
+    again = TABLE_OF.ask_retry(in_phase(Phase.CLOSED), NOW, "n2").record
+    assert (again.phase, again.round, again.nonce, again.sinks) == (Phase.RETRYING, 2, "n2", "celery")
+    done = in_phase(Phase.CLOSED, status="COMPLETED")
+    assert TABLE_OF.ask_retry(done, NOW, "n2").verdict == "not_retryable"
+
+
+def test_only_one_finish_has_the_turn() -> None:
+    """A copy, a forged nonce and another round are turned away; the holder is let in again."""
+    settled = in_phase(Phase.SETTLED)
+    mine = TABLE_OF.finish_begin(settled, NOW, round_=1, nonce="n", turn="t1", turn_ms=60_000)
+    assert mine.verdict == "turn"
+    assert TABLE_OF.finish_begin(mine.after, NOW, round_=1, nonce="n", turn="t2", turn_ms=1).verdict == "somebody_elses_turn"
+    assert TABLE_OF.finish_begin(mine.after, NOW, round_=1, nonce="n", turn="t1", turn_ms=1).verdict == "turn"
+    for round_, nonce in ((2, "n"), (1, "forged")):
+        assert TABLE_OF.finish_begin(settled, NOW, round_=round_, nonce=nonce, turn="t", turn_ms=1).empty
+
+
+def test_lost_may_still_be_found_until_somebody_was_told() -> None:
+    """A real end replaces LOST; after `continued` it is only counted."""
+    lost = in_phase(Phase.SETTLED, status=Status.LOST.value, reason="vanished")
+    assert TABLE_OF.observed(lost, NOW, heard("COMPLETED", output="1"), poll_ms=1).record.status == "COMPLETED"
+    told = in_phase(Phase.SETTLED, status=Status.LOST.value, continued=1)
+    assert TABLE_OF.observed(told, NOW, heard("COMPLETED", output="1"), poll_ms=1).empty
+
+
+def test_every_record_that_needs_work_has_a_due_time_or_a_lease() -> None:
+    """I5, over every cell: nothing is left lying."""
+    for phase in Phase:
+        for event, make in EVENTS.items():
+            record = make(in_phase(phase)).record
+            if record.phase in {Phase.CLOSED, Phase.UNANSWERED} or event in {"finish"}:
+                continue
+            assert record.due or record.lease or record.turn or not record.waiting_sinks, (phase, event)
+
+
+def test_a_deadline_is_acted_on_only_after_a_younger_read() -> None:
+    """The job may have ended while nobody looked."""
+    old = in_phase(Phase.TRACKED, deadline=NOW - 10, observed_at=NOW - 5_000, lease="", lease_until=0, due="poll")
+    assert TABLE_OF.tick(old, NOW).record.wish == ""
+    fresh = in_phase(Phase.TRACKED, deadline=NOW - 10, observed_at=NOW - 5, lease="", lease_until=0, due="poll")
+    assert TABLE_OF.tick(fresh, NOW).record.wish == Wish.TIMEOUT
+
+
+def test_a_stuck_job_ends_lost_with_its_last_output() -> None:
+    """runpod-python#250: a late progress update leaves it IN_PROGRESS with an executionTime for good."""
+    held = in_phase(Phase.TRACKED, execution_time=77, stuck_since=NOW - 11 * 60_000)
+    change = TABLE_OF.observed(held, NOW, heard("IN_PROGRESS", execution_time=77, output='{"step":9}'), poll_ms=1)
+    assert (change.record.status, change.record.reason, change.output) == ("LOST", "stuck", '{"step":9}')
