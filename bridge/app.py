@@ -35,7 +35,7 @@ class BridgeCelery(Celery):  # type: ignore[misc]
 class _LazyConfig:
     """An object of settings that is filled at first look."""
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:
         config = self._config()
         if name in config:
             return config[name]
@@ -56,7 +56,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     requires = {"celery.worker.components:Pool"}  # noqa: RUF012  (Celery's form)
 
-    def __init__(self, worker: WorkController, **_kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, worker: WorkController, **_kwargs: Any) -> None:
         """Celery builds it."""
         self.bridge: wiring.Bridge | None = None
         super().__init__(worker)
@@ -83,7 +83,7 @@ class TopologyStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     requires = {"celery.worker.consumer.connection:Connection"}  # noqa: RUF012  (Celery's form)
 
-    def __init__(self, consumer: Consumer, **_kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, consumer: Consumer, **_kwargs: Any) -> None:
         """Celery builds it."""
         super().__init__(consumer)
 
@@ -93,7 +93,7 @@ class TopologyStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
-def _stopping(**_kwargs: Any) -> None:  # noqa: ANN401
+def _stopping(**_kwargs: Any) -> None:
     hold.stopping.set()
 
 

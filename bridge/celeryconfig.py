@@ -32,7 +32,11 @@ def build(settings: Settings) -> dict[str, Any]:
         "result_serializer": "json",
         # Three queues, so that a cancel never waits behind jobs; declared exactly as `send_task(queue=NAME)` declares.
         "task_queues": tuple(Queue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES),
-        "task_routes": {"bridge.run": {"queue": RUN}, "bridge.finish": {"queue": FINISH}, "bridge.*": {"queue": CONTROL}},
+        "task_routes": {
+            "bridge.run": {"queue": RUN},
+            "bridge.finish": {"queue": FINISH},
+            "bridge.*": {"queue": CONTROL},
+        },
         # A message is acked once the ledger holds its request (I1).
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
@@ -94,7 +98,7 @@ def overlay(where: str) -> dict[str, Any]:
             module = importlib.import_module(where)
             found = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
     except (OSError, ValueError, ImportError) as error:
-        raise SettingsError(f"BRIDGE_CELERY_CONFIG: {where}: {error}") from None  # noqa: EM102
+        raise SettingsError(f"BRIDGE_CELERY_CONFIG: {where}: {error}") from None
     if not isinstance(found, dict):
-        raise SettingsError(f"BRIDGE_CELERY_CONFIG: {where}: must hold an object of Celery settings")  # noqa: EM102
+        raise SettingsError(f"BRIDGE_CELERY_CONFIG: {where}: must hold an object of Celery settings")
     return {name: value for name, value in found.items() if name.islower()}

@@ -47,7 +47,7 @@ class _File(BaseModel):
 
     endpoints: dict[str, Endpoint] = {}
     tenants: dict[str, Tenant] = {}
-    s3Config: dict[str, S3Config] = {}  # noqa: N815  (RunPod's word)
+    s3Config: dict[str, S3Config] = {}
 
 
 class EndpointBook:
@@ -86,7 +86,9 @@ class EndpointBook:
 
     def all(self) -> dict[str, Endpoint]:
         """Every endpoint that is named in the settings."""
-        found = {name: Endpoint(name=name, id=endpoint_id) for name, endpoint_id in self._settings.bridge_endpoints.items()}
+        found = {
+            name: Endpoint(name=name, id=endpoint_id) for name, endpoint_id in self._settings.bridge_endpoints.items()
+        }
         for name, endpoint in self._file.endpoints.items():
             before = found.get(name)
             endpoint_id = endpoint.id or (before.id if before else name)
@@ -110,7 +112,7 @@ class EndpointBook:
         return self._file.s3Config[given]
 
     def api_key(self, endpoint_name: str) -> str:
-        """The key for an endpoint: its own file's, else RUNPOD_API_KEY. Read anew, so that a rotation needs no restart."""
+        """The key for an endpoint: its own file's, else RUNPOD_API_KEY. Read anew: a rotation needs no restart."""
         endpoint = self.all().get(endpoint_name)
         if endpoint is not None and endpoint.api_key_file is not None:
             return endpoint.api_key_file.read_text().strip()
@@ -136,7 +138,7 @@ class EndpointBook:
         try:
             return _File.model_validate(tomllib.loads(path.read_text()))
         except (tomllib.TOMLDecodeError, OSError) as error:
-            raise SettingsError(f"BRIDGE_CONFIG_FILE: {path}: {error}") from None  # noqa: EM102
+            raise SettingsError(f"BRIDGE_CONFIG_FILE: {path}: {error}") from None
         except ValidationError as error:
             faults = [
                 f"BRIDGE_CONFIG_FILE: {'.'.join(str(p) for p in fault['loc'])}: {fault['msg']}"

@@ -18,7 +18,7 @@ STALE_S = 60.0
 
 
 class Loop:
-    """Start, stop, wake. An exception of `once` is told and tried again with growing pauses: a loop never dies of one."""
+    """Start, stop, wake. A failing `once` is told and tried again with growing pauses: a loop never dies of it."""
 
     def __init__(self, name: str, once: Callable[[], float], *, at_least_s: float = 0.0) -> None:
         """`at_least_s` is the least pause between two turns, so that a burst of wakes becomes one batch."""
@@ -88,4 +88,4 @@ class Loop:
             tell("loop.failed", loop=self.name, error=f"{type(error).__name__}: {error}", fails=self._fails)
             return min(FAILED_WAIT_S * 2 ** min(self._fails - 1, 10), FAILED_WAIT_MAX_S)
         self._fails = 0
-        return wait
+        return float(wait)

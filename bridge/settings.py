@@ -164,7 +164,7 @@ def is_redis(url: str) -> bool:
     return url.startswith(("redis://", "rediss://", "unix://"))
 
 
-def load(**overrides: Any) -> Settings:  # noqa: ANN401  (checked by the model)
+def load(**overrides: Any) -> Settings:
     """Read and check the environment; `overrides` are for tests and the demo. Raises SettingsError with every fault."""
     faults: list[str] = []
     for name in _SECRETS:

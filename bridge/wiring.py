@@ -60,7 +60,11 @@ class Bridge:
         self.names = Names(settings.bridge_namespace)
         self.client = connect(settings.ledger_url)
         self.ledger = Ledger(
-            self.client, self.names, rules(settings), wishes_max=settings.bridge_wishes_max, dead_max=settings.bridge_dead_max
+            self.client,
+            self.names,
+            rules(settings),
+            wishes_max=settings.bridge_wishes_max,
+            dead_max=settings.bridge_dead_max,
         )
         self.book = EndpointBook(settings)
         self.budget = Budget(self.client, self.names.prefix)
@@ -70,7 +74,9 @@ class Bridge:
         self._clients_lock = threading.Lock()
         self.accept = Accept(self.ledger, self.book, settings)
         self.states = States(self.ledger, app, self.vitals.waiting_for, settings.bridge_message_limit)
-        self.control = Control(self.ledger, self.book, self.vitals, self.client_of, self.noticed, settings.bridge_inline_limit)
+        self.control = Control(
+            self.ledger, self.book, self.vitals, self.client_of, self.noticed, settings.bridge_inline_limit
+        )
         self.engine: Engine | None = None
 
     # Called by the doors
@@ -120,13 +126,15 @@ class Bridge:
     # Start and stop
 
     def check(self) -> None:
-        """Refuse to start on a ledger that cannot be trusted. Raises SettingsError with every fault, or LedgerUnavailable."""
+        """Refuse a ledger that cannot be trusted. Raises SettingsError with every fault, or LedgerUnavailable."""
         faults = inspect_server(self.client).faults(allow_eviction=self.settings.bridge_allow_eviction)
         if faults:
             raise SettingsError(*faults)
         schema = self.ledger.claim_schema()
         if schema > SCHEMA:
-            fault = f"the ledger {self.names.prefix} has schema {schema}; this version knows {SCHEMA}: start a newer one"
+            fault = (
+                f"the ledger {self.names.prefix} has schema {schema}; this version knows {SCHEMA}: start a newer one"
+            )
             raise SchemaTooNew(fault)
 
     def start_engine(self) -> Engine:
@@ -161,7 +169,16 @@ class Bridge:
             lease_ms, slot_ms, s.bridge_webhook_base_url,
         )  # fmt: skip
         track = Track(
-            self.ledger, commits, self.vitals, trackers, pace, self.client_of, self.endpoint_id_of, lease_ms, slot_ms, self.purged_at
+            self.ledger,
+            commits,
+            self.vitals,
+            trackers,
+            pace,
+            self.client_of,
+            self.endpoint_id_of,
+            lease_ms,
+            slot_ms,
+            self.purged_at,
         )
         carry_out = CarryOut(
             self.ledger, commits, self.vitals, carriers, pace, self.client_of, self.endpoint_id_of, lease_ms, slot_ms
@@ -171,7 +188,7 @@ class Bridge:
         engine_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         sweep = Sweep(
             self.ledger, engine_id, self.noticed, s.bridge_events_max, s.bridge_events_bytes_max,
-            publish.cursor if publish else lambda: None,
+            publish.cursor if publish else lambda: None, self.budget.flush,
         )  # fmt: skip
         wake = Wake(self.ledger, lambda: None)
         loops = {

@@ -241,8 +241,7 @@ class RabbitServer:
             "RABBITMQ_ENABLED_PLUGINS_FILE": home / "plugins",
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             # One scheduler that sleeps when idle: tests share two cores.
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none"
-            " -kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
             # Makes the start script become the node, so that its process id is the node's.
             "detached": "true",
         }

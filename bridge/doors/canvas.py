@@ -76,7 +76,7 @@ def clocks_of(request: Context, now_ms: int) -> tuple[int, int]:
     return expires_at, int(min(limits) * 1000) if limits else 0
 
 
-def _with_ids(signature: Any) -> Any:  # noqa: ANN401  (a signature as JSON)
+def _with_ids(signature: Any) -> Any:
     if not isinstance(signature, dict):
         return signature
     options = dict(signature.get("options") or {})

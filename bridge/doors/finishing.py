@@ -53,17 +53,23 @@ class Turn:
     def mark_continued(self) -> None:
         """What follows is published."""
         table = self.bridge.ledger.table
-        change = hold(lambda: self.bridge.ledger.change(self.held, lambda held, now: table.continued(held, now, self.token)))
+        change = hold(
+            lambda: self.bridge.ledger.change(self.held, lambda held, now: table.continued(held, now, self.token))
+        )
         self.held = change.after
 
     def delivered(self) -> None:
         """The stored state is the ledger's end."""
         table, round_ = self.bridge.ledger.table, self.held.record.round
         change = hold(
-            lambda: self.bridge.ledger.change(self.held, lambda held, now: table.delivered(held, now, Sink.CELERY, round_=round_))
+            lambda: self.bridge.ledger.change(
+                self.held, lambda held, now: table.delivered(held, now, Sink.CELERY, round_=round_)
+            )
         )
         self.bridge.noticed(change)
-        tell("finish.delivered", request_id=self.held.record.id, endpoint=self.held.record.endpoint, state=self.end.state)
+        tell(
+            "finish.delivered", request_id=self.held.record.id, endpoint=self.held.record.endpoint, state=self.end.state
+        )
 
     def give_back(self, fault: str) -> None:
         """The end could not be stored: another turn, later."""
@@ -91,7 +97,8 @@ def begin(bridge: Bridge, context: Context, round_: int, nonce: str) -> Turn:
     table = bridge.ledger.table
     change = hold(
         lambda: bridge.ledger.change(
-            held, lambda fresh, now: table.finish_begin(fresh, now, round_=round_, nonce=nonce, turn=token, turn_ms=turn_ms)
+            held,
+            lambda fresh, now: table.finish_begin(fresh, now, round_=round_, nonce=nonce, turn=token, turn_ms=turn_ms),
         )
     )
     if change.verdict != "turn":
@@ -102,42 +109,42 @@ def begin(bridge: Bridge, context: Context, round_: int, nonce: str) -> Turn:
     end = celery_end(mine, message_limit=bridge.settings.bridge_message_limit, clock_offset=offset)
     if mine.record.turns > bridge.settings.bridge_finish_turns_max:
         end = CeleryEnd(states.FAILURE, undeliverable(mine, offset))
-        bridge.ledger.dead_letter("undeliverable", door="finish", body=mine.record.id, detail=mine.long.get(Long.LAST_FAULT, ""))
+        bridge.ledger.dead_letter(
+            "undeliverable", door="finish", body=mine.record.id, detail=mine.long.get(Long.LAST_FAULT, "")
+        )
     return Turn(bridge, mine, token, end)
 
 
 class LedgerBackend:
     """Celery's result backend with the ledger's word between publishing what follows and storing the result."""
 
-    def __init__(self, backend: Any) -> None:  # noqa: ANN401  (celery Backend)
+    def __init__(self, backend: Any) -> None:
         """Everything else is the backend's own."""
         self._backend = backend
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (handed through)
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    def mark_as_done(self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS) -> None:  # noqa: ANN401, FBT001, FBT002
+    def mark_as_done(self, task_id: str, result: Any, request: Any = None, *args: Any, **kwargs: Any) -> None:
         """Called by the tracer after link and chain are out."""
         turn = _turn_of(request)
         if turn is not None:
             turn.mark_continued()
-        self._backend.mark_as_done(task_id, result, request, store_result, state)
+        self._backend.mark_as_done(task_id, result, request, *args, **kwargs)
 
-    def mark_as_failure(self, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None, store_result: bool = True,  # noqa: ANN401, FBT001, FBT002
-                        call_errbacks: bool = True, state: str = states.FAILURE) -> None:  # fmt: skip  # noqa: FBT001, FBT002
+    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, request: Any = None, **kwargs: Any) -> None:
         """Only the ledger's own end is stored: a fault of publishing or storing is no end of the request."""
         turn = _turn_of(request)
         if turn is not None and exc is not turn.end.result and not isinstance(exc, JobError):
             turn.give_back(f"{type(exc).__name__}: {exc}")
             return
-        self._backend.mark_as_failure(
-            task_id, exc, None, request=request, store_result=store_result, call_errbacks=call_errbacks, state=state
-        )
+        del args  # the traceback of our own raise says nothing about the job
+        self._backend.mark_as_failure(task_id, exc, None, request=request, **kwargs)
         if turn is not None:
             turn.mark_continued()
 
 
-def _turn_of(request: Any) -> Turn | None:  # noqa: ANN401  (Context)
+def _turn_of(request: Any) -> Turn | None:
     return getattr(request, "bridge_turn", None) if request is not None else None
 
 
@@ -147,21 +154,21 @@ class FinishTask(Task):  # type: ignore[misc]
     _ledger_backend: LedgerBackend | None = None
 
     @property
-    def backend(self) -> Any:  # noqa: ANN401  (celery Backend)
+    def backend(self) -> Any:
         """The app's backend, with the ledger's word in it."""
         inner = self._get_app().backend
         if self._ledger_backend is None or self._ledger_backend._backend is not inner:  # noqa: SLF001
             self._ledger_backend = LedgerBackend(inner)
         return self._ledger_backend
 
-    def after_return(self, status: str, _retval: Any, _task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:  # noqa: ANN401
+    def after_return(self, status: str, _retval: Any, _task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
         """Runs after callbacks and store: `delivered` only if what was stored is the ledger's end."""
         turn = _turn_of(self.request)
         if turn is not None and not turn.given_back and status == turn.end.state:
             turn.delivered()
 
 
-def finish(task: FinishTask, round_: int, nonce: str, bridge: Callable[[], Bridge], *, cancel_is_failure: bool) -> Any:  # noqa: ANN401
+def finish(task: FinishTask, round_: int, nonce: str, bridge: Callable[[], Bridge], *, cancel_is_failure: bool) -> Any:
     """The body of `bridge.finish`: returns the output, raises the failure, or marks the request revoked."""
     context = task.request
     turn = begin(bridge(), context, round_, nonce)
@@ -180,10 +187,9 @@ def finish(task: FinishTask, round_: int, nonce: str, bridge: Callable[[], Bridg
 def _revoke(task: FinishTask, context: Context, turn: Turn, *, cancel_is_failure: bool) -> None:
     """A cancelled request: REVOKED as Celery's own revoke stores it; the chord it is in fails instead of hanging."""
     inner = task.backend._backend  # noqa: SLF001
+    ignored = (turn.held.json(Long.CANVAS) or {}).get("options", {}).get("ignore_result")
     try:
-        inner.mark_as_revoked(
-            context.id, turn.end.result.args[0], request=context, store_result=not (turn.held.json(Long.CANVAS) or {}).get("options", {}).get("ignore_result")
-        )
+        inner.mark_as_revoked(context.id, turn.end.result.args[0], request=context, store_result=not ignored)
         if cancel_is_failure and context.errbacks:
             inner._call_task_errbacks(context, turn.end.result, None)  # noqa: SLF001
     except Exception as error:

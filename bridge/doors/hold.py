@@ -23,7 +23,7 @@ stopping = threading.Event()
 
 
 def hold(call: Callable[[], T]) -> T:
-    """The call's answer, however long the ledger takes. Raises Reject(requeue) when the bridge worker stops meanwhile."""
+    """The call's answer, however long the ledger takes. Raises Reject(requeue) when told to stop meanwhile."""
     wait = WAIT_S
     while True:
         try:

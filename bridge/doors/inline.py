@@ -13,12 +13,12 @@ from bridge.engine.finish import failure
 from bridge.engine.heard import heard_from
 from bridge.engine.pace import Pace
 from bridge.errors import Throttled
+from bridge.job.change import Rules
 from bridge.job.document import Held, document
 from bridge.job.record import Long, Record, dumps
 from bridge.job.request import parse_run
 from bridge.job.table import Table
 from bridge.job.words import Status, Wish
-from bridge.job.change import Rules
 
 if TYPE_CHECKING:
     from bridge.wiring import Bridge
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 THROTTLED_S = 1.0
 
 
-def run(bridge: Bridge, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401  (the job's output)
+def run(bridge: Bridge, arguments: Mapping[str, Any]) -> Any:
     """The job's output; raises the same errors as `AsyncResult.get`."""
     request = parse_run(arguments)
     endpoint = bridge.book.resolve(request.endpoint)
@@ -49,7 +49,9 @@ def run(bridge: Bridge, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401  (
     table, pace = Table(Rules()), Pace()
     record = Record(id=f"eager:{answer.job_id}", endpoint=endpoint.name, endpoint_id=endpoint.id, door="celery",
                     deadline=started + request.timeout if request.timeout else 0, accepted_at=started)  # fmt: skip
-    held = table.submitted(Held(record, {Long.METADATA: dumps(request.metadata)}), _now(), answer.job_id, answer.status, poll_ms=0).after
+    held = table.submitted(
+        Held(record, {Long.METADATA: dumps(request.metadata)}), _now(), answer.job_id, answer.status, poll_ms=0
+    ).after
     while not held.record.phase.ended:
         age = _now() - started
         time.sleep(pace.next_ms(endpoint.name, age) / 1000)
@@ -66,5 +68,3 @@ def run(bridge: Bridge, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401  (
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-

@@ -7,7 +7,19 @@ from typing import Any
 from celery.worker.request import Request
 
 #: What may be shown of `bridge.run`'s arguments.
-SHOWN = ("endpoint", "timeout", "queue_timeout", "policy", "stream", "sync", "delivery", "retries", "priority", "result", "reply_to")
+SHOWN = (
+    "endpoint",
+    "timeout",
+    "queue_timeout",
+    "policy",
+    "stream",
+    "sync",
+    "delivery",
+    "retries",
+    "priority",
+    "result",
+    "reply_to",
+)
 
 
 def shown(kwargs: dict[str, Any]) -> str:
@@ -19,7 +31,7 @@ def shown(kwargs: dict[str, Any]) -> str:
 class RedactedRequest(Request):  # type: ignore[misc]
     """A request whose shown arguments leave out what may be secret or large."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  (Celery's)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Replace what the producer's client has put into the headers."""
         super().__init__(*args, **kwargs)
         kwargs_given = self._kwargs if isinstance(self._kwargs, dict) else {}

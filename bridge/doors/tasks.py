@@ -1,4 +1,4 @@
-"""The Celery tasks. Each unpacks, calls one function, and answers; none calls RunPod but health and purge (HARDENING 12)."""
+"""The Celery tasks: each unpacks, calls one function, and answers; only health and purge call RunPod (HARDENING 12)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def register(app: Celery, bridge: Callable[[], Bridge]) -> None:
     """Put the tasks on the app. `bridge` gives this process' own instance, built after any fork."""
 
     @app.task(name="bridge.run", **_OPTIONS)  # type: ignore[untyped-decorator]
-    def run(self: Task, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def run(self: Task, *args: Any, **kwargs: Any) -> Any:
         """Run a job on RunPod; the result is its output. See docs/quickstart-celery.md."""
         arguments = bind_input(args, kwargs)
         if self.request.is_eager or self.request.called_directly:
@@ -45,7 +45,7 @@ def register(app: Celery, bridge: Callable[[], Bridge]) -> None:
         return _accept(self, bridge(), arguments)
 
     @app.task(name="bridge.finish", base=FinishTask, **{**_OPTIONS, "track_started": False})  # type: ignore[untyped-decorator]
-    def bridge_finish(self: FinishTask, **kwargs: Any) -> Any:  # noqa: ANN401
+    def bridge_finish(self: FinishTask, **kwargs: Any) -> Any:
         """Tell Celery the end of a request. Sent by the bridge alone; without the ledger's nonce it does nothing."""
         here = bridge()
         round_, nonce = kwargs.get("round"), kwargs.get("nonce")
@@ -64,14 +64,18 @@ def bind_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, An
         raise rejected("input", "input: at most one positional argument, and it is input; name the others")
     if args:
         if "input" in arguments:
-            raise rejected("input", "input: given twice: as the positional (the previous result of a chain?) and by name")
+            raise rejected(
+                "input", "input: given twice: as the positional (the previous result of a chain?) and by name"
+            )
         arguments["input"] = args[0]
     if isinstance(arguments.get("input"), list):
-        raise rejected("input", "input: must be an object, not a list (a chord's body gets the list of its header's results)")
+        raise rejected(
+            "input", "input: must be an object, not a list (a chord's body gets the list of its header's results)"
+        )
     return arguments
 
 
-def _accept(task: Task, bridge: Bridge, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
+def _accept(task: Task, bridge: Bridge, arguments: dict[str, Any]) -> Any:
     """Ends with Ignore: the message is acked once the ledger holds the request, and the slot is free (I1)."""
     context = task.request
     ignore = context.__dict__.get("ignore_result", task.ignore_result)
@@ -95,20 +99,22 @@ def _accept(task: Task, bridge: Bridge, arguments: dict[str, Any]) -> Any:  # no
     raise Ignore
 
 
-def _asker(task: Task, kwargs: dict[str, Any]) -> Asker:
+def _asker(kwargs: dict[str, Any]) -> Asker:
     by = kwargs.pop("by", None)
     return Asker(by=str(by)[:200] if by is not None else None, door="celery")
 
 
-def _control_task(app: Celery, bridge: Callable[[], Bridge], name: str, ask: Callable[..., Any], allowed: frozenset[str]) -> None:
-    def body(self: Task, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+def _control_task(
+    app: Celery, bridge: Callable[[], Bridge], name: str, ask: Callable[..., Any], allowed: frozenset[str]
+) -> None:
+    def body(self: Task, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and "id" in allowed and "id" not in kwargs:
             kwargs["id"] = args[0]
         elif len(args) == 1 and "endpoint" in allowed and "endpoint" not in kwargs:
             kwargs["endpoint"] = args[0]
         elif args:
             raise rejected("arguments", f"{name} takes named arguments: {', '.join(sorted(allowed))}")
-        asker = _asker(self, kwargs)
+        asker = _asker(kwargs)
         for unknown in kwargs.keys() - allowed:
             raise rejected(unknown, f"{unknown}: unknown argument; {name} takes {', '.join(sorted(allowed))}")
         for field, value in kwargs.items():
@@ -132,39 +138,39 @@ def check_argument(field: str, value: object) -> None:
         check_request_id(value)
 
 
-def _cancel(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:  # noqa: ANN401
+def _cancel(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:
     """Cancel a request (`id`), or a bare job (`job_id` and `endpoint`)."""
     return bridge.control.cancel(**kwargs, asker=asker)
 
 
-def _status(bridge: Bridge, kwargs: dict[str, Any], _asker: Asker) -> Any:  # noqa: ANN401
+def _status(bridge: Bridge, kwargs: dict[str, Any], _asker: Asker) -> Any:
     """The document of a request."""
     return bridge.control.status(**kwargs)
 
 
-def _retry(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:  # noqa: ANN401
+def _retry(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:
     """Another round of a failed request."""
     return bridge.control.retry(**kwargs, asker=asker)
 
 
-def _health(bridge: Bridge, kwargs: dict[str, Any], _asker: Asker) -> Any:  # noqa: ANN401
+def _health(bridge: Bridge, kwargs: dict[str, Any], _asker: Asker) -> Any:
     """RunPod's counters and the bridge's own, with a verdict; all endpoints when none is named."""
     return bridge.control.health(**kwargs)
 
 
-def _purge(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:  # noqa: ANN401
+def _purge(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:
     """RunPod's purge-queue of one endpoint; running jobs go on."""
     if not kwargs.get("endpoint"):
         raise rejected("endpoint", "endpoint: is required: a purge clears the queue for everyone on the endpoint")
     return bridge.control.purge(kwargs["endpoint"], asker, pending=bool(kwargs.get("pending")))
 
 
-def _pause(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:  # noqa: ANN401
+def _pause(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:
     """No submit leaves for the endpoint until it is resumed."""
     return bridge.control.pause(_endpoint_of(kwargs), kwargs.get("reason"), asker)
 
 
-def _resume(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:  # noqa: ANN401
+def _resume(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:
     """Submits leave again."""
     return bridge.control.resume(_endpoint_of(kwargs), asker)
 
@@ -186,4 +192,3 @@ _CONTROL: dict[str, tuple[Callable[..., Any], frozenset[str]]] = {
     "bridge.pause": (_pause, frozenset({"endpoint", "reason"})),
     "bridge.resume": (_resume, frozenset({"endpoint", "reason"})),
 }
-

@@ -1,1 +1,1 @@
-"""What moves a record on: loops that lease due work and do each record's next step. Sisters that do not know each other."""
+"""What moves a record on: loops that lease due work and do each record's next step."""

@@ -124,7 +124,14 @@ class Accept:
         accepted = self._ledger.accept(
             request_id, lambda now, _wish: self._ledger.table.reject(held, now, field, fault.message)
         )
-        tell("request.rejected", request_id=request_id, endpoint=endpoint, door=origin.door, field=field, error=fault.message)
+        tell(
+            "request.rejected",
+            request_id=request_id,
+            endpoint=endpoint,
+            door=origin.door,
+            field=field,
+            error=fault.message,
+        )
         if accepted.kind == "created":
             return Verdict("rejected", request_id, accepted, fault)
         known = accepted.held.record.fingerprint if accepted.held else (accepted.tombstone or {}).get("fp")
@@ -204,7 +211,7 @@ class Accept:
             # A reply into a task queue would be an injection (HARDENING 10).
             raise rejected(
                 "reply_to",
-                f"reply_to: must match {self._settings.bridge_reply_pattern} and not begin with bridge. bridge: celery or amq.",
+                f"reply_to: must match {self._settings.bridge_reply_pattern} and not begin with bridge, celery or amq.",
             )
 
     def _reply_allowed(self, name: str) -> bool:
@@ -218,7 +225,9 @@ class Accept:
         if "ttl" not in policy and needed > DEFAULT_TTL_MS:
             policy["ttl"] = needed + TTL_MARGIN_MS
             if policy["ttl"] > MAX_POLICY_MS:
-                raise rejected("timeout", f"timeout: needs a ttl of {policy['ttl']} ms; RunPod keeps a job at most {MAX_POLICY_MS}")
+                raise rejected(
+                    "timeout", f"timeout: needs a ttl of {policy['ttl']} ms; RunPod keeps a job at most {MAX_POLICY_MS}"
+                )
         return policy
 
 

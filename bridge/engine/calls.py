@@ -1,4 +1,4 @@
-"""Threads that call RunPod: never more at once than there are threads, so that work is claimed only when it can be done."""
+"""Threads that call RunPod; work is claimed only when one of them is free to do it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Callers:
         """How many calls are under way."""
         return self._threads - self._free
 
-    def start(self, call: Callable[..., None], *args: Any) -> None:  # noqa: ANN401  (handed through)
+    def start(self, call: Callable[..., None], *args: Any) -> None:
         """Run the call in a free thread."""
         with self._lock:
             self._free -= 1

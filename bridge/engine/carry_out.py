@@ -31,7 +31,7 @@ STRAY_AGAIN_MS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class CarryOut:
-    """One `once()` claims and dispatches cancels and retries; `strays()` does the same for jobs that no longer count."""
+    """`once()` claims and dispatches cancels and retries; `strays()` does the same for jobs that no longer count."""
 
     ledger: Ledger
     commits: Commits
@@ -81,7 +81,13 @@ class CarryOut:
         try:
             answer = self.client_of(record.endpoint).cancel(record.endpoint_id, record.job_id)
             self.vitals.ok(record.endpoint)
-            tell("cancel.sent", request_id=record.id, endpoint=record.endpoint, job_id=record.job_id, answer=answer.status)
+            tell(
+                "cancel.sent",
+                request_id=record.id,
+                endpoint=record.endpoint,
+                job_id=record.job_id,
+                answer=answer.status,
+            )
         except (JobUnknown, Refused):  # ended or gone: the status read that follows tells which
             pass
         except ApiError as error:
@@ -163,5 +169,7 @@ class CarryOut:
             self.ledger.stray_seen(stray, again_ms=STRAY_AGAIN_MS)
             return
         cost = answer.execution_time or 0
-        tell("stray.ended", request_id=stray.request_id, endpoint=stray.endpoint, job_id=stray.job_id, executionTime=cost)
+        tell(
+            "stray.ended", request_id=stray.request_id, endpoint=stray.endpoint, job_id=stray.job_id, executionTime=cost
+        )
         self.ledger.stray_seen(stray, again_ms=None, paid_twice_ms=cost)

@@ -105,7 +105,12 @@ class Commits:
         """One change of the batch cannot be made: the others must not suffer from it (HARDENING 14)."""
         if len(batch) == 1:
             record = batch[0].held.record
-            tell("record.failed", request_id=record.id, endpoint=record.endpoint, error=f"{type(error).__name__}: {error}")
+            tell(
+                "record.failed",
+                request_id=record.id,
+                endpoint=record.endpoint,
+                error=f"{type(error).__name__}: {error}",
+            )
             return
         for put in batch:
             self._write([put])

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import ApiError, JobUnknown
@@ -59,7 +60,9 @@ class Control:
 
     # Asking
 
-    def status(self, *, id: str | None = None, job_id: str | None = None, endpoint: str | None = None, refresh: bool = False) -> dict[str, Any]:  # noqa: A002
+    def status(
+        self, *, id: str | None = None, job_id: str | None = None, endpoint: str | None = None, refresh: bool = False
+    ) -> dict[str, Any]:
         """The document of a request, or what RunPod says of a bare job. Raises JobRejected when neither is known."""
         if id is None:
             return self._job(self._job_of(job_id, endpoint), job_id or "")
@@ -68,8 +71,16 @@ class Control:
             tomb = self.ledger.tombstone(id)
             if tomb is None:
                 raise rejected("id", f"id: the bridge knows no request {id}", id=id)
-            return {"id": id, "endpoint": tomb.get("ep"), "phase": "CLOSED", "status": tomb["status"], "reason": tomb["reason"] or None,
-                    "completed": True, "succeeded": tomb["status"] == "COMPLETED", "retained": False}  # fmt: skip
+            return {
+                "id": id,
+                "endpoint": tomb.get("ep"),
+                "phase": Phase.CLOSED.value,
+                "status": tomb["status"],
+                "reason": tomb["reason"] or None,
+                "completed": True,
+                "succeeded": tomb["status"] == Status.COMPLETED,
+                "retained": False,
+            }
         if refresh and held.record.phase is Phase.TRACKED:
             self._look_now(held)
         return self.document(held)
@@ -88,28 +99,40 @@ class Control:
     def _load(self, request_id: str) -> Held | None:
         return self.ledger.load(request_id, wanted=ALL, output=True)
 
-    def _job_of(self, job_id: str | None, endpoint: str | None) -> Any:  # noqa: ANN401  (Endpoint)
+    def _job_of(self, job_id: str | None, endpoint: str | None) -> Any:
         if not job_id or not endpoint:
             raise rejected("id", "id: is required, or job_id together with endpoint")
         return self.book.resolve(endpoint)
 
-    def _job(self, endpoint: Any, job_id: str) -> dict[str, Any]:  # noqa: ANN401  (Endpoint)
+    def _job(self, endpoint: Any, job_id: str) -> dict[str, Any]:
         try:
             heard = self.client_of(endpoint.name).status(endpoint.id, job_id)
         except JobUnknown:
-            raise rejected("job_id", f"job_id: RunPod knows no job {job_id} of {endpoint.name}", job_id=job_id) from None
+            raise rejected(
+                "job_id", f"job_id: RunPod knows no job {job_id} of {endpoint.name}", job_id=job_id
+            ) from None
         told: dict[str, Any] = {
-            "id": None, "endpoint": endpoint.name, "endpoint_id": endpoint.id, "job_id": heard.job_id, "status": heard.status,
-            "completed": is_end(heard.status), "succeeded": heard.status == Status.COMPLETED, "delayTime": heard.delay_time,
-            "executionTime": heard.execution_time, "workerId": heard.worker_id, "error": unpack_error(heard.error),
-        }  # fmt: skip
+            "id": None,
+            "endpoint": endpoint.name,
+            "endpoint_id": endpoint.id,
+            "job_id": heard.job_id,
+            "status": heard.status,
+            "completed": is_end(heard.status),
+            "succeeded": heard.status == Status.COMPLETED,
+            "delayTime": heard.delay_time,
+            "executionTime": heard.execution_time,
+            "workerId": heard.worker_id,
+            "error": unpack_error(heard.error),
+        }
         if heard.output is not ABSENT:
             told["output"] = heard.output
         return told
 
     # Changing
 
-    def cancel(self, *, id: str | None = None, job_id: str | None = None, endpoint: str | None = None, asker: Asker) -> dict[str, Any]:  # noqa: A002
+    def cancel(
+        self, *, id: str | None = None, job_id: str | None = None, endpoint: str | None = None, asker: Asker
+    ) -> dict[str, Any]:
         """Cancel in whatever phase the request is. Answers `{id, job_id, status, outcome}`."""
         if id is None:
             return self._cancel_job(self._job_of(job_id, endpoint), job_id or "", asker)
@@ -122,22 +145,42 @@ class Control:
                 outcome = Outcome.ALREADY_ENDED if kept == "ended" else Outcome.UNKNOWN
                 return {"id": id, "job_id": None, "status": None, "outcome": outcome.value}
         table = self.ledger.table
-        change = self.ledger.change(held, lambda fresh, now: table.wish(fresh, now, Wish.CANCEL, by=asker.by, door=asker.door))
+        change = self.ledger.change(
+            held, lambda fresh, now: table.wish(fresh, now, Wish.CANCEL, by=asker.by, door=asker.door)
+        )
         self.noticed(change)
-        outcome = {"cancelled": Outcome.CANCELLED, "already_ended": Outcome.ALREADY_ENDED}.get(change.verdict, Outcome.REQUESTED)
-        tell("cancel.asked", request_id=id, endpoint=change.record.endpoint, outcome=outcome.value, by=asker.by, door=asker.door)
-        return {"id": id, "job_id": change.record.job_id or None, "status": change.record.status, "outcome": outcome.value}
+        outcome = {"cancelled": Outcome.CANCELLED, "already_ended": Outcome.ALREADY_ENDED}.get(
+            change.verdict, Outcome.REQUESTED
+        )
+        tell(
+            "cancel.asked",
+            request_id=id,
+            endpoint=change.record.endpoint,
+            outcome=outcome.value,
+            by=asker.by,
+            door=asker.door,
+        )
+        return {
+            "id": id,
+            "job_id": change.record.job_id or None,
+            "status": change.record.status,
+            "outcome": outcome.value,
+        }
 
-    def _cancel_job(self, endpoint: Any, job_id: str, asker: Asker) -> dict[str, Any]:  # noqa: ANN401  (Endpoint)
+    def _cancel_job(self, endpoint: Any, job_id: str, asker: Asker) -> dict[str, Any]:
         try:
             heard = self.client_of(endpoint.name).cancel(endpoint.id, job_id)
         except JobUnknown:
             return {"id": None, "job_id": job_id, "status": None, "outcome": Outcome.UNKNOWN.value}
-        tell("cancel.asked", request_id=None, endpoint=endpoint.name, outcome=heard.status, by=asker.by, door=asker.door)
+        tell(
+            "cancel.asked", request_id=None, endpoint=endpoint.name, outcome=heard.status, by=asker.by, door=asker.door
+        )
         outcome = Outcome.CANCELLED if heard.status == Status.CANCELLED else Outcome.REQUESTED
         return {"id": None, "job_id": job_id, "status": heard.status, "outcome": outcome.value}
 
-    def retry(self, *, id: str | None = None, job_id: str | None = None, endpoint: str | None = None, asker: Asker) -> dict[str, Any]:  # noqa: A002
+    def retry(
+        self, *, id: str | None = None, job_id: str | None = None, endpoint: str | None = None, asker: Asker
+    ) -> dict[str, Any]:
         """Another round of a FAILED or TIMED_OUT request. Raises JobRejected for any other."""
         if id is None:
             found = self._job_of(job_id, endpoint)
@@ -148,7 +191,9 @@ class Control:
             raise rejected("id", f"id: the bridge knows no request {id}, or its retention is over", id=id)
         nonce = secrets.token_hex(8)
         table = self.ledger.table
-        change = self.ledger.change(held, lambda fresh, now: table.ask_retry(fresh, now, nonce, by=asker.by, door=asker.door))
+        change = self.ledger.change(
+            held, lambda fresh, now: table.ask_retry(fresh, now, nonce, by=asker.by, door=asker.door)
+        )
         if change.verdict != "retrying":
             why = {
                 "try_again": "its end is still being told; try again",
@@ -168,7 +213,7 @@ class Control:
     def resume(self, endpoint: str, asker: Asker) -> dict[str, Any]:
         """Submits leave again."""
         name = self.book.resolve(endpoint).name
-        self.vitals.gate.resume(name, asker.by or "")
+        self.vitals.gate.resume(name)
         tell("endpoint.resumed", endpoint=name, by=asker.by, door=asker.door)
         self.ledger.wake()
         return {"endpoint": name, "paused": False}
@@ -179,7 +224,9 @@ class Control:
         token = secrets.token_hex(8)
         grant = self.vitals.budget.acquire(found.id, Operation.PURGE, 1, token=token, slot_ms=10_000)
         if grant.count == 0:
-            raise rejected("endpoint", f"endpoint: purge-queue is busy; try again in {grant.retry_after_ms / 1000:.1f} s")
+            raise rejected(
+                "endpoint", f"endpoint: purge-queue is busy; try again in {grant.retry_after_ms / 1000:.1f} s"
+            )
         try:
             answer = self.client_of(found.name).purge_queue(found.id)
         finally:
@@ -187,20 +234,31 @@ class Control:
         self.ledger.client.hset(self.ledger.names.count(found.name), "purged_at", self.ledger.now())
         settled = self._purge_pending(found.name, asker) if pending else 0
         looked = self._look_at_queued(found.name)
-        tell("endpoint.purged", endpoint=found.name, removed=answer.removed, settled=settled, by=asker.by, door=asker.door)
-        return {"endpoint": found.name, "removed": answer.removed, "status": answer.status, "settled": settled, "checked": looked}
+        tell(
+            "endpoint.purged",
+            endpoint=found.name,
+            removed=answer.removed,
+            settled=settled,
+            by=asker.by,
+            door=asker.door,
+        )
+        return {
+            "endpoint": found.name,
+            "removed": answer.removed,
+            "status": answer.status,
+            "settled": settled,
+            "checked": looked,
+        }
 
     def _purge_pending(self, endpoint: str, asker: Asker) -> int:
         """End what has not left yet."""
         count = 0
+        purge = partial(self.ledger.table.purge_pending, by=asker.by, door=asker.door)
         while True:
             claimed = self.ledger.claim(Step.SUBMIT, {endpoint: 100}, lease_ms=30_000)
             if not claimed.records:
                 return count
-            table = self.ledger.table
-            changes = self.ledger.change_many(
-                [(h, lambda f, now: table.purge_pending(f, now, by=asker.by, door=asker.door)) for h in claimed.records]
-            )
+            changes = self.ledger.change_many([(held, purge) for held in claimed.records])
             for change in changes:
                 self.noticed(change)
                 count += change.verdict == "purged"
@@ -218,7 +276,7 @@ class Control:
 
     # Health
 
-    def health(self, endpoint: str | None = None) -> Any:  # noqa: ANN401  (one document, or a list)
+    def health(self, endpoint: str | None = None) -> Any:
         """RunPod's counters merged with the bridge's own, and a verdict with its reasons. One cached call serves many askers."""
         if endpoint is not None:
             return self._health_of(self.book.resolve(endpoint).name)
@@ -258,10 +316,19 @@ class Control:
             "engines": self.ledger.engines(),
         }
         verdict, reasons = judge(runpod, state.paused, state.reason, reachable=runpod is not None)
-        return {"endpoint": name, "endpoint_id": endpoint.id, "runpod": runpod, "bridge": own, "verdict": verdict, "reasons": reasons}
+        return {
+            "endpoint": name,
+            "endpoint_id": endpoint.id,
+            "runpod": runpod,
+            "bridge": own,
+            "verdict": verdict,
+            "reasons": reasons,
+        }
 
 
-def judge(runpod: Mapping[str, Any] | None, paused: bool, trouble: str | None, *, reachable: bool) -> tuple[str, list[str]]:  # noqa: FBT001
+def judge(
+    runpod: Mapping[str, Any] | None, paused: bool, trouble: str | None, *, reachable: bool
+) -> tuple[str, list[str]]:
     """The verdict on an endpoint: ok, cold, throttled, unhealthy, paused, out_of_credit, unauthorised or unreachable."""
     if paused:
         return "paused", ["paused by an operator"]
@@ -273,7 +340,9 @@ def judge(runpod: Mapping[str, Any] | None, paused: bool, trouble: str | None, *
     queued = jobs.get("inQueue", 0)
     up = workers.get("ready", 0) + workers.get("running", 0) + workers.get("idle", 0)
     if queued and workers.get("unhealthy", 0) and not up:
-        return "unhealthy", [f"{queued} queued, {workers['unhealthy']} RunPod workers unhealthy: the handler may crash as it starts"]
+        return "unhealthy", [
+            f"{queued} queued, {workers['unhealthy']} RunPod workers unhealthy: the handler may crash as it starts"
+        ]
     if queued and workers.get("throttled", 0) and not up:
         return "throttled", [f"{queued} queued, {workers['throttled']} RunPod workers throttled: no GPU is free"]
     if not up:
@@ -281,7 +350,7 @@ def judge(runpod: Mapping[str, Any] | None, paused: bool, trouble: str | None, *
     return "ok", []
 
 
-def _sooner(table: Table, held: Held, now: int) -> Any:  # noqa: ANN401  (Change)
+def _sooner(table: Table, held: Held, now: int) -> Any:
     record = held.record
     if record.phase is not Phase.TRACKED or record.due != Step.POLL:
         return same(held, "busy")

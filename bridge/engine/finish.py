@@ -1,4 +1,4 @@
-"""Sends `bridge.finish`, the second message of a Celery-born request, until the finish itself says that it is done (I8).
+"""Sends `bridge.finish`, the second message of a Celery-born request, until the finish says that it is done (I8).
 
 Celery's own tracer then stores the result and fires what follows. The message carries the original task id and a
 nonce; the canvas and the output stay in the ledger (HARDENING 22).
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import states as celery_states
@@ -35,7 +36,17 @@ BATCH = 100
 DEPTH_MAX = 1_000
 RESEND_MAX_S = 3_600.0
 #: Message options that are replayed from the original request.
-_REPLAYED = ("root_id", "parent_id", "group_id", "group_index", "shadow", "headers", "reply_to", "replaced_task_nesting", "origin")
+_REPLAYED = (
+    "root_id",
+    "parent_id",
+    "group_id",
+    "group_index",
+    "shadow",
+    "headers",
+    "reply_to",
+    "replaced_task_nesting",
+    "origin",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +90,9 @@ def undeliverable(held: Held, clock_offset: int) -> ResultUndeliverable:
     """What Celery is told when the end itself could not be stored time and again."""
     told = document(held, inline_limit=0, clock_offset=clock_offset)
     fault = held.long.get(Long.LAST_FAULT, "unknown")
-    return ResultUndeliverable(f"{held.record.id} ended {held.record.status}, but its result could not be stored: {fault}", told)
+    return ResultUndeliverable(
+        f"{held.record.id} ended {held.record.status}, but its result could not be stored: {fault}", told
+    )
 
 
 @dataclass(slots=True)
@@ -113,13 +126,13 @@ class Finish:
                 sent.append(held)
         except (OperationalError, OSError) as error:
             self._disconnect()
-            tell("broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(claimed.records) - len(sent))
+            tell(
+                "broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(claimed.records) - len(sent)
+            )
             self.ledger.give_back(claimed, claimed.records[len(sent) :])
             wait = 1.0
         table = self.ledger.table
-        self.ledger.change_many(
-            [(h, lambda fresh, now, d=self._resend_ms(h): table.finish_sent(fresh, now, delay_ms=d)) for h in sent]  # type: ignore[misc]
-        )
+        self.ledger.change_many([(held, partial(table.finish_sent, delay_ms=self._resend_ms(held))) for held in sent])
         return wait if len(sent) < BATCH else 0.0
 
     def _resend_ms(self, held: Held) -> int:
@@ -174,7 +187,7 @@ class Finish:
         channel = self._connected().channel
         try:
             found = channel.queue_declare(queue=QUEUE, passive=True)
-        except channel.connection.channel_errors if hasattr(channel.connection, "channel_errors") else OSError:
+        except self._connection.channel_errors:  # it does not exist: a copy would be dropped
             self._disconnect()
             return False
         readable = found.message_count <= DEPTH_MAX
@@ -182,7 +195,7 @@ class Finish:
             tell("finish.unread", depth=found.message_count)
         return bool(readable)
 
-    def _connected(self) -> Any:  # noqa: ANN401  (kombu Producer)
+    def _connected(self) -> Any:
         if self._producer is None:
             self._connection = self.app.connection_for_write()
             self._connection.ensure_connection(max_retries=1, timeout=5)

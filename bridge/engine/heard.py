@@ -1,4 +1,4 @@
-"""Turns what the client heard into the table's words: output once as JSON text, nothing of RunPod's wire beyond here."""
+"""Turns what the client heard into the table's words; the output becomes JSON text once, here."""
 
 from __future__ import annotations
 

@@ -81,13 +81,19 @@ class Publish:
 
             def message(correlation_id: str | None = None, body: str = body) -> Message:
                 return Message(
-                    body, content_type=CONTENT_TYPE, content_encoding="utf-8", delivery_mode=2, correlation_id=correlation_id
+                    body,
+                    content_type=CONTENT_TYPE,
+                    content_encoding="utf-8",
+                    delivery_mode=2,
+                    correlation_id=correlation_id,
                 )
 
             channel.basic_publish(message(), exchange=EVENTS.name, routing_key=entry["key"])
             if entry.get("reply"):
                 reply = json.loads(entry["reply"])
-                channel.basic_publish(message(reply.get("correlation_id")), exchange="", routing_key=reply["to"], mandatory=True)
+                channel.basic_publish(
+                    message(reply.get("correlation_id")), exchange="", routing_key=reply["to"], mandatory=True
+                )
                 told.append((request_id, Sink.REPLY))
             if entry.get("result"):
                 channel.basic_publish(message(), exchange="", routing_key=RESULTS.name)
@@ -102,12 +108,14 @@ class Publish:
         table, round_ = self.ledger.table, held.record.round
         self.noticed(self.ledger.change(held, lambda fresh, now: table.delivered(fresh, now, sink, round_=round_)))
 
-    def _on_return(self, _code: int, text: str, _exchange: str, routing_key: str, message: Any) -> None:  # noqa: ANN401
+    def _on_return(self, _code: int, text: str, _exchange: str, routing_key: str, message: Any) -> None:
         """The queue of a reply is not there (any more): told, and kept as a dead letter."""
         tell("reply.returned", reply_to=routing_key, error=text)
-        self.ledger.dead_letter("undeliverable", door="publish", body=str(message.body), detail=f"reply_to {routing_key}: {text}")
+        self.ledger.dead_letter(
+            "undeliverable", door="publish", body=str(message.body), detail=f"reply_to {routing_key}: {text}"
+        )
 
-    def _connected(self) -> Any:  # noqa: ANN401  (amqp channel)
+    def _connected(self) -> Any:
         if self._channel is None:
             self._connection = self.app.connection_for_write(transport_options={"confirm_publish": True})
             self._connection.ensure_connection(max_retries=1, timeout=5)

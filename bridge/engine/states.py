@@ -1,4 +1,4 @@
-"""Celery's view of a request on its way: ACCEPTED, IN_QUEUE, IN_PROGRESS, written beside the road and never over an end.
+"""Celery's view of a request on its way: ACCEPTED, IN_QUEUE, IN_PROGRESS; never written over an end.
 
 Only the newest state of a request is written. Losing one costs nothing: the next observation writes again.
 """
@@ -30,7 +30,9 @@ IDLE_S = 1.0
 class States:
     """`changed` from any thread; `once` writes what is newest."""
 
-    def __init__(self, ledger: Ledger, app: Celery, waiting_for: Callable[[str], str | None], message_limit: int) -> None:
+    def __init__(
+        self, ledger: Ledger, app: Celery, waiting_for: Callable[[str], str | None], message_limit: int
+    ) -> None:
         """`waiting_for` says why an endpoint's requests wait."""
         self._ledger = ledger
         self._app = app
@@ -60,7 +62,9 @@ class States:
 
     @staticmethod
     def _state(held: Held) -> str:
-        return held.record.status if held.record.status in {Status.IN_QUEUE, Status.IN_PROGRESS} else Status.ACCEPTED.value
+        return (
+            held.record.status if held.record.status in {Status.IN_QUEUE, Status.IN_PROGRESS} else Status.ACCEPTED.value
+        )
 
     def _info(self, held: Held) -> dict[str, Any]:
         record = held.record

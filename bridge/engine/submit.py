@@ -105,7 +105,10 @@ class Submit:
         client = self.client_of(endpoint.name)
         bodies = {held.record.id: self._body(held) for held in records}
         changes = self.ledger.change_many(
-            [(held, self._sending(claimed.token, endpoint, client.base_url, bodies[held.record.id])) for held in records]
+            [
+                (held, self._sending(claimed.token, endpoint, client.base_url, bodies[held.record.id]))
+                for held in records
+            ]
         )
         callers = self.sync_callers if op is Operation.RUNSYNC else self.callers
         unused = 0
@@ -120,7 +123,9 @@ class Submit:
         if unused:
             self.vitals.budget.release(endpoint.id, op, token, used=0, unused=unused)
 
-    def _sending(self, lease: str, endpoint: Endpoint, base_url: str, body: bytes | str) -> Callable[[Held, int], Change]:
+    def _sending(
+        self, lease: str, endpoint: Endpoint, base_url: str, body: bytes | str
+    ) -> Callable[[Held, int], Change]:
         def make(held: Held, now: int) -> Change:
             if isinstance(body, str):
                 return self.ledger.table.refused(held, now, body)
@@ -146,7 +151,9 @@ class Submit:
         limit = RUNSYNC_BODY_MAX if record.sync_wait_ms else RUN_BODY_MAX
         return body if len(body) <= limit else f"input: the request is {len(body)} bytes; RunPod takes at most {limit}"
 
-    def _post(self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, token: str, op: Operation) -> None:
+    def _post(
+        self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, token: str, op: Operation
+    ) -> None:
         """The one place where a POST /run leaves."""
         record, table = held.record, self.ledger.table
         try:
@@ -204,5 +211,7 @@ class Submit:
         """The endpoint has been taken off the allow-list while requests waited."""
         claimed = self.ledger.claim(Step.SUBMIT, {name: min(ready, 50)}, lease_ms=self.lease_ms)
         message = f"endpoint: {name!r} is no longer allowed"
-        self.ledger.change_many([(held, lambda h, now: self.ledger.table.refused(h, now, message)) for held in claimed.records])
+        self.ledger.change_many(
+            [(held, lambda h, now: self.ledger.table.refused(h, now, message)) for held in claimed.records]
+        )
         return 0.0 if claimed.records else IDLE_S

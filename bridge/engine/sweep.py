@@ -30,6 +30,7 @@ class Sweep:
     events_max: int
     events_bytes_max: int
     relay_cursor: Callable[[], str | None]
+    flush_budget: Callable[[], None]
     _beat_at: float = field(default=0.0, init=False)
     _trim_at: float = field(default=0.0, init=False)
     _changes: int = field(default=0, init=False)
@@ -40,13 +41,19 @@ class Sweep:
         if now - self._beat_at >= BEAT_S:
             self._beat()
             self._beat_at = now
+        self.flush_budget()
         held, wait_ms = self.ledger.timers(BATCH)
         table = self.ledger.table
         for one in held:
             try:
                 change = self.ledger.change(one, table.tick)
             except (AssertionError, ValueError, TypeError, KeyError) as error:
-                tell("record.failed", request_id=one.record.id, endpoint=one.record.endpoint, error=f"{type(error).__name__}: {error}")
+                tell(
+                    "record.failed",
+                    request_id=one.record.id,
+                    endpoint=one.record.endpoint,
+                    error=f"{type(error).__name__}: {error}",
+                )
                 continue
             self.noticed(change)
         if now - self._trim_at >= TRIM_S:

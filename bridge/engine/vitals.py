@@ -1,4 +1,4 @@
-"""How each endpoint answers: feeds the shared gate, spaces the tries while RunPod is away, remembers the last success."""
+"""How each endpoint answers: feeds the gate, spaces tries while RunPod is away, remembers the last success."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Vitals:
         return self._ok_at.get(endpoint, 0)
 
     def failed(self, endpoint: str, endpoint_id: str, op: Operation, error: ApiError) -> None:
-        """A call was not: a trouble of the endpoint closes its gate, 429 lowers the budget, silence spaces the tries."""
+        """A call was not: trouble closes the gate, 429 lowers the budget, silence spaces the tries."""
         if isinstance(error, EndpointTrouble):
             self.gate.trouble(endpoint, error.reason)
         elif isinstance(error, Throttled):

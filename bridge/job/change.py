@@ -1,4 +1,4 @@
-"""A change of one record as a value: what to write, what to tell, what is due next. Made by `table`, written by the ledger."""
+"""A change of one record as a value: made by `table`, written by the ledger."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Draft:
         self._delay = 0
         self._strays: list[Stray] = []
 
-    def set(self, **values: Any) -> Draft:  # noqa: ANN401  (fields of Record)
+    def set(self, **values: Any) -> Draft:
         """Change fields of the row."""
         self.record = replace(self.record, **values)
         return self
@@ -135,7 +135,7 @@ class Draft:
         self._output, self._drop_output = output, output is None
         return self
 
-    def tell(self, name: EventName, **more: Any) -> Draft:  # noqa: ANN401  (JSON)
+    def tell(self, name: EventName, **more: Any) -> Draft:
         """One event; its sequence is given at the end."""
         self._events.append((name, more))
         return self
@@ -151,10 +151,17 @@ class Draft:
         self._strays.append(Stray(record.id, record.endpoint, endpoint_id, record.base_url, job_id))
         return self
 
-    def settle(self, status: str, reason: str = "", **more: Any) -> Draft:  # noqa: ANN401  (JSON)
+    def settle(self, status: str, reason: str = "", **more: Any) -> Draft:
         """The end of this round (I4): tells it once, and whoever asked is due to hear it."""
         self.set(
-            phase=Phase.SETTLED, status=status, reason=reason, ended_at=self.now, grace_until=0, gone_at=0, claims=0, finish_sends=0
+            phase=Phase.SETTLED,
+            status=status,
+            reason=reason,
+            ended_at=self.now,
+            grace_until=0,
+            gone_at=0,
+            claims=0,
+            finish_sends=0,
         )
         self.drop(Long.INPUT, Long.S3CONFIG)
         self.tell(END_EVENT.get(status, EventName.LOST), **more)  # type: ignore[call-overload]
@@ -241,7 +248,9 @@ def timer(record: Record) -> int:
 
 def rescue_at(record: Record) -> int:
     """When a poll of this record becomes urgent (I10)."""
-    retention, margin = (SYNC_RETENTION_MS, SYNC_RETENTION_MS // 2) if record.sync_wait_ms else (RUN_RETENTION_MS, RESCUE_MARGIN_MS)
+    retention, margin = (
+        (SYNC_RETENTION_MS, SYNC_RETENTION_MS // 2) if record.sync_wait_ms else (RUN_RETENTION_MS, RESCUE_MARGIN_MS)
+    )
     return max(record.observed_at, record.submitted_at) + retention - margin
 
 

@@ -24,7 +24,7 @@ class Held:
     long: Mapping[Long, str]
     output: str | None = None  # JSON text
 
-    def json(self, name: Long) -> Any:  # noqa: ANN401  (JSON)
+    def json(self, name: Long) -> Any:
         """One long value, read; None when there is none."""
         text = self.long.get(name)
         return None if text is None else json.loads(text)
@@ -38,7 +38,7 @@ def stamp(ledger_ms: int, clock_offset: int = 0) -> str | None:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def unpack_error(error: str | None) -> Any:  # noqa: ANN401  (text or an object)
+def unpack_error(error: str | None) -> Any:
     """RunPod's JSON-in-a-string of a handler's exception as `{type, message, traceback}`; other text as it is."""
     if not error or not error.startswith("{"):
         return error
@@ -83,7 +83,11 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
         "attempt": record.attempt,
         "round": record.round,
         "jobs": held.json(Long.JOBS)
-        or ([{"job_id": record.job_id, "endpoint_id": record.endpoint_id, "attempt": record.attempt}] if record.job_id else []),
+        or (
+            [{"job_id": record.job_id, "endpoint_id": record.endpoint_id, "attempt": record.attempt}]
+            if record.job_id
+            else []
+        ),
         "phase": record.phase.value,
         "status": status,
         "reason": record.reason or None,
@@ -122,7 +126,7 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
     return body
 
 
-def transition(held: Held, *, clock_offset: int = 0, **more: Any) -> dict[str, Any]:  # noqa: ANN401  (JSON)
+def transition(held: Held, *, clock_offset: int = 0, **more: Any) -> dict[str, Any]:
     """The `data` of an event that is not an end."""
     record = held.record
     data: dict[str, Any] = {
@@ -146,7 +150,14 @@ def transition(held: Held, *, clock_offset: int = 0, **more: Any) -> dict[str, A
 
 
 def cloud_event(
-    name: EventName, data: Mapping[str, Any], *, request_id: str, endpoint: str, sequence: int, time: str, trace: str | None
+    name: EventName,
+    data: Mapping[str, Any],
+    *,
+    request_id: str,
+    endpoint: str,
+    sequence: int,
+    time: str,
+    trace: str | None,
 ) -> str:
     """One CloudEvents 1.0 structured JSON document. Its id is the request's id and sequence, so copies are the same."""
     event = {

@@ -138,7 +138,11 @@ class Record:
 
 
 _CODECS: dict[str, tuple[str, Callable[[str], Any], Any]] = {
-    f.name: (f.metadata["short"], int if isinstance(f.default, int) else (Phase if f.name == "phase" else str), f.default)
+    f.name: (
+        f.metadata["short"],
+        int if isinstance(f.default, int) else (Phase if f.name == "phase" else str),
+        f.default,
+    )
     for f in fields(Record)
     if f.name != "id"
 }

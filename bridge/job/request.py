@@ -196,7 +196,11 @@ def explain(error: ValidationError) -> tuple[str, str]:
     """The first field at fault, and every fault in one line: `policy.ttl: must be at least ...`."""
     faults: dict[str, str] = {}
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        path = [str(part) for part in fault["loc"] if not str(part).startswith(("function-", "S3Config", "str", "bool", "int", "dict"))]
+        path = [
+            str(part)
+            for part in fault["loc"]
+            if not str(part).startswith(("function-", "S3Config", "str", "bool", "int", "dict"))
+        ]
         rule = fault["msg"].removeprefix("Value error, ")
         field = ".".join(path)
         if not field:
@@ -213,7 +217,7 @@ def _plain(kind: str, rule: str) -> str:
     )
 
 
-def rejected(field: str, message: str, **extra: Any) -> JobRejected:  # noqa: ANN401  (JSON values)
+def rejected(field: str, message: str, **extra: Any) -> JobRejected:
     """A refusal that names the field at fault, for a caller who never gets a record."""
     return JobRejected(message, {"status": "REJECTED", "reason": Reason.REJECTED.value, "field": field, **extra})
 

@@ -175,7 +175,12 @@ class Table:
         if record.job_id or record.phase in {T, R}:
             return check(self._another_job(draft, job_id), "submitted")
         if record.phase.ended:
-            if record.phase is E and record.status == Status.LOST and record.continued < record.round and not record.turn:
+            if (
+                record.phase is E
+                and record.status == Status.LOST
+                and record.continued < record.round
+                and not record.turn
+            ):
                 draft.set(sinks=record.sinks or "")  # not told yet: the request lives after all
             else:
                 draft.set(job_id=job_id).cancel_job(job_id, record.endpoint_id)
@@ -201,9 +206,21 @@ class Table:
         """A second job of one request: both are watched, the first to complete gives the result."""
         record = draft.record
         jobs = draft.before.json(Long.JOBS) or [
-            {"job_id": record.job_id, "endpoint_id": record.endpoint_id, "attempt": record.attempt, "status": record.status}
+            {
+                "job_id": record.job_id,
+                "endpoint_id": record.endpoint_id,
+                "attempt": record.attempt,
+                "status": record.status,
+            }
         ]
-        jobs.append({"job_id": job_id, "endpoint_id": record.endpoint_id, "attempt": record.attempt, "status": Status.IN_QUEUE.value})
+        jobs.append(
+            {
+                "job_id": job_id,
+                "endpoint_id": record.endpoint_id,
+                "attempt": record.attempt,
+                "status": Status.IN_QUEUE.value,
+            }
+        )
         draft.keep(Long.JOBS, jobs).set(possible_duplicate=1)
         if record.phase.ended:
             draft.cancel_job(job_id, record.endpoint_id)
@@ -310,7 +327,9 @@ class Table:
         record = held.record
         if record.phase is not T:
             return same(held, "late")
-        draft = self._draft(held, now).set(cancels=record.cancels + 1, cancel_at=now + self._cancel_pause(record.cancels))
+        draft = self._draft(held, now).set(
+            cancels=record.cancels + 1, cancel_at=now + self._cancel_pause(record.cancels)
+        )
         return check(draft.due(Step.POLL, 0 if landed else 1_000).done("cancel_called"), "observed")
 
     @staticmethod
@@ -362,14 +381,20 @@ class Table:
             worker_id=heard.worker_id[:63] if heard.worker_id else record.worker_id,
             platform_retries=heard.retries or record.platform_retries,
         )
-        stands = heard.execution_time is not None and heard.execution_time == record.execution_time and not is_end(heard.status)
+        stands = (
+            heard.execution_time is not None
+            and heard.execution_time == record.execution_time
+            and not is_end(heard.status)
+        )
         draft.set(stuck_since=(record.stuck_since or draft.now) if stands else 0)
         if heard.execution_time is not None:
             draft.set(execution_time=heard.execution_time)
 
     def _progress_heard(self, draft: Draft, heard: Heard) -> None:
         record = draft.record
-        if rank(heard.status) > rank(record.status) or (rank(heard.status) == rank(record.status) and heard.status != record.status):
+        if rank(heard.status) > rank(record.status) or (
+            rank(heard.status) == rank(record.status) and heard.status != record.status
+        ):
             draft.set(status=heard.status)
             if heard.status == Status.IN_PROGRESS:
                 draft.set(started_at=record.started_at or draft.now).tell(EventName.STARTED)
@@ -385,7 +410,9 @@ class Table:
     def _stuck(self, draft: Draft) -> bool:
         record = draft.record
         past_ttl = record.ttl_ms and draft.now > record.submitted_at + record.ttl_ms + STUCK_MS
-        stands_still = record.stuck_since and draft.now - record.stuck_since >= STUCK_MS and record.status == Status.IN_PROGRESS
+        stands_still = (
+            record.stuck_since and draft.now - record.stuck_since >= STUCK_MS and record.status == Status.IN_PROGRESS
+        )
         return bool(past_ttl or stands_still)
 
     def _end_heard(self, draft: Draft, heard: Heard) -> None:
@@ -409,7 +436,11 @@ class Table:
             draft.result(heard.output)
         if record.wish and status != Status.COMPLETED:
             self._end_by_wish(draft)
-        elif status in {Status.FAILED, Status.TIMED_OUT} and record.retries_left > 0 and reason in self._retry_on(draft.before):
+        elif (
+            status in {Status.FAILED, Status.TIMED_OUT}
+            and record.retries_left > 0
+            and reason in self._retry_on(draft.before)
+        ):
             self._begin_retry(draft, status, reason)
         else:
             more = {"cause": "runpod"} if status == Status.TIMED_OUT else {}
@@ -480,7 +511,9 @@ class Table:
 
     # 404
 
-    def gone(self, held: Held, now: int, job_id: str, attempt: int, *, endpoint_ok_at: int, purged_at: int, poll_ms: int) -> Change:
+    def gone(
+        self, held: Held, now: int, job_id: str, attempt: int, *, endpoint_ok_at: int, purged_at: int, poll_ms: int
+    ) -> Change:
         """RunPod does not know the job, and the answer did not name the endpoint (HARDENING 2)."""
         record = held.record
         if record.phase not in {T, R} or attempt != record.attempt:
@@ -497,7 +530,9 @@ class Table:
             return check(draft.due(Step.POLL, poll_ms).done("heard"), "observed")
         alive = self._alive(draft)
         if alive:
-            draft.set(job_id=alive["job_id"], endpoint_id=alive["endpoint_id"], status=alive["status"], gone_at=0).due(Step.POLL)
+            draft.set(job_id=alive["job_id"], endpoint_id=alive["endpoint_id"], status=alive["status"], gone_at=0).due(
+                Step.POLL
+            )
             return check(draft.done("heard"), "gone")
         if record.phase is R:
             self._stand(draft)
@@ -536,7 +571,7 @@ class Table:
         return Step.POLL, min([poll_ms, *(clock - draft.now + 5 for clock in clocks)])
 
     @staticmethod
-    def _look_or_cancel(record: Any, now: int) -> Step:  # noqa: ANN401  (Record)
+    def _look_or_cancel(record: Any, now: int) -> Step:
         return Step.CANCEL if record.wish and now >= record.cancel_at else Step.POLL
 
     # RunPod's /retry
@@ -682,7 +717,12 @@ class Table:
             if record.deadline and record.deadline <= now and self._fresh(record, record.deadline, now):
                 return self.wish(held, now, Wish.TIMEOUT)
             waiting = record.status != Status.IN_PROGRESS
-            if waiting and record.queue_deadline and record.queue_deadline <= now and self._fresh(record, record.queue_deadline, now):
+            if (
+                waiting
+                and record.queue_deadline
+                and record.queue_deadline <= now
+                and self._fresh(record, record.queue_deadline, now)
+            ):
                 return self.wish(held, now, Wish.QUEUE_TIMEOUT)
         if record.phase is U and record.grace_until <= now:
             return self.grace_ended(held, now)
@@ -694,7 +734,7 @@ class Table:
         return check(draft.done("ticked"), "observed")
 
     @staticmethod
-    def _fresh(record: Any, clock: int, now: int) -> bool:  # noqa: ANN401  (Record)
+    def _fresh(record: Any, clock: int, now: int) -> bool:
         """A deadline is acted on only after a status read younger than it; where nobody answers, a minute later."""
         return record.phase is not T or record.observed_at >= clock or now - clock > 60_000
 
@@ -720,7 +760,12 @@ class Table:
     def finish_begin(self, held: Held, now: int, *, round_: int, nonce: str, turn: str, turn_ms: int) -> Change:
         """One finish at a time: the turn has a lease of its own."""
         record = held.record
-        if record.phase is not E or record.round != round_ or record.nonce != nonce or Sink.CELERY not in record.waiting_sinks:
+        if (
+            record.phase is not E
+            or record.round != round_
+            or record.nonce != nonce
+            or Sink.CELERY not in record.waiting_sinks
+        ):
             return same(held, "not_this_one")
         if record.turn and record.turn != turn and record.turn_until > now:
             return same(held, "somebody_elses_turn")

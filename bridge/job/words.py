@@ -93,7 +93,7 @@ class Wish(StrEnum):
 
 
 class Delivery(StrEnum):
-    """What to do when RunPod's answer to a submit was lost. RunPod has no idempotency key, so there is no third choice."""
+    """What to do when RunPod's answer to a submit was lost. It has no idempotency key: there is no third choice."""
 
     AT_LEAST_ONCE = "at_least_once"  # submit again, marked `possible_duplicate`
     AT_MOST_ONCE = "at_most_once"  # never again: the request ends LOST (`unanswered`)

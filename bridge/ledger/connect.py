@@ -57,9 +57,11 @@ class Server:
         """Why this server must not hold the ledger; empty when it may."""
         found = []
         if tuple(int(part) for part in self.version.split(".")[:2]) < OLDEST_SERVER:
-            found.append(f"BRIDGE_REDIS_URL: the server is Redis {self.version}; the ledger needs 7.0 or later, or Valkey")
+            found.append(f"BRIDGE_REDIS_URL: the server is Redis {self.version}; 7.0 or Valkey is the least")
         if self.cluster:
-            found.append("BRIDGE_REDIS_URL: the server runs in cluster mode; the ledger needs a standalone server or Sentinel")
+            found.append(
+                "BRIDGE_REDIS_URL: the server runs in cluster mode; the ledger needs a standalone server or Sentinel"
+            )
         if self.eviction.startswith("allkeys") and not allow_eviction:
             found.append(
                 f"BRIDGE_REDIS_URL: maxmemory-policy is {self.eviction}: the server would forget paid jobs when it is full; "

@@ -113,7 +113,9 @@ def _boottime() -> float:
 class Ledger:
     """Every method is one script, or one read. All may be repeated (I15); all raise LedgerUnavailable."""
 
-    def __init__(self, client: redis.Redis, names: Names, rules: Rules, *, wishes_max: int = 100_000, dead_max: int = 10_000) -> None:
+    def __init__(
+        self, client: redis.Redis, names: Names, rules: Rules, *, wishes_max: int = 100_000, dead_max: int = 10_000
+    ) -> None:
         """The client is shared by threads; nothing is sent before the first call."""
         self.client = client
         self.names = names
@@ -155,7 +157,9 @@ class Ledger:
             return [Phase(text) if text else None for text in pipe.execute()]
 
     @staticmethod
-    def _held(request_id: str, row: Any, wanted: Sequence[Long], values: Sequence[str | None], output: str | None = None) -> Held:  # noqa: ANN401
+    def _held(
+        request_id: str, row: Any, wanted: Sequence[Long], values: Sequence[str | None], output: str | None = None
+    ) -> Held:
         if not isinstance(row, dict):
             row = dict(zip(row[::2], row[1::2], strict=True))
         row.pop("tk", None)
@@ -163,7 +167,9 @@ class Ledger:
             record = from_row(request_id, row)
         except ValueError as error:
             raise LedgerError(str(error)) from None
-        return Held(record, {name: value for name, value in zip(wanted, values, strict=True) if value is not None}, output)
+        return Held(
+            record, {name: value for name, value in zip(wanted, values, strict=True) if value is not None}, output
+        )
 
     # Changing
 
@@ -207,7 +213,7 @@ class Ledger:
             made[i] = self._settled(made[i], answer, changes[i][1])
         return made
 
-    def _settled(self, change: Change, answer: Any, make: Make) -> Change:  # noqa: ANN401  (Lua's answer)
+    def _settled(self, change: Change, answer: Any, make: Make) -> Change:
         wanted: tuple[Long, ...] = tuple(set(COMMON) | set(change.after.long))
         request_id = change.record.id
         for _ in range(TRIES):
@@ -215,7 +221,9 @@ class Ledger:
             if answer[0] == 1:
                 after = replace(change.after, record=replace(change.record, version=answer[2]))
                 return replace(change, after=after)
-            fresh = self.load(request_id, wanted=wanted, output=change.after.output is not None) if answer[0] == 0 else None
+            fresh = (
+                self.load(request_id, wanted=wanted, output=change.after.output is not None) if answer[0] == 0 else None
+            )
             if fresh is None:  # pruned meanwhile: nobody is waiting any more
                 assert change.before is not None  # noqa: S101  (only accept makes a record)
                 return replace(change, verdict="unknown", after=change.before, tellings=())
@@ -326,7 +334,7 @@ class Ledger:
         with mapped():
             self.client.publish(self.names.wake, "1")
 
-    def listen(self) -> Any:  # noqa: ANN401  (redis PubSub)
+    def listen(self) -> Any:
         """A subscription to other processes' wakes; the caller closes it."""
         with mapped():
             listener = self.client.pubsub()
@@ -348,9 +356,20 @@ class Ledger:
         record = change.record
         put, _ = difference(None, record)
         long = [part for item in change.put_long.items() if item[0] not in change.drop_long for part in item]
-        args: list[Any] = [record.id, record.endpoint, record.phase.value, record.due, self._score(change), record.timer]
+        args: list[Any] = [
+            record.id,
+            record.endpoint,
+            record.phase.value,
+            record.due,
+            self._score(change),
+            record.timer,
+        ]
         args += ["1" if consumes else ""]
-        args += [self.rules.retention_ms, self._tombstone(change), self.rules.id_memory_ms] if change.closes else ["", "", ""]
+        args += (
+            [self.rules.retention_ms, self._tombstone(change), self.rules.id_memory_ms]
+            if change.closes
+            else ["", "", ""]
+        )
         args += [len(put) // 2, len(long) // 2, len(change.tellings), *put, *long]
         for telling in change.tellings:
             args += self._telling(telling)
@@ -368,11 +387,23 @@ class Ledger:
             record.timer, record.lease_until if record.lease else "0",
         ]  # fmt: skip
         if change.closes:
-            args += [self.rules.retention_ms, self.rules.output_retention_ms, self._tombstone(change), self.rules.id_memory_ms]
+            args += [
+                self.rules.retention_ms,
+                self.rules.output_retention_ms,
+                self._tombstone(change),
+                self.rules.id_memory_ms,
+            ]
         else:
             args += ["0" if change.reopens else "", "", "", ""]
         args += ["drop" if change.drop_output else "set" if change.output is not None else "", change.output or ""]
-        args += [len(put) // 2, len(drop), len(long) // 2, len(change.drop_long), len(change.tellings), len(change.strays)]
+        args += [
+            len(put) // 2,
+            len(drop),
+            len(long) // 2,
+            len(change.drop_long),
+            len(change.tellings),
+            len(change.strays),
+        ]
         args += [*put, *drop, *long, *change.drop_long]
         for telling in change.tellings:
             args += self._telling(telling)
@@ -402,7 +433,13 @@ class Ledger:
     def _tombstone(change: Change) -> str:
         record = change.record
         return json.dumps(
-            {"fp": record.fingerprint, "status": record.status, "reason": record.reason, "sq": record.sequence, "ep": record.endpoint},
+            {
+                "fp": record.fingerprint,
+                "status": record.status,
+                "reason": record.reason,
+                "sq": record.sequence,
+                "ep": record.endpoint,
+            },
             separators=(",", ":"),
         )
 
@@ -455,7 +492,9 @@ class Ledger:
             if self.client.get(self.names.key("relay")) == token:
                 self.client.delete(self.names.key("relay"))
 
-    def dead_letter(self, reason: str, *, door: str, body: str, detail: str = "", headers: Mapping[str, Any] | None = None) -> str:
+    def dead_letter(
+        self, reason: str, *, door: str, body: str, detail: str = "", headers: Mapping[str, Any] | None = None
+    ) -> str:
         """Keep what could not be taken or told, with its reason (I12). At most 64 KiB of the original; size and SHA-256 always."""
         raw = body.encode(errors="surrogateescape")
         entry = {

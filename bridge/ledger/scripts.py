@@ -51,7 +51,7 @@ def mapped() -> Iterator[None]:
         raise LedgerUnavailable(fault) from error
 
 
-def run(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:  # noqa: ANN401  (Lua's answer)
+def run(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
     """Call one script. Raises LedgerUnavailable."""
     verb = script(name)
     with mapped():

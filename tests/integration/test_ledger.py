@@ -129,7 +129,9 @@ def test_only_a_post_that_may_have_left_is_in_doubt(ledger: Ledger) -> None:
     accept(ledger, "a")
     claimed = ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=50)
     table = ledger.table
-    ledger.change(claimed.records[0], lambda h, now: table.sending(h, now, claimed.token, endpoint_id="demo", base_url="u"))
+    ledger.change(
+        claimed.records[0], lambda h, now: table.sending(h, now, claimed.token, endpoint_id="demo", base_url="u")
+    )
     held = eventually(lambda: ledger.timers()[0])[0]
     assert ledger.change(held, table.tick).record.phase is Phase.UNANSWERED
 
@@ -172,7 +174,9 @@ def test_a_closed_record_expires_and_its_tombstone_answers(ledger: Ledger) -> No
     """I16, HARDENING 20: retention, then a tombstone; a repeat finds it."""
     held = submit(ledger, "a")
     table = ledger.table
-    ended = ledger.change(held, lambda h, now: table.observed(h, now, Heard("j1", "COMPLETED", 1, output="1"), poll_ms=1)).after
+    ended = ledger.change(
+        held, lambda h, now: table.observed(h, now, Heard("j1", "COMPLETED", 1, output="1"), poll_ms=1)
+    ).after
     assert ledger.client.ttl("bridge:_:r:a") == -1
     ledger.change(ended, lambda h, now: table.delivered(h, now, Sink.CELERY, round_=1))
     for key in ("r", "d", "o", "t"):
@@ -239,7 +243,9 @@ def test_memory_over_the_limit_still_saves_what_was_paid_for(ledger: Ledger) -> 
     ledger.client.config_set("maxmemory", "1mb")
     try:
         table = ledger.table
-        end = ledger.change(held, lambda h, now: table.observed(h, now, Heard("j1", "COMPLETED", 1, output="1"), poll_ms=1))
+        end = ledger.change(
+            held, lambda h, now: table.observed(h, now, Heard("j1", "COMPLETED", 1, output="1"), poll_ms=1)
+        )
         assert end.record.status == "COMPLETED"
         with pytest.raises(Exception, match="OutOfMemory"):
             accept(ledger, "b")

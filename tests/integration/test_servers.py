@@ -35,9 +35,7 @@ def test_each_test_gets_a_redis_database_of_its_own(redis_server: RedisServer) -
         assert one.dbsize() == 1
 
 
-def test_a_redis_killed_and_started_again_has_kept_everything(
-    redis_server: RedisServer, redis_url: str
-) -> None:
+def test_a_redis_killed_and_started_again_has_kept_everything(redis_server: RedisServer, redis_url: str) -> None:
     """A kill -9 loses no acknowledged write, and the address stays."""
     with redis.Redis.from_url(redis_url) as client:
         client.set("kept", "yes")
@@ -74,9 +72,7 @@ def test_a_rabbitmq_restarted_has_kept_durable_messages(rabbitmq_server: RabbitS
     assert _receive(amqp_url) == "durable"
 
 
-def test_the_private_servers_are_not_the_machines_own(
-    redis_server: RedisServer, rabbitmq_server: RabbitServer
-) -> None:
+def test_the_private_servers_are_not_the_machines_own(redis_server: RedisServer, rabbitmq_server: RabbitServer) -> None:
     """No test ever meets a server that was there before."""
     assert redis_server.port != 6379
     assert rabbitmq_server.port != 5672

@@ -258,7 +258,10 @@ def test_only_one_finish_has_the_turn() -> None:
     settled = in_phase(Phase.SETTLED)
     mine = TABLE_OF.finish_begin(settled, NOW, round_=1, nonce="n", turn="t1", turn_ms=60_000)
     assert mine.verdict == "turn"
-    assert TABLE_OF.finish_begin(mine.after, NOW, round_=1, nonce="n", turn="t2", turn_ms=1).verdict == "somebody_elses_turn"
+    assert (
+        TABLE_OF.finish_begin(mine.after, NOW, round_=1, nonce="n", turn="t2", turn_ms=1).verdict
+        == "somebody_elses_turn"
+    )
     assert TABLE_OF.finish_begin(mine.after, NOW, round_=1, nonce="n", turn="t1", turn_ms=1).verdict == "turn"
     for round_, nonce in ((2, "n"), (1, "forged")):
         assert TABLE_OF.finish_begin(settled, NOW, round_=round_, nonce=nonce, turn="t", turn_ms=1).empty
@@ -277,7 +280,7 @@ def test_every_record_that_needs_work_has_a_due_time_or_a_lease() -> None:
     for phase in Phase:
         for event, make in EVENTS.items():
             record = make(in_phase(phase)).record
-            if record.phase in {Phase.CLOSED, Phase.UNANSWERED} or event in {"finish"}:
+            if record.phase in {Phase.CLOSED, Phase.UNANSWERED} or event == "finish":
                 continue
             assert record.due or record.lease or record.turn or not record.waiting_sinks, (phase, event)
 

@@ -1,0 +1,363 @@
+"""RunPod's HTTP API, one method per operation; camelCase ends here.
+
+Built on one `requests` Session per process: it owns the pool, TLS and proxies. Requests are prepared once per
+operation and only their URL changes, because preparing one costs more than sending it. Nothing is ever sent twice
+by the client itself; a POST that makes a job never leaves on a connection that may have gone stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from bridge.errors import (
+    ApiError,
+    EndpointUnknown,
+    Forbidden,
+    JobUnknown,
+    OutOfCredit,
+    Refused,
+    Throttled,
+    Unanswered,
+    Unauthorised,
+    Unreachable,
+)
+from bridge.runpod.answers import ABSENT, Chunk, Health, Observation, Purged, StreamPage
+from bridge.runpod.operations import Operation
+from bridge.telemetry import tell
+
+ENDPOINT_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+JOB_ID = re.compile(r"[A-Za-z0-9_\-]{1,200}")
+#: Bytes of one answer at most: RunPod's own limit for a result is 20 MB (docs: handler functions); pages may hold more.
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+#: Seconds a connection may have been idle when a POST that makes a job leaves on it. A server that closes it
+#: meanwhile would leave us unsure whether the job exists.
+FRESH_S = 5.0
+#: Seconds beyond `wait` that a held call may take.
+HOLD_MARGIN_S = 10.0
+_MAKES_A_JOB = frozenset({Operation.RUN, Operation.RUNSYNC})
+
+
+class RunPodClient:
+    """Thread-safe. Connects at first use, and anew after a fork."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: Callable[[], str],
+        *,
+        connect_timeout_s: float = 3.05,
+        read_timeout_s: float = 20.0,
+        pool_size: int = 64,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
+        """`api_key` is asked for each call, so that a rotated key needs no restart."""
+        self.base_url = base_url.rstrip("/")
+        self._api_key = api_key
+        self._connect_s, self._read_s = connect_timeout_s, read_timeout_s
+        self._pool_size = pool_size
+        self._max_bytes = max_answer_bytes
+        self._lock = threading.Lock()
+        self._pid = -1
+        self._session = requests.Session()
+        self._pools: dict[str, Any] = {}
+
+    # Operations
+
+    def run(self, endpoint_id: str, body: bytes) -> Observation:
+        """POST /run. An answer without an id is Unanswered: a job may exist."""
+        return self._job(self._call(Operation.RUN, endpoint_id, body=body), needs_id=True)
+
+    def runsync(self, endpoint_id: str, body: bytes, wait_ms: int) -> Observation:
+        """POST /runsync?wait=ms. Answers the job's true state when the wait ends (kept 1 min only)."""
+        query = f"?wait={wait_ms}"
+        told = self._call(Operation.RUNSYNC, endpoint_id, body=body, query=query, hold_ms=wait_ms)
+        return self._job(told, needs_id=True)
+
+    def status(self, endpoint_id: str, job_id: str) -> Observation:
+        """GET /status/{id}. Reading consumes nothing."""
+        return self._job(self._call(Operation.STATUS, endpoint_id, job_id))
+
+    def status_sync(self, endpoint_id: str, job_id: str, wait_ms: int) -> Observation:
+        """GET /status-sync/{id}?wait=ms: returns early when the job ends. Shares /status' limits."""
+        told = self._call(
+            Operation.STATUS, endpoint_id, job_id, path="status-sync", query=f"?wait={wait_ms}", hold_ms=wait_ms
+        )
+        return self._job(told)
+
+    def stream(self, endpoint_id: str, job_id: str, wait_ms: int | None = None) -> StreamPage:
+        """GET /stream/{id}: drains what is buffered, up to 200 chunks; an empty one holds (10 s by default)."""
+        query = "" if wait_ms is None else f"?wait={wait_ms}"
+        told = self._call(Operation.STREAM, endpoint_id, job_id, query=query, hold_ms=wait_ms or 10_000)
+        chunks = tuple(
+            Chunk(item.get("output"), item.get("metrics"))
+            for item in told.get("stream") or ()
+            if isinstance(item, dict)
+        )
+        return StreamPage(str(told.get("status", "")), chunks, told.get("output", ABSENT))
+
+    def cancel(self, endpoint_id: str, job_id: str) -> Observation:
+        """POST /cancel/{id}."""
+        return self._job(self._call(Operation.CANCEL, endpoint_id, job_id, body=b"{}"))
+
+    def retry(self, endpoint_id: str, job_id: str) -> Observation:
+        """POST /retry/{id}: only FAILED and TIMED_OUT, same id and input."""
+        return self._job(self._call(Operation.RETRY, endpoint_id, job_id, body=b"{}"))
+
+    def purge_queue(self, endpoint_id: str) -> Purged:
+        """POST /purge-queue: removes what is IN_QUEUE, whoever sent it."""
+        told = self._call(Operation.PURGE, endpoint_id, body=b"{}")
+        return Purged(int(told.get("removed", 0)), str(told.get("status", "")))
+
+    def health(self, endpoint_id: str) -> Health:
+        """GET /health."""
+        told = self._call(Operation.HEALTH, endpoint_id)
+        return Health(_counters(told.get("jobs")), _counters(told.get("workers")))
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._session.close()
+
+    # One call
+
+    def _call(
+        self,
+        op: Operation,
+        endpoint_id: str,
+        job_id: str | None = None,
+        *,
+        body: bytes | None = None,
+        path: str | None = None,
+        query: str = "",
+        hold_ms: int = 0,
+    ) -> dict[str, Any]:
+        _check("endpoint id", ENDPOINT_ID, endpoint_id)
+        if job_id is not None:
+            _check("job id", JOB_ID, job_id)
+        url = f"{self.base_url}/{endpoint_id}/{path or op.value}{'/' + job_id if job_id else ''}{query}"
+        timeout = urllib3.Timeout(connect=self._connect_s, read=max(self._read_s, hold_ms / 1000 + HOLD_MARGIN_S))
+        headers = self._headers(body)  # before the call: a key that cannot be read is no lost answer
+        started = time.monotonic()
+        code: int | str = "none"
+        try:
+            with _mapped(url):
+                answer = self._send(op, url, body, headers, timeout)
+                code = answer.status
+                text = self._read(answer)
+            if code != 200:  # noqa: PLR2004
+                raise _error_of(answer, text)
+            return _json_of(text)
+        except ApiError as error:
+            code = error.code or type(error).__name__.lower()
+            raise
+        finally:
+            tell("runpod.call", endpoint=endpoint_id, op=op.value, code=code, seconds=time.monotonic() - started)
+
+    def _headers(self, body: bytes | None) -> dict[str, str]:
+        headers = {
+            "Authorization": f"Bearer {self._api_key()}",
+            "Accept": "application/json",
+            "User-Agent": "runpod-bridge",
+        }
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        return headers
+
+    def _send(
+        self, op: Operation, url: str, body: bytes | None, headers: dict[str, str], timeout: urllib3.Timeout
+    ) -> urllib3.BaseHTTPResponse:
+        """Through the session's own pool, without preparing a request anew each time."""
+        pool = self._pool_for(fresh=op in _MAKES_A_JOB)
+        return pool.urlopen(  # type: ignore[no-any-return]
+            "GET" if body is None else "POST",
+            url if pool.proxy is not None and pool.scheme == "http" else url[len(pool.origin) :],
+            body=body,
+            headers=headers,
+            timeout=timeout,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=True,
+        )
+
+    def _pool_for(self, *, fresh: bool) -> Any:
+        """The pool of this process; jobs are made over one that throws idle connections away."""
+        if self._pid != os.getpid():
+            with self._lock:
+                if self._pid != os.getpid():
+                    self._build()
+        return self._pools["fresh" if fresh else "kept"]
+
+    def _build(self) -> None:
+        session = requests.Session()
+        # Proxies and CA bundle are read from the environment once, here, and not for each call.
+        found = session.merge_environment_settings(self.base_url, {}, stream=False, verify=None, cert=None)
+        session.trust_env = False
+        session.proxies, session.verify, session.cert = found["proxies"], found["verify"], found["cert"]
+        pools = {}
+        prepared = session.prepare_request(requests.Request("GET", self.base_url))
+        for name in ("kept", "fresh"):
+            adapter = HTTPAdapter(pool_connections=1, pool_maxsize=self._pool_size, max_retries=0, pool_block=False)
+            session.mount(f"{self.base_url}/{name}", adapter)
+            pool = adapter.get_connection_with_tls_context(
+                prepared, session.verify, proxies=session.proxies, cert=session.cert
+            )
+            pool.origin = self.base_url[: self.base_url.index("/", 8)] if "/" in self.base_url[8:] else self.base_url
+            pools[name] = pool
+        _keep_fresh(pools["fresh"])
+        self._session, self._pools, self._pid = session, pools, os.getpid()
+
+    def _read(self, answer: urllib3.BaseHTTPResponse) -> bytes:
+        """The whole body, unless it is larger than anything RunPod would send."""
+        text = answer.read(self._max_bytes + 1)
+        if len(text) > self._max_bytes:
+            answer.close()
+            raise Unanswered(f"RunPod's answer is over {self._max_bytes} bytes", answer.status)
+        answer.release_conn()
+        return text
+
+    @staticmethod
+    def _job(told: dict[str, Any], *, needs_id: bool = False) -> Observation:
+        job_id, status = told.get("id"), told.get("status")
+        if not isinstance(status, str) or not status or (needs_id and not isinstance(job_id, str)):
+            said = told.get("error") or "neither id nor status"
+            raise Unanswered(f"RunPod's answer describes no job: {str(said)[:200]}", 200)
+        return Observation(
+            job_id=str(job_id or ""),
+            status=status,
+            delay_time=_int(told.get("delayTime")),
+            execution_time=_int(told.get("executionTime")),
+            worker_id=told.get("workerId") if isinstance(told.get("workerId"), str) else None,
+            retries=_int(told.get("retries")),
+            output=told.get("output", ABSENT),
+            error=_text(told.get("error")),
+        )
+
+
+def _keep_fresh(pool: Any) -> None:
+    """Make a pool close connections that have been idle for over FRESH_S instead of handing them out."""
+    put, get = pool._put_conn, pool._get_conn  # noqa: SLF001  (urllib3's own seam for pools)
+
+    def _put_conn(connection: Any) -> None:
+        if connection is not None:
+            connection.idle_since = time.monotonic()
+        put(connection)
+
+    def _get_conn(timeout: float | None = None) -> Any:
+        connection = get(timeout)
+        if (
+            getattr(connection, "sock", None) is not None
+            and time.monotonic() - getattr(connection, "idle_since", 0.0) > FRESH_S
+        ):
+            connection.close()
+        return connection
+
+    pool._put_conn, pool._get_conn = _put_conn, _get_conn  # noqa: SLF001
+
+
+@contextlib.contextmanager
+def _mapped(url: str) -> Iterator[None]:
+    """The one place where the HTTP library's errors become ours."""
+    where = url.split("?", maxsplit=1)[0]
+    try:
+        yield
+    except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as error:
+        raise Unreachable(f"cannot reach {where}: {type(error).__name__}") from error
+    except urllib3.exceptions.ProxyError as error:
+        raise Unreachable(f"cannot reach {where} through the proxy: {error.original_error}") from error
+    except urllib3.exceptions.SSLError as error:
+        # A TLS fault in the middle of an answer reads as SSLError too; only a failed handshake sent nothing.
+        if "handshake" in str(error).lower() or "certificate" in str(error).lower() or "WRONG_VERSION" in str(error):
+            raise Unreachable(f"no TLS with {where}: {error}") from error
+        raise Unanswered(f"{where}: the connection broke: {error}") from error
+    except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        raise Unanswered(f"{where}: no answer: {type(error).__name__}: {error}") from error
+
+
+def _error_of(answer: urllib3.BaseHTTPResponse, text: bytes) -> ApiError:
+    """What an answer other than 200 means (fact: problem-style bodies, but also HTML, text and nothing)."""
+    code, said = answer.status, _said(text)
+    if code == 400:  # noqa: PLR2004
+        return Refused(said or "bad request", code)
+    if code == 401:  # noqa: PLR2004
+        return Unauthorised(said or "the API key is missing or wrong", code)
+    if code == 402:  # noqa: PLR2004
+        return OutOfCredit(said or "the balance is used up", code)
+    if code == 403:  # noqa: PLR2004
+        return Forbidden(said or "the API key may not use this endpoint", code)
+    if code == 404:  # noqa: PLR2004
+        return EndpointUnknown(said, code) if "endpoint" in said.lower() else JobUnknown(said or "job not found", code)
+    if code == 429:  # noqa: PLR2004
+        return Throttled(said or "too many requests", code, _retry_after(answer.headers))
+    if 400 < code < 500 and code != 408:  # noqa: PLR2004
+        return Refused(said or f"HTTP {code}", code)
+    return Unanswered(f"HTTP {code}{': ' + said if said else ''}", code)
+
+
+def _said(text: bytes) -> str:
+    """The sentence of an error body, whatever its form; at most 300 characters, never HTML."""
+    try:
+        told = json.loads(text)
+    except ValueError:
+        plain = text.decode(errors="replace").strip()
+        return "" if plain.startswith("<") else plain[:300]
+    if isinstance(told, dict):
+        for name in ("detail", "title", "error", "message"):
+            if told.get(name):
+                return str(told[name])[:300]
+    return str(told)[:300] if told else ""
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    value = headers.get("Retry-After")
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _json_of(text: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Unanswered(f"RunPod's answer is no JSON: {type(error).__name__}", 200) from error
+    if not isinstance(told, dict):
+        raise Unanswered(f"RunPod's answer is no object: {type(told).__name__}", 200)
+    return told
+
+
+def _check(what: str, pattern: re.Pattern[str], value: str) -> None:
+    if not pattern.fullmatch(value):
+        raise ValueError(f"{what} {value[:80]!r} must match {pattern.pattern}")
+
+
+def _counters(value: object) -> dict[str, int]:
+    return {name: _int(count) or 0 for name, count in value.items()} if isinstance(value, dict) else {}
+
+
+def _int(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value)

@@ -1,0 +1,84 @@
+-- acquire: hand out permits for calls of one operation to one endpoint, after taking back those that have ended (I9).
+-- KEYS 1 prefix
+-- ARGV 1 endpoint id  2 operation  3 wanted  4 token  5 ms after which the permits count as ended  6 calls per 10 s
+--      7 concurrent  8 calls per 10 s and running RunPod worker  9 recovery per second (part of the whole)
+--      then triples: token, how many calls have ended, how many were never made
+-- Returns {granted, ms until another try is worth while}
+-- Invariant: a call counts from its grant until 10 s after its end, wherever in between RunPod saw it; so no 10 s of
+-- RunPod's clock ever hold more than the limit. The same token is granted the same again (I15).
+local base = p .. 'budget:' .. ARGV[1] .. ':' .. ARGV[2]
+local held, slots = base .. ':held', base .. ':slots'
+local wanted, token = tonumber(ARGV[3]), ARGV[4]
+local now = ledger_now()
+local QUARTER, WINDOW = 250, 10000
+
+local function ended(count, at)
+  if count > 0 then redis.call('HINCRBY', base, 'b:' .. math.floor(at / QUARTER), count) end
+end
+
+local function take_back(from, used, unused)
+  local out = tonumber(redis.call('HGET', held, from) or '0')
+  used = math.min(used, out)
+  unused = math.min(unused, out - used)
+  ended(used, now)
+  local left = out - used - unused
+  if left > 0 then
+    redis.call('HSET', held, from, left)
+  else
+    redis.call('HDEL', held, from)
+    redis.call('ZREM', slots, from)
+  end
+end
+
+for i = 10, #ARGV, 3 do take_back(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])) end
+for _, dead in ipairs(redis.call('ZRANGE', slots, '-inf', now, 'BYSCORE')) do
+  take_back(dead, tonumber(redis.call('HGET', held, dead) or '0'), 0)
+end
+redis.call('PEXPIRE', base, 3600000)
+if wanted == 0 then return {0, 0} end
+local before = redis.call('HGET', held, token)
+if before then return {tonumber(before), 0} end
+
+local f = redis.call('HGETALL', base)
+local recent, oldest, state = 0, nil, {}
+for i = 1, #f, 2 do
+  local quarter = tonumber(string.match(f[i], '^b:(%d+)$'))
+  if not quarter then
+    state[f[i]] = f[i + 1]
+  elseif quarter * QUARTER + QUARTER + WINDOW <= now then
+    redis.call('HDEL', base, f[i])
+  else
+    recent = recent + tonumber(f[i + 1])
+    if not oldest or quarter < oldest then oldest = quarter end
+  end
+end
+local pause = tonumber(state.pause_until or '0') - now
+if pause > 0 then return {0, math.ceil(pause)} end
+
+local calls, concurrent = tonumber(ARGV[6]), tonumber(ARGV[7])
+if state.workers and now - tonumber(state.workers_at) < 60000 then
+  calls = math.max(calls, tonumber(state.workers) * tonumber(ARGV[8]))
+end
+if state.factor then
+  local factor = tonumber(state.factor) + (now - tonumber(state.cut_at)) / 1000 * tonumber(ARGV[9])
+  if factor >= 1 then
+    redis.call('HDEL', base, 'factor', 'cut_at')
+  else
+    calls = math.max(1, math.floor(calls * factor))
+    concurrent = math.max(1, math.floor(concurrent * factor))
+  end
+end
+
+local out = 0
+for _, count in ipairs(redis.call('HVALS', held)) do out = out + tonumber(count) end
+local free = math.min(calls - recent - out, concurrent - out)
+local granted = math.max(0, math.min(wanted, free))
+if granted > 0 then
+  redis.call('HSET', held, token, granted)
+  redis.call('ZADD', slots, now + tonumber(ARGV[5]), token)
+  redis.call('PEXPIRE', held, 3600000)
+  redis.call('PEXPIRE', slots, 3600000)
+  return {granted, 0}
+end
+if concurrent - out <= 0 or not oldest then return {0, 50} end
+return {0, math.max(10, oldest * QUARTER + QUARTER + WINDOW - now)}

@@ -1,0 +1,54 @@
+"""Runs this room's scripts; the one place here where Redis' errors become ours."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError, RedisError
+
+from bridge.errors import LedgerUnavailable
+
+
+@cache
+def _source(name: str) -> tuple[str, str]:
+    folder = files("bridge.runpod") / "lua"
+    source = "#!lua flags=allow-oom\n" + (folder / "_prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    return source, hashlib.sha1(source.encode()).hexdigest()  # noqa: S324  (Redis names scripts so)
+
+
+def run(client: redis.Redis, name: str, prefix: str, args: Sequence[Any]) -> Any:
+    """Call one script. Raises LedgerUnavailable."""
+    source, sha = _source(name)
+    try:
+        try:
+            return client.execute_command("EVALSHA", sha, 1, prefix, *args)
+        except NoScriptError:
+            return client.execute_command("EVAL", source, 1, prefix, *args)
+    except RedisError as error:
+        raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
+
+
+def read(client: redis.Redis, key: str) -> dict[str, str]:
+    """One hash. Raises LedgerUnavailable."""
+    try:
+        return client.hgetall(key)  # type: ignore[return-value]
+    except RedisError as error:
+        raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
+
+
+def write(client: redis.Redis, key: str, values: dict[str, Any], *, drop: Sequence[str] = ()) -> None:
+    """Set and delete fields of one hash in one step. Raises LedgerUnavailable."""
+    try:
+        with client.pipeline(transaction=True) as pipe:
+            if values:
+                pipe.hset(key, mapping=values)
+            if drop:
+                pipe.hdel(key, *drop)
+            pipe.execute()
+    except RedisError as error:
+        raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error

@@ -1,0 +1,183 @@
+"""Everything the bridge tells of itself: code says `tell("submit.unanswered", ...)`; logs and metrics subscribe.
+
+An event's name is what one searches logs for; the catalogue says who should care (its level) and what it means.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
+
+#: name -> (level: who must act, meaning)
+CATALOGUE: Mapping[str, tuple[int, str]] = {
+    "request.accepted": (INFO, "a request is held by the ledger"),
+    "request.repeated": (DEBUG, "a request came again; nothing changed"),
+    "request.conflict": (WARNING, "an id was used again for another request; the first goes on"),
+    "request.rejected": (WARNING, "a request broke a rule and was refused"),
+    "request.submitted": (INFO, "RunPod has taken the job"),
+    "request.ended": (INFO, "a request has its end"),
+    "submit.unanswered": (WARNING, "the answer to a submit was lost; a job may exist"),
+    "submit.again": (WARNING, "submitted again after a lost answer: possible duplicate"),
+    "cancel.asked": (INFO, "somebody asked for a cancel"),
+    "cancel.sent": (INFO, "/cancel was answered"),
+    "stray.ended": (WARNING, "a job of an ended request has ended: its time was paid twice"),
+    "finish.sent": (DEBUG, "an end is on its way to Celery"),
+    "finish.delivered": (DEBUG, "Celery has stored the end"),
+    "finish.ignored": (DEBUG, "a copy or a forgery of a finish did nothing"),
+    "finish.failed": (ERROR, "an end could not be stored; another turn follows"),
+    "finish.unread": (ERROR, "nobody reads bridge.finish fast enough; copies are held back"),
+    "state.repaired": (WARNING, "a late progress had covered an end; the end was stored again"),
+    "reply.returned": (WARNING, "the queue of a reply does not exist; kept as a dead letter"),
+    "runpod.call": (DEBUG, "one call to RunPod"),
+    "runpod.away": (WARNING, "RunPod does not answer; tries are spaced"),
+    "runpod.back": (INFO, "RunPod answers again"),
+    "budget.throttled": (WARNING, "RunPod said 429; the budget was lowered"),
+    "gate.closed": (ERROR, "the endpoint or account cannot be used; requests wait"),
+    "gate.opened": (INFO, "the endpoint can be used again"),
+    "endpoint.paused": (INFO, "an operator paused an endpoint"),
+    "endpoint.resumed": (INFO, "an operator resumed an endpoint"),
+    "endpoint.purged": (INFO, "an operator purged an endpoint's queue"),
+    "ledger.unavailable": (ERROR, "the ledger's Redis does not answer; work is held"),
+    "ledger.rolled_back": (ERROR, "the ledger came back without its latest writes"),
+    "broker.unavailable": (ERROR, "the broker does not answer; messages wait"),
+    "door.held": (WARNING, "a message is held while the ledger is away"),
+    "dead_letter.kept": (WARNING, "something could not be taken or told; see `bridge dead list`"),
+    "record.failed": (ERROR, "one record cannot be worked on; the others go on"),
+    "call.failed": (ERROR, "a call ended in a way nobody foresaw; its record comes due again"),
+    "loop.failed": (ERROR, "a loop met an error and tries again"),
+    "engine.started": (INFO, "the engine works"),
+    "engine.stopped": (INFO, "the engine has stopped"),
+    "engine.beat": (DEBUG, "the engine lives"),
+    "topology.found": (DEBUG, "a queue exists and is used as it is"),
+    "topology.missing": (INFO, "a queue does not exist and is declared"),
+    "followup.unrouted": (WARNING, "what follows a request has no route: it goes to Celery's default queue"),
+    "http.started": (INFO, "health and metrics are served"),
+    "http.taken": (WARNING, "the HTTP port is taken by another process; this one serves none"),
+    "webhook.received": (DEBUG, "RunPod called back"),
+    "webhook.refused": (WARNING, "a callback was unknown, forged or malformed; it changed nothing"),
+}
+
+_SECRET = re.compile(r"(api_?key|token|secret|s3config|authorization|password)", re.IGNORECASE)
+_QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+")
+_CREDENTIALS = re.compile(r"([a-z+]+://)[^/@\s:]*:[^/@\s]+@")
+
+Subscriber = Callable[[str, Mapping[str, Any]], None]
+
+_logger = structlog.get_logger("bridge")
+_threshold = logging.WARNING
+_subscribers: list[Subscriber] = []
+
+
+def tell(name: str, **fields: Any) -> None:
+    """Tell an event. Raises KeyError for a name that is not in the catalogue."""
+    level = CATALOGUE[name][0]
+    for subscriber in _subscribers:
+        subscriber(name, fields)
+    if level >= _threshold:
+        _logger.log(level, name, **{key: redact(key, value) for key, value in fields.items() if value is not None})
+
+
+def subscribe(subscriber: Subscriber) -> Callable[[], None]:
+    """Hear every event; the answer is the way out."""
+    _subscribers.append(subscriber)
+    return lambda: _subscribers.remove(subscriber)
+
+
+def redact(key: str, value: object) -> object:
+    """The value as a log may show it (I11): no secrets, no credentials or query strings of URLs."""
+    if _SECRET.search(key):
+        return "***"
+    if isinstance(value, str) and "://" in value:
+        return _CREDENTIALS.sub(r"\1***@", _QUERY.sub(r"\1?***", value))
+    return value
+
+
+def configure_logging(level: str = "info", *, as_json: bool = False) -> None:
+    """One line an event on stderr: for people, or JSON for machines."""
+    global _threshold  # noqa: PLW0603  (one setting of the process)
+    _threshold = getattr(logging, level.upper())
+    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_threshold),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+# Metrics. Names and labels are a contract (DESIGN, section 5).
+
+REGISTRY = CollectorRegistry()
+ACCEPTED = Counter("bridge_accepted_total", "Requests accepted.", ["door", "endpoint"], registry=REGISTRY)
+ENDED = Counter("bridge_ended_total", "Requests ended.", ["endpoint", "status", "reason"], registry=REGISTRY)
+CALLS = Counter("bridge_runpod_calls_total", "Calls to RunPod.", ["endpoint", "op", "code"], registry=REGISTRY)
+UNANSWERED = Counter("bridge_unanswered_total", "Submits whose answer was lost.", registry=REGISTRY)
+DUPLICATES = Counter("bridge_possible_duplicates_total", "Submits repeated after a lost answer.", registry=REGISTRY)
+DEAD = Counter("bridge_dead_letters_total", "Dead letters kept.", ["reason"], registry=REGISTRY)
+_LONG = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
+_SHORT = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+DELAY = Histogram("bridge_job_delay_seconds", "RunPod's delayTime.", ["endpoint"], buckets=_LONG, registry=REGISTRY)
+EXECUTION = Histogram("bridge_job_execution_seconds", "executionTime.", ["endpoint"], buckets=_LONG, registry=REGISTRY)
+END_SEEN = Histogram(
+    "bridge_end_seen_seconds", "RunPod's end to ours.", ["endpoint"], buckets=_SHORT, registry=REGISTRY
+)
+CALL_SECONDS = Histogram("bridge_runpod_call_seconds", "Time of one call.", ["op"], buckets=_SHORT, registry=REGISTRY)
+
+
+def _count(name: str, fields: Mapping[str, Any]) -> None:
+    match name:
+        case "runpod.call":
+            CALLS.labels(fields["endpoint"], fields["op"], str(fields["code"])).inc()
+            CALL_SECONDS.labels(fields["op"]).observe(fields["seconds"])
+        case "request.accepted":
+            ACCEPTED.labels(fields["door"], fields["endpoint"]).inc()
+        case "request.ended":
+            ENDED.labels(fields["endpoint"], fields["status"], fields["reason"] or "").inc()
+            if fields.get("delay_ms", -1) >= 0:
+                DELAY.labels(fields["endpoint"]).observe(fields["delay_ms"] / 1000)
+            if fields.get("execution_ms", -1) >= 0:
+                EXECUTION.labels(fields["endpoint"]).observe(fields["execution_ms"] / 1000)
+        case "submit.unanswered":
+            UNANSWERED.inc()
+        case "submit.again":
+            DUPLICATES.inc()
+        case "dead_letter.kept":
+            DEAD.labels(fields["reason"]).inc()
+
+
+subscribe(_count)
+
+
+class Snapshot(Collector):
+    """Ledger-wide gauges, read from the ledger only when somebody scrapes: the same in every process (`max by`)."""
+
+    def __init__(self, read: Callable[[], Iterable[tuple[str, str, Mapping[str, str], float]]]) -> None:
+        """`read` gives (name, help, labels, value)."""
+        self._read = read
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Prometheus' call."""
+        families: dict[str, GaugeMetricFamily] = {}
+        for name, text, labels, value in self._read():
+            family = families.setdefault(name, GaugeMetricFamily(name, text, labels=tuple(labels)))
+            family.add_metric(tuple(labels.values()), value)
+        return families.values()
+
+
+def register_snapshot(read: Callable[[], Iterable[tuple[str, str, Mapping[str, str], float]]]) -> None:
+    """Have the ledger-wide gauges scraped with the rest."""
+    REGISTRY.register(Snapshot(read))

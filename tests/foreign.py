@@ -1,0 +1,66 @@
+"""The other team's Celery app: its tasks meet the bridge's in chains, links and chords. It imports nothing of the bridge."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+
+app = Celery("foreign", broker=os.environ.get("FOREIGN_BROKER"), backend=os.environ.get("FOREIGN_BACKEND"))
+app.conf.update(
+    task_serializer="json",
+    result_serializer="json",
+    accept_content=["json"],
+    broker_connection_retry_on_startup=True,
+    task_default_queue=os.environ.get("FOREIGN_QUEUE", "celery"),
+)
+
+
+def _note(key: str, value: str) -> None:
+    """Append to a list beside the results, so that a test can count what ran."""
+    app.backend.client.rpush(f"noted:{key}", value)
+
+
+@app.task
+def make(value: Any) -> dict[str, Any]:
+    """An input for a job."""
+    return {"value": value}
+
+
+@app.task
+def tail(result: Any) -> dict[str, Any]:
+    """The end of a chain."""
+    return {"tail": result}
+
+
+@app.task
+def collect(results: list[Any]) -> dict[str, Any]:
+    """The body of a chord."""
+    return {"collected": results}
+
+
+@app.task
+def note(result: Any, key: str) -> Any:
+    """A link that counts itself."""
+    _note(key, repr(result))
+    return result
+
+
+@app.task
+def note_error(task_id: str, key: str) -> None:
+    """An errback of the old form."""
+    _note(key, task_id)
+
+
+@app.task
+def fail(_result: Any = None) -> None:
+    """A member that fails."""
+    message = "on purpose"
+    raise ValueError(message)
+
+
+@app.task(bind=True)
+def becomes_a_job(self: Any, value: Any) -> Any:
+    """An old task kept by name, which replaces itself by a job and what was done with its result."""
+    raise self.replace(app.signature("bridge.run", kwargs={"input": {"value": value}}, queue="bridge.run") | tail.s())

@@ -1,0 +1,161 @@
+"""Celery's canvas with the bridge in every place of it: members of the bridge and of a foreign app, on every broker.
+
+One suite for Redis and RabbitMQ; the bridge worker and the foreign worker are real processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+from celery.canvas import Signature
+from celery.exceptions import ChordError
+
+from bridge.errors import JobFailed
+from tests.helpers import eventually
+from tests.house import House
+
+
+@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A bridge worker and a foreign worker on each broker; results on Redis."""
+    url = request.getfixturevalue("redis_server").start().fresh_url()
+    broker = url if request.param == "redis" else request.getfixturevalue("rabbitmq_server").start().fresh_url()
+    with House(tmp_path_factory.mktemp("canvas"), broker=broker, redis_url=url) as made:
+        made.worker()
+        made.foreign_worker()
+        yield made
+
+
+def run(house: House, value: Any = None, **kwargs: Any) -> Signature:
+    """A job as a signature; without a value its input is the previous result."""
+    if value is not None:
+        kwargs["input"] = {"value": value}
+    return house.app.signature("bridge.run", kwargs=kwargs, queue="bridge.run")
+
+
+def task(house: House, name: str, *args: Any, **kwargs: Any) -> Signature:
+    """A task of the foreign app as a signature."""
+    return house.app.signature(f"tests.foreign.{name}", args=args, kwargs=kwargs)
+
+
+def noted(house: House, key: str) -> list[Any]:
+    """What the foreign worker has noted."""
+    return list(house.client.lrange(f"noted:{key}", 0, -1))
+
+
+def test_a_chain_goes_through_a_job(house: House) -> None:
+    """Task | job | task: the previous result is the input, and the output is the next one's argument."""
+    sent = chain(task(house, "make", 1), run(house), task(house, "tail")).apply_async()
+    assert sent.get(timeout=20) == {"tail": {"value": 1}}
+    assert sent.parent.get(timeout=5) == {"value": 1}
+
+
+def test_two_jobs_in_a_row(house: House) -> None:
+    """Job | job | task."""
+    sent = chain(run(house, 3), run(house), task(house, "tail")).apply_async()
+    assert sent.get(timeout=20) == {"tail": {"value": 3}}
+
+
+def test_a_group_of_jobs(house: House) -> None:
+    """Each result where it belongs."""
+    sent = group(run(house, n) for n in range(5)).apply_async()
+    assert sent.get(timeout=20) == [{"value": n} for n in range(5)]
+
+
+@pytest.mark.parametrize("slow", [0, 1], ids=["job first", "job last"])
+def test_a_chord_of_jobs_and_tasks(house: House, slow: int) -> None:
+    """The body runs once, whoever of the header ends last."""
+    job = run(house, input={"value": 1, "mock_delay": float(slow)})
+    sent = chord([job, task(house, "make", 2)], task(house, "collect")).apply_async()
+    results = sent.get(timeout=20)["collected"]
+    assert [result["value"] for result in results] == [1, 2]
+
+
+def test_a_chord_whose_body_is_a_job(house: House) -> None:
+    """A list is no input: the body says so; a task between makes an object of it."""
+    body = chain(task(house, "collect"), run(house))
+    sent = chord([run(house, 1), run(house, 2)], body).apply_async()
+    assert sent.get(timeout=20) == {"collected": [{"value": 1}, {"value": 2}]}
+
+
+def test_a_nested_chord(house: House) -> None:
+    """chain(group(chain(task, job), job), collect, tail)."""
+    header = group(chain(task(house, "make", 1), run(house)), run(house, 2))
+    sent = chain(header, task(house, "collect"), task(house, "tail")).apply_async()
+    assert sent.get(timeout=20) == {"tail": {"collected": [{"value": 1}, {"value": 2}]}}
+
+
+def test_links_fire_once(house: House) -> None:
+    """A link gets the output, exactly once; the errback does not fire."""
+    sent = house.send(
+        {"value": 7}, link=task(house, "note", "linked"), link_error=task(house, "note_error", "not-this")
+    )
+    sent.get(timeout=20)
+    assert eventually(lambda: noted(house, "linked")) == [repr({"value": 7})]
+    assert noted(house, "not-this") == []
+
+
+def test_errbacks_fire_once(house: House) -> None:
+    """An errback gets the id; the link does not fire."""
+    sent = house.send(
+        {"mock_error": "x"}, link=task(house, "note", "no-link"), link_error=task(house, "note_error", "erred")
+    )
+    with pytest.raises(JobFailed):
+        sent.get(timeout=20)
+    assert eventually(lambda: noted(house, "erred")) == [sent.id]
+    assert noted(house, "no-link") == []
+
+
+def test_a_failure_fails_the_rest_of_its_chain(house: House) -> None:
+    """Later members are FAILURE too, as in Celery."""
+    sent = chain(run(house, input={"mock_error": "x"}), task(house, "tail")).apply_async()
+    with pytest.raises(Exception, match="x"):
+        sent.get(timeout=20)
+    assert sent.state == "FAILURE"
+
+
+def test_a_failure_in_a_header_fails_the_chord(house: House) -> None:
+    """Never a hang."""
+    sent = chord([run(house, 1), run(house, input={"mock_error": "bad member"})], task(house, "collect")).apply_async()
+    with pytest.raises((ChordError, JobFailed), match="bad member"):
+        sent.get(timeout=20)
+
+
+def test_a_cancelled_member_fails_the_chord(house: House) -> None:
+    """REVOKED is an end for the chord as well."""
+    member = run(house, input={"mock_delay": 60})
+    member.options["task_id"] = "cancel-in-chord"
+    sent = chord([run(house, 1), member], task(house, "collect")).apply_async()
+    eventually(lambda: "started" in house.names_of("cancel-in-chord"))
+    house.ask("cancel", id="cancel-in-chord")
+    with pytest.raises(Exception, match=r"cancelled|Revoked|revoked"):
+        sent.get(timeout=20)
+
+
+def test_ignore_result_still_fires_the_link(house: House) -> None:
+    """Nothing is stored, and what follows goes on."""
+    sent = house.send({"value": 9}, ignore_result=True, link=task(house, "note", "ignored"))
+    assert eventually(lambda: noted(house, "ignored"), timeout=20) == [repr({"value": 9})]
+    assert sent.state == "PENDING"
+
+
+def test_an_old_task_replaces_itself_by_a_job(house: House) -> None:
+    """`raise self.replace(signature("bridge.run", ...) | post.s())`: the old name, the old id, the new way."""
+    sent = house.app.send_task("tests.foreign.becomes_a_job", args=[5])
+    assert sent.get(timeout=20) == {"tail": {"value": 5}}
+
+
+def test_expires_ends_only_what_has_not_started(house: House) -> None:
+    """`expires` becomes the queue's clock; a running job goes on."""
+    sent = house.send({"value": 1, "mock_delay": 2.0}, expires=1.5)
+    assert sent.get(timeout=20)["value"] == 1
+
+
+def test_headers_and_ids_are_kept(house: House) -> None:
+    """The request's own id is the result's id, and its parent stays its parent."""
+    sent = chain(task(house, "make", 1), run(house)).apply_async()
+    sent.get(timeout=20)
+    assert house.ask("status", id=sent.id)["status"] == "COMPLETED"
