@@ -45,7 +45,7 @@ class _LazyConfig:
         found = self.__dict__.get("_found")
         if found is None:
             found = self.__dict__["_found"] = celeryconfig.build(load())
-        return found  # type: ignore[no-any-return]
+        return found
 
     def __dir__(self) -> list[str]:
         return list(self._config())
@@ -92,7 +92,7 @@ class TopologyStep(bootsteps.StartStopStep):  # type: ignore[misc]
         find_queues(consumer.app, consumer.connection)
 
 
-@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+@worker_shutting_down.connect
 def _stopping(**_kwargs: Any) -> None:
     hold.stopping.set()
 

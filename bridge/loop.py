@@ -86,6 +86,6 @@ class Loop:
         except Exception as error:  # noqa: BLE001  (told, and tried again: nothing else would do this loop's work)
             self._fails += 1
             tell("loop.failed", loop=self.name, error=f"{type(error).__name__}: {error}", fails=self._fails)
-            return min(FAILED_WAIT_S * 2 ** min(self._fails - 1, 10), FAILED_WAIT_MAX_S)
+            return min(FAILED_WAIT_S * 2.0 ** min(self._fails - 1, 10), FAILED_WAIT_MAX_S)
         self._fails = 0
-        return float(wait)
+        return wait

@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from bridge.job.document import Held
 
 #: Seconds. Turns of the busy loops are at least this far apart, so that a burst becomes a batch.
-BURST_S = 0.005
-#: The Celery door lets the loops of a burst gather this long; latency stays far under 10 ms.
-FINISH_BURST_S = 0.005
+BURST_S = 0.02
+#: States on the way are for people: of several within this time only the newest is written.
+STATES_BURST_S = 0.05
 
 
 class Bridge:
@@ -196,8 +196,8 @@ class Bridge:
             "track": Loop("track", track.once, at_least_s=BURST_S),
             "carry_out": Loop("carry-out", carry_out.once, at_least_s=BURST_S),
             "strays": Loop("strays", carry_out.strays),
-            "finish": Loop("finish", finish.once, at_least_s=FINISH_BURST_S),
-            "states": Loop("states", self.states.once, at_least_s=BURST_S),
+            "finish": Loop("finish", finish.once, at_least_s=BURST_S),
+            "states": Loop("states", self.states.once, at_least_s=STATES_BURST_S),
             "sweep": Loop("sweep", sweep.once),
             "wake": Loop("wake", wake.once),
         }

@@ -1,4 +1,4 @@
-"""The other team's Celery app: its tasks meet the bridge's in chains, links and chords. It imports nothing of the bridge."""
+"""The other team's Celery app, whose tasks meet the bridge's in chains, links and chords; imports nothing of it."""
 
 from __future__ import annotations
 

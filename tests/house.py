@@ -1,4 +1,4 @@
-"""A whole house for a test: emulator, a bridge worker as a real process, a foreign Celery app, and the ledger to look into.
+"""A whole house for a test: emulator, a bridge worker as a real process, a foreign Celery app, the ledger.
 
 The foreign app imports nothing of the bridge, as a producer in another team would. Its own tasks run in a second real
 worker process (`tests/foreign.py`), so that chains, links and chords cross from the bridge to it and back.
@@ -154,14 +154,33 @@ class House:
 
     def foreign_worker(self, *args: str) -> Process:
         """A worker of the other team's app, on its default queue."""
-        process = self.start(
-            "foreign", sys.executable, "-m", "celery", "-A", "tests.foreign", "worker", "-l", "INFO", "-P", "threads", "-c", "4",
-            "-n", f"foreign{self._count}@test", "--without-gossip", "--without-mingle", *args,
-            FOREIGN_BROKER=self.broker, FOREIGN_BACKEND=self.backend,
-        )  # fmt: skip
+        command = self._celery("tests.foreign", "threads")
+        more = {"FOREIGN_BROKER": self.broker, "FOREIGN_BACKEND": self.backend}
+        process = self.start("foreign", *command, *args, **more)
         eventually(lambda: "ready." in process.said() or not process.running, timeout=30)
         assert process.running, process.said()[-3000:]
         return process
+
+    def _celery(self, app: str, pool: str) -> list[str]:
+        name = f"{app}{self._count}@test"
+        quiet = ["--without-gossip", "--without-mingle"]
+        return [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            app,
+            "worker",
+            "-l",
+            "INFO",
+            "-P",
+            pool,
+            "-c",
+            "4",
+            "-n",
+            name,
+            *quiet,
+        ]
 
     def send(self, input: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
         """`bridge.run` as any producer sends it; `task_id`, `link` and the like are Celery's options."""

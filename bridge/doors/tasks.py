@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
+from celery.app.task import Context
 from celery.exceptions import Ignore
 
 from bridge.doors import inline
+from bridge.doors.accepting import AcceptTask
 from bridge.doors.canvas import canvas_of, clocks_of, continues
 from bridge.doors.finishing import FinishTask, finish
 from bridge.doors.hold import hold
@@ -36,15 +38,19 @@ _OPTIONS: dict[str, Any] = {
 def register(app: Celery, bridge: Callable[[], Bridge]) -> None:
     """Put the tasks on the app. `bridge` gives this process' own instance, built after any fork."""
 
-    @app.task(name="bridge.run", **_OPTIONS)  # type: ignore[untyped-decorator]
-    def run(self: Task, *args: Any, **kwargs: Any) -> Any:
+    @app.task(name="bridge.run", base=AcceptTask, **_OPTIONS)
+    def run(self: AcceptTask, *args: Any, **kwargs: Any) -> Any:
         """Run a job on RunPod; the result is its output. See docs/quickstart-celery.md."""
-        arguments = bind_input(args, kwargs)
         if self.request.is_eager or self.request.called_directly:
-            return inline.run(bridge(), arguments)
-        return _accept(self, bridge(), arguments)
+            return inline.run(bridge(), bind_input(args, kwargs))
+        return self.accept(self.request, args, kwargs)
 
-    @app.task(name="bridge.finish", base=FinishTask, **{**_OPTIONS, "track_started": False})  # type: ignore[untyped-decorator]
+    def accept(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        _accept(context, bridge(), args, kwargs, ignores=context.__dict__.get("ignore_result", run.ignore_result))
+
+    run.accept = accept
+
+    @app.task(name="bridge.finish", base=FinishTask, **{**_OPTIONS, "track_started": False})
     def bridge_finish(self: FinishTask, **kwargs: Any) -> Any:
         """Tell Celery the end of a request. Sent by the bridge alone; without the ledger's nonce it does nothing."""
         here = bridge()
@@ -75,17 +81,16 @@ def bind_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, An
     return arguments
 
 
-def _accept(task: Task, bridge: Bridge, arguments: dict[str, Any]) -> Any:
+def _accept(context: Context, bridge: Bridge, args: tuple[Any, ...], kwargs: dict[str, Any], *, ignores: bool) -> None:
     """Ends with Ignore: the message is acked once the ledger holds the request, and the slot is free (I1)."""
-    context = task.request
-    ignore = context.__dict__.get("ignore_result", task.ignore_result)
-    canvas = canvas_of(context, ignore_result=bool(ignore))
+    arguments = bind_input(args, kwargs)
+    canvas = canvas_of(context, ignore_result=bool(ignores))
     expires_at, time_limit_ms = clocks_of(context, bridge.ledger.now())
     origin = Origin(
         door="celery",
         via="amqp" if bridge.settings.amqp else "redis",
         canvas=canvas,
-        tells_celery=not ignore or continues(canvas),
+        tells_celery=not ignores or continues(canvas),
         correlation_id=context.correlation_id if context.correlation_id != context.id else None,
         trace=(context.headers or {}).get("traceparent"),
         expires_at=expires_at,
@@ -107,7 +112,7 @@ def _asker(kwargs: dict[str, Any]) -> Asker:
 def _control_task(
     app: Celery, bridge: Callable[[], Bridge], name: str, ask: Callable[..., Any], allowed: frozenset[str]
 ) -> None:
-    def body(self: Task, *args: Any, **kwargs: Any) -> Any:
+    def body(_task: Task, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and "id" in allowed and "id" not in kwargs:
             kwargs["id"] = args[0]
         elif len(args) == 1 and "endpoint" in allowed and "endpoint" not in kwargs:

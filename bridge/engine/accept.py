@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import JobRejected
 from bridge.job.document import Held
-from bridge.job.record import Long, Record, dumps
+from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.request import MAX_POLICY_MS, RunRequest, check_request_id, fingerprint, parse_run, rejected
 from bridge.job.words import Phase, Reason, Sink
 from bridge.telemetry import tell
@@ -181,7 +181,7 @@ class Accept:
         queues = [now + request.queue_timeout] if request.queue_timeout else []
         if origin.expires_at:
             queues.append(max(origin.expires_at, now + 1))
-        record = replace(
+        record = altered(
             held.record,
             deadline=now + min(limits) if limits else 0,
             queue_deadline=min(queues) if queues else 0,
@@ -236,4 +236,4 @@ def _reply(name: str | None, on: tuple[str, ...], origin: Origin) -> str:
 
 
 def _with_sink(record: Record, sink: Sink) -> Record:
-    return replace(record, sinks=",".join(sorted({*record.waiting_sinks, sink})))
+    return altered(record, sinks=",".join(sorted({*record.waiting_sinks, sink})))

@@ -277,7 +277,7 @@ class Control:
     # Health
 
     def health(self, endpoint: str | None = None) -> Any:
-        """RunPod's counters merged with the bridge's own, and a verdict with its reasons. One cached call serves many askers."""
+        """RunPod's counters and the bridge's own, a verdict and its reasons. One cached call serves many askers."""
         if endpoint is not None:
             return self._health_of(self.book.resolve(endpoint).name)
         names = sorted({*self.book.all(), *(n for n in self.ledger.endpoints() if n != "_invalid")})
@@ -315,7 +315,7 @@ class Control:
             "paid_twice_ms": counts.get("paid_twice_ms", 0),
             "engines": self.ledger.engines(),
         }
-        verdict, reasons = judge(runpod, state.paused, state.reason, reachable=runpod is not None)
+        verdict, reasons = judge(runpod, paused=state.paused, trouble=state.reason)
         return {
             "endpoint": name,
             "endpoint_id": endpoint.id,
@@ -326,28 +326,28 @@ class Control:
         }
 
 
-def judge(
-    runpod: Mapping[str, Any] | None, paused: bool, trouble: str | None, *, reachable: bool
-) -> tuple[str, list[str]]:
-    """The verdict on an endpoint: ok, cold, throttled, unhealthy, paused, out_of_credit, unauthorised or unreachable."""
+def judge(runpod: Mapping[str, Any] | None, *, paused: bool, trouble: str | None) -> tuple[str, list[str]]:
+    """The verdict and its reasons: ok, cold, throttled, unhealthy, paused, unreachable, or the gate's word."""
     if paused:
         return "paused", ["paused by an operator"]
     if trouble:
         return trouble, [f"RunPod answers {trouble}"]
-    if not reachable or runpod is None:
+    if runpod is None:
         return "unreachable", ["RunPod does not answer /health"]
-    jobs, workers = runpod["jobs"], runpod["workers"]
-    queued = jobs.get("inQueue", 0)
+    return _judge_workers(runpod["jobs"].get("inQueue", 0), runpod["workers"])
+
+
+def _judge_workers(queued: int, workers: Mapping[str, int]) -> tuple[str, list[str]]:
     up = workers.get("ready", 0) + workers.get("running", 0) + workers.get("idle", 0)
-    if queued and workers.get("unhealthy", 0) and not up:
+    if up:
+        return "ok", []
+    if queued and workers.get("unhealthy", 0):
         return "unhealthy", [
-            f"{queued} queued, {workers['unhealthy']} RunPod workers unhealthy: the handler may crash as it starts"
+            f"{queued} queued, {workers['unhealthy']} RunPod workers unhealthy: does the handler start?"
         ]
-    if queued and workers.get("throttled", 0) and not up:
+    if queued and workers.get("throttled", 0):
         return "throttled", [f"{queued} queued, {workers['throttled']} RunPod workers throttled: no GPU is free"]
-    if not up:
-        return "cold", ["no RunPod worker is up; the next job waits for a cold start"]
-    return "ok", []
+    return "cold", ["no RunPod worker is up; the next job waits for a cold start"]
 
 
 def _sooner(table: Table, held: Held, now: int) -> Any:

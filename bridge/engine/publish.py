@@ -59,7 +59,7 @@ class Publish:
             return IDLE_S
         try:
             self._publish(batch)
-        except (OperationalError, OSError, *self._errors()) as error:
+        except self._errors() as error:
             self._disconnect()
             tell("broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(batch))
             return 1.0
@@ -126,9 +126,10 @@ class Publish:
         return self._channel
 
     def _errors(self) -> tuple[type[Exception], ...]:
+        known: tuple[type[Exception], ...] = (OperationalError, OSError)
         if self._connection is None:
-            return ()
-        return (*self._connection.connection_errors, *self._connection.channel_errors)
+            return known
+        return (*known, *self._connection.connection_errors, *self._connection.channel_errors)
 
     def _disconnect(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None

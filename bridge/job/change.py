@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.job.document import Held, cloud_event, document, stamp, transition
-from bridge.job.record import Long, Record, dumps
+from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.words import END_EVENT, EventName, Phase, Sink, Status, Step, Wish
 
 #: Ledger milliseconds: RunPod keeps an ended /run 30 min and an ended /runsync 1 min (docs: send-requests).
@@ -108,7 +108,7 @@ class Draft:
 
     def set(self, **values: Any) -> Draft:
         """Change fields of the row."""
-        self.record = replace(self.record, **values)
+        self.record = altered(self.record, **values)
         return self
 
     def keep(self, name: Long, value: object) -> Draft:
@@ -177,12 +177,15 @@ class Draft:
 
     def done(self, verdict: str) -> Change:
         """The change as a value, its events built and its timer set."""
-        self.record = replace(self.record, claims=0)
         first = self.record.sequence + 1
-        self.record = replace(self.record, sequence=self.record.sequence + len(self._events))
         clock = timer(self.record)
         # A clock that has run out and could not be acted on is looked at again in a second, not in a hot loop.
-        self.record = replace(self.record, timer=max(clock, self.now + 1_000) if clock else 0)
+        self.record = altered(
+            self.record,
+            claims=0,
+            sequence=self.record.sequence + len(self._events),
+            timer=max(clock, self.now + 1_000) if clock else 0,
+        )
         long = {k: v for k, v in self.before.long.items() if k not in self._drop} | self._put
         output = None if self._drop_output else (self._output if self._output is not None else self.before.output)
         after = Held(self.record, long, output)

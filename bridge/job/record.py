@@ -34,16 +34,20 @@ class Long(StrEnum):
 
 
 def _text(short: str) -> str:
-    return field(default="", metadata={"short": short})  # type: ignore[no-any-return]
+    return field(default="", metadata={"short": short})
 
 
 def _number(short: str, default: int = 0) -> int:
-    return field(default=default, metadata={"short": short})  # type: ignore[no-any-return]
+    return field(default=default, metadata={"short": short})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Record:
-    """One request. Built by accept, changed only through `table`, written only by the ledger."""
+    """One request. Built by accept, changed only through `table`, written only by the ledger.
+
+    Without slots, so that a changed copy is one update of a dict: `dataclasses.replace` of so many fields was the
+    largest single cost of a change (docs/performance.md).
+    """
 
     id: str
     phase: Phase = field(default=Phase.ACCEPTED, metadata={"short": "ph"})
@@ -150,9 +154,23 @@ _BY_SHORT = {short: (name, read) for name, (short, read, _) in _CODECS.items()}
 assert len(_BY_SHORT) == len(_CODECS), "two fields share a short name"  # noqa: S101
 
 
+_DEFAULTS: dict[str, Any] = {name: default for name, (_, _, default) in _CODECS.items()}
+
+
+def _made(values: dict[str, Any]) -> Record:
+    record = object.__new__(Record)
+    record.__dict__.update(values)
+    return record
+
+
+def altered(record: Record, **values: Any) -> Record:
+    """A copy with other values."""
+    return _made({**record.__dict__, **values})
+
+
 def from_row(request_id: str, row: Mapping[str, str]) -> Record:
     """Read a row. Raises ValueError naming the field when somebody has edited it into nonsense."""
-    values: dict[str, Any] = {}
+    values = {"id": request_id, **_DEFAULTS}
     for short, text in row.items():
         known = _BY_SHORT.get(short)
         if known is None:  # a field of a newer version: kept in Redis, ignored here
@@ -163,7 +181,7 @@ def from_row(request_id: str, row: Mapping[str, str]) -> Record:
         except ValueError:
             fault = f"record {request_id}: field {name} ({short}) holds {text[:40]!r}"
             raise ValueError(fault) from None
-    return Record(id=request_id, **values)
+    return _made(values)
 
 
 def difference(old: Record | None, new: Record) -> tuple[list[str], list[str]]:
@@ -173,11 +191,11 @@ def difference(old: Record | None, new: Record) -> tuple[list[str], list[str]]:
     """
     put: list[str] = []
     drop: list[str] = []
-    for name, (short, _, default) in _CODECS.items():
-        value = getattr(new, name)
-        before = default if old is None else getattr(old, name)
-        if value == before or name == "version":
+    before = _DEFAULTS if old is None else old.__dict__
+    for name, value in new.__dict__.items():
+        if name in _NOT_WRITTEN or value == before[name]:
             continue
+        short, _, default = _CODECS[name]
         if value == default and name != "phase":
             drop.append(short)
         else:
@@ -185,6 +203,9 @@ def difference(old: Record | None, new: Record) -> tuple[list[str], list[str]]:
     if old is None and "ph" not in put[::2]:
         put += ("ph", new.phase.value)
     return put, drop
+
+
+_NOT_WRITTEN = frozenset({"id", "version"})
 
 
 def dumps(value: object) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft, Rules, wish_end
 from bridge.job.document import Held, unpack_error
-from bridge.job.record import Long, dumps
+from bridge.job.record import Long, altered, dumps
 from bridge.job.words import Delivery, EventName, Phase, Reason, Sink, Status, Step, Wish, is_end, rank
 
 A, S, U, T, R, E, C = (
@@ -78,6 +78,8 @@ RETRY_ECHO_MS = 10_000
 RETRY_CALLS_MAX = 3
 RETRY_CHECK_MS = 2_000
 CANCEL_AGAIN_MS = 5_000
+#: A deadline waits this long for a status read younger than it.
+DEADLINE_PATIENCE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class Table:
     def accept(self, held: Held, now: int, wish: Mapping[str, Any] | None = None) -> Change:
         """A new record. A cancel that came first makes it be born ended."""
         draft = self._draft(held, now).set(accepted_at=now)
-        draft.before = replace(draft.before, record=replace(held.record, sequence=0))
+        draft.before = replace(draft.before, record=altered(held.record, sequence=0))
         draft.tell(EventName.ACCEPTED, door=held.record.door)
         for name, text in held.long.items():
             draft.keep_text(name, text)
@@ -736,7 +738,7 @@ class Table:
     @staticmethod
     def _fresh(record: Any, clock: int, now: int) -> bool:
         """A deadline is acted on only after a status read younger than it; where nobody answers, a minute later."""
-        return record.phase is not T or record.observed_at >= clock or now - clock > 60_000
+        return record.phase is not T or record.observed_at >= clock or now - clock > DEADLINE_PATIENCE_MS
 
     def _lease_ended(self, held: Held, now: int) -> Change:
         record = held.record

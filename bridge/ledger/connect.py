@@ -64,7 +64,7 @@ class Server:
             )
         if self.eviction.startswith("allkeys") and not allow_eviction:
             found.append(
-                f"BRIDGE_REDIS_URL: maxmemory-policy is {self.eviction}: the server would forget paid jobs when it is full; "
+                f"BRIDGE_REDIS_URL: maxmemory-policy is {self.eviction}: a full server would forget paid jobs; "
                 "set `maxmemory-policy noeviction`, or BRIDGE_ALLOW_EVICTION=on if losing them is fine"
             )
         return found

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import BridgeError, LedgerError
 from bridge.job.change import Change, Rules, Stray, Telling, submit_score
 from bridge.job.document import Held
-from bridge.job.record import Long, Record, difference, from_row
+from bridge.job.record import Long, Record, altered, difference, from_row
 from bridge.job.table import Table
 from bridge.job.words import Phase, Step
 from bridge.ledger.scripts import mapped, run, run_many
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 #: How often a change is made anew before somebody must look (each try means that another process was faster).
 TRIES = 50
+#: Differences of clocks: below, the network's; above, a step of the server's clock (HARDENING 15).
+SAME_CLOCK_MS, STEP_MS = 1_000, 5_000
 WISH_KEPT_MS = 24 * 3_600_000
 #: Long values that most changes tell or need; inputs and canvases are fetched by those who use them.
 COMMON = (Long.METADATA, Long.TRACE, Long.REPLY, Long.WISHED, Long.JOBS, Long.PROGRESS, Long.ERROR, Long.ARGUMENTS)
@@ -87,7 +89,7 @@ class LedgerClock:
         # is the truest; the others pull gently, against drift.
         if self._ahead_ms is None:
             self._ahead_ms = ahead
-        elif abs(ahead - self._ahead_ms) < 1_000:
+        elif abs(ahead - self._ahead_ms) < SAME_CLOCK_MS:
             self._ahead_ms = max(ahead, self._ahead_ms - 0.01 * (self._ahead_ms - ahead))
 
     def correct(self, now_ms: int, offset: int) -> None:
@@ -147,7 +149,7 @@ class Ledger:
         """What is remembered of a request whose record is gone."""
         with mapped():
             text = self.client.get(self.names.tombstone(request_id))
-        return json.loads(text) if text else None  # type: ignore[arg-type]
+        return json.loads(text) if text else None
 
     def phases(self, request_ids: Sequence[str]) -> list[Phase | None]:
         """Only the phases, in one round trip."""
@@ -182,7 +184,7 @@ class Ledger:
             self.clock.heard(answer[1])
             match answer[0]:
                 case 1:
-                    return Accepted("created", replace(change.after, record=replace(change.record, version=1)))
+                    return Accepted("created", replace(change.after, record=altered(change.record, version=1)))
                 case 0:
                     return Accepted("exists", self._held(request_id, answer[2], (), ()))
                 case 2:
@@ -219,7 +221,7 @@ class Ledger:
         for _ in range(TRIES):
             self.clock.heard(answer[1])
             if answer[0] == 1:
-                after = replace(change.after, record=replace(change.record, version=answer[2]))
+                after = replace(change.after, record=altered(change.record, version=answer[2]))
                 return replace(change, after=after)
             fresh = (
                 self.load(request_id, wanted=wanted, output=change.after.output is not None) if answer[0] == 0 else None
@@ -306,10 +308,10 @@ class Ledger:
             pipe.execute()
 
     def beat(self, engine: str, *, silent_ms: int = 15_000) -> tuple[int, int]:
-        """Say that an engine lives; follows a step of the server's clock. Returns live engines and the number of changes."""
+        """Say that an engine lives; follows a step of the server's clock. Returns live engines and changes so far."""
         answer = run(self.client, "beat", [self.names.prefix], [engine, silent_ms, 0, 0])
         step = self.clock.step_ms(answer[0])
-        if abs(step) > 5_000:  # noqa: PLR2004  (HARDENING 15)
+        if abs(step) > STEP_MS:
             answer = run(self.client, "beat", [self.names.prefix], [engine, silent_ms, -step, answer[1]])
         self.clock.correct(answer[0], answer[1])
         return int(answer[2]), int(answer[3])
@@ -317,7 +319,7 @@ class Ledger:
     def engines(self, *, silent_ms: int = 15_000) -> int:
         """How many engines have been heard of lately."""
         with mapped():
-            return int(self.client.zcount(self.names.key("engines"), self.now() - silent_ms, "+inf"))  # type: ignore[arg-type]
+            return int(self.client.zcount(self.names.key("engines"), self.now() - silent_ms, "+inf"))
 
     def endpoints(self) -> list[str]:
         """Names that have ever had a record."""
@@ -327,7 +329,8 @@ class Ledger:
     def counts(self, endpoint: str) -> dict[str, int]:
         """Records per phase, and the endpoint's sums."""
         with mapped():
-            return {name: int(value) for name, value in self.client.hgetall(self.names.count(endpoint)).items()}  # type: ignore[union-attr]
+            found: Any = self.client.hgetall(self.names.count(endpoint))
+        return {name: int(value) for name, value in found.items()}
 
     def wake(self) -> None:
         """Tell sleeping engines of other processes that there is work."""
@@ -449,8 +452,8 @@ class Ledger:
         """Keep the stream inside its bounds; entries behind `keep_after` are not yet told elsewhere and stay."""
         stream = self.names.events
         with mapped():
-            used = int(self.client.memory_usage(stream, samples=20) or 0)  # type: ignore[arg-type]
-            length = int(self.client.xlen(stream))  # type: ignore[arg-type]
+            used = int(self.client.memory_usage(stream, samples=20) or 0)
+            length = int(self.client.xlen(stream))
             wanted = count_max
             if used > bytes_max and length:
                 wanted = min(wanted, int(length * bytes_max / used * 0.9))
@@ -495,7 +498,7 @@ class Ledger:
     def dead_letter(
         self, reason: str, *, door: str, body: str, detail: str = "", headers: Mapping[str, Any] | None = None
     ) -> str:
-        """Keep what could not be taken or told, with its reason (I12). At most 64 KiB of the original; size and SHA-256 always."""
+        """Keep what could not be taken or told (I12): reason, size, SHA-256, and at most 64 KiB of the original."""
         raw = body.encode(errors="surrogateescape")
         entry = {
             "reason": reason,

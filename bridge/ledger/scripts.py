@@ -78,4 +78,4 @@ def _pipelined(client: redis.Redis, verb: Script, keys: Sequence[str], many: Seq
     with client.pipeline(transaction=False) as pipe:
         for args in many:
             pipe.execute_command("EVALSHA", verb.sha, len(keys), *keys, *args)
-        return pipe.execute()  # type: ignore[no-any-return]
+        return pipe.execute()

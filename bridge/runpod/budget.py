@@ -15,14 +15,17 @@ from typing import Any
 
 import redis
 
+from bridge.errors import LedgerUnavailable
 from bridge.runpod.operations import LIMITS, Limit, Operation
-from bridge.runpod.shared import read, run, write
+from bridge.runpod.shared import ledger_now, read, run, write
 from bridge.telemetry import tell
 
 #: What is left of the rate after a 429, and how much of the whole comes back each second.
 CUT, RECOVERY = 0.8, 0.005
 #: Ended calls are told to Redis with the next grant, or after this many seconds.
 FLUSH_S = 0.2
+#: An endpoint's budget is forgotten when nobody has asked for so long.
+KEEP_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +52,26 @@ class Budget:
         self._limits = limits
         self._overrides = overrides or {}
         self._lock = threading.Lock()
-        self._ended: dict[tuple[str, Operation], dict[str, list[int]]] = {}
+        self._out: dict[tuple[str, Operation], dict[str, int]] = {}  # permits under way, by token
+        self._untold: dict[tuple[str, Operation], dict[str, int]] = {}  # of which tokens ends wait; how many unused
         self._flushed_at = time.monotonic()
 
     def acquire(self, endpoint_id: str, op: Operation, wanted: int, *, token: str, slot_ms: int) -> Grant:
         """Up to `wanted` permits. A process that dies with them loses them `slot_ms` later."""
-        granted, wait = run(self._client, "acquire", self._prefix, self._args(endpoint_id, op, wanted, token, slot_ms))
-        return Grant(int(granted), int(wait))
+        granted, wait = self._acquire(endpoint_id, op, wanted, token, slot_ms)
+        if granted:
+            with self._lock:
+                self._out.setdefault((endpoint_id, op), {})[token] = granted
+        return Grant(granted, wait)
 
     def release(self, endpoint_id: str, op: Operation, token: str, *, used: int, unused: int) -> None:
         """Calls have ended, or were never made. Told to the others with the next grant, or by `flush`."""
         with self._lock:
-            counts = self._ended.setdefault((endpoint_id, op), {}).setdefault(token, [0, 0])
-            counts[0] += used
-            counts[1] += unused
+            out = self._out.get((endpoint_id, op), {})
+            if token in out:
+                out[token] = max(0, out[token] - used - unused)
+                untold = self._untold.setdefault((endpoint_id, op), {})
+                untold[token] = untold.get(token, 0) + unused
 
     def flush(self) -> None:
         """Tell the others what has ended; called by the sweep, for the time when nobody asks."""
@@ -70,9 +79,9 @@ class Budget:
             return
         self._flushed_at = time.monotonic()
         with self._lock:
-            waiting = [key for key, tokens in self._ended.items() if tokens]
+            waiting = [key for key, tokens in self._untold.items() if tokens]
         for endpoint_id, op in waiting:
-            run(self._client, "acquire", self._prefix, self._args(endpoint_id, op, 0, "", 0))
+            self._acquire(endpoint_id, op, 0, "", 0)
 
     def throttled(self, endpoint_id: str, op: Operation, delay_s: float | None) -> None:
         """RunPod said 429: pause as it asked, and let everybody go on slower for a while."""
@@ -82,11 +91,10 @@ class Budget:
 
     def raise_to(self, endpoint_id: str, running_workers: int) -> None:
         """Health has seen so many RunPod workers running: the limit is the larger of base and workers' share."""
-        for op in (Operation.RUN, Operation.RUNSYNC, Operation.STATUS, Operation.STREAM):
-            limit = self.limit(endpoint_id, op)
-            if running_workers * limit.per_worker > limit.calls:
-                key = self._key(endpoint_id, op)
-                write(self._client, key, {"workers": running_workers, "workers_at": self._now()})
+        heard = {"workers": running_workers, "workers_at": ledger_now(self._client, self._prefix)}
+        for op in Operation:
+            if self.limit(endpoint_id, op).per_worker:
+                write(self._client, self._key(endpoint_id, op), heard, keep_ms=KEEP_MS)
 
     def limit(self, endpoint_id: str, op: Operation) -> Limit:
         """The table's figures for one endpoint and operation."""
@@ -95,10 +103,11 @@ class Budget:
     def state(self, endpoint_id: str) -> dict[str, Any]:
         """What is left of each operation's budget, for health."""
         told: dict[str, Any] = {}
+        now = ledger_now(self._client, self._prefix)
         for op in (Operation.RUN, Operation.STATUS, Operation.CANCEL):
             found = read(self._client, self._key(endpoint_id, op))
             out = sum(int(count) for count in read(self._client, self._key(endpoint_id, op) + ":held").values())
-            recent = sum(int(count) for name, count in found.items() if name.startswith("b:") and self._in_window(name))
+            recent = sum(int(count) for name, count in found.items() if name.startswith("b:") and _in_window(name, now))
             limit = self.limit(endpoint_id, op)
             told[op.value] = {
                 "limit": limit.calls,
@@ -108,32 +117,33 @@ class Budget:
             }
         return told
 
-    def _in_window(self, field: str) -> bool:
-        return (int(field[2:]) + 1) * 250 + 10_000 > self._now()
-
-    def _now(self) -> int:
-        seconds, micros = self._client.time()  # type: ignore[misc]
-        offset = self._client.hget(f"{self._prefix}meta", "clock_offset")
-        return int(seconds) * 1000 + int(micros) // 1000 + int(offset or 0)  # type: ignore[arg-type]
-
     def _key(self, endpoint_id: str, op: Operation) -> str:
         return f"{self._prefix}budget:{endpoint_id}:{op.value}"
 
-    def _args(self, endpoint_id: str, op: Operation, wanted: int, token: str, slot_ms: int) -> list[Any]:
+    def _acquire(self, endpoint_id: str, op: Operation, wanted: int, token: str, slot_ms: int) -> tuple[int, int]:
+        key = endpoint_id, op
         with self._lock:
-            ended = self._ended.pop((endpoint_id, op), {})
+            untold = self._untold.pop(key, {})
+            left = {name: self._out[key].get(name, 0) for name in untold}
         limit = self.limit(endpoint_id, op)
-        args: list[Any] = [
-            endpoint_id,
-            op.value,
-            wanted,
-            token,
-            slot_ms,
-            limit.calls,
-            limit.concurrent,
-            limit.per_worker,
-            RECOVERY,
-        ]
-        for name, (used, unused) in ended.items():
-            args += (name, used, unused)
-        return args
+        args: list[Any] = [endpoint_id, op.value, wanted, token, slot_ms, limit.calls, limit.concurrent]
+        args += (limit.per_worker, RECOVERY)
+        for name, unused in untold.items():
+            args += (name, left[name], unused)
+        try:
+            granted, wait = run(self._client, "acquire", self._prefix, args)
+        except LedgerUnavailable:
+            with self._lock:  # told again with the next call, which is right also when this one did arrive
+                again = self._untold.setdefault(key, {})
+                for name, unused in untold.items():
+                    again[name] = again.get(name, 0) + unused
+            raise
+        with self._lock:
+            for name, count in left.items():
+                if count == 0:
+                    self._out[key].pop(name, None)
+        return int(granted), int(wait)
+
+
+def _in_window(field: str, now: int) -> bool:
+    return (int(field[2:]) + 1) * 250 + 10_000 > now

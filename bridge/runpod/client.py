@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 
 import requests
@@ -23,6 +25,7 @@ from requests.adapters import HTTPAdapter
 
 from bridge.errors import (
     ApiError,
+    EndpointTrouble,
     EndpointUnknown,
     Forbidden,
     JobUnknown,
@@ -46,6 +49,11 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 FRESH_S = 5.0
 #: Seconds beyond `wait` that a held call may take.
 HOLD_MARGIN_S = 10.0
+#: Seconds of a Retry-After that are believed at most: a slip in a header must not stop an endpoint for days.
+LONGEST_PAUSE_S = 3600.0
+#: Bytes read at once from a large answer.
+PIECE = 256 * 1024
+_REDIRECTS = frozenset({301, 302, 307, 308})
 _MAKES_A_JOB = frozenset({Operation.RUN, Operation.RUNSYNC})
 
 
@@ -70,6 +78,7 @@ class RunPodClient:
         self._max_bytes = max_answer_bytes
         self._lock = threading.Lock()
         self._pid = -1
+        self._origin = "/".join(self.base_url.split("/", 3)[:3])
         self._session = requests.Session()
         self._pools: dict[str, Any] = {}
 
@@ -97,15 +106,16 @@ class RunPodClient:
         return self._job(told)
 
     def stream(self, endpoint_id: str, job_id: str, wait_ms: int | None = None) -> StreamPage:
-        """GET /stream/{id}: drains what is buffered, up to 200 chunks; an empty one holds (10 s by default)."""
+        """GET /stream/{id}: drains what is buffered, up to 200 chunks; an empty one holds (10 s by default).
+
+        A page is the object that every SDK reads, or the bare array of today's docs (then without a status). What it
+        holds is gone at RunPod, so a chunk of unforeseen form is kept as it is.
+        """
         query = "" if wait_ms is None else f"?wait={wait_ms}"
         told = self._call(Operation.STREAM, endpoint_id, job_id, query=query, hold_ms=wait_ms or 10_000)
-        chunks = tuple(
-            Chunk(item.get("output"), item.get("metrics"))
-            for item in told.get("stream") or ()
-            if isinstance(item, dict)
-        )
-        return StreamPage(str(told.get("status", "")), chunks, told.get("output", ABSENT))
+        status, items = told.get("status"), told.get("stream")
+        chunks = tuple(_chunk(item) for item in items) if isinstance(items, list) else ()
+        return StreamPage(status if isinstance(status, str) else "", chunks, told.get("output", ABSENT))
 
     def cancel(self, endpoint_id: str, job_id: str) -> Observation:
         """POST /cancel/{id}."""
@@ -118,7 +128,7 @@ class RunPodClient:
     def purge_queue(self, endpoint_id: str) -> Purged:
         """POST /purge-queue: removes what is IN_QUEUE, whoever sent it."""
         told = self._call(Operation.PURGE, endpoint_id, body=b"{}")
-        return Purged(int(told.get("removed", 0)), str(told.get("status", "")))
+        return Purged(_int(told.get("removed")) or 0, _text(told.get("status")) or "")
 
     def health(self, endpoint_id: str) -> Health:
         """GET /health."""
@@ -126,8 +136,13 @@ class RunPodClient:
         return Health(_counters(told.get("jobs")), _counters(told.get("workers")))
 
     def close(self) -> None:
-        """Give the connections back."""
-        self._session.close()
+        """End this process' idle connections; a later call connects anew."""
+        with self._lock:
+            pools, self._pools, pid, self._pid = self._pools, {}, self._pid, -1
+            if pid == os.getpid():
+                for pool in pools.values():
+                    pool.close()
+                self._session.close()
 
     # One call
 
@@ -146,7 +161,8 @@ class RunPodClient:
         if job_id is not None:
             _check("job id", JOB_ID, job_id)
         url = f"{self.base_url}/{endpoint_id}/{path or op.value}{'/' + job_id if job_id else ''}{query}"
-        timeout = urllib3.Timeout(connect=self._connect_s, read=max(self._read_s, hold_ms / 1000 + HOLD_MARGIN_S))
+        read_s = max(self._read_s, hold_ms / 1000 + HOLD_MARGIN_S) if hold_ms else self._read_s
+        timeout = urllib3.Timeout(connect=self._connect_s, read=read_s)
         headers = self._headers(body)  # before the call: a key that cannot be read is no lost answer
         started = time.monotonic()
         code: int | str = "none"
@@ -154,10 +170,10 @@ class RunPodClient:
             with _mapped(url):
                 answer = self._send(op, url, body, headers, timeout)
                 code = answer.status
-                text = self._read(answer)
-            if code != 200:  # noqa: PLR2004
-                raise _error_of(answer, text)
-            return _json_of(text)
+                text = self._read(answer, time.monotonic() + read_s)
+            if code != HTTPStatus.OK:
+                raise _error_of(answer, _without_key(text, headers), about_job=job_id is not None)
+            return _json_of(text, pages=op is Operation.STREAM)
         except ApiError as error:
             code = error.code or type(error).__name__.lower()
             raise
@@ -165,8 +181,11 @@ class RunPodClient:
             tell("runpod.call", endpoint=endpoint_id, op=op.value, code=code, seconds=time.monotonic() - started)
 
     def _headers(self, body: bytes | None) -> dict[str, str]:
+        key = self._api_key()
+        if not key or not key.isascii() or not key.isprintable():
+            raise Unauthorised("the API key is empty, or holds a line's end or another character no header can carry")
         headers = {
-            "Authorization": f"Bearer {self._api_key()}",
+            "Authorization": f"Bearer {key}",
             "Accept": "application/json",
             "User-Agent": "runpod-bridge",
         }
@@ -181,7 +200,7 @@ class RunPodClient:
         pool = self._pool_for(fresh=op in _MAKES_A_JOB)
         return pool.urlopen(  # type: ignore[no-any-return]
             "GET" if body is None else "POST",
-            url if pool.proxy is not None and pool.scheme == "http" else url[len(pool.origin) :],
+            url if pool.proxy is not None and pool.scheme == "http" else url[len(self._origin) :],
             body=body,
             headers=headers,
             timeout=timeout,
@@ -194,13 +213,13 @@ class RunPodClient:
 
     def _pool_for(self, *, fresh: bool) -> Any:
         """The pool of this process; jobs are made over one that throws idle connections away."""
-        if self._pid != os.getpid():
+        pools, pid = self._pools, self._pid
+        if pid != os.getpid():
             with self._lock:
-                if self._pid != os.getpid():
-                    self._build()
-        return self._pools["fresh" if fresh else "kept"]
+                pools = self._pools if self._pid == os.getpid() else self._build()
+        return pools["fresh" if fresh else "kept"]
 
-    def _build(self) -> None:
+    def _build(self) -> dict[str, Any]:
         session = requests.Session()
         # Proxies and CA bundle are read from the environment once, here, and not for each call.
         found = session.merge_environment_settings(self.base_url, {}, stream=False, verify=None, cert=None)
@@ -211,22 +230,29 @@ class RunPodClient:
         for name in ("kept", "fresh"):
             adapter = HTTPAdapter(pool_connections=1, pool_maxsize=self._pool_size, max_retries=0, pool_block=False)
             session.mount(f"{self.base_url}/{name}", adapter)
-            pool = adapter.get_connection_with_tls_context(
+            pool: Any = adapter.get_connection_with_tls_context(
                 prepared, session.verify, proxies=session.proxies, cert=session.cert
             )
-            pool.origin = self.base_url[: self.base_url.index("/", 8)] if "/" in self.base_url[8:] else self.base_url
+            # `requests` names its own CA bundle only here; without it a slim container's empty store would be used.
+            adapter.cert_verify(pool, self.base_url, session.verify, session.cert)  # type: ignore[no-untyped-call]
+            pool.ConnectionCls = _plain_about_connecting(pool.ConnectionCls)
             pools[name] = pool
         _keep_fresh(pools["fresh"])
         self._session, self._pools, self._pid = session, pools, os.getpid()
+        return pools
 
-    def _read(self, answer: urllib3.BaseHTTPResponse) -> bytes:
-        """The whole body, unless it is larger than anything RunPod would send."""
-        text = answer.read(self._max_bytes + 1)
-        if len(text) > self._max_bytes:
-            answer.close()
-            raise Unanswered(f"RunPod's answer is over {self._max_bytes} bytes", answer.status)
+    def _read(self, answer: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+        """The whole body, unless it is larger than anything RunPod would send, or still dripping at the deadline."""
+        pieces, size = [], 0
+        while piece := answer.read1(PIECE):
+            pieces.append(piece)
+            size += len(piece)
+            if size > self._max_bytes or time.monotonic() > deadline:
+                answer.close()
+                fault = f"over {self._max_bytes} bytes" if size > self._max_bytes else f"not whole after {size} bytes"
+                raise Unanswered(f"RunPod's answer is {fault}", answer.status)
         answer.release_conn()
-        return text
+        return b"".join(pieces)
 
     @staticmethod
     def _job(told: dict[str, Any], *, needs_id: bool = False) -> Observation:
@@ -234,6 +260,8 @@ class RunPodClient:
         if not isinstance(status, str) or not status or (needs_id and not isinstance(job_id, str)):
             said = told.get("error") or "neither id nor status"
             raise Unanswered(f"RunPod's answer describes no job: {str(said)[:200]}", 200)
+        if job_id and not (isinstance(job_id, str) and JOB_ID.fullmatch(job_id)):
+            raise Unanswered(f"RunPod's answer names a job id that fits no URL: {str(job_id)[:80]!r}", 200)
         return Observation(
             job_id=str(job_id or ""),
             status=status,
@@ -267,41 +295,63 @@ def _keep_fresh(pool: Any) -> None:
     pool._put_conn, pool._get_conn = _put_conn, _get_conn  # noqa: SLF001
 
 
+def _plain_about_connecting(base: Any) -> Any:
+    """The pool's connection class, saying of every fault before the request's first byte that nothing was sent.
+
+    urllib3 gives a handshake that is reset, closed or late the same names as a lost answer.
+    """
+
+    class PlainConnection(base):  # type: ignore[misc]
+        def connect(self) -> None:
+            try:
+                super().connect()
+            except urllib3.exceptions.NewConnectionError:
+                raise
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+                raise urllib3.exceptions.NewConnectionError(self, said) from error
+
+    return PlainConnection
+
+
 @contextlib.contextmanager
 def _mapped(url: str) -> Iterator[None]:
     """The one place where the HTTP library's errors become ours."""
     where = url.split("?", maxsplit=1)[0]
     try:
         yield
-    except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as error:
-        raise Unreachable(f"cannot reach {where}: {type(error).__name__}") from error
+    except urllib3.exceptions.NewConnectionError as error:
+        raise Unreachable(f"cannot connect to {where}: {error.__cause__ or error}") from error
     except urllib3.exceptions.ProxyError as error:
         raise Unreachable(f"cannot reach {where} through the proxy: {error.original_error}") from error
-    except urllib3.exceptions.SSLError as error:
-        # A TLS fault in the middle of an answer reads as SSLError too; only a failed handshake sent nothing.
-        if "handshake" in str(error).lower() or "certificate" in str(error).lower() or "WRONG_VERSION" in str(error):
-            raise Unreachable(f"no TLS with {where}: {error}") from error
-        raise Unanswered(f"{where}: the connection broke: {error}") from error
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         raise Unanswered(f"{where}: no answer: {type(error).__name__}: {error}") from error
 
 
-def _error_of(answer: urllib3.BaseHTTPResponse, text: bytes) -> ApiError:
+#: What RunPod's codes mean, with what to say when the body says nothing.
+_MEANING: Mapping[int, tuple[type[ApiError], str]] = {
+    400: (Refused, "bad request"),
+    401: (Unauthorised, "the API key is missing or wrong"),
+    402: (OutOfCredit, "the balance is used up"),
+    403: (Forbidden, "the API key may not use this endpoint"),
+    404: (JobUnknown, "job not found"),
+}
+
+
+def _error_of(answer: urllib3.BaseHTTPResponse, text: bytes, *, about_job: bool) -> ApiError:
     """What an answer other than 200 means (fact: problem-style bodies, but also HTML, text and nothing)."""
     code, said = answer.status, _said(text)
-    if code == 400:  # noqa: PLR2004
-        return Refused(said or "bad request", code)
-    if code == 401:  # noqa: PLR2004
-        return Unauthorised(said or "the API key is missing or wrong", code)
-    if code == 402:  # noqa: PLR2004
-        return OutOfCredit(said or "the balance is used up", code)
-    if code == 403:  # noqa: PLR2004
-        return Forbidden(said or "the API key may not use this endpoint", code)
-    if code == 404:  # noqa: PLR2004
-        return EndpointUnknown(said, code) if "endpoint" in said.lower() else JobUnknown(said or "job not found", code)
-    if code == 429:  # noqa: PLR2004
+    if code == HTTPStatus.NOT_FOUND and ("endpoint" in said.lower() or not about_job):
+        return EndpointUnknown(said or "endpoint not found", code)
+    if code in _REDIRECTS:
+        where = str(answer.headers.get("Location", "nowhere")).split("?", maxsplit=1)[0][:200]
+        return EndpointTrouble(f"redirected to {where}, not followed: correct RUNPOD_ENDPOINT_BASE_URL", code)
+    if code == HTTPStatus.TOO_MANY_REQUESTS:
         return Throttled(said or "too many requests", code, _retry_after(answer.headers))
-    if 400 < code < 500 and code != 408:  # noqa: PLR2004
+    if code in _MEANING:
+        kind, default = _MEANING[code]
+        return kind(said or default, code)
+    if HTTPStatus.BAD_REQUEST < code < HTTPStatus.INTERNAL_SERVER_ERROR and code != HTTPStatus.REQUEST_TIMEOUT:
         return Refused(said or f"HTTP {code}", code)
     return Unanswered(f"HTTP {code}{': ' + said if said else ''}", code)
 
@@ -310,7 +360,7 @@ def _said(text: bytes) -> str:
     """The sentence of an error body, whatever its form; at most 300 characters, never HTML."""
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         plain = text.decode(errors="replace").strip()
         return "" if plain.startswith("<") else plain[:300]
     if isinstance(told, dict):
@@ -325,20 +375,34 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        delay = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            delay = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return None if math.isnan(delay) else min(max(0.0, delay), LONGEST_PAUSE_S)
 
 
-def _json_of(text: bytes) -> dict[str, Any]:
+def _without_key(text: bytes, headers: Mapping[str, str]) -> bytes:
+    """An error body without our key, should it be echoed (I11)."""
+    return text.replace(headers["Authorization"].removeprefix("Bearer ").encode(), b"***")
+
+
+def _chunk(item: object) -> Chunk:
+    if not isinstance(item, dict) or "output" not in item:
+        return Chunk(item)
+    metrics = item.get("metrics")
+    return Chunk(item["output"], metrics if isinstance(metrics, dict) else None)
+
+
+def _json_of(text: bytes, *, pages: bool = False) -> dict[str, Any]:
     try:
         told = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Unanswered(f"RunPod's answer is no JSON: {type(error).__name__}", 200) from error
+    if pages and isinstance(told, list):
+        return {"stream": told}
     if not isinstance(told, dict):
         raise Unanswered(f"RunPod's answer is no object: {type(told).__name__}", 200)
     return told
@@ -354,7 +418,9 @@ def _counters(value: object) -> dict[str, int]:
 
 
 def _int(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value)
 
 
 def _text(value: object) -> str | None:

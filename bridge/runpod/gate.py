@@ -82,13 +82,11 @@ class Gate:
         known = self._known.get(endpoint)
         if known and known[1].ever_succeeded and known[1].reason is None:
             return False
-        closed = self.state(endpoint).reason is not None
-        drop = ("reason", "since", "next_try", "tries", "turn", "turn_until") if closed else ()
-        write(self._client, self._key(endpoint), {"ok": 1}, drop=drop)
+        opened = bool(run(self._client, "succeeded", self._prefix, [endpoint]))
         self._known.pop(endpoint, None)
-        if closed:
+        if opened:
             tell("gate.opened", endpoint=endpoint)
-        return closed
+        return opened
 
     def pause(self, endpoint: str, reason: str, by: str) -> None:
         """Stop submits in every process; survives restarts."""

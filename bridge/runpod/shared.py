@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -41,14 +41,28 @@ def read(client: redis.Redis, key: str) -> dict[str, str]:
         raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
 
 
-def write(client: redis.Redis, key: str, values: dict[str, Any], *, drop: Sequence[str] = ()) -> None:
-    """Set and delete fields of one hash in one step. Raises LedgerUnavailable."""
+def ledger_now(client: redis.Redis, prefix: str) -> int:
+    """Ledger time in ms (I17), as the scripts see it. Raises LedgerUnavailable."""
+    try:
+        seconds, micros = client.time()
+        offset = client.hget(f"{prefix}meta", "clock_offset")
+    except RedisError as error:
+        raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
+    return int(seconds) * 1000 + int(micros) // 1000 + int(offset or 0)
+
+
+def write(
+    client: redis.Redis, key: str, values: Mapping[str, str | int], *, drop: Sequence[str] = (), keep_ms: int = 0
+) -> None:
+    """Set and delete fields of one hash in one step, for `keep_ms` or for ever. Raises LedgerUnavailable."""
     try:
         with client.pipeline(transaction=True) as pipe:
             if values:
-                pipe.hset(key, mapping=values)
+                pipe.hset(key, items=[part for item in values.items() for part in item])
             if drop:
                 pipe.hdel(key, *drop)
+            if keep_ms:
+                pipe.pexpire(key, keep_ms)
             pipe.execute()
     except RedisError as error:
         raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error

@@ -2,10 +2,11 @@
 -- KEYS 1 prefix
 -- ARGV 1 endpoint id  2 operation  3 wanted  4 token  5 ms after which the permits count as ended  6 calls per 10 s
 --      7 concurrent  8 calls per 10 s and running RunPod worker  9 recovery per second (part of the whole)
---      then triples: token, how many calls have ended, how many were never made
+--      then triples: token, how many of its permits are still out, how many of the others were never used
 -- Returns {granted, ms until another try is worth while}
 -- Invariant: a call counts from its grant until 10 s after its end, wherever in between RunPod saw it; so no 10 s of
--- RunPod's clock ever hold more than the limit. The same token is granted the same again (I15).
+-- RunPod's clock ever hold more than the limit. The same token is granted the same again, and what is still out is
+-- told as it is, not as a difference, so that a call repeated after a lost reply ends nothing twice (I15).
 local base = p .. 'budget:' .. ARGV[1] .. ':' .. ARGV[2]
 local held, slots = base .. ':held', base .. ':slots'
 local wanted, token = tonumber(ARGV[3]), ARGV[4]
@@ -16,12 +17,10 @@ local function ended(count, at)
   if count > 0 then redis.call('HINCRBY', base, 'b:' .. math.floor(at / QUARTER), count) end
 end
 
-local function take_back(from, used, unused)
-  local out = tonumber(redis.call('HGET', held, from) or '0')
-  used = math.min(used, out)
-  unused = math.min(unused, out - used)
-  ended(used, now)
-  local left = out - used - unused
+local function take_back(from, left, unused)
+  local gone = tonumber(redis.call('HGET', held, from) or '0') - left
+  if gone <= 0 then return end
+  ended(gone - math.min(unused, gone), now)
   if left > 0 then
     redis.call('HSET', held, from, left)
   else
@@ -32,7 +31,8 @@ end
 
 for i = 10, #ARGV, 3 do take_back(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])) end
 for _, dead in ipairs(redis.call('ZRANGE', slots, '-inf', now, 'BYSCORE')) do
-  take_back(dead, tonumber(redis.call('HGET', held, dead) or '0'), 0)
+  take_back(dead, 0, 0)
+  redis.call('ZREM', slots, dead)
 end
 redis.call('PEXPIRE', base, 3600000)
 if wanted == 0 then return {0, 0} end

@@ -1,0 +1,154 @@
+"""The admin side, `/_emulator/...`: faults, the clock, jobs and calls. It asks for no key; bind it to loopback.
+
+- `POST /_emulator/fault` `{"kind", "op"?, "endpoint"?, "times"?, "probability"?, ...}` · `GET`, `DELETE /_emulator/faults`
+- `POST /_emulator/advance` `{"seconds"}` · `GET /_emulator/clock`
+- `GET /_emulator/jobs?endpoint=` · `GET /_emulator/calls[?endpoint=]` · `GET /_emulator/counts`
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from bridge.emulator import answers
+from bridge.emulator.answers import Answer, document
+from bridge.emulator.faults import Fault
+
+if TYPE_CHECKING:
+    from bridge.emulator.platform import Platform
+
+
+class Admin:
+    """What the admin API and the in-process methods of `Emulator` do, on the emulator's loop."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    def fault(
+        self,
+        kind: str,
+        op: str | None = None,
+        endpoint: str | None = None,
+        times: int | None = 1,
+        probability: float | None = None,
+        **args: Any,
+    ) -> None:
+        """Add a fault. `vanish` with `job_id` and `paused` take effect at once."""
+        if endpoint is not None and endpoint not in self._platform.endpoints:
+            known = ", ".join(self._platform.endpoints)
+            raise ValueError(f"unknown endpoint {endpoint!r}; known: {known}")
+        fault = Fault(kind, op, endpoint, times, probability, args)
+        if kind == "vanish" and "job_id" in args:
+            for each in self._platform.endpoints.values():
+                if (job := each.jobs.get(args["job_id"])) is not None:
+                    each.forget(job)
+            return
+        self._platform.faults.add(fault)
+        self._pause()
+
+    def clear_faults(self) -> None:
+        """Forget all faults; paused endpoints go on."""
+        self._platform.faults.clear()
+        self._pause()
+
+    def faults(self) -> list[dict[str, Any]]:
+        """Return the faults that still wait."""
+        return [fault.shown() for fault in self._platform.faults.waiting]
+
+    async def advance(self, seconds: float) -> None:
+        """Move the virtual clock forward."""
+        await self._platform.clock.advance(seconds)
+
+    def jobs(self, endpoint: str) -> list[dict[str, Any]]:
+        """Return all jobs that `endpoint` knows: the /status document, `runs`, times and the input."""
+        if endpoint not in self._platform.endpoints:
+            raise ValueError(f"unknown endpoint {endpoint!r}; known: {', '.join(self._platform.endpoints)}")
+        return [
+            {
+                **job.document(),
+                "input": job.input,
+                "webhook": job.webhook,
+                "runs": job.runs,
+                "created": job.created,
+                "started": job.started,
+            }
+            for job in self._platform.endpoints[endpoint].jobs.values()
+        ]
+
+    def calls(self, endpoint: str | None = None) -> list[dict[str, Any]]:
+        """Return the received calls, oldest first: time (virtual seconds), endpoint, op, job_id, code (0: none sent)."""
+        return [call._asdict() for call in self._platform.front.calls if endpoint in {None, call.endpoint}]
+
+    def counts(self) -> dict[str, Any]:
+        """Return per endpoint how many jobs were submitted and ended how, and how many calls had which code."""
+        calls: dict[str, dict[str, Counter[str]]] = {}
+        for call in self._platform.front.calls:
+            calls.setdefault(call.endpoint, {}).setdefault(call.op, Counter())[str(call.code)] += 1
+        return {
+            name: {
+                "submitted": endpoint.submitted,
+                "completed": endpoint.completed,
+                "failed": endpoint.failed,
+                "cancelled": endpoint.cancelled,
+                "retried": endpoint.retried,
+                "removed": endpoint.removed,
+                "inQueue": endpoint.queued,
+                "inProgress": endpoint.running,
+                "held": len(endpoint.jobs),
+                "calls": {op: dict(codes) for op, codes in calls.get(name, {}).items()},
+                "webhooks": [try_[1:] for try_ in self._platform.webhooks.tries if try_[1] == name][-1000:],
+            }
+            for name, endpoint in self._platform.endpoints.items()
+        }
+
+    async def answer(self, method: str, path: str, body: bytes, query: dict[str, str]) -> Answer:
+        """Answer one call of the admin API; bad input gives a 400 that names it."""
+        try:
+            return await self._answer(method, path, body, query)
+        except (ValueError, TypeError) as error:
+            return answers.bad_request(str(error))
+
+    async def _answer(self, method: str, path: str, body: bytes, query: dict[str, str]) -> Answer:
+        match method, path:
+            case "POST", "/_emulator/fault" | "/_emulator/faults":
+                self.fault(**_object(body))
+                return document(self.faults())
+            case "GET", "/_emulator/faults":
+                return document(self.faults())
+            case "DELETE", "/_emulator/faults":
+                self.clear_faults()
+                return document([])
+            case "POST", "/_emulator/advance":
+                seconds = _object(body).get("seconds")
+                if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+                    raise ValueError(f"seconds must be a number, not {seconds!r}")
+                await self.advance(seconds)
+                return self._clock()
+            case "GET", "/_emulator/clock":
+                return self._clock()
+            case "GET", "/_emulator/jobs":
+                return document(self.jobs(query.get("endpoint", "")))
+            case "GET", "/_emulator/calls":
+                return document(self.calls(query.get("endpoint")))
+            case "GET", "/_emulator/counts":
+                return document(self.counts())
+        return answers.NOT_FOUND
+
+    def _clock(self) -> Answer:
+        clock = self._platform.clock
+        return document({"now": clock.now(), "speed": clock.speed})
+
+    def _pause(self) -> None:
+        for name, endpoint in self._platform.endpoints.items():
+            paused = self._platform.faults.paused(name)
+            if paused != endpoint.paused:
+                endpoint.paused = paused
+                endpoint.fleet.wake()
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    value = json.loads(body or b"{}")
+    if not isinstance(value, dict):
+        raise ValueError("the body must be a JSON object")
+    return value

@@ -1,0 +1,51 @@
+"""Answers as RunPod's HTTP front gives them: JSON documents, problem-style errors, an empty 429."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
+
+JSON, TEXT, HTML, EVENTS = b"application/json", b"text/plain; charset=utf-8", b"text/html", b"text/event-stream"
+
+
+class Answer(NamedTuple):
+    """One HTTP answer."""
+
+    code: int
+    body: bytes = b""
+    kind: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def document(value: Any, code: int = 200) -> Answer:
+    """Answer with a JSON document."""
+    return Answer(code, _encode(value).encode())
+
+
+def problem(code: int, title: str, detail: str) -> Answer:
+    """Answer with an error in RunPod's problem style."""
+    return document({"status": code, "title": title, "detail": detail}, code)
+
+
+def bad_request(what: str) -> Answer:
+    """Answer 400, in the words of live captures: `bad request: body: ...`."""
+    return problem(400, "Bad Request", f"bad request: {what}")
+
+
+def throttled(retry_after: float | None = None) -> Answer:
+    """Answer 429: text/plain and empty; the header only where it is asked for."""
+    headers = () if retry_after is None else ((b"retry-after", b"%d" % max(0, round(retry_after))),)
+    return Answer(429, b"", TEXT, headers)
+
+
+JOB_NOT_FOUND = problem(404, "Not Found", "job not found")
+ENDPOINT_NOT_FOUND = problem(404, "Not Found", "endpoint not found")
+NOT_FOUND = problem(404, "Not Found", "not found")
+NOT_ALLOWED = problem(405, "Method Not Allowed", "method not allowed")
+OUT_OF_CREDIT = problem(402, "Insufficient Balance", "insufficient balance")
+FORBIDDEN = problem(403, "Forbidden", "forbidden")
+SERVER_ERROR = problem(500, "Internal Server Error", "worker may have crashed")
+BAD_GATEWAY = Answer(502, b"<html><head><title>502 Bad Gateway</title></head></html>", HTML)
+HTML_PAGE = Answer(200, b"<!DOCTYPE html><html><body>Just a moment...</body></html>", HTML)

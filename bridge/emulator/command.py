@@ -1,0 +1,84 @@
+"""`bridge emulate`: RunPod Serverless on this machine, until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from bridge.emulator.config import EndpointConfig
+from bridge.emulator.server import Emulator
+
+
+@click.command(short_help="Run RunPod Serverless on this machine.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8700, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--endpoint", "endpoints", multiple=True, metavar="NAME", help="An endpoint; may be given often.")
+@click.option("--api-key", "keys", multiple=True, metavar="KEY", help="A key to let in [default: test-key].")
+@click.option(
+    "--handler", "handlers", multiple=True, metavar="FILE|NAME=FILE", help="An unmodified RunPod handler to run."
+)
+@click.option("--workers", default=3, show_default=True, type=click.IntRange(0), help="Most RunPod workers each.")
+@click.option("--jobs-per-worker", default=1000, show_default=True, type=click.IntRange(1), help="Of a built-in one.")
+@click.option("--cold-start", default=0.0, show_default=True, type=click.FloatRange(0), help="Seconds, built-in.")
+@click.option("--speed", default=1.0, show_default=True, type=float, help="Virtual seconds per second.")
+@click.option("--no-limits", is_flag=True, help="Do not enforce RunPod's rate limits.")
+def emulate(
+    host: str,
+    port: int,
+    endpoints: tuple[str, ...],
+    keys: tuple[str, ...],
+    handlers: tuple[str, ...],
+    workers: int,
+    jobs_per_worker: int,
+    cold_start: float,
+    speed: float,
+    no_limits: bool,
+) -> None:
+    """Run RunPod Serverless on this machine: its HTTP API, and RunPod workers behind it.
+
+    Without --handler the built-in RunPod worker echoes its input, or does what mock_delay, mock_return, mock_error,
+    mock_crash, mock_progress and mock_stream in it say.
+    """
+    names = list(endpoints)
+    files: dict[str, Path] = {}
+    for text in handlers:
+        name, equals, file = text.partition("=")
+        if not equals:
+            name, file = (names or ["demo"])[0], text
+        if name in files:
+            raise click.UsageError(f"endpoint {name!r} has two handlers: {files[name]} and {file}")
+        files[name] = Path(file)
+        if name not in names:
+            names.append(name)
+    config = replace(
+        EndpointConfig(), workers_max=workers, jobs_per_worker=jobs_per_worker, cold_start_s=cold_start
+    )
+    try:
+        emulator = Emulator(
+            {name: config for name in names or ["demo"]},
+            api_keys=keys or ("test-key",),
+            host=host,
+            port=port,
+            speed=speed,
+            handlers=files,
+            limits=not no_limits,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    done = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: done.set())
+    try:
+        emulator.start()
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    try:
+        click.echo(f"export RUNPOD_ENDPOINT_BASE_URL={emulator.base_url}")
+        click.echo(f"export RUNPOD_API_KEY={(keys or ('test-key',))[0]}")
+        done.wait()
+    finally:
+        emulator.stop()

@@ -1,0 +1,120 @@
+"""Faults on demand: what goes wrong, on which operation and endpoint, how often or how probably."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Instead of the operation: nothing is accepted.
+BEFORE = frozenset(
+    {"429", "500", "502", "reset", "html", "out_of_credit", "unauthorised", "forbidden", "endpoint_gone"}
+)
+#: The operation is carried out, and then its answer suffers.
+AFTER = frozenset({"502_after", "lost_reply", "hang", "slow"})
+#: Before the operation, to the job it names.
+JOB = frozenset({"vanish"})
+#: To an endpoint, until the faults are cleared.
+LASTING = frozenset({"paused"})
+#: To deliveries of webhooks.
+WEBHOOK = frozenset({"webhook_late", "webhook_repeat", "webhook_lost"})
+KINDS = BEFORE | AFTER | JOB | LASTING | WEBHOOK
+
+#: Arguments a kind takes, with the value each must be.
+ARGUMENTS: dict[str, frozenset[str]] = {
+    "429": frozenset({"retry_after"}),
+    "hang": frozenset({"seconds", "before"}),
+    "slow": frozenset({"seconds", "pieces"}),
+    "vanish": frozenset({"job_id"}),
+    "lost_reply": frozenset({"seconds"}),
+    "webhook_late": frozenset({"seconds"}),
+    "webhook_repeat": frozenset({"repeats", "seconds"}),
+}
+
+
+@dataclass(slots=True)
+class Fault:
+    """One fault that waits for calls to hit."""
+
+    kind: str
+    op: str | None = None
+    endpoint: str | None = None
+    #: Calls it still hits; None: until cleared. Not looked at when `probability` is set.
+    times: int | None = 1
+    #: Each call is hit with this chance, until cleared.
+    probability: float | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    hits: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no fault can be, naming what can."""
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown fault {self.kind!r}; known: {', '.join(sorted(KINDS))}")
+        if unknown := set(self.args) - ARGUMENTS.get(self.kind, frozenset()):
+            known = ", ".join(sorted(ARGUMENTS.get(self.kind, frozenset()))) or "none"
+            raise ValueError(f"fault {self.kind!r} takes no {', '.join(sorted(unknown))}; it takes: {known}")
+        for name in ("seconds", "retry_after", "pieces", "repeats"):
+            value = self.args.get(name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+                raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
+        if self.times is not None and self.times < 1:
+            raise ValueError(f"times must be at least 1, or null for ever, not {self.times}")
+        if self.probability is not None and not 0 <= self.probability <= 1:
+            raise ValueError(f"probability must lie between 0 and 1, not {self.probability}")
+
+    def shown(self) -> dict[str, Any]:
+        """Return the fault as the admin API lists it."""
+        return {
+            "kind": self.kind,
+            "op": self.op,
+            "endpoint": self.endpoint,
+            "times": self.times,
+            "probability": self.probability,
+            "hits": self.hits,
+            **self.args,
+        }
+
+
+class Faults:
+    """All faults that wait. The first that fits a call hits it."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Fault] = []
+        self._chance = random.Random(7)  # noqa: S311 - a run of tests should be repeatable
+
+    def add(self, fault: Fault) -> None:
+        """Let `fault` wait for calls."""
+        self.waiting.append(fault)
+
+    def clear(self) -> None:
+        """Forget all faults."""
+        self.waiting.clear()
+
+    def hit(self, op: str, endpoint: str) -> Fault | None:
+        """Return the fault that hits this call of `op`, and count it."""
+        return self._first(op, endpoint, webhook=False)
+
+    def hit_webhook(self, endpoint: str) -> Fault | None:
+        """Return the fault that hits this delivery of a webhook, and count it."""
+        return self._first("webhook", endpoint, webhook=True)
+
+    def paused(self, endpoint: str) -> bool:
+        """Return whether `endpoint` is paused."""
+        return any(f.kind == "paused" and f.endpoint in {None, endpoint} for f in self.waiting)
+
+    def _first(self, op: str, endpoint: str, *, webhook: bool) -> Fault | None:
+        for fault in self.waiting:
+            if (fault.kind in WEBHOOK) is not webhook or fault.kind in LASTING:
+                continue
+            if (fault.op is not None and fault.op != op) or fault.endpoint not in {None, endpoint}:
+                continue
+            if fault.probability is not None:
+                if self._chance.random() >= fault.probability:
+                    continue
+            elif fault.times is not None:
+                fault.times -= 1
+                if not fault.times:
+                    self.waiting.remove(fault)
+            fault.hits += 1
+            return fault
+        return None

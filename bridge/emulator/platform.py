@@ -1,0 +1,62 @@
+"""All parts of the emulated platform, put together on one event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from bridge.emulator.admin import Admin
+from bridge.emulator.builtin import BuiltinFleet
+from bridge.emulator.clock import Clock
+from bridge.emulator.config import EndpointConfig
+from bridge.emulator.endpoint import Endpoint
+from bridge.emulator.faults import Faults
+from bridge.emulator.fleet import Fleet
+from bridge.emulator.front import Extra, Front
+from bridge.emulator.processes import ProcessFleet, Protocol
+from bridge.emulator.webhooks import Webhooks
+
+
+class Platform:
+    """Endpoints, their RunPod workers, faults, webhooks, clock and HTTP front."""
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, EndpointConfig],
+        api_keys: frozenset[str],
+        handlers: Mapping[str, Path],
+        *,
+        speed: float,
+        limits: bool,
+    ) -> None:
+        self.clock = Clock(speed)
+        self.faults = Faults()
+        self.webhooks = Webhooks(self.clock, self.faults)
+        self.endpoints: dict[str, Endpoint] = {}
+        for name, config in endpoints.items():
+            endpoint = Endpoint(name, config, self.clock)
+            fleet: Fleet = ProcessFleet(endpoint, handlers[name]) if name in handlers else BuiltinFleet(endpoint)
+            endpoint.fleet = fleet
+            endpoint.ended = self.webhooks.ended
+            self.endpoints[name] = endpoint
+        self.front = Front(self.clock, self.endpoints, self.faults, api_keys, limits=limits)
+        self.admin = Admin(self)
+        self.protocol = Protocol(self.endpoints)
+        self.front.extra = Extra(admin=self.admin.answer, worker=self.protocol.answer)
+
+    def start(self, origin: str) -> None:
+        """Start the RunPod workers that workers_min asks for; handler processes talk to `origin`."""
+        for endpoint in self.endpoints.values():
+            if isinstance(endpoint.fleet, ProcessFleet):
+                endpoint.fleet.origin = origin
+            endpoint.fleet.start()
+
+    async def stop(self) -> None:
+        """End handler processes and deliveries, forget all timers."""
+        for endpoint in self.endpoints.values():
+            endpoint.fleet.stop()
+        for endpoint in self.endpoints.values():
+            if isinstance(endpoint.fleet, ProcessFleet):
+                await endpoint.fleet.gone()
+        await self.webhooks.stop()
+        self.clock.close()

@@ -1,0 +1,236 @@
+"""`Emulator`: RunPod Serverless on loopback, in a thread of its own, for tests and for `bridge emulate`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import uvicorn
+
+from bridge.emulator.config import EndpointConfig
+from bridge.emulator.platform import Platform
+
+T = TypeVar("T")
+
+#: Seconds to come up, and to end handler processes.
+START_S, STOP_S = 20.0, 20.0
+
+
+class Emulator:
+    """RunPod's side of the wire at `base_url`, for any number of endpoints.
+
+    Args:
+        endpoints: names, or names with their `EndpointConfig`.
+        api_keys: keys that are let in, as `Bearer <key>` or bare.
+        host: address to listen on. The admin API asks for no key, so keep it on loopback.
+        port: 0 takes a free one; `base_url` tells it.
+        speed: virtual seconds per real second, for retentions, timeouts, delays and limits.
+        handlers: endpoint name to the file of an unmodified handler (`runpod.serverless.start`), which then runs
+            in real processes; other endpoints have the built-in RunPod worker.
+        limits: whether rate and concurrency limits are enforced.
+        log: where the handlers' output goes, a file path; None: this process's stderr.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str] | Mapping[str, EndpointConfig] = ("demo",),
+        api_keys: Sequence[str] = ("test-key",),
+        host: str = "127.0.0.1",
+        port: int = 0,
+        speed: float = 1.0,
+        handlers: Mapping[str, str | PathLike[str]] | None = None,
+        limits: bool = True,
+    ) -> None:
+        if isinstance(endpoints, str) or isinstance(api_keys, str):
+            raise TypeError("endpoints and api_keys are lists of names, not one text")
+        self._configs = dict(endpoints) if isinstance(endpoints, Mapping) else {n: EndpointConfig() for n in endpoints}
+        self._handlers = {name: Path(file).resolve() for name, file in (handlers or {}).items()}
+        for name in self._configs:
+            if not name or "/" in name:
+                raise ValueError(f"an endpoint needs a name without slash, not {name!r}")
+        for name, file in self._handlers.items():
+            if name not in self._configs:
+                raise ValueError(f"handler {file} is for endpoint {name!r}, which is not one of {list(self._configs)}")
+            if not file.is_file():
+                raise ValueError(f"handler of endpoint {name!r}: no such file: {file}")
+        if not api_keys:
+            raise ValueError("at least one API key is needed, or nobody is let in")
+        self._keys = frozenset(api_keys)
+        self._host, self._port, self._speed, self._limits = host, port, speed, limits
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._server: uvicorn.Server | None = None
+        self._platform: Platform | None = None
+        self._up = threading.Event()
+        self._failure: BaseException | None = None
+
+    # ---------------------------------------------------------------- life
+
+    def start(self) -> Self:
+        """Listen and answer; returns when it does. The port stays the same over stop and start."""
+        if self._thread is not None:
+            return self
+        listener = socket.create_server((self._host, self._port), backlog=2048)
+        self._port = listener.getsockname()[1]
+        self._up.clear()
+        self._failure = None
+        self._thread = threading.Thread(target=self._run, args=(listener,), name="emulator", daemon=True)
+        self._thread.start()
+        if not self._up.wait(START_S):
+            raise TimeoutError(f"the emulator did not come up within {START_S} s")
+        if self._failure is not None:
+            self._thread = None
+            raise self._failure
+        return self
+
+    def stop(self) -> None:
+        """Stop listening, end every handler process. Jobs are forgotten. Stopping twice is fine."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        if self._server is not None:
+            self._server.should_exit = True
+        thread.join(STOP_S)
+        if thread.is_alive():
+            raise TimeoutError(f"the emulator did not stop within {STOP_S} s")
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def origin(self) -> str:
+        """The address: `http://127.0.0.1:PORT`."""
+        return f"http://{self._host}:{self._port}"
+
+    @property
+    def base_url(self) -> str:
+        """What RunPod's clients call the base URL: `http://127.0.0.1:PORT/v2`."""
+        return f"{self.origin}/v2"
+
+    # ---------------------------------------------------------------- admin, as under /_emulator
+
+    def fault(
+        self,
+        kind: str,
+        op: str | None = None,
+        endpoint: str | None = None,
+        times: int | None = 1,
+        probability: float | None = None,
+        **args: Any,
+    ) -> None:
+        """Let `kind` go wrong on the next `times` calls (None: until cleared) of `op` on `endpoint` (None: any).
+
+        With `probability`, each such call is hit with that chance until `clear_faults`. Kinds and their
+        arguments: `bridge.emulator.faults`. Raises ValueError for what no fault can be.
+        """
+        self._do(lambda p: p.admin.fault(kind, op, endpoint, times, probability, **args))
+
+    def clear_faults(self) -> None:
+        """Forget all faults; paused endpoints go on."""
+        self._do(lambda p: p.admin.clear_faults())
+
+    def advance(self, seconds: float) -> None:
+        """Move the virtual clock forward; returns when everything due on the way has happened."""
+        self._await(lambda p: p.admin.advance(seconds))
+
+    def jobs(self, endpoint: str) -> list[dict[str, Any]]:
+        """Return all jobs of `endpoint`: /status document, `input`, `webhook`, `runs`, `created`, `started`."""
+        return self._do(lambda p: p.admin.jobs(endpoint))
+
+    def calls(self, endpoint: str | None = None) -> list[dict[str, Any]]:
+        """Return received calls, oldest first: `time` (virtual s), `endpoint`, `op`, `job_id`, `code` (0: none sent)."""
+        return self._do(lambda p: p.admin.calls(endpoint))
+
+    def counts(self) -> dict[str, Any]:
+        """Return per endpoint: submitted, completed, failed, cancelled, ..., and calls per operation and code."""
+        return self._do(lambda p: p.admin.counts())
+
+    # ---------------------------------------------------------------- inside
+
+    def _do(self, act: Callable[[Platform], T]) -> T:
+        async def later(platform: Platform) -> T:  # noqa: RUF029 - runs on the emulator's loop
+            return act(platform)
+
+        return self._await(later)
+
+    def _await(self, act: Callable[[Platform], Awaitable[T]]) -> T:
+        loop, platform = self._loop, self._platform
+        if self._thread is None or loop is None or platform is None:
+            raise RuntimeError("the emulator is not running: call start() first")
+
+        async def run() -> T:
+            return await act(platform)
+
+        return asyncio.run_coroutine_threadsafe(run(), loop).result()
+
+    def _run(self, listener: socket.socket) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._serve(listener))
+        except BaseException as error:  # noqa: BLE001 - handed to start(), or told by the thread's own hook
+            if self._up.is_set():
+                raise
+            self._failure = error
+        finally:
+            self._up.set()
+            listener.close()
+
+    async def _serve(self, listener: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        platform = Platform(
+            self._configs, self._keys, self._handlers, speed=self._speed, limits=self._limits
+        )
+        self._platform = platform
+        config = uvicorn.Config(
+            platform.front,
+            lifespan="off",
+            access_log=False,
+            log_level="error",
+            log_config=None,
+            server_header=False,
+            backlog=2048,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=1,
+        )
+        server = self._server = _Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            while not server.started and not serving.done():
+                await asyncio.sleep(0.002)
+            if serving.done():
+                await serving
+                raise RuntimeError("the HTTP server ended at once")
+            platform.start(self.origin)
+            self._up.set()
+            await serving
+        finally:
+            await platform.stop()
+            self._loop = self._platform = self._server = None
+
+
+class _Server(uvicorn.Server):
+    """A server in a thread: signals are the owner's business."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

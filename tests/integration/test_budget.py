@@ -1,0 +1,368 @@
+"""The shared budget against a real Redis: RunPod's limits hold for all processes together (I9)."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from bridge.errors import LedgerUnavailable
+from bridge.runpod.budget import Budget
+from bridge.runpod.operations import LIMITS, Limit, Operation
+from tests.helpers import eventually, free_port
+
+EP = "ep-1"
+PREFIX = "bridge:_:"
+RUN, STATUS = Operation.RUN, Operation.STATUS
+tokens = (f"t{n}" for n in itertools.count())
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A connection to a database of this test's own."""
+    found = redis.Redis.from_url(redis_url, decode_responses=True, protocol=2)
+    yield found
+    found.close()
+
+
+def budget_of(client: redis.Redis, calls: int = 10, concurrent: int = 100, per_worker: int = 0) -> Budget:
+    """A budget with small figures for every operation."""
+    return Budget(client, PREFIX, dict.fromkeys(Operation, Limit(calls, concurrent, per_worker)))
+
+
+def take(budget: Budget, wanted: int, *, token: str | None = None, slot_ms: int = 30_000, op: Operation = RUN) -> int:
+    """How many permits a fresh token gets."""
+    return budget.acquire(EP, op, wanted, token=token or next(tokens), slot_ms=slot_ms).count
+
+
+def pass_time(client: redis.Redis, milliseconds: int) -> None:
+    """Move the ledger's clock, as the engines do after a step of Redis' own."""
+    client.hincrby(f"{PREFIX}meta", "clock_offset", milliseconds)
+
+
+def test_a_full_burst_is_granted_at_once_and_not_one_call_more(client: redis.Redis) -> None:
+    """No pacing below the limit, nothing above it."""
+    budget = budget_of(client)
+    assert [take(budget, 7), take(budget, 7), take(budget, 1)] == [7, 3, 0]
+
+
+def test_a_permit_counts_from_its_grant_until_ten_seconds_after_its_end(client: redis.Redis) -> None:
+    """Wherever between grant and end RunPod saw the call, no 10 s of its clock hold more than the limit."""
+    budget = budget_of(client)
+    take(budget, 10, token="a")
+    pass_time(client, 9_000)  # the calls are still under way: RunPod may be counting them only now
+    budget.release(EP, RUN, "a", used=10, unused=0)
+    assert take(budget, 10) == 0
+    pass_time(client, 9_900)
+    assert take(budget, 10) == 0
+    pass_time(client, 400)
+    assert take(budget, 10) == 10
+
+
+def test_the_wait_that_is_told_is_enough_and_not_too_long(client: redis.Redis) -> None:
+    """A refused caller who comes back when he was told gets a permit."""
+    budget = budget_of(client)
+    take(budget, 10, token="a")
+    budget.release(EP, RUN, "a", used=10, unused=0)
+    wait = budget.acquire(EP, RUN, 1, token="b", slot_ms=1_000).retry_after_ms
+    assert 9_000 < wait <= 10_251
+    pass_time(client, wait)
+    assert take(budget, 1) == 1
+
+
+def test_calls_that_were_never_made_are_handed_back(client: redis.Redis) -> None:
+    """An unused permit costs nobody anything."""
+    budget = budget_of(client)
+    take(budget, 10, token="a")
+    budget.release(EP, RUN, "a", used=1, unused=9)
+    assert take(budget, 10) == 9
+
+
+def test_slots_bound_the_calls_under_way(client: redis.Redis) -> None:
+    """Concurrency is a limit of its own; each call's end frees one slot."""
+    budget = budget_of(client, calls=1000, concurrent=5)
+    assert take(budget, 10, token="a") == 5
+    assert take(budget, 10) == 0
+    for _ in range(3):
+        budget.release(EP, RUN, "a", used=1, unused=0)
+    assert take(budget, 10) == 3
+
+
+def test_the_slots_of_a_dead_process_come_back(client: redis.Redis) -> None:
+    """After its deadline a grant counts as ended, whoever held it."""
+    budget, successor = budget_of(client, 1000, 5), budget_of(client, 1000, 5)
+    assert take(budget, 5, slot_ms=20_000) == 5
+    pass_time(client, 19_000)
+    assert take(successor, 5) == 0
+    pass_time(client, 1_100)
+    assert take(successor, 5) == 5
+
+
+def test_the_same_token_is_granted_the_same_again(client: redis.Redis) -> None:
+    """I15: a call repeated after a lost reply takes nothing more."""
+    budget = budget_of(client)
+    assert [take(budget, 4, token="a"), take(budget, 4, token="a"), take(budget, 10)] == [4, 4, 6]
+
+
+def test_ends_that_are_told_twice_count_once(client: redis.Redis) -> None:
+    """I15: redis-py repeats a script whose reply was lost; calls still under way must not count as ended by that."""
+    budget = budget_of(client, calls=1000, concurrent=10)
+    assert take(budget, 10, token="a") == 10
+    budget.release(EP, RUN, "a", used=3, unused=0)
+    execute = client.execute_command
+
+    def twice(*args: object, **options: object) -> object:
+        execute(*args, **options)  # type: ignore[no-untyped-call]
+        return execute(*args, **options)  # type: ignore[no-untyped-call]
+
+    client.execute_command = twice  # type: ignore[method-assign]
+    assert take(budget, 10) == 3
+    assert budget.state(EP)["run"]["under_way"] == 10
+
+
+def test_an_end_told_after_its_deadline_changes_nothing(client: redis.Redis) -> None:
+    """A process that was frozen past its slot's deadline does not free slots of others."""
+    budget = budget_of(client, 1000, 5)
+    take(budget, 5, token="a", slot_ms=1_000)
+    pass_time(client, 1_100)
+    assert take(budget, 5, token="b") == 5
+    budget.release(EP, RUN, "a", used=5, unused=0)
+    assert take(budget, 5) == 0
+
+
+def test_operations_and_endpoints_do_not_share(client: redis.Redis) -> None:
+    """RunPod counts per operation and endpoint."""
+    budget = budget_of(client)
+    assert take(budget, 10) == 10
+    assert take(budget, 10, op=STATUS) == 10
+    assert budget.acquire("ep-2", RUN, 10, token="x", slot_ms=1_000).count == 10
+
+
+def test_an_override_of_one_endpoint_holds_for_it_alone(client: redis.Redis) -> None:
+    """The table can be departed from per endpoint."""
+    budget = Budget(client, PREFIX, LIMITS, {"small": {RUN: Limit(2, 2)}})
+    assert budget.acquire("small", RUN, 100, token="a", slot_ms=1_000).count == 2
+    assert budget.acquire("other", RUN, 100, token="b", slot_ms=1_000).count == 100
+
+
+def test_flush_tells_the_others_when_nobody_asks(client: redis.Redis) -> None:
+    """The last batch's slots do not wait for this process' next grant."""
+    budget, other = budget_of(client, 1000, 5), budget_of(client, 1000, 5)
+    take(budget, 5, token="a")
+    budget.release(EP, RUN, "a", used=5, unused=0)
+    assert take(other, 5) == 0
+
+    def told() -> bool:
+        budget.flush()
+        return take(other, 5) == 5
+
+    eventually(told)
+
+
+# 429
+
+
+def test_a_429_cuts_this_operation_for_everybody_and_it_comes_back_slowly(client: redis.Redis) -> None:
+    """Multiplicative cut, slow recovery, other operations untouched."""
+    budget, other = budget_of(client, 100), budget_of(client, 100)
+    budget.throttled(EP, RUN, None)
+    assert take(other, 100, token="a") == 80
+    assert take(other, 100, op=STATUS) == 100
+    other.release(EP, RUN, "a", used=80, unused=0)
+    other.acquire(EP, RUN, 0, token="", slot_ms=0)
+    pass_time(client, 20_000)
+    assert take(other, 200, token="b") == 90
+    other.release(EP, RUN, "b", used=90, unused=0)
+    other.acquire(EP, RUN, 0, token="", slot_ms=0)
+    pass_time(client, 20_500)
+    assert take(other, 200) == 100
+
+
+def test_the_429s_of_one_burst_cut_once(client: redis.Redis) -> None:
+    """Fifty calls that were under way together are one piece of news."""
+    budget = budget_of(client, 100)
+    for _ in range(50):
+        budget.throttled(EP, RUN, None)
+    assert take(budget, 100) == 80
+
+
+def test_repeated_429s_never_cut_to_nothing(client: redis.Redis) -> None:
+    """One call stays possible, else nobody would learn that the trouble is over."""
+    budget = budget_of(client, 10)
+    for _ in range(40):
+        budget.throttled(EP, RUN, None)
+        pass_time(client, 1_001)
+    assert take(budget, 10) == 1
+
+
+def test_retry_after_pauses_every_process_and_the_longest_counts(client: redis.Redis) -> None:
+    """What RunPod asked for is kept, and told to whoever asks."""
+    budget, other = budget_of(client, 100), budget_of(client, 100)
+    budget.throttled(EP, RUN, 7.0)
+    budget.throttled(EP, RUN, 2.0)
+    told = other.acquire(EP, RUN, 1, token="a", slot_ms=1_000)
+    assert told.count == 0
+    assert 6_500 < told.retry_after_ms <= 7_000
+    assert take(other, 1, op=STATUS) == 1
+    pass_time(client, 7_000)
+    assert take(other, 1) == 1
+
+
+# Running RunPod workers
+
+
+def test_running_workers_raise_the_limit_and_their_end_lowers_it(client: redis.Redis) -> None:
+    """The limit is the larger of base and RunPod workers times their share, as last heard."""
+    budget = budget_of(client, calls=10, concurrent=1000, per_worker=5)
+    budget.raise_to(EP, 8)
+    assert take(budget, 100, token="a") == 40
+    budget.release(EP, RUN, "a", used=0, unused=40)
+    budget.raise_to(EP, 1)
+    assert take(budget, 100) == 10
+
+
+def test_what_health_said_is_not_believed_for_ever(client: redis.Redis) -> None:
+    """A minute later the base counts again."""
+    budget = budget_of(client, calls=10, concurrent=1000, per_worker=5)
+    budget.raise_to(EP, 8)
+    pass_time(client, 61_000)
+    assert take(budget, 100) == 10
+
+
+# What it costs, and what stays
+
+
+def test_health_reads_the_state_in_a_few_round_trips(client: redis.Redis) -> None:
+    """A full window of buckets makes `state` no dearer."""
+    budget = budget_of(client, calls=1000)
+    for _ in range(30):
+        take(budget, 1, token="a")
+        budget.release(EP, RUN, "a", used=1, unused=0)
+        budget.acquire(EP, RUN, 0, token="", slot_ms=0)
+        pass_time(client, 300)
+    before = client.info("stats")["total_commands_processed"]
+    state = budget.state(EP)
+    assert client.info("stats")["total_commands_processed"] - before < 20
+    assert state["run"] == {"limit": 1000, "left": 970, "under_way": 0, "cuts_by_429": 0}
+
+
+def test_memory_is_bounded_by_the_window_not_by_the_calls(client: redis.Redis) -> None:
+    """I16: buckets of a quarter second, tokens only while their calls are out, and a TTL on all."""
+    budget = budget_of(client, calls=1_000_000, concurrent=1_000_000)
+    for _ in range(200):
+        token = next(tokens)
+        take(budget, 500, token=token)
+        budget.release(EP, RUN, token, used=500, unused=0)
+        pass_time(client, 400)
+    take(budget, 1)
+    base = f"{PREFIX}budget:{EP}:run"
+    assert client.hlen(base) <= 45
+    assert client.hlen(f"{base}:held") == client.zcard(f"{base}:slots") == 1
+    assert all(client.pttl(key) > 0 for key in client.keys(f"{PREFIX}budget:*"))
+
+
+def test_a_redis_that_is_away_is_a_named_error() -> None:
+    """Every method says LedgerUnavailable, none a foreign error."""
+    with redis.Redis(port=free_port(), decode_responses=True, retry=Retry(NoBackoff(), 0)) as away:
+        budget = budget_of(away, per_worker=5)
+        for call in (
+            lambda: take(budget, 1),
+            lambda: budget.throttled(EP, RUN, 1.0),
+            lambda: budget.raise_to(EP, 100),
+            lambda: budget.state(EP),
+        ):
+            with pytest.raises(LedgerUnavailable):
+                call()
+
+
+# Any 10 s
+
+
+def most_in_any_window(times: list[float], window: float = 10.0) -> int:
+    """The most calls that any sliding window holds; an aligned window is one of those."""
+    times, most, first = sorted(times), 0, 0
+    for last, at in enumerate(times):
+        while times[first] <= at - window:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_no_ten_seconds_hold_more_than_the_limit_however_slow_the_calls_are(client: redis.Redis, seed: int) -> None:
+    """Calls reach RunPod anywhere between grant and end; ends are told late, in part, or never (the process died)."""
+    rng, endpoint, now = random.Random(seed), f"e{seed}", 0
+    budget = budget_of(client, calls=12, concurrent=9)
+    arrived: list[float] = []
+    out: list[tuple[int, str]] = []
+    for step in range(60):
+        now += (passed := rng.choice([0, 10, 200, 900, 3_000]))
+        pass_time(client, passed)
+        for end in [end for end in out if end[0] <= now]:
+            out.remove(end)
+            budget.release(endpoint, RUN, end[1], used=1, unused=0)
+        grant = budget.acquire(endpoint, RUN, rng.randint(1, 12), token=f"{step}", slot_ms=4_000)
+        for _ in range(grant.count):
+            lasts = rng.choice([5, 300, 3_900])
+            arrived.append((now + rng.random() * lasts) / 1000)
+            if rng.random() < 0.8:
+                out.append((now + lasts, f"{step}"))
+        assert len(out) <= 9
+    assert most_in_any_window(arrived) <= 12
+
+
+def flood(url: str, seconds: float, told: multiprocessing.SimpleQueue[list[float]]) -> None:
+    """One process with four threads that take what they can and call for 1 to 30 ms."""
+    client = redis.Redis.from_url(url, decode_responses=True, protocol=2)
+    budget = Budget(client, PREFIX, dict.fromkeys(Operation, Limit(200, 20)))
+    seen: list[float] = []
+    until = time.monotonic() + seconds
+
+    def caller(number: int) -> None:
+        rng = random.Random(number)
+        while time.monotonic() < until:
+            token = f"{rng.random()}-{id(client)}-{time.monotonic_ns()}"
+            grant = budget.acquire(EP, RUN, rng.randint(1, 8), token=token, slot_ms=5_000)
+            for _ in range(grant.count):
+                time.sleep(rng.uniform(0.0005, 0.005))
+                seen.append(time.time())
+                time.sleep(rng.uniform(0.0005, 0.005))
+                budget.release(EP, RUN, token, used=1, unused=0)
+            if not grant.count:
+                budget.flush()
+                time.sleep(min(grant.retry_after_ms, 100) / 1000)
+
+    threads = [threading.Thread(target=caller, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    told.put(seen)
+    client.close()
+
+
+def test_processes_together_keep_the_limit_and_use_it(redis_url: str, tmp_path: Path) -> None:
+    """Three real processes flood for two windows: never more than the limit in any 10 s, and nearly all of it."""
+    context = multiprocessing.get_context("spawn")
+    told = context.SimpleQueue()
+    children = [context.Process(target=flood, args=(redis_url, 22.0, told)) for _ in range(3)]
+    for child in children:
+        child.start()
+    times = [at for _ in children for at in told.get()]
+    for child in children:
+        child.join(20)
+        assert child.exitcode == 0
+    assert most_in_any_window(times) <= 200
+    assert len(times) >= 0.95 * 200 * 2

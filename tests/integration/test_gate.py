@@ -1,0 +1,183 @@
+"""The shared gate against a real Redis: an account's trouble closes an endpoint for every process, one caller tries."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from bridge.runpod.gate import Gate
+from bridge.telemetry import subscribe
+from tests.helpers import eventually
+
+EP = "images"
+PREFIX = "bridge:_:"
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A connection to a database of this test's own."""
+    found = redis.Redis.from_url(redis_url, decode_responses=True, protocol=2)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """The names of all events told."""
+    names: list[str] = []
+    leave = subscribe(lambda name, _: names.append(name))
+    yield names
+    leave()
+
+
+def pass_time(client: redis.Redis, milliseconds: int) -> None:
+    """Move the ledger's clock."""
+    client.hincrby(f"{PREFIX}meta", "clock_offset", milliseconds)
+
+
+def test_an_endpoint_nobody_has_used_is_open_and_has_never_succeeded(client: redis.Redis) -> None:
+    """So that a typing error can be told at once."""
+    state = Gate(client, PREFIX).state(EP)
+    assert (state.reason, state.paused, state.ever_succeeded) == (None, False, False)
+
+
+def test_trouble_closes_the_gate_for_every_process_and_is_told_once(client: redis.Redis, told: list[str]) -> None:
+    """A hundred calls that fail together are one piece of news."""
+    one, other = Gate(client, PREFIX), Gate(client, PREFIX)
+    assert [one.trouble(EP, "out_of_credit") for _ in range(3)] == [True, False, False]
+    assert not other.trouble(EP, "out_of_credit")
+    assert other.state(EP).reason == "out_of_credit"
+    assert other.state("another").reason is None
+    assert told.count("gate.closed") == 1
+
+
+def test_another_reason_is_news_but_no_reason_to_try_sooner(client: redis.Redis) -> None:
+    """401 and 402 in turn must not keep the tries at their shortest distance."""
+    gate = Gate(client, PREFIX)
+    distances = []
+    for number in range(8):
+        assert gate.trouble(EP, ("unauthorised", "out_of_credit")[number % 2])
+        before = gate.state(EP)
+        now = eventually(lambda: client.time())
+        offset = int(client.hget(f"{PREFIX}meta", "clock_offset") or 0)
+        distances.append(round((before.next_try_ms - offset - now[0] * 1000) / 1000))
+        pass_time(client, before.next_try_ms - offset - now[0] * 1000 + 1)
+    assert distances[0] <= 6
+    assert distances[-1] > 250
+
+
+def test_tries_are_spaced_from_five_seconds_to_five_minutes_by_one_caller_each(client: redis.Redis) -> None:
+    """HARDENING 2: a turn is one caller's, ends with its answer, and each failed one doubles the distance."""
+    gate = Gate(client, PREFIX)
+    gate.trouble(EP, "out_of_credit")
+    distances = []
+    for number in range(9):
+        waited = 0
+        while not gate.try_turn(EP, f"a{number}"):
+            pass_time(client, 250)
+            waited += 250
+            assert waited < 400_000
+        assert not gate.try_turn(EP, f"b{number}"), "somebody else has this turn"
+        assert gate.try_turn(EP, f"a{number}"), "the same caller is granted the same again (I15)"
+        distances.append(waited / 1000)
+        gate.trouble(EP, "out_of_credit")
+        assert not gate.try_turn(EP, f"c{number}"), "the next try has its time"
+    assert distances == pytest.approx([5, 10, 20, 40, 80, 160, 300, 300, 300], abs=0.5)
+
+
+def test_failures_of_calls_that_were_under_way_do_not_space_the_tries(client: redis.Redis) -> None:
+    """Fifty calls that left before the gate closed fail after it; the first try still comes after 5 s."""
+    gate = Gate(client, PREFIX)
+    for _ in range(50):
+        gate.trouble(EP, "out_of_credit")
+    pass_time(client, 5_001)
+    assert gate.try_turn(EP, "a")
+
+
+def test_the_turn_of_a_caller_that_died_is_given_to_another(client: redis.Redis) -> None:
+    """A turn has a deadline."""
+    gate = Gate(client, PREFIX)
+    gate.trouble(EP, "out_of_credit")
+    pass_time(client, 5_001)
+    assert gate.try_turn(EP, "dead")
+    assert not gate.try_turn(EP, "next")
+    pass_time(client, 30_001)
+    assert gate.try_turn(EP, "next")
+
+
+def test_of_many_callers_one_gets_the_turn(client: redis.Redis) -> None:
+    """Whatever runs at once."""
+    Gate(client, PREFIX).trouble(EP, "out_of_credit")
+    pass_time(client, 5_001)
+    got: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda n=n: got.append(Gate(client, PREFIX).try_turn(EP, f"t{n}"))) for n in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [False] * 11 + [True]
+
+
+def test_the_first_success_opens_the_gate_and_is_told_once(client: redis.Redis, told: list[str]) -> None:
+    """Also where another process still believes that the gate is closed."""
+    one, other = Gate(client, PREFIX), Gate(client, PREFIX)
+    one.trouble(EP, "unauthorised")
+    assert other.state(EP).reason == "unauthorised"
+    assert one.succeeded(EP)
+    assert not other.succeeded(EP)
+    assert one.state(EP).reason is None
+    assert one.state(EP).ever_succeeded
+    assert told.count("gate.opened") == 1
+    assert one.try_turn(EP, "any"), "an open gate needs no turn"
+
+
+def test_a_success_costs_nothing_while_all_is_well(client: redis.Redis) -> None:
+    """The hot path: no round trip once a success is known."""
+    gate = Gate(client, PREFIX)
+    gate.succeeded(EP)
+    gate.state(EP)
+    before = client.info("stats")["total_commands_processed"]
+    for _ in range(1000):
+        gate.succeeded(EP)
+    assert client.info("stats")["total_commands_processed"] - before <= 1
+
+
+def test_after_an_opening_a_new_trouble_begins_at_the_shortest_distance(client: redis.Redis) -> None:
+    """Old tries are forgotten."""
+    gate = Gate(client, PREFIX)
+    for _ in range(5):
+        gate.trouble(EP, "out_of_credit")
+        pass_time(client, 300_001)
+    gate.succeeded(EP)
+    assert gate.trouble(EP, "out_of_credit")
+    pass_time(client, 5_001)
+    assert gate.try_turn(EP, "a")
+
+
+def test_a_pause_reaches_every_process_within_a_second(client: redis.Redis) -> None:
+    """Contract of `bridge.pause`; who and why are kept, and it is no trouble."""
+    one, other = Gate(client, PREFIX), Gate(client, PREFIX)
+    assert not other.state(EP).paused
+    one.pause(EP, "maintenance", "ann")
+    eventually(lambda: other.state(EP).paused, timeout=1.0)
+    state = other.state(EP)
+    assert (state.pause_reason, state.paused_by, state.reason) == ("maintenance", "ann", None)
+    one.resume(EP)
+    eventually(lambda: not other.state(EP).paused, timeout=1.0)
+
+
+def test_a_success_does_not_end_a_pause_nor_a_resume_a_trouble(client: redis.Redis) -> None:
+    """Two reasons to stop, each ended by its own means."""
+    gate = Gate(client, PREFIX)
+    gate.pause(EP, "maintenance", "ann")
+    gate.trouble(EP, "out_of_credit")
+    gate.succeeded(EP)
+    assert gate.state(EP).paused
+    gate.trouble(EP, "out_of_credit")
+    gate.resume(EP)
+    assert gate.state(EP).reason == "out_of_credit"
