@@ -211,7 +211,7 @@ class House:
 
     def submits(self) -> int:
         """How many POST /run and /runsync the emulator has taken."""
-        return sum(1 for call in self.emulator.calls() if call.op in {"run", "runsync"} and call.code == 200)
+        return sum(1 for call in self.emulator.calls() if call["op"] in {"run", "runsync"} and call["code"] == 200)
 
 
 def foreign_app(broker: str, backend: str) -> Celery:

@@ -16,7 +16,7 @@ from bridge.doors.finishing import FinishTask, finish
 from bridge.doors.hold import hold
 from bridge.engine.accept import Origin, Verdict
 from bridge.engine.control import Asker
-from bridge.errors import JobError
+from bridge.errors import JobError, JobRejected
 from bridge.job.request import check_request_id, rejected
 
 if TYPE_CHECKING:
@@ -83,7 +83,11 @@ def bind_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, An
 
 def _accept(context: Context, bridge: Bridge, args: tuple[Any, ...], kwargs: dict[str, Any], *, ignores: bool) -> None:
     """Ends with Ignore: the message is acked once the ledger holds the request, and the slot is free (I1)."""
-    arguments = bind_input(args, kwargs)
+    fault: JobRejected | None = None
+    try:
+        arguments = bind_input(args, kwargs)
+    except JobRejected as error:
+        arguments, fault = kwargs, error
     canvas = canvas_of(context, ignore_result=bool(ignores))
     expires_at, time_limit_ms = clocks_of(context, bridge.ledger.now())
     origin = Origin(
@@ -96,7 +100,7 @@ def _accept(context: Context, bridge: Bridge, args: tuple[Any, ...], kwargs: dic
         expires_at=expires_at,
         time_limit_ms=time_limit_ms,
     )
-    verdict: Verdict = hold(lambda: bridge.accept(context.id, arguments, origin))
+    verdict: Verdict = hold(lambda: bridge.accept(context.id, arguments, origin, fault=fault))
     bridge.accepted(verdict)
     if verdict.kind == "conflict" and verdict.fault is not None:
         # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.

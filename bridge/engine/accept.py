@@ -63,9 +63,16 @@ class Accept:
         self._settings = settings
         self._reply_pattern = re.compile(settings.bridge_reply_pattern)
 
-    def __call__(self, request_id: str, arguments: Mapping[str, Any], origin: Origin) -> Verdict:
-        """Raises JobRejected only for an id that cannot name a record; LedgerUnavailable when nothing was written."""
+    def __call__(
+        self, request_id: str, arguments: Mapping[str, Any], origin: Origin, *, fault: JobRejected | None = None
+    ) -> Verdict:
+        """Raises JobRejected only for an id that cannot name a record; LedgerUnavailable when nothing was written.
+
+        `fault` is what the door itself has found wrong: the request is refused like any other.
+        """
         check_request_id(request_id)
+        if fault is not None:
+            return self._refuse(request_id, arguments, origin, fault)
         try:
             request = parse_run(arguments)
             endpoint = self._book.resolve(request.endpoint)
