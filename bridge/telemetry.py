@@ -64,12 +64,14 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "http.started": (INFO, "health and metrics are served"),
     "http.taken": (WARNING, "the HTTP port is taken by another process; this one serves none"),
     "webhook.received": (DEBUG, "RunPod called back"),
+    "telemetry.failed": (ERROR, "a subscriber to these events failed; what was told went on"),
     "webhook.refused": (WARNING, "a callback was unknown, forged or malformed; it changed nothing"),
 }
 
 _SECRET = re.compile(r"(api_?key|token|secret|s3config|authorization|password)", re.IGNORECASE)
 _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+")
 _CREDENTIALS = re.compile(r"([a-z+]+://)[^/@\s:]*:[^/@\s]+@")
+_BEARER = re.compile(r"(bearer\s+)[^\s\"',;]+", re.IGNORECASE)
 
 Subscriber = Callable[[str, Mapping[str, Any]], None]
 
@@ -79,10 +81,13 @@ _subscribers: list[Subscriber] = []
 
 
 def tell(name: str, **fields: Any) -> None:
-    """Tell an event. Raises KeyError for a name that is not in the catalogue."""
+    """Tell an event. Raises KeyError for a name that is not in the catalogue, and nothing else."""
     level = CATALOGUE[name][0]
     for subscriber in _subscribers:
-        subscriber(name, fields)
+        try:
+            subscriber(name, fields)
+        except Exception as error:  # noqa: BLE001  (no metric is worth the record that is being worked on)
+            _logger.log(ERROR, "telemetry.failed", told=name, error=f"{type(error).__name__}: {redact('', str(error))}")
     if level >= _threshold:
         _logger.log(level, name, **{key: redact(key, value) for key, value in fields.items() if value is not None})
 
@@ -94,11 +99,17 @@ def subscribe(subscriber: Subscriber) -> Callable[[], None]:
 
 
 def redact(key: str, value: object) -> object:
-    """The value as a log may show it (I11): no secrets, no credentials or query strings of URLs."""
+    """The value as a log may show it (I11), at any depth: no secrets, no credentials or query strings of URLs."""
     if _SECRET.search(key):
         return "***"
-    if isinstance(value, str) and "://" in value:
-        return _CREDENTIALS.sub(r"\1***@", _QUERY.sub(r"\1?***", value))
+    if isinstance(value, str):
+        if "://" in value:
+            value = _CREDENTIALS.sub(r"\1***@", _QUERY.sub(r"\1?***", value))
+        return _BEARER.sub(r"\1***", value)
+    if isinstance(value, Mapping):
+        return {name: redact(str(name), item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact("", item) for item in value]
     return value
 
 

@@ -87,7 +87,7 @@ class Bridge:
         if verdict.accepted.kind != "created" or held is None:
             return
         record = held.record
-        if record.door == "celery" and not record.phase.ended:
+        if record.door == "celery" and not record.silent and not record.phase.ended:
             self.states.put(held)
             if self.engine is None:
                 self.states.once()

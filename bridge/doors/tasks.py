@@ -94,6 +94,7 @@ def _accept(context: Context, bridge: Bridge, args: tuple[Any, ...], kwargs: dic
         door="celery",
         via="amqp" if bridge.settings.amqp else "redis",
         canvas=canvas,
+        silent=bool(ignores),
         tells_celery=not ignores or continues(canvas),
         correlation_id=context.correlation_id if context.correlation_id != context.id else None,
         trace=(context.headers or {}).get("traceparent"),

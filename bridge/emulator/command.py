@@ -54,12 +54,10 @@ def emulate(
         files[name] = Path(file)
         if name not in names:
             names.append(name)
-    config = replace(
-        EndpointConfig(), workers_max=workers, jobs_per_worker=jobs_per_worker, cold_start_s=cold_start
-    )
+    config = replace(EndpointConfig(), workers_max=workers, jobs_per_worker=jobs_per_worker, cold_start_s=cold_start)
     try:
         emulator = Emulator(
-            {name: config for name in names or ["demo"]},
+            dict.fromkeys(names or ["demo"], config),
             api_keys=keys or ("test-key",),
             host=host,
             port=port,

@@ -7,6 +7,7 @@ operation. Every call is recorded with its code.
 from __future__ import annotations
 
 import asyncio
+import traceback
 import urllib.parse
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -63,7 +64,9 @@ class Extra(NamedTuple):
     """Further parts of the server: path prefixes and what answers them."""
 
     admin: Callable[[str, str, bytes, dict[str, str]], Awaitable[Answer]]
-    worker: Callable[[str, str, str, bytes, dict[str, str]], Awaitable[Answer]]
+    worker: Callable[
+        [tuple[str, str, str], str, bytes, dict[str, str], Callable[[], Awaitable[Any]]], Awaitable[Answer]
+    ]
 
 
 class Front:
@@ -82,9 +85,16 @@ class Front:
         self._granted = {key.encode() for key in api_keys} | {b"Bearer " + key.encode() for key in api_keys}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request."""
+        """Answer one HTTP request. An error of the emulator itself is told on stderr, and answered 500."""
         if scope["type"] != "http":
             return
+        try:
+            await self._answer(scope, receive, send)
+        except Exception:
+            traceback.print_exc()
+            await _send(send, answers.EMULATOR_ERROR)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         method: str = scope["method"]
         parts = path.split("/", 4)
@@ -96,7 +106,9 @@ class Front:
         if op not in _METHODS:
             if self.extra is not None and method in _GET_OR_POST:
                 body = await _body(receive, _DRAINED)
-                answer = await self.extra.worker(name, op, rest, body, _query(scope))
+                key = next((value for field, value in scope["headers"] if field == b"authorization"), b"")
+                path_ = (name, op, rest)
+                answer = await self.extra.worker(path_, key.decode("latin-1"), body, _query(scope), receive)
                 await _send(send, answer)
                 return
             await _send(send, answers.NOT_FOUND)
@@ -129,8 +141,7 @@ class Front:
         limits = self.limits.get(name)
         gauge = limits.gauge(op) if limits is not None else None
         if limits is not None and (
-            (gauge is not None and not limits.enter(gauge))
-            or (op in {"run", "runsync"} and self._full(limits, gauge))
+            (gauge is not None and not limits.enter(gauge)) or (op in {"run", "runsync"} and self._full(limits, gauge))
         ):
             self._record(name, op, job_id, 429)
             await _send(send, answers.throttled(endpoint.config.retry_after_s))

@@ -58,7 +58,9 @@ async def _relay(endpoint: Endpoint, job: Job, send: Send) -> int:
     while True:
         while job.chunks:
             if not started:
-                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", answers.EVENTS)]})
+                await send(
+                    {"type": "http.response.start", "status": 200, "headers": [(b"content-type", answers.EVENTS)]}
+                )
                 started = True
             text = job.chunks.popleft()["output"]
             piece = text if isinstance(text, str) else f"data: {json.dumps(text)}\n\n"

@@ -13,7 +13,8 @@ from bridge.emulator.endpoint import Endpoint
 from bridge.emulator.faults import Faults
 from bridge.emulator.fleet import Fleet
 from bridge.emulator.front import Extra, Front
-from bridge.emulator.processes import ProcessFleet, Protocol
+from bridge.emulator.processes import ProcessFleet
+from bridge.emulator.protocol import Protocol
 from bridge.emulator.webhooks import Webhooks
 
 

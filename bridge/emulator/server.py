@@ -66,7 +66,7 @@ class Emulator:
         self._host, self._port, self._speed, self._limits = host, port, speed, limits
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._server: uvicorn.Server | None = None
+        self._halt: asyncio.Event | None = None
         self._platform: Platform | None = None
         self._up = threading.Event()
         self._failure: BaseException | None = None
@@ -95,8 +95,10 @@ class Emulator:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        if self._server is not None:
-            self._server.should_exit = True
+        loop, halt = self._loop, self._halt
+        if loop is not None and halt is not None:
+            with contextlib.suppress(RuntimeError):  # it may be ending by itself
+                loop.call_soon_threadsafe(halt.set)
         thread.join(STOP_S)
         if thread.is_alive():
             raise TimeoutError(f"the emulator did not stop within {STOP_S} s")
@@ -160,7 +162,7 @@ class Emulator:
     # ---------------------------------------------------------------- inside
 
     def _do(self, act: Callable[[Platform], T]) -> T:
-        async def later(platform: Platform) -> T:  # noqa: RUF029 - runs on the emulator's loop
+        async def later(platform: Platform) -> T:
             return act(platform)
 
         return self._await(later)
@@ -179,7 +181,7 @@ class Emulator:
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._serve(listener))
-        except BaseException as error:  # noqa: BLE001 - handed to start(), or told by the thread's own hook
+        except BaseException as error:
             if self._up.is_set():
                 raise
             self._failure = error
@@ -189,22 +191,21 @@ class Emulator:
 
     async def _serve(self, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
-        platform = Platform(
-            self._configs, self._keys, self._handlers, speed=self._speed, limits=self._limits
-        )
+        platform = Platform(self._configs, self._keys, self._handlers, speed=self._speed, limits=self._limits)
         self._platform = platform
         config = uvicorn.Config(
             platform.front,
             lifespan="off",
             access_log=False,
-            log_level="error",
+            log_level="critical",  # errors of ours are told by the front; the rest is calls cut off at the end
             log_config=None,
             server_header=False,
             backlog=2048,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=0,
         )
-        server = self._server = _Server(config)
+        server = _Server(config)
+        halt = self._halt = asyncio.Event()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             while not server.started and not serving.done():
@@ -214,10 +215,12 @@ class Emulator:
                 raise RuntimeError("the HTTP server ended at once")
             platform.start(self.origin)
             self._up.set()
-            await serving
+            await halt.wait()
         finally:
-            await platform.stop()
-            self._loop = self._platform = self._server = None
+            await platform.stop()  # first, so that handler processes hear the end of their calls
+            server.should_exit = True
+            await asyncio.wait({serving})
+            self._loop = self._platform = self._halt = None
 
 
 class _Server(uvicorn.Server):

@@ -96,7 +96,9 @@ async def post(url: str, body: bytes) -> int:
         raise ValueError(f"webhook is no http URL: {url}")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
     port = parts.port or (443 if tls else 80)
-    path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (f"?{parts.query}" if parts.query else "")
+    path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (
+        f"?{parts.query}" if parts.query else ""
+    )
     reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls)
     try:
         head = (

@@ -37,6 +37,7 @@ class Origin:
     via: str = "redis"  # where its replies go: redis | amqp
     canvas: Mapping[str, Any] | None = None  # Celery: what follows, and how the result is stored
     tells_celery: bool = False
+    silent: bool = False  # Celery's result is ignored: what follows is told, no state is
     correlation_id: str | None = None
     trace: str | None = None
     expires_at: int = 0  # Celery's `expires` as a queue deadline, ledger ms
@@ -79,8 +80,8 @@ class Accept:
             self._check_reply(request)
             s3 = self._book.s3_config(request.s3Config)
             policy = self._policy(request, endpoint)
-        except JobRejected as fault:
-            return self._refuse(request_id, arguments, origin, fault)
+        except JobRejected as found:
+            return self._refuse(request_id, arguments, origin, found)
         held = self._held(request_id, request, endpoint, policy, origin)
         if s3 is not None:
             held = Held(held.record, {**held.long, Long.S3CONFIG: s3.model_dump_json()})
@@ -162,6 +163,7 @@ class Accept:
             sync_wait_ms=request.sync_wait_ms or 0,
             ttl_ms=policy.get("ttl", DEFAULT_TTL_MS),
             stream=int(request.stream),
+            silent=int(origin.silent),
             whole_document=int(request.result == "document"),
             nonce=secrets.token_hex(8),
             sinks=",".join(sorted(self._sinks(request, origin))),

@@ -47,7 +47,7 @@ class States:
     def changed(self, change: Change) -> None:
         """A request that Celery knows has a new status."""
         before, record = change.before, change.record
-        if record.door != "celery" or record.phase.ended or change.empty:
+        if record.door != "celery" or record.silent or record.phase.ended or change.empty:
             return
         if before is not None and (before.record.status, before.long.get(Long.PROGRESS)) == (
             record.status,

@@ -67,6 +67,7 @@ class Record:
     ttl_ms: int = _number("tl")  # RunPod's ttl as it is sent, or its default
     hook: str = _text("wh")  # the webhook token, 128 random bits in hex
     stream: int = _number("sm")
+    silent: int = _number("si")  # Celery is told no state (ignore_result)
     whole_document: int = _number("wd")  # result="document"
 
     # What RunPod said

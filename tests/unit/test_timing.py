@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +36,7 @@ def test_backoff_never_overflows_and_stays_within_its_jitter(attempt: int, base:
 def test_spread_moves_a_time_by_a_tenth_at_most(milliseconds: int, seed: int) -> None:
     """What became due together does not stay together, and nothing comes much too early."""
     moved = spread(milliseconds, random.Random(seed))
-    assert moved == pytest.approx(milliseconds, rel=0.1, abs=1)
+    assert milliseconds * 0.9 - 1 <= moved <= milliseconds * 1.1
 
 
 def test_spread_does_move() -> None:
@@ -45,4 +44,5 @@ def test_spread_does_move() -> None:
     rng = random.Random(1)
     moved = [spread(100_000, rng) for _ in range(100)]
     assert len(set(moved)) > 90
-    assert min(moved) < 95_000 < 105_000 < max(moved)
+    assert min(moved) < 95_000
+    assert max(moved) > 105_000

@@ -1,0 +1,173 @@
+"""RunPod's worker protocol, as the `runpod` package speaks it (rp_job, rp_http, rp_ping, rp_scale).
+
+Under `/v2/<endpoint>/`: `job-take/<worker>`, `job-take-batch/<worker>?batch_size=n`, `job-stop/<worker>` (long polls),
+`job-done/<worker>/<job>`, `job-stream/<worker>/<job>`, `ping/<worker>?job_id=a,b`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bridge.emulator import answers
+from bridge.emulator.answers import TEXT, Answer, document
+from bridge.emulator.endpoint import Endpoint
+from bridge.emulator.fleet import INITIALIZING
+from bridge.emulator.job import ABSENT, Job
+from bridge.emulator.processes import HandlerProcess, ProcessFleet
+
+#: Real seconds that job-take and job-stop are held; the package gives up after 90.
+HOLD_S = 30.0
+
+_NOTHING = Answer(204, b"", TEXT)
+_OK = document({"ok": True})
+
+
+class Protocol:
+    """Answers the calls of handler processes."""
+
+    def __init__(self, endpoints: dict[str, Endpoint]) -> None:
+        self._endpoints = endpoints
+
+    async def answer(
+        self,
+        path: tuple[str, str, str],
+        key: str,
+        body: bytes,
+        query: dict[str, str],
+        hung_up: Callable[[], Awaitable[Any]],
+    ) -> Answer:
+        """Answer one call: `path` is endpoint, operation, rest; `hung_up()` returns when the caller is gone."""
+        name, op, rest = path
+        endpoint = self._endpoints.get(name)
+        if endpoint is None or not isinstance(endpoint.fleet, ProcessFleet):
+            return answers.NOT_FOUND
+        if key.removeprefix("Bearer ") != endpoint.fleet.key:
+            return Answer(401, b"", TEXT)
+        worker_id, _, job_id = rest.partition("/")
+        worker = endpoint.fleet.workers.get(worker_id)
+        if worker is not None and not isinstance(worker, HandlerProcess):
+            return answers.NOT_FOUND
+        match op:
+            case "job-take" | "job-take-batch":
+                size = int(query["batch_size"]) if query.get("batch_size", "").isdecimal() else 1
+                batch = size if op == "job-take-batch" else 0
+                return await (_ended() if worker is None else _take(endpoint.fleet, worker, batch, hung_up))
+            case "job-stop":
+                return await (_ended() if worker is None else _stops(worker, hung_up))
+            case "ping":
+                return _ping(worker, query)
+            case "job-done":
+                return _done(endpoint, worker, job_id, body)
+            case "job-stream":
+                return _stream(endpoint, worker, job_id, body)
+        return answers.NOT_FOUND
+
+
+async def _ended() -> Answer:
+    """Answer a process that was told to end; it must not ask again and again meanwhile."""
+    await asyncio.sleep(1.0)
+    return _NOTHING
+
+
+async def _take(
+    fleet: ProcessFleet, worker: HandlerProcess, batch: int, hung_up: Callable[[], Awaitable[Any]]
+) -> Answer:
+    if worker.state == INITIALIZING:
+        fleet.ready(worker)
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    worker.take, worker.offered, worker.wanted = future, [], max(1, batch)
+    fleet.wake()
+    await _first(future, hung_up)
+    if worker.take is not future:
+        return _NOTHING  # a later call of the same process has taken its place
+    jobs = [_shown(job) for job in fleet.took(worker)]
+    if not jobs:
+        return _NOTHING
+    return document(jobs if batch else jobs[0])
+
+
+async def _stops(worker: HandlerProcess, hung_up: Callable[[], Awaitable[Any]]) -> Answer:
+    if not worker.stops:
+        worker.stopping = asyncio.get_running_loop().create_future()
+        await _first(worker.stopping, hung_up)
+        worker.stopping = None
+    stops, worker.stops = worker.stops, []
+    return document({"jobsToStop": stops}) if stops else _NOTHING
+
+
+async def _first(future: asyncio.Future[None], hung_up: Callable[[], Awaitable[Any]]) -> None:
+    """Wait for `future`, at most HOLD_S and only while the caller is there."""
+    gone = asyncio.ensure_future(hung_up())
+    try:
+        await asyncio.wait({future, gone}, timeout=HOLD_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+
+
+def _shown(job: Job) -> dict[str, Any]:
+    """Return a job as the RunPod worker gets it: an empty input is dropped on the way, as live."""
+    shown: dict[str, Any] = {"id": job.id}
+    if job.input:
+        shown["input"] = job.input
+    if job.webhook:
+        shown["webhook"] = job.webhook
+    return shown | (job.extra or {})
+
+
+def _ping(worker: HandlerProcess | None, query: dict[str, str]) -> Answer:
+    if worker is not None:
+        now = time.monotonic()
+        for job_id in query.get("job_id", "").split(","):
+            if job_id in worker.jobs:
+                worker.seen[job_id] = now
+    return _OK
+
+
+def _done(endpoint: Endpoint, worker: HandlerProcess | None, job_id: str, body: bytes) -> Answer:
+    """Take a result or a progress update. Of a job that is not this RunPod worker's any more it changes nothing."""
+    fleet = endpoint.fleet
+    job = endpoint.jobs.get(job_id)
+    told = _object(body)
+    if isinstance(told, Answer):
+        return told
+    if not isinstance(fleet, ProcessFleet) or worker is None:
+        return _OK
+    progress = told.get("status") == "IN_PROGRESS"
+    if job is not None and job.worker == worker.id and progress:
+        endpoint.progress(job, told.get("output"))
+    if progress:
+        return _OK
+    limit = endpoint.config.runsync_body if job is not None and job.sync else endpoint.config.run_body
+    fits = len(body) <= limit
+    if job is not None and job.id in worker.jobs:
+        if not fits:
+            # The caller sees COMPLETED without output, and the RunPod worker logs a 400.
+            endpoint.finish(job)
+        else:
+            error = told.get("error")
+            text = error if isinstance(error, str) or error is None else json.dumps(error)
+            endpoint.finish(job, told.get("output", ABSENT), text)
+        fleet.done(worker, job, refresh=bool(told.get("stopPod")))
+    return _OK if fits else answers.bad_request(f"body: exceeded max body size of {limit} bytes")
+
+
+def _stream(endpoint: Endpoint, worker: HandlerProcess | None, job_id: str, body: bytes) -> Answer:
+    job = endpoint.jobs.get(job_id)
+    told = _object(body)
+    if isinstance(told, Answer):
+        return told
+    if job is not None and worker is not None and job.worker == worker.id:
+        endpoint.chunk(job, told.get("output"), told.get("metrics"))
+    return _OK
+
+
+def _object(body: bytes) -> dict[str, Any] | Answer:
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return answers.bad_request("body: invalid JSON")
+    return told if isinstance(told, dict) else answers.bad_request("body: must be a JSON object")
