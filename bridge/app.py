@@ -14,13 +14,11 @@ from celery.signals import worker_shutting_down
 
 from bridge import celeryconfig, wiring
 from bridge.doors import hold, tasks
-from bridge.doors.topology import find_queues
 from bridge.settings import load
 from bridge.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from celery.worker import WorkController
-    from celery.worker.consumer import Consumer
 
 
 class BridgeCelery(Celery):  # type: ignore[misc]
@@ -78,20 +76,6 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     terminate = stop
 
 
-class TopologyStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Takes queues as they are found before Celery's consumer would declare its own form of them."""
-
-    requires = {"celery.worker.consumer.connection:Connection"}  # noqa: RUF012  (Celery's form)
-
-    def __init__(self, consumer: Consumer, **_kwargs: Any) -> None:
-        """Celery builds it."""
-        super().__init__(consumer)
-
-    def start(self, consumer: Consumer) -> None:
-        """At every reconnect: a queue may have come or gone meanwhile."""
-        find_queues(consumer.app, consumer.connection)
-
-
 @worker_shutting_down.connect
 def _stopping(**_kwargs: Any) -> None:
     hold.stopping.set()
@@ -102,7 +86,6 @@ def create() -> BridgeCelery:
     made = BridgeCelery()
     tasks.register(made, partial(wiring.current, made))
     made.steps["worker"].add(EngineStep)
-    made.steps["consumer"].add(TopologyStep)
     return made
 
 

@@ -31,7 +31,7 @@ def build(settings: Settings) -> dict[str, Any]:
         "task_serializer": "json",
         "result_serializer": "json",
         # Three queues, so that a cancel never waits behind jobs; declared exactly as `send_task(queue=NAME)` declares.
-        "task_queues": tuple(Queue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES),
+        "task_queues": tuple(_queue(name, settings) for name in QUEUES),
         "task_routes": {
             "bridge.run": {"queue": RUN},
             "bridge.finish": {"queue": FINISH},
@@ -43,6 +43,7 @@ def build(settings: Settings) -> dict[str, Any]:
         # A request's state is ours to tell; STARTED would hide IN_QUEUE and IN_PROGRESS.
         "task_track_started": False,
         # Tasks take milliseconds and call no GPU: threads are enough, and cheap.
+        "worker_consumer": "bridge.doors.consumer:BridgeConsumer",
         "worker_pool": "threads",
         "worker_concurrency": 16,
         "worker_prefetch_multiplier": 4,
@@ -68,6 +69,11 @@ def build(settings: Settings) -> dict[str, Any]:
         config["redis_socket_keepalive"] = True
     config.update(overlay(settings.bridge_celery_config))
     return config
+
+
+def _queue(name: str, settings: Settings) -> Queue:
+    arguments = {"x-queue-type": "quorum"} if settings.bridge_queue_type == "quorum" and settings.amqp else None
+    return Queue(name, Exchange(name, type="direct"), routing_key=name, queue_arguments=arguments)
 
 
 def _transport(settings: Settings) -> dict[str, Any]:

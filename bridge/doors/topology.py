@@ -1,6 +1,6 @@
 """Queues as they are found: another producer may have declared one first, with another type or other arguments.
 
-A queue that exists is consumed as it is (and the finding told once); one that does not is declared exactly as
+A queue that exists is consumed as it is (and the finding told); one that does not is declared exactly as
 `send_task(queue=NAME)` of a plain Celery app declares it, or as BRIDGE_QUEUE_TYPE says.
 """
 
@@ -15,22 +15,27 @@ if TYPE_CHECKING:
     from kombu import Connection
 
 
-def find_queues(app: Celery, connection: Connection) -> None:
-    """Look at each queue that will be consumed, and keep Celery from declaring those that exist."""
+def find_queues(app: Celery, connection: Connection) -> dict[str, bool]:
+    """Look at each queue that will be consumed, and keep Celery from declaring those that exist. Name -> existed."""
     if connection.transport.driver_type != "amqp":
-        return
+        return {}
+    found = {}
     for name, queue in app.amqp.queues.items():
-        exists = _exists(connection, name)
-        queue.no_declare = exists
-        tell("topology.found" if exists else "topology.missing", queue=name)
+        found[name] = queue.no_declare = _exists(connection, name)
+        if found[name]:
+            # Nobody can ask a queue for its type. Celery counts prefetch per consumer where it believes in a quorum
+            # queue, which is right for classic ones too; the other way round the broker would refuse to deliver.
+            queue.queue_arguments = {**(queue.queue_arguments or {}), "x-queue-type": "quorum"}
+        tell("topology.found" if found[name] else "topology.missing", queue=name)
+    return found
 
 
 def _exists(connection: Connection, name: str) -> bool:
+    """A passive declare: it changes nothing, and fails where there is no such queue."""
     channel: Any = connection.channel()
     try:
         channel.queue_declare(queue=name, passive=True)
     except connection.channel_errors:
         return False
-    else:
-        channel.close()
-        return True
+    channel.close()
+    return True

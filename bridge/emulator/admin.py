@@ -1,6 +1,7 @@
 """The admin side, `/_emulator/...`: faults, the clock, jobs and calls. It asks for no key; bind it to loopback.
 
-- `POST /_emulator/fault` `{"kind", "op"?, "endpoint"?, "times"?, "probability"?, ...}` · `GET`, `DELETE /_emulator/faults`
+- `POST /_emulator/fault` `{"kind", "op"?, "endpoint"?, "times"?, "probability"?, ...}`
+- `GET`, `DELETE /_emulator/faults`
 - `POST /_emulator/advance` `{"seconds"}` · `GET /_emulator/clock`
 - `GET /_emulator/jobs?endpoint=` · `GET /_emulator/calls[?endpoint=]` · `GET /_emulator/counts`
 """
@@ -77,7 +78,7 @@ class Admin:
         ]
 
     def calls(self, endpoint: str | None = None) -> list[dict[str, Any]]:
-        """Return the received calls, oldest first: time (virtual seconds), endpoint, op, job_id, code (0: none sent)."""
+        """Return the received calls, oldest first: time (virtual s), endpoint, op, job_id, code (0: none)."""
         return [call._asdict() for call in self._platform.front.calls if endpoint in {None, call.endpoint}]
 
     def counts(self) -> dict[str, Any]:
@@ -110,34 +111,37 @@ class Admin:
             return answers.bad_request(str(error))
 
     async def _answer(self, method: str, path: str, body: bytes, query: dict[str, str]) -> Answer:
+        shown: Any
         match method, path:
             case "POST", "/_emulator/fault" | "/_emulator/faults":
                 self.fault(**_object(body))
-                return document(self.faults())
+                shown = self.faults()
             case "GET", "/_emulator/faults":
-                return document(self.faults())
+                shown = self.faults()
             case "DELETE", "/_emulator/faults":
                 self.clear_faults()
-                return document([])
+                shown = self.faults()
             case "POST", "/_emulator/advance":
                 seconds = _object(body).get("seconds")
                 if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-                    raise ValueError(f"seconds must be a number, not {seconds!r}")
+                    raise TypeError(f"seconds must be a number, not {seconds!r}")
                 await self.advance(seconds)
-                return self._clock()
+                shown = self._clock()
             case "GET", "/_emulator/clock":
-                return self._clock()
+                shown = self._clock()
             case "GET", "/_emulator/jobs":
-                return document(self.jobs(query.get("endpoint", "")))
+                shown = self.jobs(query.get("endpoint", ""))
             case "GET", "/_emulator/calls":
-                return document(self.calls(query.get("endpoint")))
+                shown = self.calls(query.get("endpoint"))
             case "GET", "/_emulator/counts":
-                return document(self.counts())
-        return answers.NOT_FOUND
+                shown = self.counts()
+            case _:
+                return answers.NOT_FOUND
+        return document(shown)
 
-    def _clock(self) -> Answer:
+    def _clock(self) -> dict[str, float]:
         clock = self._platform.clock
-        return document({"now": clock.now(), "speed": clock.speed})
+        return {"now": clock.now(), "speed": clock.speed}
 
     def _pause(self) -> None:
         for name, endpoint in self._platform.endpoints.items():
@@ -150,5 +154,5 @@ class Admin:
 def _object(body: bytes) -> dict[str, Any]:
     value = json.loads(body or b"{}")
     if not isinstance(value, dict):
-        raise ValueError("the body must be a JSON object")
+        raise TypeError("the body must be a JSON object")
     return value

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from bridge.emulator.config import MIB
+
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
 
 JSON, TEXT, HTML, EVENTS = b"application/json", b"text/plain; charset=utf-8", b"text/html", b"text/event-stream"
@@ -17,6 +19,8 @@ class Answer(NamedTuple):
     body: bytes = b""
     kind: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    #: The job that the call made, for the record of calls.
+    job_id: str | None = None
 
 
 def document(value: Any, code: int = 200) -> Answer:
@@ -32,6 +36,11 @@ def problem(code: int, title: str, detail: str) -> Answer:
 def bad_request(what: str) -> Answer:
     """Answer 400, in the words of live captures: `bad request: body: ...`."""
     return problem(400, "Bad Request", f"bad request: {what}")
+
+
+def too_large(limit: int) -> Answer:
+    """Answer a body over `limit` bytes: 400, not 413, as live."""
+    return bad_request(f"body: exceeded max body size of {limit / MIB:g}MiB")
 
 
 def throttled(retry_after: float | None = None) -> Answer:
@@ -50,3 +59,5 @@ SERVER_ERROR = problem(500, "Internal Server Error", "worker may have crashed")
 EMULATOR_ERROR = problem(500, "Internal Server Error", "the emulator itself failed: see its stderr")
 BAD_GATEWAY = Answer(502, b"<html><head><title>502 Bad Gateway</title></head></html>", HTML)
 HTML_PAGE = Answer(200, b"<!DOCTYPE html><html><body>Just a moment...</body></html>", HTML)
+#: Nothing to send: the answer was streamed already.
+RELAYED = Answer(200)

@@ -14,13 +14,10 @@ What a job does is told by its input (the keys of RunPod's own mock worker, and 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bridge.emulator.fleet import READY, Fleet, RunPodWorker
 from bridge.emulator.job import ABSENT, Job
-
-if TYPE_CHECKING:
-    from bridge.emulator.endpoint import Endpoint
 
 #: Told as `runpod_version` in the error of a handler that raised.
 _VERSION = "1.12.0"
@@ -28,9 +25,6 @@ _VERSION = "1.12.0"
 
 class BuiltinFleet(Fleet):
     """RunPod workers that are only timers."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(endpoint)
 
     def room(self, worker: RunPodWorker) -> int:
         """Return how many more jobs `worker` would take now."""
@@ -50,7 +44,7 @@ class BuiltinFleet(Fleet):
             self.rest(worker)
         return worker
 
-    def give(self, worker: RunPodWorker, job: Job) -> None:
+    def give(self, worker: RunPodWorker, job: Job) -> None:  # noqa: ARG002 - a process needs to know its own
         """Plan the whole run of `job`: one timer at a time."""
         asked = job.input if isinstance(job.input, dict) else {}
         if not asked or _still(asked.get("mock_crash"), job.runs):

@@ -1,53 +1,45 @@
 """The emulator's HTTP front: a raw ASGI application with one small dispatch, for the sake of speed.
 
 Order of a call to `/v2/<endpoint>/<operation>[/<job>]`: authorisation, faults, endpoint, method, limits,
-operation. Every call is recorded with its code.
+operation. Every call is recorded with the code it was answered with.
 """
 
 from __future__ import annotations
 
 import asyncio
 import traceback
-import urllib.parse
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from bridge.emulator import answers, gateway, operations
+from bridge.emulator import answers, gateway, mishaps, operations
 from bridge.emulator.answers import Answer
+from bridge.emulator.asgi import DRAINED, Receive, Scope, Send, body_of, query_of, send_answer
 from bridge.emulator.clock import Clock
 from bridge.emulator.endpoint import Endpoint
 from bridge.emulator.faults import AFTER, Fault, Faults
-from bridge.emulator.job import Job
-from bridge.emulator.limits import Gauge, Limits
-from bridge.emulator.mishaps import After, before
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Scope = MutableMapping[str, Any]
+from bridge.emulator.limits import Limits
 
 #: Calls that are remembered; the oldest go first.
 CALLS_KEPT = 200_000
 
-_GET_OR_POST = frozenset({"GET", "POST"})
+_POST, _GET, _GET_OR_POST = frozenset({"POST"}), frozenset({"GET"}), frozenset({"GET", "POST"})
+#: Status, status-sync and stream are asked by POST too (older docs, the Go SDK).
 _METHODS: dict[str, frozenset[str]] = {
-    "run": frozenset({"POST"}),
-    "runsync": frozenset({"POST"}),
+    "run": _POST,
+    "runsync": _POST,
     "status": _GET_OR_POST,
     "status-sync": _GET_OR_POST,
     "stream": _GET_OR_POST,
-    "cancel": frozenset({"POST"}),
-    "retry": frozenset({"POST"}),
-    "purge-queue": frozenset({"POST"}),
-    "health": frozenset({"GET"}),
-    "requests": frozenset({"GET"}),
-    "metrics": frozenset({"GET"}),
+    "cancel": _POST,
+    "retry": _POST,
+    "purge-queue": _POST,
+    "health": _GET,
+    "requests": _GET,
+    "metrics": _GET,
     "openai": _GET_OR_POST,
 }
 _OF_A_JOB = frozenset({"status", "status-sync", "stream", "cancel", "retry"})
-#: What is read of a body that is over the limit, before the connection is given up.
-_DRAINED = 64 * 1024 * 1024
 
 
 class Call(NamedTuple):
@@ -60,11 +52,22 @@ class Call(NamedTuple):
     code: int
 
 
-class Extra(NamedTuple):
-    """Further parts of the server: path prefixes and what answers them."""
+class Route(NamedTuple):
+    """A call under way: where it goes, and ASGI's three."""
+
+    endpoint: str
+    op: str
+    rest: str
+    scope: Scope
+    receive: Receive
+    send: Send
+
+
+class Others(NamedTuple):
+    """What answers calls that are not RunPod's public API: the admin side, and the worker protocol."""
 
     admin: Callable[[str, str, bytes, dict[str, str]], Awaitable[Answer]]
-    worker: Callable[
+    protocol: Callable[
         [tuple[str, str, str], str, bytes, dict[str, str], Callable[[], Awaitable[Any]]], Awaitable[Answer]
     ]
 
@@ -79,9 +82,9 @@ class Front:
         self.endpoints = endpoints
         self.faults = faults
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
-        self.api_keys = api_keys
         self.limits = {name: Limits(endpoint) for name, endpoint in endpoints.items()} if limits else {}
-        self.extra: Extra | None = None
+        self.others: Others | None = None
+        # Both forms are in use: "Bearer <key>" by the SDKs, the bare key in RunPod's own curl examples.
         self._granted = {key.encode() for key in api_keys} | {b"Bearer " + key.encode() for key in api_keys}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,175 +92,128 @@ class Front:
         if scope["type"] != "http":
             return
         try:
-            await self._answer(scope, receive, send)
-        except Exception:
+            parts = scope["path"].split("/", 4)
+            if len(parts) < 4 or parts[1] != "v2":  # noqa: PLR2004 - "", "v2", endpoint, operation
+                await self._admin(scope, receive, send)
+                return
+            route = Route(parts[2], parts[3], parts[4] if len(parts) > 4 else "", scope, receive, send)  # noqa: PLR2004
+            if route.op in _METHODS:
+                await self._public(route)
+            else:
+                await self._protocol(route)
+        except Exception:  # noqa: BLE001 - whatever it is, the caller must not wait for ever
             traceback.print_exc()
-            await _send(send, answers.EMULATOR_ERROR)
+            await send_answer(send, answers.EMULATOR_ERROR)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
-        method: str = scope["method"]
-        parts = path.split("/", 4)
-        if len(parts) < 4 or parts[1] != "v2":  # noqa: PLR2004 - "", "v2", endpoint, operation
-            await self._elsewhere(path, scope, receive, send)
+    async def _public(self, route: Route) -> None:
+        fault: Fault | None = None
+        if not any(name == b"authorization" and value in self._granted for name, value in route.scope["headers"]):
+            await self._reply(route, self._unauthorised(route.endpoint))
             return
-        name, op = parts[2], parts[3]
-        rest = parts[4] if len(parts) > 4 else ""  # noqa: PLR2004
-        if op not in _METHODS:
-            if self.extra is not None and method in _GET_OR_POST:
-                body = await _body(receive, _DRAINED)
-                key = next((value for field, value in scope["headers"] if field == b"authorization"), b"")
-                path_ = (name, op, rest)
-                answer = await self.extra.worker(path_, key.decode("latin-1"), body, _query(scope), receive)
-                await _send(send, answer)
-                return
-            await _send(send, answers.NOT_FOUND)
-            return
-        job_id = rest if op in _OF_A_JOB else None
-        if not self._allowed(scope):
-            self._record(name, op, job_id, 401)
-            await _send(send, self._unauthorised(name))
-            return
-        fault = self.faults.hit(op, name) if self.faults.waiting else None
-        if fault is not None and fault.kind not in AFTER:
-            done = await before(fault, scope, send, self._forget, name, job_id)
-            if isinstance(done, Answer):
-                self._record(name, op, job_id, done.code)
-                await _send(send, self._unauthorised(name) if done.code == 401 else done)  # noqa: PLR2004
-                return
-            if done:
-                self._record(name, op, job_id, 0)
+        if self.faults.waiting and (fault := self.faults.hit(route.op, route.endpoint)) and fault.kind not in AFTER:
+            if await self._mishap(route, fault):
                 return
             fault = None
-        endpoint = self.endpoints.get(name)
+        endpoint = self.endpoints.get(route.endpoint)
         if endpoint is None:
-            self._record(name, op, job_id, 404)
-            await _send(send, answers.ENDPOINT_NOT_FOUND)
+            await self._reply(route, answers.ENDPOINT_NOT_FOUND)
             return
-        if method not in _METHODS[op]:
-            self._record(name, op, job_id, 405)
-            await _send(send, answers.NOT_ALLOWED)
+        if route.scope["method"] not in _METHODS[route.op]:
+            await self._reply(route, answers.NOT_ALLOWED)
             return
-        limits = self.limits.get(name)
-        gauge = limits.gauge(op) if limits is not None else None
-        if limits is not None and (
-            (gauge is not None and not limits.enter(gauge)) or (op in {"run", "runsync"} and self._full(limits, gauge))
-        ):
-            self._record(name, op, job_id, 429)
-            await _send(send, answers.throttled(endpoint.config.retry_after_s))
+        limits = self.limits.get(route.endpoint)
+        gauge = limits.gauge(route.op) if limits is not None else None
+        if limits is not None and not limits.enter(gauge, route.op):
+            await self._reply(route, answers.throttled(endpoint.config.retry_after_s))
             return
         try:
-            await self._operate(endpoint, op, rest, fault, scope, receive, send)
+            await self._operate(route, endpoint, fault)
         finally:
             if gauge is not None:
                 gauge.at_once -= 1
 
-    async def _operate(
-        self, endpoint: Endpoint, op: str, rest: str, fault: Fault | None, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _operate(self, route: Route, endpoint: Endpoint, fault: Fault | None) -> None:
         if fault is not None and fault.kind == "hang" and fault.args.get("before"):
-            await asyncio.sleep(fault.args.get("seconds", 30.0))
+            await asyncio.sleep(fault.args.get("seconds", mishaps.HANG_S))
             fault = None
-        answer: Answer
-        job: Job | None = None
-        if op in _OF_A_JOB:
-            job = endpoint.jobs.get(rest)
-            if job is None:
-                answer = answers.JOB_NOT_FOUND
-            elif op == "status":
-                answer = operations.status(endpoint, job, _query(scope))
-            elif op == "stream":
-                answer = await _while_there(receive, operations.stream(endpoint, job, _query(scope)))
-            elif op == "status-sync":
-                answer = await operations.status_sync(endpoint, job, _query(scope))
-            elif op == "cancel":
-                answer = operations.cancel(endpoint, job)
-            else:
-                answer = operations.retry(endpoint, job)
-        elif op == "run":
-            answer = operations.run(endpoint, await _body(receive, endpoint.config.run_body))
-        elif op == "runsync":
-            body = await _body(receive, endpoint.config.runsync_body)
-            answer = await operations.runsync(endpoint, body, _query(scope))
-        elif op == "openai":
-            body = await _body(receive, endpoint.config.runsync_body)
-            code = await gateway.openai(endpoint, scope["method"], rest, body, send)
-            self._record(endpoint.name, op, None, code)
-            return
+        if route.op in _OF_A_JOB:
+            answer = await self._of_a_job(route, endpoint)
+        elif route.op == "run":
+            answer = operations.run(endpoint, await body_of(route.receive, endpoint.config.run_body))
+        elif route.op == "runsync":
+            body = await body_of(route.receive, endpoint.config.runsync_body)
+            answer = await operations.runsync(endpoint, body, query_of(route.scope))
+        elif route.op == "openai":
+            body = await body_of(route.receive, endpoint.config.runsync_body)
+            answer = await gateway.openai(endpoint, route.scope["method"], route.rest, body, route.send)
         else:
-            answer = getattr(operations, op.replace("-", "_"))(endpoint)
-        if op in {"run", "runsync"} and answer.code == 200:  # noqa: PLR2004
-            rest = next(reversed(endpoint.jobs), rest)
-        if fault is None:
-            self._record(endpoint.name, op, rest or None, answer.code)
-            await _send(send, answer)
-            return
-        code = await After(fault, answer, scope, send).carry_out()
-        self._record(endpoint.name, op, rest or None, code)
+            answer = operations.OF_THE_ENDPOINT[route.op](endpoint)
+        if answer is answers.RELAYED:
+            self._record(route, 200)
+        elif fault is None:
+            await self._reply(route, answer)
+        else:
+            self._record(route, await mishaps.after(fault, answer, route.send), answer.job_id)
 
-    async def _elsewhere(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.extra is None:
-            await _send(send, answers.NOT_FOUND)
-            return
-        body = await _body(receive, _DRAINED)
-        await _send(send, await self.extra.admin(scope["method"], path, body, _query(scope)))
+    @staticmethod
+    async def _of_a_job(route: Route, endpoint: Endpoint) -> Answer:
+        job = endpoint.jobs.get(route.rest)
+        if job is None:
+            return answers.JOB_NOT_FOUND
+        match route.op:
+            case "status":
+                return operations.status(endpoint, job, query_of(route.scope))
+            case "stream":
+                # Held also when the caller hangs up: RunPod pops chunks for dead requests too.
+                return await operations.stream(endpoint, job, query_of(route.scope))
+            case "status-sync":
+                return await operations.status_sync(endpoint, job, query_of(route.scope))
+            case "cancel":
+                return operations.cancel(endpoint, job)
+            case _:
+                return operations.retry(endpoint, job)
 
-    def _allowed(self, scope: Scope) -> bool:
-        return any(name == b"authorization" and value in self._granted for name, value in scope["headers"])
+    async def _mishap(self, route: Route, fault: Fault) -> bool:
+        """Carry out a fault that comes before the operation; return whether that was all."""
+        if fault.kind == "vanish":
+            endpoint = self.endpoints.get(route.endpoint)
+            if endpoint is not None and (job := endpoint.jobs.get(route.rest)) is not None:
+                endpoint.forget(job)
+            return False
+        if fault.kind == "reset":
+            await mishaps.cut(route.send, reset=True)
+            self._record(route, 0)
+            return True
+        unauthorised = fault.kind == "unauthorised"
+        await self._reply(route, self._unauthorised(route.endpoint) if unauthorised else mishaps.instead(fault))
+        return True
+
+    async def _protocol(self, route: Route) -> None:
+        if self.others is None or route.scope["method"] not in _GET_OR_POST:
+            await send_answer(route.send, answers.NOT_FOUND)
+            return
+        body = await body_of(route.receive, DRAINED)
+        key = next((value for name, value in route.scope["headers"] if name == b"authorization"), b"")
+        where = (route.endpoint, route.op, route.rest)
+        answer = await self.others.protocol(where, key.decode("latin-1"), body, query_of(route.scope), route.receive)
+        await send_answer(route.send, answer)
+
+    async def _admin(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.others is None:
+            await send_answer(send, answers.NOT_FOUND)
+            return
+        body = await body_of(receive, DRAINED)
+        await send_answer(send, await self.others.admin(scope["method"], scope["path"], body, query_of(scope)))
 
     def _unauthorised(self, name: str) -> Answer:
         endpoint = self.endpoints.get(name)
         return Answer(401, endpoint.config.unauthorised_body.encode() if endpoint else b"", answers.TEXT)
 
-    def _forget(self, name: str, job_id: str) -> None:
-        endpoint = self.endpoints.get(name)
-        if endpoint is not None and (job := endpoint.jobs.get(job_id)) is not None:
-            endpoint.forget(job)
+    async def _reply(self, route: Route, answer: Answer) -> None:
+        self._record(route, answer.code, answer.job_id)
+        await send_answer(route.send, answer)
 
-    @staticmethod
-    def _full(limits: Limits, gauge: Gauge | None) -> bool:
-        if not limits.queue_full():
-            return False
-        if gauge is not None:
-            gauge.at_once -= 1
-        return True
-
-    def _record(self, endpoint: str, op: str, job_id: str | None, code: int) -> None:
-        self.calls.append(Call(self.clock.now(), endpoint, op, job_id, code))
-
-
-async def _while_there(receive: Receive, answer: Awaitable[Answer]) -> Answer:
-    """Await `answer` whether or not the caller is still there: RunPod pops chunks for dead requests too."""
-    del receive
-    return await answer
-
-
-def _query(scope: Scope) -> dict[str, str]:
-    text = scope["query_string"]
-    return dict(urllib.parse.parse_qsl(text.decode("latin-1"), keep_blank_values=True)) if text else {}
-
-
-async def _body(receive: Receive, limit: int) -> bytes:
-    """Read the body; of one over `limit` at least so much that its size is known to be too large."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body"):
-        message = await receive()
-        part = message.get("body", b"")
-        size += len(part)
-        if size <= limit:
-            parts.append(part)
-        elif size - len(part) <= limit:
-            parts.append(part[: limit + 1 - (size - len(part))])
-        elif size > _DRAINED:
-            break
-    return b"".join(parts)
-
-
-async def _send(send: Send, answer: Answer) -> None:
-    headers = [(b"content-type", answer.kind), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
-    await send({"type": "http.response.start", "status": answer.code, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    def _record(self, route: Route, code: int, job_id: str | None = None) -> None:
+        if job_id is None and route.op in _OF_A_JOB:
+            job_id = route.rest
+        self.calls.append(Call(self.clock.now(), route.endpoint, route.op, job_id, code))

@@ -7,43 +7,41 @@ without body for /models. With `"stream": true` the RunPod worker yields raw tex
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from bridge.emulator import answers, operations
-from bridge.emulator.answers import Answer
+from bridge.emulator.answers import EVENTS, RELAYED, Answer, bad_request, too_large
+from bridge.emulator.asgi import Send
 from bridge.emulator.endpoint import Endpoint
 from bridge.emulator.job import ABSENT, COMPLETED, Job
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 #: How long the platform keeps such a connection, in seconds (raised from 60 after a report).
 HELD_S = 300.0
 
 
-async def openai(endpoint: Endpoint, method: str, rest: str, body: bytes, send: Send) -> int:
-    """Answer one call of `/openai/<rest>`; return the code sent."""
-    asked: Any = None
+async def openai(endpoint: Endpoint, method: str, rest: str, body: bytes, send: Send) -> Answer:
+    """Answer one call of `/openai/<rest>`. A stream is sent from here, and RELAYED is returned."""
+    request: dict[str, Any] = {"openai_route": f"/{rest}"}
     if method == "POST":
-        if len(body) > endpoint.config.runsync_body:
-            return await _whole(send, operations.parse(endpoint, body, endpoint.config.runsync_body))
+        limit = endpoint.config.runsync_body
+        if len(body) > limit:
+            return too_large(limit)
         try:
             asked = json.loads(body)
         except (ValueError, RecursionError):
-            asked = None
+            return bad_request("body: invalid JSON")
         if not isinstance(asked, dict):
-            return await _whole(send, answers.bad_request("body: must be a JSON object"))
-    request: dict[str, Any] = {"openai_route": f"/{rest}"}
-    if asked is not None:
+            return bad_request("body: must be a JSON object")
         request["openai_input"] = asked
     job = endpoint.submit({"input": request}, sync=True)
-    if asked is not None and asked.get("stream") is True:
+    if request.get("openai_input", {}).get("stream") is True:
         return await _relay(endpoint, job, send)
     await operations.ended(endpoint.clock, job, HELD_S)
-    return await _whole(send, _answer(job))
+    return _answer(job)
 
 
 def _answer(job: Job) -> Answer:
+    """Answer with what a finished job said: its only chunk, or its output."""
     if job.status != COMPLETED:
         return answers.problem(500, "Internal Server Error", job.error or f"job is {job.status}")
     if job.chunks:
@@ -52,15 +50,15 @@ def _answer(job: Job) -> Answer:
     return answers.document(output[0] if isinstance(output, list) and len(output) == 1 else output)
 
 
-async def _relay(endpoint: Endpoint, job: Job, send: Send) -> int:
+async def _relay(endpoint: Endpoint, job: Job, send: Send) -> Answer:
+    """Send chunks as they come. A job that fails before its first chunk is answered as an error."""
     until = endpoint.clock.now() + HELD_S
     started = False
     while True:
         while job.chunks:
             if not started:
-                await send(
-                    {"type": "http.response.start", "status": 200, "headers": [(b"content-type", answers.EVENTS)]}
-                )
+                head = [(b"content-type", EVENTS)]
+                await send({"type": "http.response.start", "status": 200, "headers": head})
                 started = True
             text = job.chunks.popleft()["output"]
             piece = text if isinstance(text, str) else f"data: {json.dumps(text)}\n\n"
@@ -68,15 +66,6 @@ async def _relay(endpoint: Endpoint, job: Job, send: Send) -> int:
         if job.ended or job.gone or not await operations.changed(endpoint.clock, job, until):
             break
     if not started:
-        return await _whole(send, _answer(job))
+        return _answer(job)
     await send({"type": "http.response.body", "body": b""})
-    return 200
-
-
-async def _whole(send: Send, answer: Answer | dict[str, Any]) -> int:
-    if not isinstance(answer, Answer):
-        raise TypeError("a request is no answer")
-    headers = [(b"content-type", answer.kind), (b"content-length", b"%d" % len(answer.body))]
-    await send({"type": "http.response.start", "status": answer.code, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
-    return answer.code
+    return RELAYED

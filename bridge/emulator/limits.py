@@ -31,8 +31,12 @@ class Limits:
         """Return what counts calls of `op`; None when nothing limits them."""
         return self._gauges.get(LIMITED_AS.get(op, op))
 
-    def enter(self, gauge: Gauge) -> bool:
-        """Count one call in; False when it is over a limit. Every call let in must leave."""
+    def enter(self, gauge: Gauge | None, op: str) -> bool:
+        """Count one call in; False when it is over a limit. Who is let in takes one off `at_once` on leaving."""
+        if op in {"run", "runsync"} and self._queue_full():
+            return False
+        if gauge is None:
+            return True
         now = self._endpoint.clock.now()
         if now - gauge.window >= WINDOW_S:
             gauge.window = now - now % WINDOW_S
@@ -46,7 +50,7 @@ class Limits:
         gauge.at_once += 1
         return True
 
-    def queue_full(self) -> bool:
+    def _queue_full(self) -> bool:
         """Return whether the old queue limit is on and reached: over 50 jobs and over workers_max x 500."""
         config, queued = self._endpoint.config, self._endpoint.queued
         return config.queue_limit and queued > 50 and queued > config.workers_max * 500  # noqa: PLR2004

@@ -1,94 +1,61 @@
-"""How a fault is carried out on one HTTP call: instead of its answer, or to its answer."""
+"""How a fault is carried out on one HTTP call: instead of its answer, or to its answer. Seconds are real ones."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 from bridge.emulator import answers
 from bridge.emulator.answers import Answer
+from bridge.emulator.asgi import Send, send_answer, send_head
 from bridge.emulator.faults import Fault
 
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Scope = MutableMapping[str, Any]
+#: How long `hang` holds and `slow` dribbles, unless told otherwise.
+HANG_S, SLOW_S, PIECES = 30.0, 2.0, 10
 
 _INSTEAD: dict[str, Answer] = {
     "500": answers.SERVER_ERROR,
     "502": answers.BAD_GATEWAY,
     "html": answers.HTML_PAGE,
     "out_of_credit": answers.OUT_OF_CREDIT,
-    "unauthorised": Answer(401, b"", answers.TEXT),
     "forbidden": answers.FORBIDDEN,
     "endpoint_gone": answers.ENDPOINT_NOT_FOUND,
 }
 
 
-async def before(
-    fault: Fault, scope: Scope, send: Send, forget: Callable[[str, str], None], endpoint: str, job_id: str | None
-) -> Answer | bool:
-    """Carry out a fault that comes before the operation.
-
-    Returns the answer to give instead, True when the connection is gone, False to go on with the operation.
-    """
-    del scope
-    if fault.kind == "429":
-        return answers.throttled(fault.args.get("retry_after"))
-    if fault.kind == "reset":
-        await cut(send, reset=True)
-        return True
-    if fault.kind == "vanish":
-        if wanted := fault.args.get("job_id") or job_id:
-            forget(endpoint, wanted)
-        return False
-    return _INSTEAD[fault.kind]
+def instead(fault: Fault) -> Answer:
+    """Return what a call is answered with, although nothing was done."""
+    return answers.throttled(fault.args.get("retry_after")) if fault.kind == "429" else _INSTEAD[fault.kind]
 
 
-class After:
-    """A fault that spoils the answer of an operation that was carried out."""
-
-    def __init__(self, fault: Fault, answer: Answer, scope: Scope, send: Send) -> None:
-        self._fault = fault
-        self._answer = answer
-        self._scope = scope
-        self._send = send
-
-    async def carry_out(self) -> int:
-        """Spoil the answer; return the code that was sent, 0 for none. Seconds are real ones."""
-        args = self._fault.args
-        if self._fault.kind == "502_after":
-            await self._whole(answers.BAD_GATEWAY)
-            return 502
-        if self._fault.kind == "lost_reply":
-            await asyncio.sleep(args.get("seconds", 0.0))
-            await cut(self._send, reset=False)
+async def after(fault: Fault, answer: Answer, send: Send) -> int:
+    """Spoil the answer of an operation that was carried out; return the code that was sent, 0 for none."""
+    seconds = fault.args.get("seconds")
+    match fault.kind:
+        case "502_after":
+            await send_answer(send, answers.BAD_GATEWAY)
+            return answers.BAD_GATEWAY.code
+        case "lost_reply":
+            await asyncio.sleep(seconds or 0.0)
+            await cut(send, reset=False)
             return 0
-        if self._fault.kind == "hang":
-            await asyncio.sleep(args.get("seconds", 30.0))
-            await self._whole(self._answer)
-        else:
-            await self._slowly(args.get("seconds", 2.0), max(1, int(args.get("pieces", 10))))
-        return self._answer.code
+        case "hang":
+            await asyncio.sleep(HANG_S if seconds is None else seconds)
+            await send_answer(send, answer)
+        case _:
+            pieces = max(1, int(fault.args.get("pieces", PIECES)))
+            await _dribble(answer, send, SLOW_S if seconds is None else seconds, pieces)
+    return answer.code
 
-    async def _whole(self, answer: Answer) -> None:
-        await self._start(answer)
-        await self._send({"type": "http.response.body", "body": answer.body})
 
-    async def _slowly(self, seconds: float, pieces: int) -> None:
-        body = self._answer.body
-        size = max(1, -(-len(body) // pieces))
-        await self._start(self._answer)
-        for at in range(0, len(body), size):
-            await asyncio.sleep(seconds / pieces)
-            await self._send({"type": "http.response.body", "body": body[at : at + size], "more_body": True})
-        await self._send({"type": "http.response.body", "body": b""})
-
-    async def _start(self, answer: Answer) -> None:
-        headers = [(b"content-type", answer.kind), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
-        await self._send({"type": "http.response.start", "status": answer.code, "headers": headers})
+async def _dribble(answer: Answer, send: Send, seconds: float, pieces: int) -> None:
+    size = max(1, -(-len(answer.body) // pieces))
+    await send_head(send, answer)
+    for at in range(0, len(answer.body), size):
+        await asyncio.sleep(seconds / pieces)
+        await send({"type": "http.response.body", "body": answer.body[at : at + size], "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def cut(send: Send, *, reset: bool) -> None:
@@ -99,11 +66,10 @@ async def cut(send: Send, *, reset: bool) -> None:
     transport: asyncio.Transport = send.__self__.transport  # type: ignore[attr-defined]
     if reset:
         raw = transport.get_extra_info("socket")
-        handle = socket.fromfd(raw.fileno(), raw.family, raw.type)
-        with handle:
+        with socket.fromfd(raw.fileno(), raw.family, raw.type) as handle:
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
     else:
         transport.close()
-    for _ in range(5):  # until the server has noticed; otherwise it would report an unanswered call
+    for _ in range(5):  # until the server has noticed; it would report an unanswered call
         await asyncio.sleep(0.001)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from bridge.emulator.answers import JOB_NOT_FOUND, Answer, bad_request, document
-from bridge.emulator.clock import Clock
-from bridge.emulator.config import MIB
+from bridge.emulator.answers import JOB_NOT_FOUND, Answer, bad_request, document, too_large
+from bridge.emulator.clock import Clock, wake
 from bridge.emulator.endpoint import MINIMUM_EXECUTION_TIMEOUT_MS, MINIMUM_TTL_MS, Endpoint
 from bridge.emulator.job import ABSENT, COMPLETED, FAILED, TIMED_OUT, Job
 
@@ -25,37 +25,40 @@ Query = dict[str, str]
 def parse(endpoint: Endpoint, body: bytes, limit: int) -> dict[str, Any] | Answer:
     """Check the body of /run and /runsync; return the request, or the 400 that RunPod gives."""
     if len(body) > limit:
-        return bad_request(f"body: exceeded max body size of {limit // MIB}MiB")
+        return too_large(limit)
     try:
         request = json.loads(body)
     except (ValueError, RecursionError):
         return bad_request("body: invalid JSON")
+    wrong = _wrong_field(request) or _wrong_policy(endpoint, request.get("policy"))
+    return bad_request(f"body: {wrong}") if wrong else request
+
+
+def _wrong_field(request: Any) -> str | None:
+    """Return what is wrong; `input` absent or null is accepted, as live (and fails later)."""
     if not isinstance(request, dict):
-        return bad_request("body: must be a JSON object")
-    if not isinstance(request.get("input"), dict | None):
-        return bad_request("body: input: must be a JSON object")
+        return "must be a JSON object"
+    for name in ("input", "s3Config", "policy"):
+        if not isinstance(request.get(name), dict | None):
+            return f"{name}: must be a JSON object"
     if not isinstance(request.get("webhook"), str | None):
-        return bad_request("body: webhook: must be a string")
-    if not isinstance(request.get("s3Config"), dict | None):
-        return bad_request("body: s3Config: must be a JSON object")
-    return _check_policy(endpoint, request.get("policy")) or request
+        return "webhook: must be a string"
+    return None
 
 
-def _check_policy(endpoint: Endpoint, policy: Any) -> Answer | None:
+def _wrong_policy(endpoint: Endpoint, policy: dict[str, Any] | None) -> str | None:
     if policy is None:
         return None
-    if not isinstance(policy, dict):
-        return bad_request("body: policy: must be a JSON object")
     for name, least in (("executionTimeout", MINIMUM_EXECUTION_TIMEOUT_MS), ("ttl", MINIMUM_TTL_MS)):
         value = policy.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            return bad_request(f"body: policy.{name}: must be a number of milliseconds")
+            return f"policy.{name}: must be a number of milliseconds"
         if value < least and endpoint.config.below_minimum == "reject":
-            return bad_request(f"body: policy.{name}: must be at least {least}")
+            return f"policy.{name}: must be at least {least}"
     if not isinstance(policy.get("lowPriority"), bool | None):
-        return bad_request("body: policy.lowPriority: must be a boolean")
+        return "policy.lowPriority: must be a boolean"
     return None
 
 
@@ -84,17 +87,12 @@ async def changed(clock: Clock, job: Job, until: float) -> bool:
     if job.waiting is None:
         job.waiting = []
     job.waiting.append(future)
-    timer = clock.after(left, _expire, future)
+    timer = clock.after(left, wake, future)
     try:
         await future
     finally:
         clock.cancel(timer)
     return clock.now() < until
-
-
-def _expire(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 async def ended(clock: Clock, job: Job, seconds: float) -> None:
@@ -110,7 +108,7 @@ def run(endpoint: Endpoint, body: bytes) -> Answer:
     if isinstance(request, Answer):
         return request
     job = endpoint.submit(request, sync=False)
-    return document({"id": job.id, "status": "IN_QUEUE"})
+    return document({"id": job.id, "status": "IN_QUEUE"})._replace(job_id=job.id)
 
 
 async def runsync(endpoint: Endpoint, body: bytes, query: Query) -> Answer:
@@ -123,7 +121,7 @@ async def runsync(endpoint: Endpoint, body: bytes, query: Query) -> Answer:
         return request
     job = endpoint.submit(request, sync=True)
     await ended(endpoint.clock, job, seconds)
-    return document(job.document())
+    return document(job.document())._replace(job_id=job.id)
 
 
 def status(endpoint: Endpoint, job: Job, query: Query) -> Answer:
@@ -207,3 +205,12 @@ def metrics(endpoint: Endpoint) -> Answer:
     """GET /metrics. Undocumented; this is what RunPod's own flash package reads."""
     ready = [worker.id for worker in endpoint.fleet.workers.values() if worker.state == "ready"]
     return document({"readyWorkers": ready, "workers": endpoint.fleet.counts()})
+
+
+#: Operations without body, query and waiting.
+OF_THE_ENDPOINT: Mapping[str, Callable[[Endpoint], Answer]] = {
+    "purge-queue": purge_queue,
+    "health": health,
+    "requests": requests,
+    "metrics": metrics,
+}

@@ -12,7 +12,7 @@ from bridge.emulator.config import EndpointConfig
 from bridge.emulator.endpoint import Endpoint
 from bridge.emulator.faults import Faults
 from bridge.emulator.fleet import Fleet
-from bridge.emulator.front import Extra, Front
+from bridge.emulator.front import Front, Others
 from bridge.emulator.processes import ProcessFleet
 from bridge.emulator.protocol import Protocol
 from bridge.emulator.webhooks import Webhooks
@@ -43,7 +43,7 @@ class Platform:
         self.front = Front(self.clock, self.endpoints, self.faults, api_keys, limits=limits)
         self.admin = Admin(self)
         self.protocol = Protocol(self.endpoints)
-        self.front.extra = Extra(admin=self.admin.answer, worker=self.protocol.answer)
+        self.front.others = Others(admin=self.admin.answer, protocol=self.protocol.answer)
 
     def start(self, origin: str) -> None:
         """Start the RunPod workers that workers_min asks for; handler processes talk to `origin`."""

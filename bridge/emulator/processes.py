@@ -6,6 +6,7 @@ A process asks for jobs itself (job-take), so it has room while such a call is h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -192,17 +193,15 @@ class ProcessFleet(Fleet):
 
     def _await_exit(self, worker: HandlerProcess) -> None:
         assert worker.process is not None  # noqa: S101
-        code = worker.process.wait()
-        try:
+        worker.process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(worker.process.pid, signal.SIGKILL)  # its ping process must not stay behind
-        except (ProcessLookupError, PermissionError):
-            pass
         try:
-            self._loop.call_soon_threadsafe(self._exited, worker, code)
+            self._loop.call_soon_threadsafe(self._exited, worker)
         except RuntimeError:
             self._processes.discard(worker)  # the loop is closed: the emulator was torn down
 
-    def _exited(self, worker: HandlerProcess, code: int) -> None:
+    def _exited(self, worker: HandlerProcess) -> None:
         self._processes.discard(worker)
         if self._stopped or worker.id not in self.workers:
             return
@@ -211,7 +210,6 @@ class ProcessFleet(Fleet):
         self._lose_jobs(worker)
         worker.wanted = 0
         worker.state = UNHEALTHY
-        del code
         self.clock.cancel(worker.timer)
         pause = min(MOST_RESTART_S, self.config.restart_s * 2 ** min(self._deaths, 10)) if starting else 0.0
         worker.timer = self.clock.after(pause, self._bury, worker)
@@ -268,7 +266,5 @@ def _signal(worker: HandlerProcess, number: signal.Signals) -> None:
     process = worker.process
     if process is None or process.returncode is not None:
         return
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass

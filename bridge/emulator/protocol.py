@@ -55,16 +55,19 @@ class Protocol:
             case "job-take" | "job-take-batch":
                 size = int(query["batch_size"]) if query.get("batch_size", "").isdecimal() else 1
                 batch = size if op == "job-take-batch" else 0
-                return await (_ended() if worker is None else _take(endpoint.fleet, worker, batch, hung_up))
+                held = _ended() if worker is None else _take(endpoint.fleet, worker, batch, hung_up)
+                answer = await held
             case "job-stop":
-                return await (_ended() if worker is None else _stops(worker, hung_up))
+                answer = await (_ended() if worker is None else _stops(worker, hung_up))
             case "ping":
-                return _ping(worker, query)
+                answer = _ping(worker, query)
             case "job-done":
-                return _done(endpoint, worker, job_id, body)
+                answer = _done(endpoint, worker, job_id, body)
             case "job-stream":
-                return _stream(endpoint, worker, job_id, body)
-        return answers.NOT_FOUND
+                answer = _stream(endpoint, worker, job_id, body)
+            case _:
+                answer = answers.NOT_FOUND
+        return answer
 
 
 async def _ended() -> Answer:
@@ -152,7 +155,7 @@ def _done(endpoint: Endpoint, worker: HandlerProcess | None, job_id: str, body: 
             text = error if isinstance(error, str) or error is None else json.dumps(error)
             endpoint.finish(job, told.get("output", ABSENT), text)
         fleet.done(worker, job, refresh=bool(told.get("stopPod")))
-    return _OK if fits else answers.bad_request(f"body: exceeded max body size of {limit} bytes")
+    return _OK if fits else answers.too_large(limit)
 
 
 def _stream(endpoint: Endpoint, worker: HandlerProcess | None, job_id: str, body: bytes) -> Answer:

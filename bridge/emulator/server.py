@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,6 @@ class Emulator:
         handlers: endpoint name to the file of an unmodified handler (`runpod.serverless.start`), which then runs
             in real processes; other endpoints have the built-in RunPod worker.
         limits: whether rate and concurrency limits are enforced.
-        log: where the handlers' output goes, a file path; None: this process's stderr.
     """
 
     def __init__(
@@ -48,8 +48,9 @@ class Emulator:
         handlers: Mapping[str, str | PathLike[str]] | None = None,
         limits: bool = True,
     ) -> None:
-        if isinstance(endpoints, str) or isinstance(api_keys, str):
-            raise TypeError("endpoints and api_keys are lists of names, not one text")
+        for name, value in (("endpoints", endpoints), ("api_keys", api_keys)):
+            if isinstance(value, str):
+                raise TypeError(f"{name} is a list of texts, not the text {value!r}")
         self._configs = dict(endpoints) if isinstance(endpoints, Mapping) else {n: EndpointConfig() for n in endpoints}
         self._handlers = {name: Path(file).resolve() for name, file in (handlers or {}).items()}
         for name in self._configs:
@@ -68,8 +69,7 @@ class Emulator:
         self._thread: threading.Thread | None = None
         self._halt: asyncio.Event | None = None
         self._platform: Platform | None = None
-        self._up = threading.Event()
-        self._failure: BaseException | None = None
+        self._up: Future[None] = Future()
 
     # ---------------------------------------------------------------- life
 
@@ -79,15 +79,14 @@ class Emulator:
             return self
         listener = socket.create_server((self._host, self._port), backlog=2048)
         self._port = listener.getsockname()[1]
-        self._up.clear()
-        self._failure = None
+        self._up = Future()
         self._thread = threading.Thread(target=self._run, args=(listener,), name="emulator", daemon=True)
         self._thread.start()
-        if not self._up.wait(START_S):
-            raise TimeoutError(f"the emulator did not come up within {START_S} s")
-        if self._failure is not None:
+        try:
+            self._up.result(START_S)
+        except BaseException:
             self._thread = None
-            raise self._failure
+            raise
         return self
 
     def stop(self) -> None:
@@ -152,7 +151,7 @@ class Emulator:
         return self._do(lambda p: p.admin.jobs(endpoint))
 
     def calls(self, endpoint: str | None = None) -> list[dict[str, Any]]:
-        """Return received calls, oldest first: `time` (virtual s), `endpoint`, `op`, `job_id`, `code` (0: none sent)."""
+        """Return received calls, oldest first: `time` (virtual s), `endpoint`, `op`, `job_id`, `code` (0: none)."""
         return self._do(lambda p: p.admin.calls(endpoint))
 
     def counts(self) -> dict[str, Any]:
@@ -182,11 +181,10 @@ class Emulator:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._serve(listener))
         except BaseException as error:
-            if self._up.is_set():
-                raise
-            self._failure = error
+            if self._up.done():
+                raise  # told by the thread's own hook
+            self._up.set_exception(error)
         finally:
-            self._up.set()
             listener.close()
 
     async def _serve(self, listener: socket.socket) -> None:
@@ -208,13 +206,13 @@ class Emulator:
         halt = self._halt = asyncio.Event()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
-            while not server.started and not serving.done():
+            while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn offers no event
                 await asyncio.sleep(0.002)
             if serving.done():
                 await serving
                 raise RuntimeError("the HTTP server ended at once")
             platform.start(self.origin)
-            self._up.set()
+            self._up.set_result(None)
             await halt.wait()
         finally:
             await platform.stop()  # first, so that handler processes hear the end of their calls

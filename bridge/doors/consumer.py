@@ -1,0 +1,19 @@
+"""Celery's consumer, which looks at the queues each time it has connected, before anything would declare them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.worker.consumer import Consumer
+
+from bridge.doors.topology import find_queues
+
+
+class BridgeConsumer(Consumer):  # type: ignore[misc]
+    """Set by `worker_consumer`."""
+
+    def connect(self) -> Any:
+        """A queue may have come or gone since the last connection."""
+        connection = super().connect()
+        find_queues(self.app, connection)
+        return connection

@@ -1,0 +1,64 @@
+"""The same road under every pool that is offered, and with the engine apart from the worker."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from celery import chain, chord
+
+from tests.helpers import eventually
+from tests.house import House
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork", "gevent", "solo"])
+def test_every_pool_carries_jobs_and_canvas(pool: str, redis_url: str, tmp_path: Path) -> None:
+    """A plain job, a chain and a chord; the slots are free while the jobs run."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
+        house.worker(pool=pool)
+        house.foreign_worker()
+        app = house.app
+        many = [house.send({"n": n, "mock_delay": 1.0}) for n in range(12)]  # three times the slots
+        job = app.signature("bridge.run", kwargs={"input": {"value": 1}}, queue="bridge.run")
+        make = app.signature("tests.foreign.make", args=[2])
+        linked = chain(make, app.signature("bridge.run", queue="bridge.run")).apply_async()
+        header = chord([job, make], app.signature("tests.foreign.collect")).apply_async()
+        assert linked.get(timeout=20) == {"value": 2}
+        assert header.get(timeout=20) == {"collected": [{"value": 1}, {"value": 2}]}
+        assert [sent.get(timeout=20)["n"] for sent in many] == list(range(12))
+        eventually(lambda: all(house.phase(sent.id) == "CLOSED" for sent in many))
+        assert house.submits() == 14
+
+
+def test_the_engine_runs_alone_beside_workers_without_one(redis_url: str, tmp_path: Path) -> None:
+    """`BRIDGE_ENGINE=off` on the worker, one engine process: the same road, woken over Redis."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
+        house.worker(BRIDGE_ENGINE="off")
+        sent = house.send({"a": 1})
+        eventually(lambda: house.phase(sent.id) == "ACCEPTED")
+        house.start("engine", sys.executable, "-m", "tests.engine_alone")
+        assert sent.get(timeout=20) == {"a": 1}
+
+
+def test_eager_mode_runs_inline(redis_url: str, tmp_path: Path) -> None:
+    """`.apply()` in a process that imports the bridge returns the output, and raises the same errors."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
+        program = (
+            "from bridge.app import app\n"
+            "run = app.tasks['bridge.run']\n"
+            "print('OUTPUT', run.apply(kwargs={'input': {'a': 1}}).get())\n"
+            "failed = run.apply(kwargs={'input': {'mock_error': 'boom'}})\n"
+            "print('STATE', failed.state, type(failed.result).__name__)\n"
+            "refused = run.apply(kwargs={'input': {}})\n"
+            "print('REFUSED', type(refused.result).__name__)\n"
+            "app.conf.task_always_eager = True\n"
+            "print('ALWAYS', run.delay(input={'b': 2}).get())\n"
+        )
+        process = house.start("eager", sys.executable, "-c", program)
+        eventually(lambda: not process.running, timeout=30)
+        said = process.said()
+        assert "OUTPUT {'a': 1}" in said, said
+        assert "STATE FAILURE JobFailed" in said
+        assert "REFUSED JobRejected" in said
+        assert "ALWAYS {'b': 2}" in said

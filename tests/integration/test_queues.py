@@ -1,0 +1,104 @@
+"""Queues as they are found: declared by the bridge or by a producer first, classic or quorum, plain or with arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from kombu import Exchange, Queue
+
+from tests.helpers import eventually
+from tests.house import House
+
+
+def producer(house: House, **conf: object) -> Celery:
+    """Another team's app, with its own ideas of queues."""
+    app = Celery("producer", broker=house.broker, backend=house.backend, set_as_current=False)
+    app.conf.update(task_serializer="json", accept_content=["json"], result_serializer="json", **conf)
+    return app
+
+
+AS_IT_IS = Queue("bridge.run", Exchange("bridge.run", type="direct"), "bridge.run", no_declare=True)
+
+PRODUCERS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "priorities": {"task_queue_max_priority": 10},
+    "quorum": {"task_default_queue_type": "quorum", "task_default_exchange_type": "topic"},
+}
+
+
+@pytest.mark.parametrize("first", ["producer", "bridge"])
+@pytest.mark.parametrize("kind", list(PRODUCERS))
+def test_a_queue_is_used_as_it_is_found(first: str, kind: str, amqp_url: str, redis_url: str, tmp_path: Path) -> None:
+    """Whoever declares first; the other side takes the queue as it is."""
+    with House(tmp_path, broker=amqp_url, redis_url=redis_url) as house:
+        app = producer(house, **PRODUCERS[kind])
+        options: dict[str, object] = {"queue": "bridge.run"}
+        if kind == "priorities" and first == "bridge":
+            # The queue exists without priorities: such a producer names it without declaring its own form of it.
+            options = {"queue": AS_IT_IS}
+        if kind == "quorum":
+            queue = Queue("bridge.run", Exchange("bridge.run", type="direct"), "bridge.run")
+            if first == "producer":
+                queue.queue_arguments = {"x-queue-type": "quorum"}
+            options = {"queue": queue}
+        if first == "bridge":
+            house.worker()
+        sent = app.send_task("bridge.run", kwargs={"input": {"a": 1}}, **options)
+        if first == "producer":
+            house.worker()
+        assert sent.get(timeout=30) == {"a": 1}
+        app.close()
+
+
+def test_the_bridge_makes_quorum_queues_when_it_is_told_to(amqp_url: str, redis_url: str, tmp_path: Path) -> None:
+    """BRIDGE_QUEUE_TYPE=quorum, and the whole road over them."""
+    with House(tmp_path, broker=amqp_url, redis_url=redis_url, queue_type="quorum") as house:
+        house.worker()
+        with house.app.connection_for_write() as connection:
+            channel = connection.channel()
+            # Declaring it once more as a quorum queue is refused unless it is one.
+            arguments = {"x-queue-type": "quorum"}
+            channel.queue_declare(queue="bridge.run", durable=True, auto_delete=False, arguments=arguments)
+        sent = house.app.send_task("bridge.run", kwargs={"input": {"a": 1}}, queue=AS_IT_IS)
+        assert sent.get(timeout=30) == {"a": 1}
+
+
+@pytest.mark.parametrize("slow", ["job", "task"])
+def test_what_follows_goes_by_the_bridges_routes(slow: str, redis_url: str, tmp_path: Path) -> None:
+    """A foreign app with a default queue of its own: the bridge's overlay names the routes, whoever ends last."""
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(
+        '{"task_routes": {"bridge.*": {"queue": "bridge.control"}, "tests.foreign.*": {"queue": "theirs"}}}'
+    )
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, celery_config=str(overlay)) as house:
+        house.worker()
+        process = house.foreign_worker("-Q", "theirs")
+        assert process.running
+        job = house.app.signature(
+            "bridge.run", kwargs={"input": {"value": 1, "mock_delay": 1.0 if slow == "job" else 0}}
+        )
+        job.set(queue="bridge.run")
+        make = house.app.signature("tests.foreign.make", args=[2]).set(queue="theirs")
+        body = house.app.signature("tests.foreign.collect").set(queue="theirs")
+        chained = job | house.app.signature("tests.foreign.tail")
+        from celery import chord  # noqa: PLC0415
+
+        assert len(chord([job, make], body).apply_async().get(timeout=20)["collected"]) == 2
+        assert "tail" in chained.apply_async().get(timeout=20)
+
+
+def test_result_extended_keeps_the_requests_own_name(redis_url: str, tmp_path: Path) -> None:
+    """The stored result names bridge.run, not the finish."""
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text('{"result_extended": true}')
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, celery_config=str(overlay)) as house:
+        house.worker()
+        sent = house.send(
+            {"a": 1}, s3Config={"accessId": "A", "accessSecret": "HIDDEN", "bucketName": "b", "endpointUrl": "u"}
+        )
+        sent.get(timeout=20)
+        stored = eventually(lambda: house.client.get(f"celery-task-meta-{sent.id}"))
+        assert '"name": "bridge.run"' in stored
+        assert "HIDDEN" not in stored
