@@ -20,7 +20,15 @@ LASTING = frozenset({"paused"})
 WEBHOOK = frozenset({"webhook_late", "webhook_repeat", "webhook_lost"})
 KINDS = BEFORE | AFTER | JOB | LASTING | WEBHOOK
 
-#: Arguments a kind takes, with the value each must be.
+#: Operations a fault can be for; None is any.
+OPERATIONS = frozenset(
+    {
+        *("run", "runsync", "status", "status-sync", "stream", "cancel", "retry", "purge-queue"),
+        *("health", "requests", "metrics", "openai"),
+    }
+)
+
+#: Arguments a kind takes.
 ARGUMENTS: dict[str, frozenset[str]] = {
     "429": frozenset({"retry_after"}),
     "hang": frozenset({"seconds", "before"}),
@@ -50,6 +58,8 @@ class Fault:
         """Refuse what no fault can be, naming what can."""
         if self.kind not in KINDS:
             raise ValueError(f"unknown fault {self.kind!r}; known: {', '.join(sorted(KINDS))}")
+        if self.op is not None and self.op not in OPERATIONS:
+            raise ValueError(f"unknown operation {self.op!r}; known: {', '.join(sorted(OPERATIONS))}")
         if unknown := set(self.args) - ARGUMENTS.get(self.kind, frozenset()):
             known = ", ".join(sorted(ARGUMENTS.get(self.kind, frozenset()))) or "none"
             raise ValueError(f"fault {self.kind!r} takes no {', '.join(sorted(unknown))}; it takes: {known}")

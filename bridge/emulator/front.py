@@ -153,7 +153,8 @@ class Front:
         elif fault is None:
             await self._reply(route, answer)
         else:
-            self._record(route, await mishaps.after(fault, answer, route.send), answer.job_id)
+            self._record(route, mishaps.code_of(fault, answer), answer.job_id)
+            await mishaps.after(fault, answer, route.send)
 
     @staticmethod
     async def _of_a_job(route: Route, endpoint: Endpoint) -> Answer:
@@ -181,8 +182,8 @@ class Front:
                 endpoint.forget(job)
             return False
         if fault.kind == "reset":
-            await mishaps.cut(route.send, reset=True)
             self._record(route, 0)
+            await mishaps.cut(route.send, reset=True)
             return True
         unauthorised = fault.kind == "unauthorised"
         await self._reply(route, self._unauthorised(route.endpoint) if unauthorised else mishaps.instead(fault))

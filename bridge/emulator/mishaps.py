@@ -29,24 +29,26 @@ def instead(fault: Fault) -> Answer:
     return answers.throttled(fault.args.get("retry_after")) if fault.kind == "429" else _INSTEAD[fault.kind]
 
 
-async def after(fault: Fault, answer: Answer, send: Send) -> int:
-    """Spoil the answer of an operation that was carried out; return the code that was sent, 0 for none."""
+def code_of(fault: Fault, answer: Answer) -> int:
+    """Return the code that a spoilt answer has, 0 for none."""
+    return {"502_after": answers.BAD_GATEWAY.code, "lost_reply": 0}.get(fault.kind, answer.code)
+
+
+async def after(fault: Fault, answer: Answer, send: Send) -> None:
+    """Spoil the answer of an operation that was carried out."""
     seconds = fault.args.get("seconds")
     match fault.kind:
         case "502_after":
             await send_answer(send, answers.BAD_GATEWAY)
-            return answers.BAD_GATEWAY.code
         case "lost_reply":
             await asyncio.sleep(seconds or 0.0)
             await cut(send, reset=False)
-            return 0
         case "hang":
             await asyncio.sleep(HANG_S if seconds is None else seconds)
             await send_answer(send, answer)
         case _:
             pieces = max(1, int(fault.args.get("pieces", PIECES)))
             await _dribble(answer, send, SLOW_S if seconds is None else seconds, pieces)
-    return answer.code
 
 
 async def _dribble(answer: Answer, send: Send, seconds: float, pieces: int) -> None:

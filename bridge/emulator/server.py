@@ -13,9 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import uvicorn
-
 from bridge.emulator.config import EndpointConfig
+from bridge.emulator.listen import listening
 from bridge.emulator.platform import Platform
 
 T = TypeVar("T")
@@ -189,44 +188,18 @@ class Emulator:
 
     async def _serve(self, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
-        platform = Platform(self._configs, self._keys, self._handlers, speed=self._speed, limits=self._limits)
-        self._platform = platform
-        config = uvicorn.Config(
-            platform.front,
-            lifespan="off",
-            access_log=False,
-            log_level="critical",  # errors of ours are told by the front; the rest is calls cut off at the end
-            log_config=None,
-            server_header=False,
-            backlog=2048,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=0,
-        )
-        server = _Server(config)
         halt = self._halt = asyncio.Event()
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        platform = self._platform = Platform(
+            self._configs, self._keys, self._handlers, speed=self._speed, limits=self._limits
+        )
         try:
-            while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn offers no event
-                await asyncio.sleep(0.002)
-            if serving.done():
-                await serving
-                raise RuntimeError("the HTTP server ended at once")
-            platform.start(self.origin)
-            self._up.set_result(None)
-            await halt.wait()
+            async with listening(platform.front, listener):
+                platform.start(self.origin)
+                self._up.set_result(None)
+                await halt.wait()
+                await platform.stop()  # first, so that handler processes hear the end of their calls
         finally:
-            await platform.stop()  # first, so that handler processes hear the end of their calls
-            server.should_exit = True
-            await asyncio.wait({serving})
             self._loop = self._platform = self._halt = None
-
-
-class _Server(uvicorn.Server):
-    """A server in a thread: signals are the owner's business."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

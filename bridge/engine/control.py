@@ -85,6 +85,12 @@ class Control:
             self._look_now(held)
         return self.document(held)
 
+    def find(self, metadata: Mapping[str, str]) -> list[str]:
+        """Requests that have not ended and whose metadata says so; those that cost nothing to cancel come first."""
+        found = self.ledger.find(metadata)
+        phases = dict(zip(found, self.ledger.phases(found), strict=True)) if found else {}
+        return sorted(found, key=lambda request_id: phases[request_id] is not Phase.ACCEPTED)
+
     def document(self, held: Held) -> dict[str, Any]:
         """The whole document, with large outputs as references."""
         told = document(held, inline_limit=self.inline_limit, clock_offset=self.ledger.clock.offset)

@@ -511,3 +511,34 @@ class Ledger:
         }
         with mapped():
             return str(self.client.xadd(self.names.dead, entry, maxlen=self._dead_max, approximate=True))  # type: ignore[arg-type]
+
+    def read_events(self, after: str, *, count: int) -> list[tuple[str, dict[str, Any]]]:
+        """Events behind an entry (`-` for the oldest, `(<id>` for what follows it), each with its entry id."""
+        with mapped():
+            found: Any = self.client.xrange(self.names.events, min=after, count=count)
+        return [(entry_id, json.loads(entry["data"])) for entry_id, entry in found]
+
+    def dead_letters(self, count: int = 1_000) -> list[dict[str, str]]:
+        """The newest first."""
+        with mapped():
+            found: Any = self.client.xrevrange(self.names.dead, count=count)
+        return [{"id": entry_id, **entry} for entry_id, entry in found]
+
+    def drop_dead_letters(self, letter_ids: Sequence[str]) -> int:
+        """How many of them were there."""
+        with mapped():
+            return int(self.client.xdel(self.names.dead, *letter_ids))  # type: ignore[arg-type]
+
+    def find(self, metadata: Mapping[str, str]) -> list[str]:
+        """Ids of requests that have not ended and whose metadata holds these values (a walk over all records)."""
+        found = []
+        with mapped():
+            for key in self.client.scan_iter(self.names.row("*"), count=1_000):
+                request_id = str(key)[len(self.names.row("")) :]
+                held = self.load(request_id, wanted=(Long.METADATA,))
+                if held is None or held.record.phase.ended:
+                    continue
+                said = held.json(Long.METADATA) or {}
+                if all(str(said.get(name)) == value for name, value in metadata.items()):
+                    found.append(request_id)
+        return found

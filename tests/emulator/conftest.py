@@ -59,8 +59,8 @@ def calling() -> Iterator[Callable[..., Caller]]:
     """Start an emulator with one endpoint, "demo", of the settings given; return its caller."""
     with ExitStack() as stack:
 
-        def start(*, speed: float = 1.0, limits: bool = True, **settings: Any) -> Caller:
-            emulator = Emulator({"demo": EndpointConfig(**settings)}, speed=speed, limits=limits)
+        def start(*, speed: float = 1.0, enforced: bool = True, **settings: Any) -> Caller:
+            emulator = Emulator({"demo": EndpointConfig(**settings)}, speed=speed, limits=enforced)
             caller = Caller(stack.enter_context(emulator))
             stack.callback(caller.http.close)
             return caller

@@ -1,0 +1,48 @@
+"""What the command's exit codes mean."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from bridge.errors import ApiError, JobRejected, LedgerUnavailable, SettingsError
+
+
+class ExitCode(IntEnum):
+    """Named, so that a script can tell one end from another."""
+
+    OK = 0
+    USAGE = 2
+    REJECTED = 3
+    FAILED = 4
+    TIMED_OUT = 5
+    CANCELLED = 6
+    LOST = 7
+    UNKNOWN = 8
+    UNAVAILABLE = 9
+    UNHEALTHY = 10
+    SETTINGS = 11
+    STOPPED = 130
+
+    @classmethod
+    def of(cls, error: Exception) -> ExitCode:
+        """The code of an error."""
+        if isinstance(error, JobRejected):
+            return cls.UNKNOWN if error.document.get("field") in {"id", "job_id"} else cls.REJECTED
+        if isinstance(error, LedgerUnavailable | ApiError):
+            return cls.UNAVAILABLE
+        return cls.SETTINGS if isinstance(error, SettingsError) else cls.FAILED
+
+    @classmethod
+    def of_status(cls, status: str) -> ExitCode:
+        """The code of a request's end."""
+        ends = {
+            "COMPLETED": cls.OK,
+            "FAILED": cls.FAILED,
+            "TIMED_OUT": cls.TIMED_OUT,
+            "CANCELLED": cls.CANCELLED,
+            "REJECTED": cls.REJECTED,
+        }
+        return ends.get(status, cls.LOST)
+
+
+EPILOG = "Exit codes: " + ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode)

@@ -1,0 +1,62 @@
+"""What verbs share: this process' bridge without an engine, who is asking, and how answers are shown."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bridge.engine.control import Asker
+    from bridge.wiring import Bridge
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+def bridge() -> Bridge:
+    """The ledger, control and clients of this process, as the environment sets them."""
+    from bridge import wiring  # noqa: PLC0415  (heavy)
+    from bridge.app import app  # noqa: PLC0415
+    from bridge.telemetry import configure_logging  # noqa: PLC0415
+
+    made = wiring.current(app)
+    configure_logging("error", as_json=made.settings.bridge_log_json)
+    return made
+
+
+def asker() -> Asker:
+    """The user of this shell."""
+    from bridge.engine.control import Asker  # noqa: PLC0415
+
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = "unknown"
+    return Asker(by=name, door="cli")
+
+
+def show(answer: Any, *, as_json: bool) -> None:
+    """A document: JSON for machines, `name  value` lines for people."""
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for document in answer if isinstance(answer, list) else [answer]:
+        _lines(document, "")
+
+
+def _lines(value: Any, indent: str) -> None:
+    if not isinstance(value, dict):
+        click.echo(f"{indent}{value}")
+        return
+    width = max((len(str(name)) for name in value), default=0)
+    for name, item in value.items():
+        if item is None or item in ({}, []):
+            continue
+        if isinstance(item, dict):
+            click.echo(f"{indent}{name}")
+            _lines(item, indent + "  ")
+        else:
+            text = item if isinstance(item, str | int | float) else json.dumps(item)
+            click.echo(f"{indent}{name:{width}}  {text}")

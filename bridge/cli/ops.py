@@ -1,0 +1,174 @@
+"""Verbs of who runs the bridge: check, topology, dead, schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.codes import ExitCode
+from bridge.cli.house import as_json, bridge, show
+from bridge.errors import ApiError, LedgerUnavailable
+
+if TYPE_CHECKING:
+    from bridge.wiring import Bridge
+
+
+@click.command()
+@as_json
+def check(*, as_json: bool) -> int:
+    """Look at settings, ledger, broker, key and engines; say what is wrong and how to mend it."""
+    house = bridge()
+    found = [*_ledger(house), *_broker(house), *_endpoints(house)]
+    if as_json:
+        click.echo(json.dumps([{"level": level, "about": about, "says": says} for level, about, says in found]))
+    else:
+        for level, about, says in found:
+            click.echo(f"{level:5} {about:10} {says}")
+    return ExitCode.UNHEALTHY if any(level == "FAULT" for level, _, _ in found) else ExitCode.OK
+
+
+Finding = tuple[str, str, str]
+
+
+def _ledger(house: Bridge) -> list[Finding]:
+    from bridge.ledger import inspect_server  # noqa: PLC0415
+
+    try:
+        server = inspect_server(house.client)
+    except LedgerUnavailable as error:
+        return [("FAULT", "ledger", f"{error}; is BRIDGE_REDIS_URL right?")]
+    found: list[Finding] = [("ok", "ledger", f"{'Valkey' if server.valkey else 'Redis'} {server.version}")]
+    found += [
+        ("FAULT", "ledger", fault) for fault in server.faults(allow_eviction=house.settings.bridge_allow_eviction)
+    ]
+    if not server.appendonly:
+        says = (
+            "no append-only file: a crash of Redis loses requests since the last snapshot; `appendonly yes` keeps them"
+        )
+        found.append(("WARN", "ledger", says))
+    elif server.appendfsync == "everysec":
+        found.append(("ok", "ledger", "appendfsync everysec: a power cut may lose the last second"))
+    if server.memory_ratio > house.settings.bridge_memory_ratio_max:
+        found.append(("FAULT", "ledger", f"{server.memory_ratio:.0%} of maxmemory is used: the doors are closed"))
+    engines = house.ledger.engines()
+    found.append(
+        ("ok" if engines else "FAULT", "engines", f"{engines} alive" if engines else "none: start `bridge worker`")
+    )
+    return found
+
+
+def _broker(house: Bridge) -> list[Finding]:
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
+
+    try:
+        with house.app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=3)
+            uri = connection.as_uri()
+            replies = house.app.control.inspect(timeout=1.0).active_queues() or {}
+    except (OperationalError, OSError) as error:
+        return [("FAULT", "broker", f"does not answer: {error}; is CELERY_BROKER_URL right?")]
+    found: list[Finding] = [("ok", "broker", str(uri))]
+    read = {queue["name"] for queues in replies.values() for queue in queues}
+    for name in ("bridge.run", "bridge.finish", "bridge.control"):
+        if name not in read:
+            found.append(("FAULT", "queues", f"nobody reads {name}: start a worker for it (`bridge worker -Q {name}`)"))
+    return found
+
+
+def _endpoints(house: Bridge) -> list[Finding]:
+    if not house.settings.runpod_api_key:
+        return [("FAULT", "key", "RUNPOD_API_KEY is not set")]
+    found: list[Finding] = []
+    for name, endpoint in house.book.all().items():
+        try:
+            heard = house.client_of(name).health(endpoint.id)
+        except ApiError as error:
+            found.append(("FAULT", name, f"{type(error).__name__}: {error}"))
+        else:
+            found.append(("ok", name, f"workers {dict(heard.workers)}"))
+    return found or [("WARN", "endpoints", "none is named: set RUNPOD_ENDPOINT_ID or BRIDGE_ENDPOINTS")]
+
+
+@click.command()
+@click.option("--declare", is_flag=True, help="Declare what is missing.")
+@as_json
+def topology(*, declare: bool, as_json: bool) -> int:
+    """The queues the bridge consumes, and whether the broker has them."""
+    from bridge.doors.topology import find_queues  # noqa: PLC0415
+
+    house = bridge()
+    with house.app.connection_for_write() as connection:
+        existed = find_queues(house.app, connection)
+        if declare:
+            for name, queue in house.app.amqp.queues.items():
+                if not existed.get(name):
+                    queue(connection.default_channel).declare()
+    show([{"queue": name, "existed": existed.get(name)} for name in house.app.amqp.queues], as_json=as_json)
+    return ExitCode.OK
+
+
+@click.group()
+def dead() -> None:
+    """What could not be taken or told."""
+
+
+@dead.command("list")
+@as_json
+def dead_list(*, as_json: bool) -> None:
+    """The newest first."""
+    show(
+        [{k: v for k, v in letter.items() if k != "body"} for letter in bridge().ledger.dead_letters()], as_json=as_json
+    )
+
+
+@dead.command("show")
+@click.argument("letter_id", metavar="ID")
+@as_json
+def dead_show(letter_id: str, *, as_json: bool) -> None:
+    """One, with its original."""
+    found = [letter for letter in bridge().ledger.dead_letters() if letter["id"] == letter_id]
+    if not found:
+        raise click.ClickException(f"there is no dead letter {letter_id}")
+    show(found[0], as_json=as_json)
+
+
+@dead.command("drop")
+@click.argument("letter_ids", metavar="ID...", nargs=-1, required=True)
+def dead_drop(letter_ids: tuple[str, ...]) -> None:
+    """Forget some."""
+    click.echo(f"{bridge().ledger.drop_dead_letters(letter_ids)} dropped")
+
+
+@click.command()
+@click.option(
+    "--write", "folder", type=click.Path(file_okay=False, path_type=Path), help="Write them into this folder."
+)
+@click.option(
+    "--check", "against", type=click.Path(file_okay=False, path_type=Path), help="Exit 4 unless this folder has them."
+)
+def schema(folder: Path | None, against: Path | None) -> int:
+    """The JSON Schemas of requests and documents."""
+    from bridge.job.models import schemas  # noqa: PLC0415
+
+    made: dict[str, Any] = schemas()
+    texts = {f"{name}.json": json.dumps(body, indent=2, sort_keys=True) + "\n" for name, body in made.items()}
+    if against is not None:
+        stale = [
+            name
+            for name, text in texts.items()
+            if not (against / name).is_file() or (against / name).read_text() != text
+        ]
+        for name in stale:
+            click.echo(f"{against / name} is not current: run `bridge schema --write {against}`", err=True)
+        return ExitCode.FAILED if stale else ExitCode.OK
+    if folder is None:
+        click.echo(json.dumps(made, indent=2, sort_keys=True))
+        return ExitCode.OK
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+        click.echo(str(folder / name))
+    return ExitCode.OK

@@ -1,0 +1,168 @@
+"""Verbs about one request: run, status, watch."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.codes import ExitCode
+from bridge.cli.house import as_json, bridge, show
+
+if TYPE_CHECKING:
+    from bridge.wiring import Bridge
+
+#: Seconds between looks where nothing is heard.
+LOOK_S = 0.5
+ENDS = ("completed", "failed", "cancelled", "timed_out", "lost", "rejected")
+
+
+@click.command()
+@click.option("--input", "given", metavar="JSON|@FILE|-", help="The job's input: a JSON object, a file, or stdin.")
+@click.option("--endpoint", help="Endpoint name; RUNPOD_ENDPOINT_ID when it is not given.")
+@click.option("--id", "request_id", help="Request id: the idempotency key. Made when it is not given.")
+@click.option("--timeout", type=int, help="Milliseconds from acceptance to end; then the job is cancelled.")
+@click.option(
+    "--policy", metavar="JSON", help='RunPod\'s policy: {"executionTimeout": ms, "ttl": ms, "lowPriority": bool}.'
+)
+@click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="Kept with the request and told in its events.")
+@click.option("--stream", is_flag=True, help="Show the handler's chunks as they come.")
+@click.option("--no-wait", is_flag=True, help="Print the id and go.")
+@click.option("--file", "batch", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One input a line.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where a batch's results go, one a line.")
+@as_json
+def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: bool, **options: Any) -> int:
+    """Submit a request through the broker and watch it to its end; print its output.
+
+    `--file in.jsonl --out out.jsonl` runs a batch: ids are the file's name and the line, so a second run goes on where
+    the first one stopped.
+    """
+    house = bridge()
+    if batch is not None:
+        from bridge.cli.batch import run_batch  # noqa: PLC0415
+
+        if out is None:
+            raise click.UsageError("--file needs --out")
+        return run_batch(house, batch, out, _arguments(options), as_json=as_json)
+    if given is None:
+        raise click.UsageError("--input or --file is needed")
+    request_id = options["request_id"] or str(uuid.uuid4())
+    send(house, request_id, {"input": _object(given), **_arguments(options)})
+    if options["no_wait"]:
+        show({"id": request_id}, as_json=as_json)
+        return ExitCode.OK
+    return follow(house, request_id, as_json=as_json, stream=options["stream"])
+
+
+def send(house: Bridge, request_id: str, arguments: dict[str, Any]) -> None:
+    """As any Celery producer does; the result is kept in the ledger, not in Celery."""
+    house.app.send_task("bridge.run", kwargs=arguments, task_id=request_id, queue="bridge.run", ignore_result=False)
+
+
+def _arguments(options: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: options[name] for name in ("endpoint", "timeout") if options.get(name) is not None}
+    if options.get("policy"):
+        found["policy"] = _object(options["policy"])
+    if options.get("metadata"):
+        found["metadata"] = dict(pair.split("=", 1) if "=" in pair else (pair, True) for pair in options["metadata"])
+    if options.get("stream"):
+        found["stream"] = True
+    return found
+
+
+def _object(text: str) -> Any:
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text()
+        except OSError as error:
+            raise click.UsageError(f"{text[1:]}: {error.strerror}") from None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise click.UsageError("must be a JSON object")
+    return found
+
+
+@click.command()
+@click.argument("request_id", metavar="ID")
+@click.option("--refresh", is_flag=True, help="Have RunPod asked now.")
+@as_json
+def status(request_id: str, *, refresh: bool, as_json: bool) -> int:
+    """The document of a request."""
+    told = bridge().control.status(id=request_id, refresh=refresh)
+    show(told, as_json=as_json)
+    return ExitCode.OK
+
+
+@click.command()
+@click.argument("request_id", metavar="ID")
+@as_json
+def watch(request_id: str, *, as_json: bool) -> int:
+    """Follow a request's transitions to its end."""
+    return follow(bridge(), request_id, as_json=as_json, stream=True)
+
+
+def follow(house: Bridge, request_id: str, *, as_json: bool, stream: bool) -> int:
+    """Show each event as it comes; the exit code tells the end."""
+    for event in events(house, request_id):
+        name, data = event["type"].rpartition(".")[2], event["data"]
+        if as_json:
+            if name in ENDS:
+                click.echo(json.dumps(data))
+        elif name == "chunk":
+            if stream:
+                click.echo(data["output"] if isinstance(data["output"], str) else json.dumps(data["output"]), nl=False)
+        else:
+            click.echo(f"{event['time'][11:23]}  {name:10} {_detail(name, data)}", err=True)
+        if name in ENDS:
+            if not as_json and "output" in data and data["status"] == "COMPLETED":
+                click.echo(json.dumps(data["output"], indent=2))
+            return ExitCode.of_status(data["status"])
+    return ExitCode.UNKNOWN
+
+
+def _detail(name: str, data: dict[str, Any]) -> str:
+    if name in ENDS and data.get("error"):
+        from bridge.job.document import error_text  # noqa: PLC0415
+
+        return f"{data.get('reason') or ''} {error_text(data['error'])}".strip()
+    if name == "progress":
+        return json.dumps(data.get("progress"))
+    return str(data.get("job_id") or data.get("endpoint") or "")
+
+
+def events(house: Bridge, request_id: str) -> Iterator[dict[str, Any]]:
+    """A request's events from the stream, from its first to its end; those that are trimmed are skipped."""
+    cursor, last = "-", 0
+    while True:
+        found = house.ledger.read_events(cursor, count=500)
+        for entry_id, event in found:
+            cursor = f"({entry_id}"
+            if event["subject"] != request_id or int(event["sequence"]) <= last:
+                continue
+            last = int(event["sequence"])
+            yield event
+            if event["type"].rpartition(".")[2] in ENDS:
+                return
+        if not found:
+            time.sleep(LOOK_S / 10)
+            held = house.ledger.load(request_id)
+            if held is not None and held.record.phase.ended and held.record.sequence == last:
+                return
+            if (
+                held is not None and held.record.phase.ended and not last
+            ):  # its events are trimmed: only the end is left
+                told = house.control.status(id=request_id)
+                kind = "completed" if told["status"] == "COMPLETED" else str(told["status"]).lower()
+                yield {"type": f"bridge.job.{kind}", "time": told["ended_at"] or "", "data": told, "sequence": "0"}
+                return

@@ -1,0 +1,52 @@
+"""Verbs that stay: worker, engine, emulate."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import threading
+
+import click
+
+from bridge.cli.codes import ExitCode
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def worker(args: tuple[str, ...]) -> None:
+    """Consume the bridge's queues and run the engine: `celery -A bridge.app worker ARGS`."""
+    from bridge.app import app  # noqa: PLC0415
+    from bridge.settings import load  # noqa: PLC0415
+    from bridge.telemetry import configure_logging  # noqa: PLC0415
+
+    settings = load()
+    configure_logging(settings.bridge_log_level, as_json=settings.bridge_log_json)
+    level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in args) else ["-l", settings.bridge_log_level]
+    sys.argv = ["celery", "-A", "bridge.app", "worker", *level, *args]
+    app.worker_main(sys.argv[3:])
+
+
+@click.command()
+def engine() -> int:
+    """Run the engine alone, without consuming: for workers that have BRIDGE_ENGINE=off. SIGTERM stops it in good order."""
+    from bridge import wiring  # noqa: PLC0415
+    from bridge.app import app  # noqa: PLC0415
+    from bridge.telemetry import configure_logging  # noqa: PLC0415
+
+    bridge = wiring.current(app)
+    configure_logging(bridge.settings.bridge_log_level, as_json=bridge.settings.bridge_log_json)
+    ended = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: ended.set())
+    bridge.check()
+    running = bridge.start_engine()
+    click.echo(f"engine {running.engine_id} ready")
+    ended.wait()
+    return ExitCode.OK if bridge.stop_engine() else ExitCode.FAILED
+
+
+def emulate() -> click.Command:
+    """The emulator's own command, loaded when it is asked for: nothing else of the bridge imports it."""
+    found: click.Command = importlib.import_module("bridge.emulator.command").emulate
+    return found

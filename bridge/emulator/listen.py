@@ -1,0 +1,51 @@
+"""uvicorn's HTTP protocol on a socket of ours, without its server around it.
+
+uvicorn's server waits in steps of 0.1 s while it starts and stops and takes the process's signals; an emulator lives
+in a thread of somebody's tests, is up and gone in milliseconds, and cuts off what is still held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.server import ServerState
+
+#: Real seconds an idle connection is kept.
+KEEP_ALIVE_S = 75
+
+
+@asynccontextmanager
+async def listening(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve the ASGI application `app` on `listener` while the context lasts."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level="critical",  # errors of ours are told by the front; the rest is calls cut off at the end
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )
+    config.load()
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: config.http_protocol_class(config=config, server_state=state, app_state={}, _loop=loop),  # type: ignore[call-arg]
+        sock=listener,
+        backlog=2048,
+    )
+    try:
+        yield
+    finally:
+        server.close()
+        for connection in list(state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        held = list(state.tasks)
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)

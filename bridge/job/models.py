@@ -1,0 +1,119 @@
+"""The documents that leave the bridge, as models: for JSON Schemas and for whoever wants to read them typed.
+
+The documents themselves are built in `document.py`, where speed counts; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bridge.job.request import Policy, RunRequest
+from bridge.job.words import Reason
+
+Time = str
+Words = Literal[
+    "ACCEPTED", "IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT", "LOST", "REJECTED"
+]  # fmt: skip
+
+
+class Open(BaseModel):
+    """Readers must accept names they do not know: within a major version only additions are made."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class JobOfRequest(Open):
+    """One RunPod job of a request."""
+
+    job_id: str
+    endpoint_id: str
+    attempt: int
+
+
+class OutputReference(Open):
+    """What travels where a large output does not."""
+
+    size: int = Field(description="bytes of the output's JSON text")
+    sha256: str
+    url: str | None = None
+
+
+class Document(Open):
+    """A request as `bridge.status`, ends and `--json` tell it. RunPod's names and units verbatim (ms); times RFC 3339 UTC."""
+
+    id: str
+    correlation_id: str | None = None
+    endpoint: str
+    endpoint_id: str | None = None
+    job_id: str | None = None
+    attempt: int
+    round: int
+    jobs: list[JobOfRequest]
+    phase: str
+    status: Words | str
+    reason: Reason | None = None
+    started: bool
+    completed: bool
+    succeeded: bool
+    delayTime: int | None = None
+    executionTime: int | None = None
+    workerId: str | None = None
+    retries: int = 0
+    progress: Any = None
+    output: Any = None
+    output_ref: OutputReference | None = None
+    error: Any = None
+    possible_duplicate: bool = False
+    metadata: dict[str, Any] = {}
+    policy: Policy | dict[str, Any] = {}
+    accepted_at: Time | None = None
+    submitted_at: Time | None = None
+    started_at: Time | None = None
+    ended_at: Time | None = None
+    observed_at: Time | None = None
+
+
+class JobEvent(Open):
+    """A CloudEvents 1.0 document on `bridge.events`, `bridge:events` and reply queues."""
+
+    specversion: Literal["1.0"]
+    id: str = Field(description="<request id>:<sequence>")
+    source: str = Field(description="/bridge/<endpoint>")
+    subject: str = Field(description="the request id")
+    type: str = Field(description="bridge.job.<event>")
+    sequence: str = Field(pattern=r"^\d{10}$", description="1, 2, 3 ... per request, gapless")
+    time: Time
+    datacontenttype: Literal["application/json"]
+    dataschema: Literal["urn:bridge:schema:job-event:1"]
+    traceparent: str | None = None
+    data: dict[str, Any]
+
+
+class JsonRequest(RunRequest):
+    """A request as a service sends it: `bridge.run`'s arguments beside these."""
+
+    id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:\-]{1,200}$")
+    correlation_id: str | None = None
+
+
+class JsonCommand(Open):
+    """A command as a service sends it: `op`, and that task's arguments."""
+
+    op: Literal["cancel", "status", "stream", "retry", "health", "purge", "pause", "resume"]
+    id: str | None = None
+    job_id: str | None = None
+    endpoint: str | None = None
+    refresh: bool = False
+    pending: bool = False
+    reason: str | None = None
+    by: str | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+
+
+def schemas() -> dict[str, Any]:
+    """Name -> JSON Schema (2020-12)."""
+    models = {"request": JsonRequest, "command": JsonCommand, "document": Document, "event": JobEvent}
+    return {name: model.model_json_schema() for name, model in models.items()}

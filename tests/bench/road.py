@@ -1,0 +1,155 @@
+"""Throughput of the whole road beside the plain way, both against one emulator, in one run.
+
+    scripts/bench road [--jobs 2000] [--plain-jobs 300] [--seconds 2] [--json]
+
+One bridge worker process; jobs of 2 s over three endpoints (RunPod allows 100 submits a second on each). Measured from
+the first `send_task` to the last stored result; CPU is the bridge worker's own, user and system, from /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from bridge.embedded import EmbeddedRedis
+from tests.helpers import eventually
+from tests.house import API_KEY, ROOT, Process, foreign_app
+
+ENDPOINTS = ("a", "b", "c")
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def peak_mib(pid: int) -> float:
+    """The most memory a process has had."""
+    text = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(text.split()[1]) / 1024
+
+
+class Bench:
+    """Servers for one run; everything is ended with it."""
+
+    def __init__(self, stack: ExitStack, directory: Path) -> None:
+        """Redis, and the emulator as a process of its own."""
+        self.directory = directory
+        self.redis = EmbeddedRedis(directory=directory / "redis")
+        stack.callback(self.redis.stop)
+        self.redis.start()
+        self.url = f"redis://127.0.0.1:{self.redis.port}/0"
+        self.client: Any = redis.Redis.from_url(self.url, decode_responses=True)
+        emulator = [sys.executable, "-m", "bridge.emulator", "--port", "0", "--api-key", API_KEY]
+        for name in ENDPOINTS:
+            emulator += ["--endpoint", name]
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("RUNPOD_", "BRIDGE_", "CELERY_"))},
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "RUNPOD_API_KEY": API_KEY,
+            "CELERY_BROKER_URL": self.url,
+            "CELERY_RESULT_BACKEND": self.url,
+            "BRIDGE_ENDPOINTS": ",".join(ENDPOINTS),
+            "BRIDGE_HTTP_BIND": "",
+        }
+        process = self._process(stack, "emulator", *emulator)
+        line = eventually(lambda: next(ln for ln in process.said().splitlines() if "RUNPOD_ENDPOINT_BASE_URL=" in ln), 20)
+        self.environment["RUNPOD_ENDPOINT_BASE_URL"] = line.partition("RUNPOD_ENDPOINT_BASE_URL=")[2].split()[0].strip("'\"")
+        self.emulator = process
+
+    def _process(self, stack: ExitStack, name: str, *command: str) -> Process:
+        process = Process(name, list(command), self.environment, self.directory / f"{name}.log")
+        stack.callback(process.stop)
+        return process
+
+    def worker(self, stack: ExitStack, app: str, *args: str) -> Process:
+        """One worker process."""
+        command = ["-m", "celery", "-A", app, "worker", "-l", "WARNING", "--without-gossip", "--without-mingle", *args]
+        process = self._process(stack, app, sys.executable, *command)
+        producer = foreign_app(self.url, self.url)
+        eventually(lambda: producer.control.inspect(timeout=1).ping(), timeout=30)
+        return process
+
+    def measure(self, process: Process, send: Any, jobs: int, limit_s: float = 300) -> dict[str, Any]:
+        """Send all, wait for all results, and tell what it took."""
+        before, started = cpu_s(process.pid), time.monotonic()
+        ids = [send(n) for n in range(jobs)]
+        sent = time.monotonic() - started
+        left = set(ids)
+
+        def ended() -> bool:
+            waiting = list(left)
+            for request_id, value in zip(waiting, self.client.mget([f"celery-task-meta-{i}" for i in waiting]), strict=True):
+                if value and '"SUCCESS"' in value:
+                    left.discard(request_id)
+            return not left
+
+        eventually(ended, timeout=limit_s, every=0.5)
+        seconds = time.monotonic() - started
+        return {
+            "jobs": jobs,
+            "seconds": round(seconds, 2),
+            "sending_s": round(sent, 2),
+            "jobs_per_s": round(jobs / seconds, 1),
+            "cpu_ms_per_job": round((cpu_s(process.pid) - before) * 1000 / jobs, 2),
+            "peak_mib": round(peak_mib(process.pid), 1),
+        }
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(prog="scripts/bench road")
+    parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--plain-jobs", type=int, default=300)
+    parser.add_argument("--plain-threads", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    told: dict[str, Any] = {"job_seconds": asked.seconds}
+    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as directory, ExitStack() as stack:
+        bench = Bench(stack, Path(directory))
+        app = foreign_app(bench.url, bench.url)
+        given = {"mock_delay": asked.seconds}
+        with ExitStack() as inner, app.producer_pool.acquire(block=True) as producer:
+            process = bench.worker(inner, "bridge.app")
+            app.send_task("bridge.run", kwargs={"input": {"a": 1}, "endpoint": "a"}, queue="bridge.run").get(timeout=20)
+
+            def to_bridge(n: int) -> str:
+                kwargs = {"input": {"n": n, **given}, "endpoint": ENDPOINTS[n % 3]}
+                return str(app.send_task("bridge.run", kwargs=kwargs, queue="bridge.run", producer=producer).id)
+
+            told["bridge"] = bench.measure(process, to_bridge, asked.jobs)
+        with ExitStack() as inner, app.producer_pool.acquire(block=True) as producer:
+            process = bench.worker(inner, "tests.bench.plain", "-P", "threads", "-c", str(asked.plain_threads))
+
+            def to_plain(n: int) -> str:
+                args = [ENDPOINTS[n % 3], {"n": n, **given}]
+                return str(app.send_task("plain.run", args=args, producer=producer).id)
+
+            if asked.plain_jobs:
+                told["plain"] = bench.measure(process, to_plain, asked.plain_jobs)
+        told["redis_used"] = bench.client.info()["used_memory_human"]
+    print(json.dumps(told) if asked.json else _table(told))  # noqa: T201
+
+
+def _table(told: dict[str, Any]) -> str:
+    ways = [way for way in ("bridge", "plain") if way in told]
+    lines = [f"{'':16}" + "".join(f"{way:>14}" for way in ways)]
+    lines += [f"{name:16}" + "".join(f"{told[way][name]:>14}" for way in ways) for name in told[ways[0]]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
