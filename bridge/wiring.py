@@ -24,6 +24,7 @@ from bridge.engine.finish import Finish
 from bridge.engine.pace import Pace
 from bridge.engine.publish import Publish
 from bridge.engine.states import States
+from bridge.engine.stream import Stream
 from bridge.engine.submit import Submit
 from bridge.engine.sweep import Sweep
 from bridge.engine.track import Track
@@ -162,6 +163,7 @@ class Bridge:
         commits = Commits(self.ledger, self.noticed)
         submitters, trackers = Callers("submit", s.bridge_submit_threads), Callers("track", s.bridge_track_threads)
         syncers, carriers = Callers("sync", s.bridge_sync_threads), Callers("carry", 8)
+        streamers = Callers("stream", s.bridge_stream_threads)
         pace, lease_ms = Pace(), int(s.bridge_lease_s * 1000)
         slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
         submit = Submit(
@@ -183,6 +185,7 @@ class Bridge:
         carry_out = CarryOut(
             self.ledger, commits, self.vitals, carriers, pace, self.client_of, self.endpoint_id_of, lease_ms, slot_ms
         )
+        stream = Stream(self.ledger, commits, self.vitals, streamers, self.client_of, self.endpoint_id_of, slot_ms)
         finish = Finish(self.ledger, self.app, lease_ms, s.bridge_finish_resend_s)
         publish = Publish(self.ledger, self.app, self.noticed) if s.amqp else None
         engine_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
@@ -196,6 +199,7 @@ class Bridge:
             "track": Loop("track", track.once, at_least_s=BURST_S),
             "carry_out": Loop("carry-out", carry_out.once, at_least_s=BURST_S),
             "strays": Loop("strays", carry_out.strays),
+            "stream": Loop("stream", stream.once, at_least_s=BURST_S),
             "finish": Loop("finish", finish.once, at_least_s=BURST_S),
             "states": Loop("states", self.states.once, at_least_s=STATES_BURST_S),
             "sweep": Loop("sweep", sweep.once),
@@ -207,7 +211,7 @@ class Bridge:
         submitters.on_free = syncers.on_free = loops["submit"].wake
         trackers.on_free, carriers.on_free = loops["track"].wake, loops["carry_out"].wake
         closers: tuple[Callable[[], None], ...] = (finish.close, wake.close, *((publish.close,) if publish else ()))
-        engine = Engine(engine_id, loops, commits, (submitters, trackers, syncers, carriers), closers)
+        engine = Engine(engine_id, loops, commits, (submitters, trackers, syncers, carriers, streamers), closers)
         wake.woken = engine.wake_all
         return engine
 

@@ -163,6 +163,13 @@ def _retry(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:
     return bridge.control.retry(**kwargs, asker=asker)
 
 
+def _stream(bridge: Bridge, kwargs: dict[str, Any], _asker: Asker) -> Any:
+    """Turn streaming on for a request that is under way."""
+    if not kwargs.get("id"):
+        raise rejected("id", "id: is required")
+    return bridge.control.stream(id=kwargs["id"])
+
+
 def _health(bridge: Bridge, kwargs: dict[str, Any], _asker: Asker) -> Any:
     """RunPod's counters and the bridge's own, with a verdict; all endpoints when none is named."""
     return bridge.control.health(**kwargs)
@@ -197,6 +204,7 @@ _CONTROL: dict[str, tuple[Callable[..., Any], frozenset[str]]] = {
     "bridge.cancel": (_cancel, _JOB),
     "bridge.status": (_status, _JOB | {"refresh"}),
     "bridge.retry": (_retry, _JOB),
+    "bridge.stream": (_stream, frozenset({"id"})),
     "bridge.health": (_health, frozenset({"endpoint"})),
     "bridge.purge": (_purge, frozenset({"endpoint", "pending"})),
     "bridge.pause": (_pause, frozenset({"endpoint", "reason"})),

@@ -84,13 +84,12 @@ class Clock:
                 await asyncio.sleep(0)
         if target > self.now():
             self._set(target)
+        self._disarm()  # what was armed on the way reckoned without the rest of the way
         self._arm()
 
     def close(self) -> None:
         """Forget all timers."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        self._disarm()
         self._heap.clear()
 
     def _set(self, now: float) -> None:
@@ -123,10 +122,15 @@ class Clock:
         if self._handle is not None:
             if self._handle_when <= due:
                 return
-            self._handle.cancel()
+            self._disarm()
         self._handle_when = due
         delay = max(0.0, (due - self.now()) / self.speed)
         self._handle = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _disarm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
     def _ring(self) -> None:
         self._handle = None

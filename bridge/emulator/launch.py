@@ -1,4 +1,4 @@
-"""`python -m bridge.emulator.launch handler.py`: run an unmodified handler so that it never outlives the emulator.
+"""Run an unmodified handler file so that it never outlives the emulator. Started as a file of its own.
 
 The handler's RunPod package forks a process of its own for pings, so each fork asks for the same.
 """

@@ -16,10 +16,10 @@ import threading
 import time
 from pathlib import Path
 
+from bridge.emulator import launch
 from bridge.emulator.endpoint import Endpoint
 from bridge.emulator.fleet import READY, UNHEALTHY, Fleet, RunPodWorker
 from bridge.emulator.job import Job
-from bridge.emulator.launch import PARENT
 
 #: Real seconds between SIGTERM and SIGKILL.
 GRACE_S = 2.0
@@ -102,7 +102,7 @@ class ProcessFleet(Fleet):
         """Begin a process; it is ready with its first job-take."""
         worker = HandlerProcess()
         worker.process = subprocess.Popen(  # noqa: S603 - the user's own handler
-            [sys.executable, "-m", "bridge.emulator.launch", str(self.file)],
+            [sys.executable, launch.__file__, str(self.file)],
             env=self._environment(worker),
             stdin=subprocess.DEVNULL,
             stdout=2,  # ours stays clean: it tells the exports
@@ -171,15 +171,12 @@ class ProcessFleet(Fleet):
     def _environment(self, worker: HandlerProcess) -> dict[str, str]:
         """Return what RunPod sets for its workers; the URLs must hold a `?`, and `$ID` is the package's to fill."""
         base = f"{self.origin}/v2/{self.endpoint.name}"
-        root = str(Path(__file__).parents[2])
-        path = os.environ.get("PYTHONPATH")
         return {
             "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
             "RUNPOD_SKIP_GPU_CHECK": "true",
             **os.environ,
-            "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root,
             "PYTHONUNBUFFERED": "1",
-            PARENT: str(os.getpid()),
+            launch.PARENT: str(os.getpid()),
             "RUNPOD_POD_ID": worker.id,
             "RUNPOD_POD_HOSTNAME": f"{worker.id}-emulated",
             "RUNPOD_ENDPOINT_ID": self.endpoint.name,

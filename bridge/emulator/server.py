@@ -60,6 +60,8 @@ class Emulator:
                 raise ValueError(f"handler {file} is for endpoint {name!r}, which is not one of {list(self._configs)}")
             if not file.is_file():
                 raise ValueError(f"handler of endpoint {name!r}: no such file: {file}")
+        if not speed > 0:
+            raise ValueError(f"speed must be above 0, not {speed}")
         if not api_keys:
             raise ValueError("at least one API key is needed, or nobody is let in")
         self._keys = frozenset(api_keys)

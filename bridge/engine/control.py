@@ -209,6 +209,15 @@ class Control:
         self.noticed(change)
         return self.document(change.after)
 
+    def stream(self, *, id: str) -> dict[str, Any]:
+        """Turn streaming on for a request that is under way. Raises JobRejected when there is none."""
+        held = self._load(check_request_id(id))
+        if held is None:
+            raise rejected("id", f"id: the bridge knows no request {id}", id=id)
+        change = self.ledger.change(held, self.ledger.table.stream_on)
+        self.noticed(change)
+        return {"id": id, "status": change.record.status, "outcome": change.verdict}
+
     def pause(self, endpoint: str, reason: str | None, asker: Asker) -> dict[str, Any]:
         """No submit leaves for the endpoint in any process within a second."""
         name = self.book.resolve(endpoint).name

@@ -78,6 +78,8 @@ class Engine:
         record = change.record
         if record.due and not change.empty:
             self.wake(Step(record.due), change.delay_ms / 1000)
+        if change.stream_ms is not None and change.stream_ms >= 0:
+            self.loops["stream"].wake(change.stream_ms / 1000)
 
     @property
     def healthy(self) -> bool:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.heard import heard_from
 from bridge.errors import ApiError, JobUnknown
-from bridge.job.record import Long
-from bridge.job.table import GONE_APART_MS
-from bridge.job.words import Step, is_end
+from bridge.job.record import Long, Record
+from bridge.job.table import GONE_APART_MS, Heard, heard_json
+from bridge.job.words import Status, Step, is_end
 from bridge.runpod.operations import Operation
 
 if TYPE_CHECKING:
@@ -106,12 +106,19 @@ class Track:
             self.commits.put(held, lambda fresh, now: table.missed(fresh, now, delay_ms=delay_ms))
         else:
             self.vitals.ok(record.endpoint)
-            heard = heard_from(answer, record.attempt)
+            heard = self._assembled(record, heard_from(answer, record.attempt))
             age_ms = self.ledger.now() - record.submitted_at
             if heard.status == "COMPLETED":
                 self.pace.learn(record.endpoint, (heard.delay_time or 0) + (heard.execution_time or 0) or age_ms)
             poll_ms = self.pace.next_ms(record.endpoint, age_ms)
             self.commits.put(held, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=poll_ms))
+
+    def _assembled(self, record: Record, heard: Heard) -> Heard:
+        """Without `return_aggregate_stream` a generator's output is an empty list: its chunks are the output."""
+        if not record.chunks or heard.status != Status.COMPLETED or heard.output not in {None, "[]"}:
+            return heard
+        outputs = [chunk["output"] for chunk in self.ledger.chunks(record.id)]
+        return replace(heard, output=heard_json(outputs))
 
     def _unknown(self, held: Held, job_id: str, endpoint_id: str) -> None:
         """404 of a job. It counts only beside a success of the same endpoint and key (HARDENING 2)."""

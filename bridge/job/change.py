@@ -76,6 +76,8 @@ class Change:
     strays: tuple[Stray, ...] = ()
     closes: bool = False
     reopens: bool = False
+    chunks: tuple[str, ...] = ()  # JSON, as they are kept
+    stream_ms: int | None = None  # when the stream is read next; -1 never again, None unchanged
 
     @property
     def record(self) -> Record:
@@ -105,6 +107,8 @@ class Draft:
         self._events: list[tuple[EventName, dict[str, Any]]] = []
         self._delay = 0
         self._strays: list[Stray] = []
+        self._chunks: list[str] = []
+        self._stream_ms: int | None = None
 
     def set(self, **values: Any) -> Draft:
         """Change fields of the row."""
@@ -149,6 +153,17 @@ class Draft:
         """A job that no longer counts: see Stray."""
         record = self.record
         self._strays.append(Stray(record.id, record.endpoint, endpoint_id, record.base_url, job_id))
+        return self
+
+    def chunk(self, output: Any, metrics: Any) -> Draft:
+        """One more chunk: numbered, kept, and told in the same change (I13)."""
+        told = {"index": self.record.chunks, "output": output, **({"metrics": metrics} if metrics else {})}
+        self._chunks.append(dumps(told))
+        return self.set(chunks=self.record.chunks + 1).tell(EventName.CHUNK, **told)
+
+    def read_stream(self, in_ms: int | None) -> Draft:
+        """When the stream is read next; None for never again."""
+        self._stream_ms = -1 if in_ms is None else in_ms
         return self
 
     def settle(self, status: str, reason: str = "", **more: Any) -> Draft:
@@ -203,6 +218,8 @@ class Draft:
             strays=tuple(self._strays),
             closes=now_is is Phase.CLOSED and was is not Phase.CLOSED,
             reopens=was is Phase.CLOSED and now_is is not Phase.CLOSED,
+            chunks=tuple(self._chunks),
+            stream_ms=self._stream_ms,
         )
 
     def _telling(self, after: Held, name: EventName, more: dict[str, Any], sequence: int) -> Telling:

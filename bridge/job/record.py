@@ -67,6 +67,10 @@ class Record:
     ttl_ms: int = _number("tl")  # RunPod's ttl as it is sent, or its default
     hook: str = _text("wh")  # the webhook token, 128 random bits in hex
     stream: int = _number("sm")
+    chunks: int = _number("ck")  # recorded so far; the next one's index
+    reading: str = _text("rd")  # the reader of a /stream call under way (I13)
+    stream_done: int = _number("sd")
+    drain_until: int = _number("tx")  # an end was seen: how long its last chunks are waited for
     silent: int = _number("si")  # Celery is told no state (ignore_result)
     whole_document: int = _number("wd")  # result="document"
 

@@ -7,7 +7,7 @@ that is not in the table. Tests walk it cell by cell; docs/lifecycle.md is drawn
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,6 +51,7 @@ TABLE: Mapping[tuple[Phase, str], frozenset[Phase]] = {
         (T, "cancel"): {T},
         (T, "deadline"): {T},
         (T, "gone"): {T, E, C},
+        (T, "stream"): {T},
         (R, "retry_sending"): {R},
         (R, "retry_answered"): {T},
         (R, "retry_refused"): {E, C},
@@ -77,6 +78,8 @@ RETRY_ECHO_MS = 10_000
 #: /retry calls whose answer was lost, before the end that stood is accepted.
 RETRY_CALLS_MAX = 3
 RETRY_CHECK_MS = 2_000
+#: How long an end waits for the last chunks of its stream, and how often it is looked at meanwhile.
+DRAIN_MS, DRAIN_LOOK_MS = 15_000, 300
 CANCEL_AGAIN_MS = 5_000
 #: A deadline waits this long for a status read younger than it.
 DEADLINE_PATIENCE_MS = 60_000
@@ -202,6 +205,8 @@ class Table:
             draft.tell(EventName.QUEUED)
         draft.drop(Long.S3CONFIG, Long.INPUT)  # I11, I16: another submit is not possible any more
         draft.due(*self._next_look(draft, poll_ms))
+        if record.stream:
+            draft.read_stream(0)
         return check(draft.done("submitted"), "submitted")
 
     def _another_job(self, draft: Draft, job_id: str) -> Change:
@@ -354,6 +359,8 @@ class Table:
         if is_end(heard.status) and self._echo(held, now, heard):
             return self._after_echo(held, now)
         draft = self._draft(held, now)
+        if is_end(heard.status) and record.stream and not record.stream_done and not self._drained(draft):
+            return check(draft.done("draining"), "observed")
         if record.phase is R:  # the /retry whose answer was lost did take
             self._reopen(draft)
         self._note(draft, heard)
@@ -367,6 +374,17 @@ class Table:
             else:
                 draft.due(*self._next_look(draft, poll_ms))
         return check(draft.done("settled" if draft.record.phase.ended else "heard"), "observed")
+
+    def _drained(self, draft: Draft) -> bool:
+        """An end waits a while for its last chunks, so that it stays the last event of its round."""
+        record = draft.record
+        if not record.drain_until:
+            draft.set(drain_until=draft.now + DRAIN_MS)
+        elif draft.now >= record.drain_until:
+            draft.set(stream_done=1, stream_incomplete=1).read_stream(None)
+            return True
+        draft.due(Step.POLL, DRAIN_LOOK_MS)
+        return False
 
     @staticmethod
     def before_output(held: Held) -> str | None:
@@ -576,6 +594,49 @@ class Table:
     def _look_or_cancel(record: Any, now: int) -> Step:
         return Step.CANCEL if record.wish and now >= record.cancel_at else Step.POLL
 
+    # Streams
+
+    def stream_on(self, held: Held, now: int) -> Change:
+        """A caller asks for chunks of a request that is under way (RunPod needs no word of it at the submit)."""
+        record = held.record
+        if record.phase.ended:
+            return same(held, "already_ended")
+        if record.stream:
+            return same(held, "streaming")
+        draft = self._draft(held, now).set(stream=1)
+        if record.phase is T:
+            draft.read_stream(0)
+        return draft.done("streaming")
+
+    def stream_reading(self, held: Held, now: int, reader: str) -> Change:
+        """A /stream call leaves: what it hands out is gone upstream, so a reader that never came back is marked."""
+        record = held.record
+        if record.phase is not T or record.stream_done:
+            return check(self._draft(held, now).read_stream(None).done("over"), "stream")
+        draft = self._draft(held, now).set(reading=reader)
+        if record.reading and record.reading != reader:
+            draft.set(stream_incomplete=1)
+        return check(draft.done("reading"), "stream")
+
+    def stream_read(
+        self, held: Held, now: int, chunks: Sequence[tuple[Any, Any]], *, again_ms: int | None, lost: bool
+    ) -> Change:
+        """What the call brought. `again_ms` None: the job has ended and nothing is left to read."""
+        record = held.record
+        if record.phase is not T:
+            return same(held, "late")
+        draft = self._draft(held, now).set(reading="")
+        if lost:
+            draft.set(stream_incomplete=1)
+        for output, metrics in chunks:
+            draft.chunk(output, metrics)
+        draft.read_stream(again_ms)
+        if again_ms is None:
+            draft.set(stream_done=1)
+            if record.due == Step.POLL:
+                draft.due(Step.POLL)
+        return check(draft.done("read"), "stream")
+
     # RunPod's /retry
 
     def _retry_on(self, held: Held) -> tuple[str, ...]:
@@ -626,7 +687,11 @@ class Table:
             submitted_at=draft.now,
             started_at=0,
             gone_at=0,
+            stream_done=0,
+            drain_until=0,
         )
+        if draft.record.stream:
+            draft.read_stream(0)
         draft.drop(Long.ERROR, Long.PROGRESS).result(None)
 
     def retry_refused(self, held: Held, now: int) -> Change:

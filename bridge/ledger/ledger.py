@@ -297,6 +297,19 @@ class Ledger:
         answer = run(self.client, "stray", [self.names.prefix], [limit, lease_ms])
         return [Stray(*json.loads(member)) for member in answer[1:]]
 
+    def streams(self, limit: int, *, lease_ms: int) -> tuple[list[Held], int]:
+        """Records whose stream is to be read now, leased for it; and how many ms until the next one (-1: none)."""
+        args = [limit, lease_ms, len(COMMON), *COMMON]
+        answer = run(self.client, "stream", [self.names.prefix], args)
+        self.clock.heard(answer[0])
+        return self._read(answer[2:], COMMON), int(answer[1])
+
+    def chunks(self, request_id: str, start: int = 0) -> list[dict[str, Any]]:
+        """Recorded chunks from an index on: `{index, output, metrics?}`."""
+        with mapped():
+            found: Any = self.client.lrange(f"{self.names.prefix}c:{request_id}", start, -1)
+        return [json.loads(text) for text in found]
+
     def stray_seen(self, stray: Stray, *, again_ms: int | None, paid_twice_ms: int = 0) -> None:
         """Look at a stray again, or (None) forget it; what it cost is added to the endpoint's sum."""
         with mapped(), self.client.pipeline(transaction=True) as pipe:
@@ -406,11 +419,14 @@ class Ledger:
             len(change.drop_long),
             len(change.tellings),
             len(change.strays),
+            len(change.chunks),
+            "" if change.stream_ms is None else "-" if change.stream_ms < 0 else f"+{change.stream_ms}",
         ]
         args += [*put, *drop, *long, *change.drop_long]
         for telling in change.tellings:
             args += self._telling(telling)
         args += [stray.as_json() for stray in change.strays]
+        args += change.chunks
         return args
 
     @staticmethod

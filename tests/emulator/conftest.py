@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -20,6 +20,12 @@ class Caller:
         self.http = httpx.Client(
             base_url=f"{emulator.base_url}/{endpoint}/", headers={"Authorization": key}, timeout=60, trust_env=False
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
 
     def run(self, input: Any = None, **more: Any) -> str:
         """POST /run; return the job's id."""
@@ -61,9 +67,7 @@ def calling() -> Iterator[Callable[..., Caller]]:
 
         def start(*, speed: float = 1.0, enforced: bool = True, **settings: Any) -> Caller:
             emulator = Emulator({"demo": EndpointConfig(**settings)}, speed=speed, limits=enforced)
-            caller = Caller(stack.enter_context(emulator))
-            stack.callback(caller.http.close)
-            return caller
+            return stack.enter_context(Caller(stack.enter_context(emulator)))
 
         yield start
 

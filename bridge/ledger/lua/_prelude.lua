@@ -6,6 +6,8 @@
 --   <p>due:<ep>:<step>   zset    ids by the time (submit: priority and age) they are to be worked at
 --   <p>leased:<ep>       zset    ids by the end of their lease
 --   <p>timer             zset    ids by the earliest of their clocks
+--   <p>c:<id>            list    its chunks, JSON
+--   <p>stream            zset    ids whose stream is to be read, by when
 --   <p>stray             zset    jobs of ended requests still to be cancelled, by due time
 --   <p>grant:<token>     string  what a claim handed out, so that a repeated call hands out the same (I15)
 --   <p>wish:<id>         string  a cancel that came before its request; <p>wishes zset, by age

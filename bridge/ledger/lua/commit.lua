@@ -6,7 +6,8 @@
 --      12 closes: ms to keep the record, "0" keep for ever again (reopened), "" unchanged
 --      13 ms to keep the output when it closes  14 tombstone or ""  15 ms to keep it
 --      16 output: "set", "drop" or ""  17 the output
---      18 row values  19 row drops  20 long values  21 long drops  22 events  23 strays, then these lists
+--      18 row values  19 row drops  20 long values  21 long drops  22 events  23 strays  24 chunks, then these lists after
+--      25 stream: "+ms" read next, "-" never again, "" unchanged
 -- Returns {1, now, version} WRITTEN (also when this very change was written before: I15)
 --         {0, now, row}     STALE: somebody changed it first; make the change anew from this row
 --         {-1, now}         UNKNOWN: no such record
@@ -22,7 +23,7 @@ if has[1] ~= ARGV[2] then
 end
 local n_put, n_drop = tonumber(ARGV[18]), tonumber(ARGV[19])
 local n_long, n_long_drop = tonumber(ARGV[20]), tonumber(ARGV[21])
-local at = 24
+local at = 26
 local version = tonumber(has[1]) + 1
 redis.call('HSET', row, 'v', version, 'tk', ARGV[3], unpack(ARGV, at, at + 2 * n_put - 1))
 at = at + 2 * n_put
@@ -53,6 +54,12 @@ for _ = 1, tonumber(ARGV[23]) do
   redis.call('ZADD', p .. 'stray', now, ARGV[at])
   at = at + 1
 end
+for _ = 1, tonumber(ARGV[24]) do
+  redis.call('RPUSH', p .. 'c:' .. id, ARGV[at])
+  at = at + 1
+end
+if ARGV[25] == '-' then redis.call('ZREM', p .. 'stream', id)
+elseif ARGV[25] ~= '' then redis.call('ZADD', p .. 'stream', now + tonumber(string.sub(ARGV[25], 2)), id) end
 if ARGV[12] == '0' then
   redis.call('PERSIST', row)
   redis.call('PERSIST', long)
@@ -61,6 +68,8 @@ elseif ARGV[12] ~= '' then
   redis.call('PEXPIRE', row, ARGV[12])
   redis.call('PEXPIRE', long, ARGV[12])
   redis.call('PEXPIRE', p .. 'o:' .. id, ARGV[13])
+  redis.call('PEXPIRE', p .. 'c:' .. id, ARGV[13])
+  redis.call('ZREM', p .. 'stream', id)
   redis.call('SET', p .. 't:' .. id, ARGV[14], 'PX', ARGV[15])
 end
 redis.call('HINCRBY', p .. 'meta', 'changes', 1)

@@ -1,0 +1,3 @@
+"""A handler that never comes up."""
+
+raise SystemExit("no such model")

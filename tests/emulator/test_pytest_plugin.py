@@ -1,0 +1,50 @@
+"""The pytest plugin, in a pytest run of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+CONFTEST = 'pytest_plugins = ["bridge.emulator.pytest_plugin"]\n'
+TESTS = """
+import os
+
+import httpx
+import pytest
+
+from bridge.emulator import EndpointConfig
+
+
+def get(what):
+    base = os.environ["RUNPOD_ENDPOINT_BASE_URL"]
+    return httpx.get(f"{base}/{what}", headers={"Authorization": os.environ["RUNPOD_API_KEY"]})
+
+
+def test_plain(runpod_emulator):
+    assert get("demo/health").status_code == 200
+    runpod_emulator.fault("500")
+    assert get("demo/health").status_code == 500
+
+
+@pytest.mark.runpod_emulator(endpoints={"flux": EndpointConfig()}, api_keys=["other"], speed=60)
+def test_marked(runpod_emulator):
+    assert get("flux/health").status_code == 200
+    assert get("demo/health").status_code == 404
+"""
+
+
+def test_the_fixture_gives_each_test_its_own_emulator_and_environment(tmp_path: Path) -> None:
+    """With and without the marker."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_it.py").write_text(TESTS)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-p", "no:valkey"]
+    done = subprocess.run(
+        [*command, "--strict-markers", "--rootdir", str(tmp_path), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
