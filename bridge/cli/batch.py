@@ -1,4 +1,4 @@
-"""A batch from a file: one input a line in, one result a line out, and a second run goes on where the first one stopped."""
+"""A batch from a file: one input a line in, one result a line out; a second run goes on where the first stopped."""
 
 from __future__ import annotations
 

@@ -61,20 +61,16 @@ def _ledger(house: Bridge) -> list[Finding]:
 
 
 def _broker(house: Bridge) -> list[Finding]:
-    from kombu.exceptions import OperationalError  # noqa: PLC0415
+    from bridge.doors.topology import look_at_broker  # noqa: PLC0415
 
     try:
-        with house.app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=3)
-            uri = connection.as_uri()
-            replies = house.app.control.inspect(timeout=1.0).active_queues() or {}
-    except (OperationalError, OSError) as error:
+        uri, replies = look_at_broker(house.app)
+    except OSError as error:
         return [("FAULT", "broker", f"does not answer: {error}; is CELERY_BROKER_URL right?")]
     found: list[Finding] = [("ok", "broker", str(uri))]
     read = {queue["name"] for queues in replies.values() for queue in queues}
-    for name in ("bridge.run", "bridge.finish", "bridge.control"):
-        if name not in read:
-            found.append(("FAULT", "queues", f"nobody reads {name}: start a worker for it (`bridge worker -Q {name}`)"))
+    unread = [name for name in ("bridge.run", "bridge.finish", "bridge.control") if name not in read]
+    found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
     return found
 
 

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bridge.emulator import answers
@@ -82,10 +81,13 @@ class Admin:
         return [call._asdict() for call in self._platform.front.calls if endpoint in {None, call.endpoint}]
 
     def counts(self) -> dict[str, Any]:
-        """Return per endpoint how many jobs were submitted and ended how, and how many calls had which code."""
-        calls: dict[str, dict[str, Counter[str]]] = {}
-        for call in self._platform.front.calls:
-            calls.setdefault(call.endpoint, {}).setdefault(call.op, Counter())[str(call.code)] += 1
+        """Return per endpoint how many jobs were submitted and ended how, and how many calls had which code.
+
+        `webhooks` lists tries as (job id, code), code 0 where there was no answer.
+        """
+        calls: dict[str, dict[str, dict[str, int]]] = {}
+        for (name, op, code), number in self._platform.front.tally.items():
+            calls.setdefault(name, {}).setdefault(op, {})[str(code)] = number
         return {
             name: {
                 "submitted": endpoint.submitted,
@@ -97,8 +99,8 @@ class Admin:
                 "inQueue": endpoint.queued,
                 "inProgress": endpoint.running,
                 "held": len(endpoint.jobs),
-                "calls": {op: dict(codes) for op, codes in calls.get(name, {}).items()},
-                "webhooks": [try_[1:] for try_ in self._platform.webhooks.tries if try_[1] == name][-1000:],
+                "calls": calls.get(name, {}),
+                "webhooks": [try_[2:] for try_ in self._platform.webhooks.tries if try_[1] == name],
             }
             for name, endpoint in self._platform.endpoints.items()
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -82,6 +82,8 @@ class Front:
         self.endpoints = endpoints
         self.faults = faults
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
+        #: All calls ever by (endpoint, operation, code).
+        self.tally: Counter[tuple[str, str, int]] = Counter()
         self.limits = {name: Limits(endpoint) for name, endpoint in endpoints.items()} if limits else {}
         self.others: Others | None = None
         # Both forms are in use: "Bearer <key>" by the SDKs, the bare key in RunPod's own curl examples.
@@ -217,4 +219,5 @@ class Front:
     def _record(self, route: Route, code: int, job_id: str | None = None) -> None:
         if job_id is None and route.op in _OF_A_JOB:
             job_id = route.rest
+        self.tally[route.endpoint, route.op, code] += 1
         self.calls.append(Call(self.clock.now(), route.endpoint, route.op, job_id, code))

@@ -198,7 +198,11 @@ def health(endpoint: Endpoint) -> Answer:
 
 def requests(endpoint: Endpoint) -> Answer:
     """GET /requests. Its shape is documented nowhere; this one is typed by a third party's client."""
-    return document({"requests": [job.document() for job in endpoint.jobs.values()]})
+    shown = [
+        {"id": job.id, "status": job.status} | ({} if job.delay_ms is None else {"delayTime": job.delay_ms})
+        for job in endpoint.jobs.values()
+    ]
+    return document({"requests": shown})
 
 
 def metrics(endpoint: Endpoint) -> Answer:

@@ -78,7 +78,8 @@ class Emulator:
         """Listen and answer; returns when it does. The port stays the same over stop and start."""
         if self._thread is not None:
             return self
-        listener = socket.create_server((self._host, self._port), backlog=2048)
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listener = socket.create_server((self._host, self._port), family=family, backlog=2048)
         self._port = listener.getsockname()[1]
         self._up = Future()
         self._thread = threading.Thread(target=self._run, args=(listener,), name="emulator", daemon=True)
@@ -113,8 +114,9 @@ class Emulator:
 
     @property
     def origin(self) -> str:
-        """The address: `http://127.0.0.1:PORT`."""
-        return f"http://{self._host}:{self._port}"
+        """The address: `http://127.0.0.1:PORT`; loopback also when it listens on every address."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self._host, self._host)  # noqa: S104
+        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
     @property
     def base_url(self) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import ssl
 import urllib.parse
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
@@ -17,6 +18,9 @@ from bridge.emulator.clock import Clock
 from bridge.emulator.endpoint import Endpoint
 from bridge.emulator.faults import Fault, Faults
 from bridge.emulator.job import Job
+
+#: Tries that are remembered; the oldest go first.
+TRIES_KEPT = 10_000
 
 #: Deliveries under way at once; more wait their turn.
 AT_ONCE = 200
@@ -31,7 +35,7 @@ class Webhooks:
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(AT_ONCE)
         #: Tries as (virtual time, endpoint, job id, code); code 0: no answer.
-        self.tries: list[tuple[float, str, str, int]] = []
+        self.tries: deque[tuple[float, str, str, int]] = deque(maxlen=TRIES_KEPT)
 
     def ended(self, endpoint: Endpoint, job: Job) -> None:
         """Tell the job's webhook that it ended, when it has one and the status is told."""

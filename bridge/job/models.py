@@ -41,7 +41,7 @@ class OutputReference(Open):
 
 
 class Document(Open):
-    """A request as `bridge.status`, ends and `--json` tell it. RunPod's names and units verbatim (ms); times RFC 3339 UTC."""
+    """A request as `bridge.status`, ends and `--json` tell it: RunPod's names and units (ms), times RFC 3339 UTC."""
 
     id: str
     correlation_id: str | None = None
@@ -115,5 +115,10 @@ class JsonCommand(Open):
 
 def schemas() -> dict[str, Any]:
     """Name -> JSON Schema (2020-12)."""
-    models = {"request": JsonRequest, "command": JsonCommand, "document": Document, "event": JobEvent}
+    models: dict[str, type[BaseModel]] = {
+        "request": JsonRequest,
+        "command": JsonCommand,
+        "document": Document,
+        "event": JobEvent,
+    }
     return {name: model.model_json_schema() for name, model in models.items()}

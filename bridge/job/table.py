@@ -13,7 +13,7 @@ from typing import Any
 
 from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft, Rules, wish_end
 from bridge.job.document import Held, unpack_error
-from bridge.job.record import Long, altered, dumps
+from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.words import Delivery, EventName, Phase, Reason, Sink, Status, Step, Wish, is_end, rank
 
 A, S, U, T, R, E, C = (
@@ -347,6 +347,10 @@ class Table:
 
     def observed(self, held: Held, now: int, heard: Heard, *, poll_ms: int) -> Change:
         """Something was heard of a job (I4: stale news changes nothing)."""
+        return self._other_than_news(held, now, heard, poll_ms) or self._news(held, now, heard, poll_ms)
+
+    def _other_than_news(self, held: Held, now: int, heard: Heard, poll_ms: int) -> Change | None:
+        """What is to be done when this tells nothing new of the current attempt of the current job."""
         record = held.record
         if record.phase in {S, U, A} and not record.job_id:
             return same(held, "unknown_job")  # a webhook goes through `submitted` first
@@ -358,6 +362,10 @@ class Table:
             return self._look_again(held, now, poll_ms, "stale")
         if is_end(heard.status) and self._echo(held, now, heard):
             return self._after_echo(held, now)
+        return None
+
+    def _news(self, held: Held, now: int, heard: Heard, poll_ms: int) -> Change:
+        record = held.record
         draft = self._draft(held, now)
         if is_end(heard.status) and record.stream and not record.stream_done and not self._drained(draft):
             return check(draft.done("draining"), "observed")
@@ -591,7 +599,7 @@ class Table:
         return Step.POLL, min([poll_ms, *(clock - draft.now + 5 for clock in clocks)])
 
     @staticmethod
-    def _look_or_cancel(record: Any, now: int) -> Step:
+    def _look_or_cancel(record: Record, now: int) -> Step:
         return Step.CANCEL if record.wish and now >= record.cancel_at else Step.POLL
 
     # Streams
@@ -801,7 +809,7 @@ class Table:
         return check(draft.done("ticked"), "observed")
 
     @staticmethod
-    def _fresh(record: Any, clock: int, now: int) -> bool:
+    def _fresh(record: Record, clock: int, now: int) -> bool:
         """A deadline is acted on only after a status read younger than it; where nobody answers, a minute later."""
         return record.phase is not T or record.observed_at >= clock or now - clock > DEADLINE_PATIENCE_MS
 

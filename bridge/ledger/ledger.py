@@ -543,7 +543,7 @@ class Ledger:
     def drop_dead_letters(self, letter_ids: Sequence[str]) -> int:
         """How many of them were there."""
         with mapped():
-            return int(self.client.xdel(self.names.dead, *letter_ids))  # type: ignore[arg-type]
+            return int(self.client.xdel(self.names.dead, *letter_ids))
 
     def find(self, metadata: Mapping[str, str]) -> list[str]:
         """Ids of requests that have not ended and whose metadata holds these values (a walk over all records)."""

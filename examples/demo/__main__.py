@@ -25,6 +25,8 @@ from examples.demo.show import Show
 
 COLUMNS, ROWS, SIZE = 6, 4, 160
 LIMIT_S = 90.0
+#: What a real picture and a real story have at least.
+LEAST_COLOURS, LEAST_WORDS = 100, 5
 
 
 class Producer:
@@ -42,7 +44,9 @@ class Producer:
         request_id = str(uuid.uuid4())
         self.ids[what] = request_id
         self.show.add(request_id, what)
-        signature = self.app.signature("bridge.run", kwargs={"input": given, "endpoint": endpoint, **more}, queue="bridge.run")
+        signature = self.app.signature(
+            "bridge.run", kwargs={"input": given, "endpoint": endpoint, **more}, queue="bridge.run"
+        )
         return signature.set(task_id=request_id)
 
 
@@ -78,7 +82,9 @@ class Listener(threading.Thread):
 
 def main() -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--plain", action="store_true", help="one line a transition")
     parser.add_argument("--json", action="store_true", help="only a summary, on stdout")
     parser.add_argument("--live", action="store_true", help="one request on the real RunPod")
@@ -125,25 +131,33 @@ def demo(show: Show, out: Path) -> dict[str, Any]:
 def _run(producer: Producer, listener: Listener, out: Path) -> dict[str, bool]:
     out.unlink(missing_ok=True)
     place = {"columns": COLUMNS, "rows": ROWS, "size": SIZE}
-    tiles = [producer.job(f"tile {x},{y}", {"x": x, "y": y, **place}, "tiles") for y in range(ROWS) for x in range(COLUMNS)]
+    tiles = [
+        producer.job(f"tile {x},{y}", {"x": x, "y": y, **place}, "tiles") for y in range(ROWS) for x in range(COLUMNS)
+    ]
     story = producer.job("story", {"seed": 7, "pause": 0.12}, "story", stream=True).apply_async()
     picture = chord(tiles, producer.app.signature("demo.join", kwargs={"path": str(out)}))()
     failing = producer.job("bad input", {"x": "left"}, "tiles").apply_async()
     joined = picture.get(timeout=LIMIT_S)
     long = producer.job("long render", {"x": 0, "y": 0, **place, "seconds": 300}, "tiles").apply_async()
     _until(lambda: listener.named(long.id, "started"))
-    producer.app.send_task("bridge.cancel", kwargs={"id": long.id, "by": "demo"}, queue="bridge.control").get(timeout=20)
+    producer.app.send_task("bridge.cancel", kwargs={"id": long.id, "by": "demo"}, queue="bridge.control").get(
+        timeout=20
+    )
     words = story.get(timeout=LIMIT_S)
     _until(lambda: listener.named(long.id, "cancelled") and listener.named(failing.id, "failed"))
     told = [event["data"]["output"] for event in listener.named(story.id, "chunk")]
     error = listener.named(failing.id, "failed")[0]["data"]["error"]
     with Image.open(out) as image:
         colours = image.getcolors(1 << 20)
-        whole = (image.width, image.height) == (COLUMNS * SIZE, ROWS * SIZE) and colours is not None and len(colours) > 100
+        whole = (
+            (image.width, image.height) == (COLUMNS * SIZE, ROWS * SIZE)
+            and colours is not None
+            and len(colours) > LEAST_COLOURS
+        )
     return {
         "24 tiles ended, each once": all(len(listener.named(t.options["task_id"], "completed")) == 1 for t in tiles),
         "the chord joined them into one picture": whole and joined["tiles"] == COLUMNS * ROWS,
-        "the story came word by word": told == words and len(words) > 5,
+        "the story came word by word": told == words and len(words) > LEAST_WORDS,
         "the long job was cancelled": long.state == "REVOKED",
         "the bad input failed with its error": failing.state == "FAILURE" and "TypeError" in str(error),
     }

@@ -1,4 +1,4 @@
-"""The demo's own Celery app: the task that joins the tiles. It imports nothing of the bridge, as another team's would."""
+"""The demo's own Celery app, with the task that joins the tiles; it imports nothing of the bridge."""
 
 from __future__ import annotations
 

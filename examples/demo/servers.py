@@ -36,7 +36,11 @@ class Servers:
         self.url = f"redis://127.0.0.1:{self._redis.port}/0"
         kept = ("RUNPOD_",) if self.live else ()
         self.environment = {
-            **{k: v for k, v in os.environ.items() if k.startswith(kept) or not k.startswith(("RUNPOD_", "BRIDGE_", "CELERY_"))},
+            **{
+                k: v
+                for k, v in os.environ.items()
+                if k.startswith(kept) or not k.startswith(("RUNPOD_", "BRIDGE_", "CELERY_"))
+            },
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "CELERY_BROKER_URL": self.url,
@@ -74,20 +78,28 @@ class Servers:
 
     def bridge_worker(self) -> None:
         """`celery -A bridge.app worker`: the door and the engine."""
-        log = self._start("bridge-worker", "-m", "celery", "-A", "bridge.app", "worker", "-l", "INFO", "-n", "bridge@demo")
+        log = self._start(
+            "bridge-worker", "-m", "celery", "-A", "bridge.app", "worker", "-l", "INFO", "-n", "bridge@demo"
+        )
         self._wait_for(log, "ready.")
 
     def own_worker(self) -> None:
         """The demo's own app, for the task that joins the tiles."""
         app = "examples.demo.joiner"
-        log = self._start("own-worker", "-m", "celery", "-A", app, "worker", "-l", "INFO", "-P", "solo", "-n", "own@demo")
+        log = self._start(
+            "own-worker", "-m", "celery", "-A", app, "worker", "-l", "INFO", "-P", "solo", "-n", "own@demo"
+        )
         self._wait_for(log, "ready.")
 
     def _start(self, name: str, *arguments: str) -> Path:
         log = self.folder / f"{name}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(  # noqa: S603  (our own programs)
-                tied(sys.executable, *arguments), cwd=ROOT, env=_plain(self.environment), stdout=out, stderr=subprocess.STDOUT
+                tied(sys.executable, *arguments),
+                cwd=ROOT,
+                env=_plain(self.environment),
+                stdout=out,
+                stderr=subprocess.STDOUT,
             )
         self._processes.append(process)
         return log

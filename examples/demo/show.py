@@ -12,9 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 COLOURS = {
-    "accepted": "grey62", "submitted": "cyan", "queued": "cyan", "started": "yellow", "progress": "yellow", "chunk": "yellow",
-    "completed": "green", "failed": "red", "cancelled": "magenta", "timed_out": "red", "lost": "red", "rejected": "red",
-}  # fmt: skip
+    "accepted": "grey62",
+    **dict.fromkeys(("submitted", "queued"), "cyan"),
+    **dict.fromkeys(("started", "progress", "chunk"), "yellow"),
+    "completed": "green",
+    "cancelled": "magenta",
+    **dict.fromkeys(("failed", "timed_out", "lost", "rejected"), "red"),
+}
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A RunPod generator handler: tells a short story word by word. Input: `seed` (which story), `pause` (seconds a word)."""
+"""A RunPod generator handler that tells a story word by word. Input: `seed` (which story), `pause` (s a word)."""
 
 import asyncio
 import random

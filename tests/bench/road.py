@@ -65,8 +65,12 @@ class Bench:
             "BRIDGE_HTTP_BIND": "",
         }
         process = self._process(stack, "emulator", *emulator)
-        line = eventually(lambda: next(ln for ln in process.said().splitlines() if "RUNPOD_ENDPOINT_BASE_URL=" in ln), 20)
-        self.environment["RUNPOD_ENDPOINT_BASE_URL"] = line.partition("RUNPOD_ENDPOINT_BASE_URL=")[2].split()[0].strip("'\"")
+        line = eventually(
+            lambda: next(ln for ln in process.said().splitlines() if "RUNPOD_ENDPOINT_BASE_URL=" in ln), 20
+        )
+        self.environment["RUNPOD_ENDPOINT_BASE_URL"] = (
+            line.partition("RUNPOD_ENDPOINT_BASE_URL=")[2].split()[0].strip("'\"")
+        )
         self.emulator = process
 
     def _process(self, stack: ExitStack, name: str, *command: str) -> Process:
@@ -91,7 +95,9 @@ class Bench:
 
         def ended() -> bool:
             waiting = list(left)
-            for request_id, value in zip(waiting, self.client.mget([f"celery-task-meta-{i}" for i in waiting]), strict=True):
+            for request_id, value in zip(
+                waiting, self.client.mget([f"celery-task-meta-{i}" for i in waiting]), strict=True
+            ):
                 if value and '"SUCCESS"' in value:
                     left.discard(request_id)
             return not left

@@ -90,6 +90,13 @@ def test_start_and_stop_leave_no_thread_and_keep_the_port() -> None:
     assert emulator.base_url == base
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])  # noqa: S104 - what a container needs
+def test_it_listens_where_it_is_told_and_names_an_address_that_answers(host: str) -> None:
+    """IPv4, IPv6, and every address."""
+    with Emulator(["demo"], host=host) as emulator:
+        assert httpx.get(f"{emulator.base_url}/demo/health", headers={"Authorization": "test-key"}).status_code == 200
+
+
 def test_stop_cuts_off_held_calls() -> None:
     """Nobody waits 90 s for an emulator that is gone."""
     emulator = Emulator(["demo"]).start()

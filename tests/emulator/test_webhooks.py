@@ -77,7 +77,7 @@ def test_a_webhook_is_tried_three_times_ten_seconds_apart(call: Any, receiver: R
         assert len(receiver.bodies) == number
         call.emulator.advance(1)
     call.emulator.advance(60)
-    assert [code for _, _, code in call.emulator.counts()["demo"]["webhooks"]] == [500, 302, 503]
+    assert [code for _, code in call.emulator.counts()["demo"]["webhooks"]] == [500, 302, 503]
 
 
 def test_a_webhook_that_is_answered_200_is_not_sent_again(call: Any, receiver: Receiver) -> None:

@@ -1,8 +1,9 @@
-"""Queues as they are found: declared by the bridge or by a producer first, classic or quorum, plain or with arguments."""
+"""Queues as they are found: declared by the bridge or a producer first, classic or quorum, plain or not."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -39,7 +40,7 @@ def test_a_queue_is_used_as_it_is_found(first: str, kind: str, amqp_url: str, re
             # The queue exists without priorities: such a producer names it without declaring its own form of it.
             options = {"queue": AS_IT_IS}
         if kind == "quorum":
-            queue = Queue("bridge.run", Exchange("bridge.run", type="direct"), "bridge.run")
+            queue: Any = Queue("bridge.run", Exchange("bridge.run", type="direct"), "bridge.run")
             if first == "producer":
                 queue.queue_arguments = {"x-queue-type": "quorum"}
             options = {"queue": queue}
@@ -99,6 +100,6 @@ def test_result_extended_keeps_the_requests_own_name(redis_url: str, tmp_path: P
             {"a": 1}, s3Config={"accessId": "A", "accessSecret": "HIDDEN", "bucketName": "b", "endpointUrl": "u"}
         )
         sent.get(timeout=20)
-        stored = eventually(lambda: house.client.get(f"celery-task-meta-{sent.id}"))
+        stored: Any = eventually(lambda: house.client.get(f"celery-task-meta-{sent.id}"))
         assert '"name": "bridge.run"' in stored
         assert "HIDDEN" not in stored
