@@ -60,7 +60,7 @@ def purge(endpoint: str, *, pending: bool, yes: bool, as_json: bool) -> int:
         queued = (told["runpod"] or {}).get("jobs", {}).get("inQueue", "unknown")
         ours = sum(told["bridge"]["phases"].get(phase, 0) for phase in ("TRACKED", "SUBMITTING"))
         click.echo(
-            f"{told['endpoint']}: {queued} jobs in RunPod's queue, of whoever sent them; {ours} of the bridge's own are there."
+            f"{told['endpoint']}: {queued} jobs in RunPod's queue, whoever sent them; {ours} are the bridge's own."
         )
         click.confirm("Purge?", abort=True)
     show(house.control.purge(endpoint, asker(), pending=pending), as_json=as_json)

@@ -1,22 +1,22 @@
-"""The admin side, `/_emulator/...`: faults, the clock, jobs and calls. It asks for no key; bind it to loopback.
-
-- `POST /_emulator/fault` `{"kind", "op"?, "endpoint"?, "times"?, "probability"?, ...}`
-- `GET`, `DELETE /_emulator/faults`
-- `POST /_emulator/advance` `{"seconds"}` · `GET /_emulator/clock`
-- `GET /_emulator/jobs?endpoint=` · `GET /_emulator/calls[?endpoint=]` · `GET /_emulator/counts`
-"""
+"""What can be done to a running emulator beside RunPod's own API: faults, the clock, jobs and calls."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
-from bridge.emulator import answers
-from bridge.emulator.answers import Answer, document
-from bridge.emulator.faults import Fault
+from bridge.emulator import operations
+from bridge.emulator.endpoint import Endpoint
+from bridge.emulator.faults import KINDS, OPERATIONS, Fault
+from bridge.emulator.job import ABSENT, Job
 
 if TYPE_CHECKING:
     from bridge.emulator.platform import Platform
+
+
+#: What the page lists: the newest jobs, and so much of their values.
+JOBS_SHOWN, CHARACTERS_SHOWN = 50, 300
 
 
 class Admin:
@@ -35,9 +35,8 @@ class Admin:
         **args: Any,
     ) -> None:
         """Add a fault. `vanish` with `job_id` and `paused` take effect at once."""
-        if endpoint is not None and endpoint not in self._platform.endpoints:
-            known = ", ".join(self._platform.endpoints)
-            raise ValueError(f"unknown endpoint {endpoint!r}; known: {known}")
+        if endpoint is not None:
+            self._endpoint(endpoint)
         fault = Fault(kind, op, endpoint, times, probability, args)
         if kind == "vanish" and "job_id" in args:
             for each in self._platform.endpoints.values():
@@ -62,8 +61,6 @@ class Admin:
 
     def jobs(self, endpoint: str) -> list[dict[str, Any]]:
         """Return all jobs that `endpoint` knows: the /status document, `runs`, times and the input."""
-        if endpoint not in self._platform.endpoints:
-            raise ValueError(f"unknown endpoint {endpoint!r}; known: {', '.join(self._platform.endpoints)}")
         return [
             {
                 **job.document(),
@@ -73,7 +70,7 @@ class Admin:
                 "created": job.created,
                 "started": job.started,
             }
-            for job in self._platform.endpoints[endpoint].jobs.values()
+            for job in self._endpoint(endpoint).jobs.values()
         ]
 
     def calls(self, endpoint: str | None = None) -> list[dict[str, Any]]:
@@ -105,45 +102,61 @@ class Admin:
             for name, endpoint in self._platform.endpoints.items()
         }
 
-    async def answer(self, method: str, path: str, body: bytes, query: dict[str, str]) -> Answer:
-        """Answer one call of the admin API; bad input gives a 400 that names it."""
-        try:
-            return await self._answer(method, path, body, query)
-        except (ValueError, TypeError) as error:
-            return answers.bad_request(str(error))
+    def run(self, endpoint: str, input: Any) -> dict[str, Any]:
+        """Send a job from the page, with the checks of POST /run but no key."""
+        body = json.dumps({"input": input}).encode()
+        answer = operations.run(self._endpoint(endpoint), body)
+        told: dict[str, Any] = json.loads(answer.body)
+        if answer.job_id is None:
+            raise ValueError(told["detail"])
+        return told
 
-    async def _answer(self, method: str, path: str, body: bytes, query: dict[str, str]) -> Answer:
-        shown: Any
-        match method, path:
-            case "POST", "/_emulator/fault" | "/_emulator/faults":
-                self.fault(**_object(body))
-                shown = self.faults()
-            case "GET", "/_emulator/faults":
-                shown = self.faults()
-            case "DELETE", "/_emulator/faults":
-                self.clear_faults()
-                shown = self.faults()
-            case "POST", "/_emulator/advance":
-                seconds = _object(body).get("seconds")
-                if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-                    raise TypeError(f"seconds must be a number, not {seconds!r}")
-                await self.advance(seconds)
-                shown = self._clock()
-            case "GET", "/_emulator/clock":
-                shown = self._clock()
-            case "GET", "/_emulator/jobs":
-                shown = self.jobs(query.get("endpoint", ""))
-            case "GET", "/_emulator/calls":
-                shown = self.calls(query.get("endpoint"))
-            case "GET", "/_emulator/counts":
-                shown = self.counts()
-            case _:
-                return answers.NOT_FOUND
-        return document(shown)
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job of any endpoint from the page."""
+        for endpoint in self._platform.endpoints.values():
+            if (job := endpoint.jobs.get(job_id)) is not None:
+                endpoint.cancel(job)
+                return job.brief()
+        raise ValueError(f"job not found: {job_id!r}")
 
-    def _clock(self) -> dict[str, float]:
+    def clock(self) -> dict[str, float]:
+        """Return virtual seconds since the start, and the speed."""
         clock = self._platform.clock
         return {"now": clock.now(), "speed": clock.speed}
+
+    def state(self) -> dict[str, Any]:
+        """Return what the page shows: endpoints, the newest jobs, faults, clock."""
+        newest = [
+            (job.created, name, job)
+            for name, endpoint in self._platform.endpoints.items()
+            for job in itertools.islice(reversed(endpoint.jobs.values()), JOBS_SHOWN)
+        ]
+        newest.sort(key=lambda one: one[0], reverse=True)
+        endpoints = {
+            name: {
+                "inQueue": endpoint.queued,
+                "inProgress": endpoint.running,
+                "completed": endpoint.completed,
+                "failed": endpoint.failed,
+                "cancelled": endpoint.cancelled,
+                "workers": endpoint.fleet.counts(),
+            }
+            for name, endpoint in self._platform.endpoints.items()
+        }
+        return {
+            "clock": self.clock(),
+            "endpoints": endpoints,
+            "jobs": [_shown(name, job) for _, name, job in newest[:JOBS_SHOWN]],
+            "faults": self.faults(),
+            "kinds": sorted(KINDS),
+            "operations": sorted(OPERATIONS),
+        }
+
+    def _endpoint(self, name: str) -> Endpoint:
+        endpoint = self._platform.endpoints.get(name)
+        if endpoint is None:
+            raise ValueError(f"unknown endpoint {name!r}; known: {', '.join(self._platform.endpoints)}")
+        return endpoint
 
     def _pause(self) -> None:
         for name, endpoint in self._platform.endpoints.items():
@@ -153,8 +166,20 @@ class Admin:
                 endpoint.fleet.wake()
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    value = json.loads(body or b"{}")
-    if not isinstance(value, dict):
-        raise TypeError("the body must be a JSON object")
-    return value
+def _shown(endpoint: str, job: Job) -> dict[str, Any]:
+    """Return a job as the page lists it: long values are cut."""
+    said = job.error if job.error is not None else job.output
+    return {
+        "id": job.id,
+        "endpoint": endpoint,
+        "status": job.status,
+        "delayTime": job.delay_ms,
+        "executionTime": job.execution_ms,
+        "input": _short(job.input),
+        "said": "" if said is ABSENT else _short(said),
+    }
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= CHARACTERS_SHOWN else f"{text[:CHARACTERS_SHOWN]}…"

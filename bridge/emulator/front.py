@@ -64,9 +64,9 @@ class Route(NamedTuple):
 
 
 class Others(NamedTuple):
-    """What answers calls that are not RunPod's public API: the admin side, and the worker protocol."""
+    """What answers calls that are not RunPod's public API: the console, and the worker protocol."""
 
-    admin: Callable[[str, str, bytes, dict[str, str]], Awaitable[Answer]]
+    console: Callable[[str, str, bytes, dict[str, str]], Awaitable[Answer]]
     protocol: Callable[
         [tuple[str, str, str], str, bytes, dict[str, str], Callable[[], Awaitable[Any]]], Awaitable[Answer]
     ]
@@ -96,7 +96,7 @@ class Front:
         try:
             parts = scope["path"].split("/", 4)
             if len(parts) < 4 or parts[1] != "v2":  # noqa: PLR2004 - "", "v2", endpoint, operation
-                await self._admin(scope, receive, send)
+                await self._console(scope, receive, send)
                 return
             route = Route(parts[2], parts[3], parts[4] if len(parts) > 4 else "", scope, receive, send)  # noqa: PLR2004
             if route.op in _METHODS:
@@ -201,12 +201,15 @@ class Front:
         answer = await self.others.protocol(where, key.decode("latin-1"), body, query_of(route.scope), route.receive)
         await send_answer(route.send, answer)
 
-    async def _admin(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _console(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.others is None:
             await send_answer(send, answers.NOT_FOUND)
             return
+        if _from_elsewhere(scope):
+            await send_answer(send, answers.FORBIDDEN)
+            return
         body = await body_of(receive, DRAINED)
-        await send_answer(send, await self.others.admin(scope["method"], scope["path"], body, query_of(scope)))
+        await send_answer(send, await self.others.console(scope["method"], scope["path"], body, query_of(scope)))
 
     def _unauthorised(self, name: str) -> Answer:
         endpoint = self.endpoints.get(name)
@@ -221,3 +224,10 @@ class Front:
             job_id = route.rest
         self.tally[route.endpoint, route.op, code] += 1
         self.calls.append(Call(self.clock.now(), route.endpoint, route.op, job_id, code))
+
+
+def _from_elsewhere(scope: Scope) -> bool:
+    """Return whether a browser sends this from somebody else's page; the console asks for no key."""
+    headers = dict(scope["headers"])
+    origin: bytes | None = headers.get(b"origin")
+    return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")

@@ -9,6 +9,7 @@ from bridge.emulator.admin import Admin
 from bridge.emulator.builtin import BuiltinFleet
 from bridge.emulator.clock import Clock
 from bridge.emulator.config import EndpointConfig
+from bridge.emulator.console import Console
 from bridge.emulator.endpoint import Endpoint
 from bridge.emulator.faults import Faults
 from bridge.emulator.fleet import Fleet
@@ -43,7 +44,7 @@ class Platform:
         self.front = Front(self.clock, self.endpoints, self.faults, api_keys, limits=limits)
         self.admin = Admin(self)
         self.protocol = Protocol(self.endpoints)
-        self.front.others = Others(admin=self.admin.answer, protocol=self.protocol.answer)
+        self.front.others = Others(console=Console(self.admin).answer, protocol=self.protocol.answer)
 
     def start(self, origin: str) -> None:
         """Start the RunPod workers that workers_min asks for; handler processes talk to `origin`."""

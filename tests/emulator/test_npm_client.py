@@ -36,7 +36,7 @@ def seen() -> dict[str, Any]:
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_run_status_and_status_sync(seen: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ seen.run = job;
 seen.status = await endpoint.status(job.id);
 seen.statusSync = await endpoint.statusSync(job.id);
 seen.runSync = await endpoint.runSync({ input: { prompt: "hi" } });
-seen.runSyncLong = await endpoint.runSync({ input: { mock_delay: 2, mock_return: "late" } }, 1000);
+seen.runSyncLong = await endpoint.runSync({ input: { mock_delay: 20, mock_return: "late" } }, 1000);
 
 const streaming = await endpoint.run({ input: { mock_stream: ["a", "b", "c"], mock_delay: 0.2 } });
 seen.stream = [];
