@@ -13,7 +13,7 @@ from celery import Celery, bootsteps
 from celery.signals import worker_shutting_down
 
 from bridge import celeryconfig, wiring
-from bridge.doors import hold, tasks
+from bridge.doors import hold, remote, tasks
 from bridge.settings import load
 from bridge.telemetry import configure_logging
 
@@ -66,11 +66,14 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.bridge.check()
         if self.bridge.settings.bridge_engine:
             self.bridge.start_engine()
+        self.bridge.start_http()
 
     def stop(self, _worker: WorkController) -> None:
         """No new leases, calls under way ended or given back."""
         hold.stopping.set()
         if self.bridge is not None:
+            if self.bridge.http is not None:
+                self.bridge.http.stop()
             self.bridge.stop_engine()
 
     terminate = stop
@@ -85,6 +88,7 @@ def create() -> BridgeCelery:
     """A new app with the bridge's tasks and steps."""
     made = BridgeCelery()
     tasks.register(made, partial(wiring.current, made))
+    remote.register(partial(wiring.current, made))
     made.steps["worker"].add(EngineStep)
     return made
 

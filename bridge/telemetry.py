@@ -50,6 +50,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "ledger.unavailable": (ERROR, "the ledger's Redis does not answer; work is held"),
     "ledger.rolled_back": (ERROR, "the ledger came back without its latest writes"),
     "broker.unavailable": (ERROR, "the broker does not answer; messages wait"),
+    "remote.failed": (ERROR, "a remote-control command could not reach the ledger"),
     "door.held": (WARNING, "a message is held while the ledger is away"),
     "dead_letter.kept": (WARNING, "something could not be taken or told; see `bridge dead list`"),
     "record.failed": (ERROR, "one record cannot be worked on; the others go on"),

@@ -13,6 +13,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from kombu.exceptions import OperationalError
+
+from bridge import gauges
+from bridge.doors.http import HttpDoor
 from bridge.endpoints import EndpointBook
 from bridge.engine.accept import Accept, Verdict
 from bridge.engine.calls import Callers
@@ -39,6 +43,7 @@ from bridge.runpod.budget import Budget
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
 from bridge.settings import Settings, load
+from bridge.telemetry import register_snapshot
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -79,6 +84,8 @@ class Bridge:
             self.ledger, self.book, self.vitals, self.client_of, self.noticed, settings.bridge_inline_limit
         )
         self.engine: Engine | None = None
+        self.http: HttpDoor | None = None
+        self._scraped = False
 
     # Called by the doors
 
@@ -148,6 +155,23 @@ class Bridge:
         """Whether everything under way was ended in time."""
         engine, self.engine = self.engine, None
         return engine.stop(self.settings.bridge_stop_grace_s) if engine is not None else True
+
+    def start_http(self) -> HttpDoor:
+        """Health, metrics and callbacks. Raises SettingsError when an address that was set by hand is taken."""
+        if not self._scraped:
+            self._scraped = True
+            register_snapshot(lambda: gauges.read(self))
+        self.http = HttpDoor(self)
+        self.http.start()
+        return self.http
+
+    def broker_answers(self) -> None:
+        """Raises OSError when the broker does not answer."""
+        try:
+            with self.app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=2)
+        except OperationalError as error:
+            raise ConnectionError(str(error)) from error
 
     def endpoint_id_of(self, name: str) -> str:
         """The id whose budget an endpoint's calls are counted on."""

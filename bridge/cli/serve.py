@@ -41,8 +41,10 @@ def engine() -> int:
         signal.signal(name, lambda *_: ended.set())
     bridge.check()
     running = bridge.start_engine()
+    door = bridge.start_http()
     click.echo(f"engine {running.engine_id} ready")
     ended.wait()
+    door.stop()
     return ExitCode.OK if bridge.stop_engine() else ExitCode.FAILED
 
 

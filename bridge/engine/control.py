@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ class Control:
                 "retained": False,
             }
         if refresh and held.record.phase is Phase.TRACKED:
-            self._look_now(held)
+            self.look_now(held)
         return self.document(held)
 
     def find(self, metadata: Mapping[str, str]) -> list[str]:
@@ -91,6 +91,27 @@ class Control:
         phases = dict(zip(found, self.ledger.phases(found), strict=True)) if found else {}
         return sorted(found, key=lambda request_id: phases[request_id] is not Phase.ACCEPTED)
 
+    def find_stamped(self, stamps: Mapping[str, Sequence[str]]) -> list[str]:
+        """Requests that have not ended and carry one of these stamps."""
+        return self.ledger.find_by_canvas(lambda canvas: _stamped(canvas, stamps))
+
+    def jobs(self, limit: int) -> list[dict[str, Any]]:
+        """Requests that have not ended: id, endpoint, phase, status, job_id."""
+        found = []
+        for held in self.ledger.live(limit):
+            record = held.record
+            found.append({name: getattr(record, name) for name in ("id", "endpoint", "status", "job_id", "attempt")})
+            found[-1]["phase"] = record.phase.value
+        return found
+
+    def known(self, endpoint: str | None = None) -> list[dict[str, Any]]:
+        """What the ledger knows of endpoints, without a call to RunPod."""
+        names = [self.book.resolve(endpoint).name] if endpoint else sorted({*self.book.all(), *self.ledger.endpoints()})
+        return [
+            {"endpoint": name, "phases": self.ledger.counts(name), "waiting_for": self.vitals.waiting_for(name)}
+            for name in names
+        ]
+
     def document(self, held: Held) -> dict[str, Any]:
         """The whole document, with large outputs as references."""
         told = document(held, inline_limit=self.inline_limit, clock_offset=self.ledger.clock.offset)
@@ -98,7 +119,8 @@ class Control:
             told["waiting_for"] = self.vitals.waiting_for(held.record.endpoint) or "budget"
         return told
 
-    def _look_now(self, held: Held) -> None:
+    def look_now(self, held: Held) -> None:
+        """Make the next status read of a request due now."""
         change = self.ledger.change(held, lambda fresh, now: _sooner(self.ledger.table, fresh, now))
         self.noticed(change)
 
@@ -285,7 +307,7 @@ class Control:
         for request_id, _ in self.ledger.client.zscan_iter(key):
             held = self.ledger.load(request_id)
             if held is not None and held.record.status == Status.IN_QUEUE:
-                self._look_now(held)
+                self.look_now(held)
                 count += 1
         return count
 
@@ -370,3 +392,13 @@ def _sooner(table: Table, held: Held, now: int) -> Any:
     if record.phase is not Phase.TRACKED or record.due != Step.POLL:
         return same(held, "busy")
     return table.missed(held, now, delay_ms=0)
+
+
+def _stamped(canvas: Mapping[str, Any], stamps: Mapping[str, Sequence[str]]) -> bool:
+    carried = (canvas.get("options") or {}).get("stamps") or {}
+    for name, wanted in stamps.items():
+        values = carried.get(name)
+        values = [values] if isinstance(values, str) else values or []
+        if set(map(str, values)) & set(map(str, wanted)):
+            return True
+    return False

@@ -72,6 +72,10 @@ class Names:
         """What is remembered after the record."""
         return f"{self.prefix}t:{request_id}"
 
+    def due(self, endpoint: str, step: str) -> str:
+        """Ids by the time they are to be worked at."""
+        return f"{self.prefix}due:{endpoint}:{step}"
+
     def count(self, endpoint: str) -> str:
         """Hash of records per phase."""
         return f"{self.prefix}count:{endpoint}"

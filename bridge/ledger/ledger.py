@@ -11,12 +11,12 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, LedgerError
-from bridge.job.change import Change, Rules, Stray, Telling, submit_score
+from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS, Change, Rules, Stray, Telling, submit_score
 from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered, difference, from_row
 from bridge.job.table import Table
@@ -545,16 +545,50 @@ class Ledger:
         with mapped():
             return int(self.client.xdel(self.names.dead, *letter_ids))
 
-    def find(self, metadata: Mapping[str, str]) -> list[str]:
-        """Ids of requests that have not ended and whose metadata holds these values (a walk over all records)."""
-        found = []
+    def live(self, limit: int = 1 << 30, *, wanted: Sequence[Long] = (Long.METADATA,)) -> Iterator[Held]:
+        """Records that have not ended (a walk over all of them)."""
+        prefix = self.names.row("")
         with mapped():
             for key in self.client.scan_iter(self.names.row("*"), count=1_000):
-                request_id = str(key)[len(self.names.row("")) :]
-                held = self.load(request_id, wanted=(Long.METADATA,))
-                if held is None or held.record.phase.ended:
-                    continue
-                said = held.json(Long.METADATA) or {}
-                if all(str(said.get(name)) == value for name, value in metadata.items()):
-                    found.append(request_id)
+                held = self.load(str(key)[len(prefix) :], wanted=wanted)
+                if held is not None and not held.record.phase.ended:
+                    yield held
+                    limit -= 1
+                    if limit <= 0:
+                        return
+
+    def find(self, metadata: Mapping[str, str]) -> list[str]:
+        """Ids of requests that have not ended and whose metadata holds these values."""
+        said = ((held.record.id, held.json(Long.METADATA) or {}) for held in self.live())
+        return [found for found, has in said if all(str(has.get(name)) == value for name, value in metadata.items())]
+
+    def find_by_canvas(self, wanted: Callable[[Mapping[str, Any]], bool]) -> list[str]:
+        """Ids of requests that have not ended and whose canvas is wanted."""
+        return [h.record.id for h in self.live(wanted=(Long.CANVAS,)) if wanted(h.json(Long.CANVAS) or {})]
+
+    def lags(self) -> dict[str, float]:
+        """How late things are, in seconds, over all endpoints: `oldest`, `poll`, `finish`, `outbox`, `expiry`."""
+        now = self.now()
+        found = {
+            "oldest": 0.0,
+            Step.POLL.value: 0.0,
+            Step.FINISH.value: 0.0,
+            "outbox": 0.0,
+            "expiry": RUN_RETENTION_MS / 1000,
+        }
+        with mapped():
+            for endpoint in self.endpoints():
+                for step in (Step.POLL, Step.FINISH, Step.SUBMIT):
+                    first: Any = self.client.zrange(self.names.due(endpoint, step.value), 0, 0, withscores=True)
+                    if not first:
+                        continue
+                    score = float(first[0][1])
+                    name = "oldest" if step is Step.SUBMIT else step.value
+                    at = score % PRIORITY_BAND_MS if step is Step.SUBMIT else score
+                    found[name] = max(found[name], (now - at) / 1000)
+            cursor = self.relay_cursor()
+            newest: Any = self.client.xrevrange(self.names.events, count=1)
+        if cursor and newest:
+            found["outbox"] = max(0.0, (int(newest[0][0].split("-")[0]) - int(cursor.split("-")[0])) / 1000)
+        found["expiry"] -= found[Step.POLL.value]
         return found

@@ -164,6 +164,16 @@ def test_a_generator_that_raises_fails_after_its_chunks(stream: Caller) -> None:
     assert len(stream.stream(job)["stream"]) == 2
 
 
+def test_a_streamed_completion_is_relayed_as_it_was_yielded(stream: Caller) -> None:
+    """The body is what the handler's chunks say, in their order."""
+    answer = stream.post("openai/v1/chat/completions", json={"stream": True, "messages": []})
+    assert answer.headers["content-type"] == "text/event-stream"
+    lines = [line for line in answer.text.splitlines() if line]
+    assert [line.startswith("data: ") for line in lines] == [True] * 3
+    assert '"Hello"' in lines[0]
+    assert lines[-1] == "data: [DONE]"
+
+
 def test_concurrent_jobs_share_a_process(stream: Caller) -> None:
     """The concurrency modifier of the handler decides."""
     stream.runsync({"count": 1})  # the process is up, and its modifier was asked

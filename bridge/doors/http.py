@@ -1,0 +1,195 @@
+"""The HTTP door: health for orchestrators, metrics for Prometheus, and RunPod's callbacks.
+
+A callback is a hint, never the truth: RunPod does not sign it. It is believed so far that the job is looked at now; and
+where a submit's answer was lost, that the job it names exists, once a status read has confirmed it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from bridge.errors import ApiError, BridgeError, LedgerUnavailable, SettingsError
+from bridge.job.request import REQUEST_ID
+from bridge.job.words import Phase
+from bridge.telemetry import REGISTRY, tell
+
+if TYPE_CHECKING:
+    from bridge.wiring import Bridge
+
+#: Bytes of a callback that are read at most; more is refused unread.
+CALLBACK_MAX = 1024 * 1024
+START_S = 5.0
+
+
+class HttpDoor:
+    """Serves from a thread of its own until `stop`."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        """Nothing is bound before `start`."""
+        self._bridge = bridge
+        self._servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+        self._confirming: set[str] = set()
+        self._lock = threading.Lock()
+        self.ports: list[int] = []
+
+    def start(self) -> None:
+        """Bind and serve. Raises SettingsError when an address that was set by hand is taken."""
+        settings = self._bridge.settings
+        webhook = Route("/webhooks/runpod/{request_id}/{token}", self._webhook, methods=["POST"])
+        apart = bool(settings.bridge_webhook_bind)
+        routes = [
+            Route("/healthz", self._healthz),
+            Route("/readyz", self._readyz),
+            Route("/metrics", self._metrics),
+            *([] if apart else [webhook]),
+        ]
+        self._serve("bridge_http_bind", settings.bridge_http_bind, routes)
+        if apart:
+            self._serve("bridge_webhook_bind", settings.bridge_webhook_bind, [webhook])
+
+    def _serve(self, name: str, bind: str, routes: list[Route]) -> None:
+        if not bind:
+            return
+        host, _, port = bind.rpartition(":")
+        try:
+            listener = socket.create_server((host.strip("[]") or "0.0.0.0", int(port)))  # noqa: S104  (as it was set)
+        except OSError as error:
+            if name in self._bridge.settings.model_fields_set:
+                raise SettingsError(f"{name.upper()}: {bind}: {error.strerror}") from error
+            tell("http.taken", bind=bind)
+            return
+        config = uvicorn.Config(Starlette(routes=routes), log_level="critical", access_log=False, lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name=f"bridge-{name}", daemon=True)
+        thread.start()
+        ends = time.monotonic() + START_S
+        while not server.started and thread.is_alive() and time.monotonic() < ends:
+            time.sleep(0.01)
+        self._servers.append((server, thread))
+        self.ports.append(listener.getsockname()[1])
+        tell("http.started", bind=f"{host}:{self.ports[-1]}")
+
+    def stop(self) -> None:
+        """Answer what is under way, and close."""
+        for server, _ in self._servers:
+            server.should_exit = True
+        for _, thread in self._servers:
+            thread.join(START_S)
+        self._servers.clear()
+
+    # Health
+
+    async def _healthz(self, _request: Request) -> Response:
+        """Whether this process' loops turn, whatever else is down."""
+        engine = self._bridge.engine
+        well = engine is None or engine.healthy
+        return JSONResponse({"ok": well}, 200 if well else 503)
+
+    async def _readyz(self, _request: Request) -> Response:
+        """Whether broker and ledger answer and an engine lives. RunPod's trouble is `degraded`, and still ready."""
+        told = await run_in_threadpool(self._ready)
+        return JSONResponse(told, 200 if told["ready"] else 503)
+
+    def _ready(self) -> dict[str, Any]:
+        bridge = self._bridge
+        told: dict[str, Any] = {"ledger": "ok", "broker": "ok", "engines": 0, "degraded": []}
+        try:
+            told["engines"] = bridge.ledger.engines()
+            told["degraded"] = [
+                {"endpoint": name, "waiting_for": why}
+                for name in bridge.ledger.endpoints()
+                if (why := bridge.vitals.waiting_for(name))
+            ]
+        except LedgerUnavailable as error:
+            told["ledger"] = str(error)
+        try:
+            bridge.broker_answers()
+        except OSError as error:
+            told["broker"] = str(error)
+        told["ready"] = told["ledger"] == told["broker"] == "ok" and told["engines"] > 0
+        return told
+
+    async def _metrics(self, _request: Request) -> Response:
+        body = await run_in_threadpool(generate_latest, REGISTRY)
+        return Response(body, media_type=CONTENT_TYPE_LATEST)
+
+    # Callbacks
+
+    async def _webhook(self, request: Request) -> Response:
+        """200 to every well-formed call, so that nothing can be learned from an answer."""
+        request_id, token = request.path_params["request_id"], request.path_params["token"]
+        size = 0
+        parts: list[bytes] = []
+        async for part in request.stream():
+            size += len(part)
+            if size > CALLBACK_MAX:
+                tell("webhook.refused", why="too large", request_id=None)
+                return PlainTextResponse("too large", 413)
+            parts.append(part)
+        if REQUEST_ID.fullmatch(request_id):
+            try:
+                await run_in_threadpool(self._called_back, request_id, token, b"".join(parts))
+            except BridgeError as error:
+                tell("webhook.refused", why=str(error), request_id=request_id)
+        return JSONResponse({"ok": True})
+
+    def _called_back(self, request_id: str, token: str, body: bytes) -> None:
+        bridge = self._bridge
+        held = bridge.ledger.load(request_id)
+        if held is None or not held.record.hook or not hmac.compare_digest(held.record.hook, token):
+            tell("webhook.refused", why="unknown", request_id=request_id)
+            return
+        tell("webhook.received", request_id=request_id, endpoint=held.record.endpoint)
+        if held.record.phase is Phase.TRACKED:
+            bridge.control.look_now(held)
+            return
+        if held.record.phase not in {Phase.SUBMITTING, Phase.UNANSWERED}:
+            return
+        with self._lock:  # one confirming read at a time for a record, however often it is called
+            if request_id in self._confirming:
+                return
+            self._confirming.add(request_id)
+        try:
+            self._confirm(held, _job_id(body))
+        finally:
+            with self._lock:
+                self._confirming.discard(request_id)
+
+    def _confirm(self, held: Any, job_id: str | None) -> None:
+        """The submit's answer was lost, and here is evidence: it counts when RunPod knows the job."""
+        bridge, record = self._bridge, held.record
+        if job_id is None:
+            return
+        try:
+            answer = bridge.client_of(record.endpoint).status(record.endpoint_id, job_id)
+        except (ApiError, ValueError) as error:
+            tell("webhook.refused", why=f"not confirmed: {error}", request_id=record.id)
+            return
+        table = bridge.ledger.table
+        change = bridge.ledger.change(
+            held, lambda fresh, now: table.submitted(fresh, now, answer.job_id or job_id, "IN_PROGRESS", poll_ms=0)
+        )
+        bridge.noticed(change)
+
+
+def _job_id(body: bytes) -> str | None:
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    found = told.get("id") if isinstance(told, dict) else None
+    return found if isinstance(found, str) else None

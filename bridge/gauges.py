@@ -1,0 +1,53 @@
+"""Ledger-wide gauges, read when somebody scrapes: the same in every process, so `max by`, never `sum`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from bridge.errors import BridgeError
+from bridge.job.words import Phase, Step
+from bridge.ledger import inspect_server
+
+if TYPE_CHECKING:
+    from bridge.wiring import Bridge
+
+Gauge = tuple[str, str, Mapping[str, str], float]
+_LIVE = [phase for phase in Phase if phase is not Phase.CLOSED]
+
+
+def read(bridge: Bridge) -> Iterator[Gauge]:
+    """(name, help, labels, value); nothing at all while the ledger is away."""
+    try:
+        yield from _read(bridge)
+    except BridgeError:
+        return
+
+
+def _read(bridge: Bridge) -> Iterator[Gauge]:
+    ledger = bridge.ledger
+    for endpoint in ledger.endpoints():
+        counts = ledger.counts(endpoint)
+        for phase in _LIVE:
+            labels = {"endpoint": endpoint, "phase": phase.value}
+            yield "bridge_requests", "Requests by phase.", labels, counts.get(phase.value, 0)
+        verdict = bridge.vitals.waiting_for(endpoint) or "ok"
+        yield "bridge_endpoint_verdict", "1 for the verdict that holds.", {"endpoint": endpoint, "verdict": verdict}, 1
+    lags = ledger.lags()
+    yield "bridge_oldest_seconds", "Age of the oldest request that waits to be submitted.", {}, lags["oldest"]
+    yield "bridge_due_lag_seconds", "How late the latest due poll is.", {}, lags[Step.POLL.value]
+    yield "bridge_finish_lag_seconds", "How late the latest due finish is.", {}, lags[Step.FINISH.value]
+    yield "bridge_outbox_lag_seconds", "How far the AMQP relay is behind.", {}, lags["outbox"]
+    yield (
+        "bridge_result_expiry_seconds",
+        "Least time until RunPod forgets a result that may be there.",
+        {},
+        lags["expiry"],
+    )
+    yield (
+        "bridge_ledger_memory_ratio",
+        "Used part of the ledger's maxmemory.",
+        {},
+        inspect_server(bridge.client).memory_ratio,
+    )
+    yield "bridge_engines", "Engines alive.", {}, ledger.engines()

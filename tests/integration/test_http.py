@@ -1,0 +1,94 @@
+"""The HTTP door of a real worker: health, metrics, and callbacks from the emulator."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import eventually, free_port
+from tests.house import House
+
+
+def ask(port: int, path: str, body: bytes | None = None) -> tuple[int, str]:
+    """Code and text of one call."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_health_and_metrics_tell_the_truth(redis_url: str, tmp_path: Path) -> None:
+    """Alive, ready, counted; RunPod's trouble is degraded and still ready."""
+    port = free_port()
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, http_bind=f"127.0.0.1:{port}") as house:
+        house.worker()
+        house.send({"a": 1}).get(timeout=15)
+        assert ask(port, "/healthz")[0] == 200
+        code, text = ask(port, "/readyz")
+        assert (code, json.loads(text)["ready"]) == (200, True)
+        house.emulator.fault("out_of_credit", times=None)
+        sent = house.send({"a": 2})
+        eventually(lambda: json.loads(ask(port, "/readyz")[1])["degraded"])
+        assert ask(port, "/readyz")[0] == 200
+        metrics = ask(port, "/metrics")[1]
+        assert 'bridge_accepted_total{door="celery",endpoint="demo"} 2.0' in metrics
+        assert 'bridge_requests{endpoint="demo",phase="ACCEPTED"} 1.0' in metrics
+        assert 'bridge_endpoint_verdict{endpoint="demo",verdict="out_of_credit"} 1.0' in metrics
+        assert "bridge_engines 1.0" in metrics
+        house.emulator.clear_faults()
+        assert sent.get(timeout=30) == {"a": 2}  # nobody was rejected
+
+
+def test_a_taken_default_port_is_no_fault(redis_url: str, tmp_path: Path) -> None:
+    """A second worker on a host says so and goes on; an address that was set by hand is a fault."""
+    port = free_port()
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, http_bind=f"127.0.0.1:{port}") as house:
+        house.worker()
+        second = house.worker(ready=False)
+        eventually(lambda: not second.running, timeout=20)
+        assert "BRIDGE_HTTP_BIND" in second.said()
+
+
+def test_a_callback_brings_the_end_at_once(redis_url: str, tmp_path: Path) -> None:
+    """With a public URL each submit carries an unguessable address; the end is seen without waiting for a poll."""
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    with House(
+        tmp_path, broker=redis_url, redis_url=redis_url, http_bind=f"127.0.0.1:{port}", webhook_base_url=base
+    ) as house:
+        house.worker()
+        sent = house.send({"mock_delay": 2.0}, result="document")
+        eventually(lambda: "submitted" in house.names_of(sent.id))
+        hook = house.client.hget(house.ledger.names.row(sent.id), "wh")
+        assert isinstance(hook, str)
+        assert len(hook) == 32
+        for forged in ("0" * 32, "x"):
+            assert ask(port, f"/webhooks/runpod/{sent.id}/{forged}", b"{}")[0] == 200
+        assert ask(port, "/webhooks/runpod/unknown/0", b"not json")[0] == 200
+        assert ask(port, f"/webhooks/runpod/{sent.id}/{hook}", b"x" * (1 << 20) + b"y")[0] == 413
+        told = sent.get(timeout=15)
+        assert told["output"] == {"mock_delay": 2.0}
+        assert hook not in json.dumps(house.events()) + json.dumps(told)
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+def test_a_callback_resolves_a_lost_answer(delivery: str, redis_url: str, tmp_path: Path) -> None:
+    """The submit's answer was lost: the callback in the grace time is evidence, and nothing is submitted again."""
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    with House(
+        tmp_path, broker=redis_url, redis_url=redis_url, http_bind=f"127.0.0.1:{port}", webhook_base_url=base
+    ) as house:
+        house.worker()
+        house.emulator.fault("lost_reply", op="run", times=1)
+        sent = house.send({"mock_delay": 0.5}, delivery=delivery, result="document")
+        told = sent.get(timeout=25)
+        assert told["status"] == "COMPLETED"
+        assert told["possible_duplicate"] is False
+        assert len(house.emulator.jobs("demo")) == 1
