@@ -63,6 +63,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """After the pool has forked, so that no connection is shared with its children."""
         hold.stopping.clear()
         self.bridge = wiring.current(worker.app)
+        configure_logging(self.bridge.settings.bridge_log_level, as_json=self.bridge.settings.bridge_log_json)
         self.bridge.check()
         if self.bridge.settings.bridge_engine:
             self.bridge.start_engine()
@@ -94,4 +95,3 @@ def create() -> BridgeCelery:
 
 
 app = create()
-__all__ = ["app", "configure_logging", "create"]

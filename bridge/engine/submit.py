@@ -103,10 +103,16 @@ class Submit:
         if not records:
             return
         client = self.client_of(endpoint.name)
-        bodies = {held.record.id: self._body(held) for held in records}
+        hooks = {held.record.id: self._hook(held) for held in records}
+        bodies = {held.record.id: self._body(held, hooks[held.record.id]) for held in records}
         changes = self.ledger.change_many(
             [
-                (held, self._sending(claimed.token, endpoint, client.base_url, bodies[held.record.id]))
+                (
+                    held,
+                    self._sending(
+                        claimed.token, endpoint, client.base_url, bodies[held.record.id], hooks[held.record.id]
+                    ),
+                )
                 for held in records
             ]
         )
@@ -124,17 +130,20 @@ class Submit:
             self.vitals.budget.release(endpoint.id, op, token, used=0, unused=unused)
 
     def _sending(
-        self, lease: str, endpoint: Endpoint, base_url: str, body: bytes | str
+        self, lease: str, endpoint: Endpoint, base_url: str, body: bytes | str, hook: str
     ) -> Callable[[Held, int], Change]:
         def make(held: Held, now: int) -> Change:
             if isinstance(body, str):
                 return self.ledger.table.refused(held, now, body)
-            hook = secrets.token_hex(16) if self.webhook_base else ""
             return self.ledger.table.sending(held, now, lease, endpoint_id=endpoint.id, base_url=base_url, hook=hook)
 
         return make
 
-    def _body(self, held: Held) -> bytes | str:
+    def _hook(self, held: Held) -> str:
+        """The token of the request's callback address; a second submit keeps the first one's."""
+        return held.record.hook or (secrets.token_hex(16) if self.webhook_base else "")
+
+    def _body(self, held: Held, hook: str) -> bytes | str:
         """The body of the POST, or why there is none."""
         record = held.record
         arguments = held.json(Long.ARGUMENTS) or {}
@@ -145,8 +154,8 @@ class Submit:
         s3 = held.json(Long.S3CONFIG)
         if s3:
             rest["s3Config"] = s3
-        if self.webhook_base and record.hook:
-            rest["webhook"] = f"{self.webhook_base}/webhooks/runpod/{record.id}/{record.hook}"
+        if self.webhook_base and hook:
+            rest["webhook"] = f"{self.webhook_base}/webhooks/runpod/{record.id}/{hook}"
         body = ('{"input":' + text + ("," + dumps(rest)[1:] if rest else "}")).encode()
         limit = RUNSYNC_BODY_MAX if record.sync_wait_ms else RUN_BODY_MAX
         return body if len(body) <= limit else f"input: the request is {len(body)} bytes; RunPod takes at most {limit}"

@@ -68,6 +68,8 @@ def test_a_callback_brings_the_end_at_once(redis_url: str, tmp_path: Path) -> No
         hook = house.client.hget(house.ledger.names.row(sent.id), "wh")
         assert isinstance(hook, str)
         assert len(hook) == 32
+        address = next(job["webhook"] for job in house.emulator.jobs("demo"))
+        assert address == f"{base}/webhooks/runpod/{sent.id}/{hook}"
         for forged in ("0" * 32, "x"):
             assert ask(port, f"/webhooks/runpod/{sent.id}/{forged}", b"{}")[0] == 200
         assert ask(port, "/webhooks/runpod/unknown/0", b"not json")[0] == 200
