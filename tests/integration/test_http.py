@@ -15,7 +15,7 @@ from tests.house import House
 
 def ask(port: int, path: str, body: bytes | None = None) -> tuple[int, str]:
     """Code and text of one call."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body)  # noqa: S310
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body)
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
             return answer.status, answer.read().decode()

@@ -1,0 +1,150 @@
+"""The `bridge` command, run as a user runs it, beside a real worker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.cli.codes import ExitCode
+from tests.helpers import eventually
+from tests.house import ROOT, House
+from tests.servers import RedisServer
+
+
+@pytest.fixture(scope="module")
+def house(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One worker for all."""
+    url = redis_server.start().fresh_url()
+    with House(tmp_path_factory.mktemp("cli"), broker=url, redis_url=url) as made:
+        made.worker()
+        yield made
+
+
+def bridge(house: House, *words: str, given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    """One run of the command."""
+    return subprocess.run(
+        [sys.executable, "-m", "bridge.cli", *words],
+        cwd=ROOT,
+        env={**house.environment, **more},
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_run_shows_the_way_and_prints_the_output(house: House) -> None:
+    """Transitions on stderr, the output on stdout, exit 0."""
+    done = bridge(house, "run", "--input", '{"prompt": "hi"}', "--metadata", "campaign=42")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert json.loads(done.stdout) == {"prompt": "hi"}
+    for word in ("accepted", "submitted", "completed"):
+        assert word in done.stderr
+
+
+def test_run_tells_a_failure_by_its_exit_code(house: House) -> None:
+    """And says what the handler said."""
+    done = bridge(house, "run", "--input", "-", given='{"mock_error": "no luck"}')
+    assert done.returncode == ExitCode.FAILED
+    assert "no luck" in done.stderr
+    refused = bridge(house, "run", "--input", '{"a": 1}', "--timeout", "5")
+    assert refused.returncode == ExitCode.REJECTED
+    assert "timeout" in refused.stderr
+
+
+def test_status_watch_and_cancel(house: House) -> None:
+    """No worker is needed for them: they ask the ledger."""
+    sent = json.loads(bridge(house, "run", "--input", '{"mock_delay": 60}', "--no-wait", "--json").stdout)
+    eventually(lambda: "started" in house.names_of(sent["id"]))
+    told = json.loads(bridge(house, "status", sent["id"], "--json").stdout)
+    assert told["status"] == "IN_PROGRESS"
+    done = bridge(house, "cancel", sent["id"], "--json")
+    assert json.loads(done.stdout)["outcome"] == "requested"
+    watched = bridge(house, "watch", sent["id"])
+    assert watched.returncode == ExitCode.CANCELLED
+    assert "cancelled" in watched.stderr
+    assert bridge(house, "status", "nobody").returncode == ExitCode.UNKNOWN
+
+
+def test_cancel_by_metadata(house: House) -> None:
+    """`--where` finds every request that says so and has not ended."""
+    sent = [house.send({"mock_delay": 60}, metadata={"campaign": "c7"}) for _ in range(3)]
+    other = house.send({"mock_delay": 0.1}, metadata={"campaign": "c8"})
+    eventually(lambda: all("started" in house.names_of(one.id) for one in sent))
+    done = bridge(house, "cancel", "--where", "campaign=c7", "--json")
+    assert len(json.loads(done.stdout)) == 3
+    eventually(lambda: all(house.names_of(one.id)[-1] == "cancelled" for one in sent))
+    assert other.get(timeout=15)
+
+
+def test_a_batch_goes_on_where_it_stopped(house: House, tmp_path: Path) -> None:
+    """Ids are the file's name and the line; a second run sends only what has no result."""
+    lines, out = tmp_path / "nightly.jsonl", tmp_path / "results.jsonl"
+    lines.write_text("\n".join(json.dumps({"n": n}) for n in range(20)))
+    out.write_text(json.dumps({"id": "nightly:1", "status": "COMPLETED", "output": {"n": 0}}) + "\n")
+    before = house.submits()
+    done = bridge(house, "run", "--file", str(lines), "--out", str(out), "--json")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert house.submits() - before == 19
+    told = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sorted(one["output"]["n"] for one in told) == list(range(20))
+    again = bridge(house, "run", "--file", str(lines), "--out", str(out), "--json")
+    assert again.returncode == ExitCode.OK
+    assert house.submits() - before == 19
+
+
+def test_pause_holds_submits_and_resume_lets_them_go(house: House) -> None:
+    """In every process within a second; health says so."""
+    assert bridge(house, "pause", "demo", "--reason", "maintenance").returncode == ExitCode.OK
+    eventually(lambda: json.loads(bridge(house, "health", "demo", "--json").stdout)["verdict"] == "paused")
+    before = house.submits()
+    sent = house.send({"a": 1})
+    eventually(lambda: house.phase(sent.id) == "ACCEPTED")
+    assert house.submits() == before
+    assert bridge(house, "resume", "demo").returncode == ExitCode.OK
+    assert sent.get(timeout=15) == {"a": 1}
+
+
+def test_check_says_what_is_wrong(house: House) -> None:
+    """All well with a worker; a wrong key is named."""
+    well = bridge(house, "check")
+    assert well.returncode == ExitCode.OK, well.stdout
+    wrong = bridge(house, "check", RUNPOD_API_KEY="wrong")
+    assert wrong.returncode == ExitCode.UNHEALTHY
+    assert "Unauthorised" in wrong.stdout
+    assert "wrong" not in wrong.stdout.replace("missing or wrong", "")
+    none = bridge(house, "check", BRIDGE_REDIS_URL="memcached://x", BRIDGE_LEASE_S="1")
+    assert none.returncode == ExitCode.SETTINGS
+    assert "BRIDGE_REDIS_URL" in none.stderr
+    assert "BRIDGE_LEASE_S" in none.stderr
+    assert "Traceback" not in none.stderr
+
+
+def test_purge_asks_first(house: House) -> None:
+    """Without a yes nothing is purged."""
+    done = bridge(house, "purge", "demo", given="n\n")
+    assert done.returncode == ExitCode.STOPPED
+    assert not any(call["op"] == "purge-queue" for call in house.emulator.calls())
+    assert bridge(house, "purge", "demo", "--yes").returncode == ExitCode.OK
+
+
+def test_the_engine_runs_alone_and_stops_in_good_order(house: House) -> None:
+    """`bridge engine`: SIGTERM, exit 0."""
+    process = house.start("engine", sys.executable, "-m", "bridge.cli", "engine")
+    eventually(lambda: "ready" in process.said(), timeout=20)
+    assert process.stop() == 0
+
+
+def test_importing_the_command_is_quick() -> None:
+    """No engine, no Celery, before a verb needs them."""
+    code = "import sys, bridge.cli; print([m for m in ('celery', 'redis', 'uvicorn', 'requests') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stdout.strip() == "[]"
