@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Task, states
 from celery.exceptions import Ignore
 
-from bridge.doors.canvas import put_back
+from bridge.doors.canvas import continues, put_back
 from bridge.doors.hold import hold
 from bridge.engine.finish import CeleryEnd, celery_end, undeliverable
 from bridge.errors import JobError
@@ -51,7 +51,9 @@ class Turn:
         return self.held.record.continued >= self.held.record.round
 
     def mark_continued(self) -> None:
-        """What follows is published."""
+        """What follows is published; where nothing follows, `delivered` says so as well."""
+        if not continues(self.held.json(Long.CANVAS) or {}):
+            return
         table = self.bridge.ledger.table
         change = hold(
             lambda: self.bridge.ledger.change(self.held, lambda held, now: table.continued(held, now, self.token))

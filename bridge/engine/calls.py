@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from bridge.telemetry import tell
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 class Callers:
-    """A pool that knows how many of its threads are free."""
+    """Threads over one queue, started as they are needed. Plain threads: a Future for each call costs more than it tells."""
 
     def __init__(self, name: str, threads: int) -> None:
-        """Threads start when they are first needed."""
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"bridge-{name}")
-        self._lock = threading.Lock()
-        self._free = threads
+        """At most so many calls are under way at once."""
+        self._name = name
         self._threads = threads
+        self._queue: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._started = 0
+        self._free = threads
         self.on_free: Callable[[], None] | None = None
 
     @property
@@ -37,14 +37,19 @@ class Callers:
         """Run the call in a free thread."""
         with self._lock:
             self._free -= 1
-        self._pool.submit(self._run, call, args)
+            if self._started < self._threads - self._free:
+                self._started += 1
+                name = f"bridge-{self._name}-{self._started}"
+                threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._queue.put((call, args))
 
-    def _run(self, call: Callable[..., None], args: tuple[Any, ...]) -> None:
-        try:
-            call(*args)
-        except Exception as error:  # noqa: BLE001  (the record's lease ends and it is due again)
-            tell("call.failed", call=getattr(call, "__name__", "call"), error=f"{type(error).__name__}: {error}")
-        finally:
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            call, args = item
+            try:
+                call(*args)
+            except Exception as error:  # noqa: BLE001  (the record's lease ends and it is due again)
+                tell("call.failed", call=getattr(call, "__name__", "call"), error=f"{type(error).__name__}: {error}")
             with self._lock:
                 self._free += 1
                 was_full = self._free == 1
@@ -53,4 +58,6 @@ class Callers:
 
     def close(self) -> None:
         """Start nothing more; calls under way go on."""
-        self._pool.shutdown(wait=False, cancel_futures=False)
+        with self._lock:
+            for _ in range(self._started):
+                self._queue.put(None)

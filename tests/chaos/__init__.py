@@ -1,0 +1,1 @@
+"""Kills, cuts and freezes; asserts invariants only."""
