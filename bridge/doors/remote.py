@@ -1,8 +1,8 @@
 """Celery's remote control: `inspect bridge_status ID`, `control bridge_cancel ID`, and `revoke` on a request.
 
-Remote control is broadcast and best effort; the truth is the ledger's. A revoke of a request becomes a cancel there, and
-its id is kept out of the workers' own lists of revoked tasks: a worker that has it there would throw the finish of the
-request away. All other ids go on to Celery's own command.
+Remote control is broadcast and best effort; the truth is the ledger's. A revoke of a request becomes a cancel there,
+and its id is kept out of the workers' own lists of revoked tasks: a worker that has it there would throw the finish of
+the request away. All other ids go on to Celery's own command.
 """
 
 from __future__ import annotations

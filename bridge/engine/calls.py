@@ -11,7 +11,7 @@ from bridge.telemetry import tell
 
 
 class Callers:
-    """Threads over one queue, started as they are needed. Plain threads: a Future for each call costs more than it tells."""
+    """Threads over one queue, started as they are needed; a Future for each call would cost more than it tells."""
 
     def __init__(self, name: str, threads: int) -> None:
         """At most so many calls are under way at once."""

@@ -44,7 +44,7 @@ def killed_house(tmp_path: Path, redis_url: str, **clocks: str) -> House:
     """A house whose workers forget quickly."""
     overlay = tmp_path / "overlay.json"
     overlay.write_text(json.dumps(OVERLAY))
-    settings = {**CLOCKS, "finish_turn_s": "4", "celery_config": str(overlay), **clocks}
+    settings: dict[str, Any] = {**CLOCKS, "finish_turn_s": "4", "celery_config": str(overlay), **clocks}
     return House(tmp_path, broker=redis_url, redis_url=redis_url, **settings)
 
 
@@ -156,7 +156,7 @@ def test_redis_killed_under_load_loses_nothing(tmp_path: Path, redis_server: Any
         sent = [house.send({"n": n, "mock_delay": 1.0}) for n in range(30)]
         eventually(lambda: house.submits() >= 5)
         redis_server.restart()
-        eventually(lambda: house.client.ping())
+        eventually(house.client.ping)
         redis_server.freeze()
         try:
             with pytest.raises(AssertionError):

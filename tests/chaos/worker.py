@@ -2,12 +2,13 @@
 
     KILL_AT=17 KILL_WHEN=before python -m tests.chaos.worker ARGS
 
-Every call that leaves is a point: a script in the ledger or the budget, a call to RunPod, a message to the broker, a state
-or result that is stored. With KILL_AT=0 the points are only counted (POINTS_FILE gets the number).
+Every call that leaves is a point: a script in the ledger or the budget, a call to RunPod, a message to the broker, a
+result that is stored. With KILL_AT=0 the points are only counted (POINTS_FILE gets the number).
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import signal
@@ -16,9 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridge.ledger import ledger as ledger_room
-from bridge.runpod import budget, gate
 from bridge.runpod.client import RunPodClient
+
+#: The rooms whose names for a script call are wrapped.
+ledger_room: Any = importlib.import_module("bridge.ledger.ledger")
+budget: Any = importlib.import_module("bridge.runpod.budget")
+gate: Any = importlib.import_module("bridge.runpod.gate")
 
 KILL_AT, KILL_WHEN = int(os.environ.get("KILL_AT", "0")), os.environ.get("KILL_WHEN", "before")
 POINTS = os.environ.get("POINTS_FILE")
@@ -59,7 +63,7 @@ def main() -> None:
     gate.run = point(gate.run, lambda _client, name, *_: f"gate {name}")
     RunPodClient._call = point(RunPodClient._call, lambda _self, op, *_: f"runpod {op}")  # type: ignore[method-assign]
     RedisBackend._set = point(RedisBackend._set, lambda *_: "result")
-    sender = AMQP.send_task_message.fget  # type: ignore[attr-defined]
+    sender = AMQP.send_task_message.fget
     AMQP.send_task_message = property(lambda self: point(sender(self), lambda _producer, name, *_: f"publish {name}"))
     from celery.__main__ import main as celery_main  # noqa: PLC0415
 
