@@ -108,11 +108,11 @@ class Publish:
         table, round_ = self.ledger.table, held.record.round
         self.noticed(self.ledger.change(held, lambda fresh, now: table.delivered(fresh, now, sink, round_=round_)))
 
-    def _on_return(self, _code: int, text: str, _exchange: str, routing_key: str, message: Any) -> None:
+    def _on_return(self, fault: Exception, _exchange: str, routing_key: str, message: Any) -> None:
         """The queue of a reply is not there (any more): told, and kept as a dead letter."""
-        tell("reply.returned", reply_to=routing_key, error=text)
+        tell("reply.returned", reply_to=routing_key, error=str(fault))
         self.ledger.dead_letter(
-            "undeliverable", door="publish", body=str(message.body), detail=f"reply_to {routing_key}: {text}"
+            "undeliverable", door="publish", body=str(message.body), detail=f"reply_to {routing_key}: {fault}"
         )
 
     def _connected(self) -> Any:

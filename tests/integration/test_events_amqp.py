@@ -1,0 +1,78 @@
+"""What leaves on RabbitMQ: events on the topic exchange, replies, results; heard by a plain AMQP client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pika
+import pytest
+
+from tests.helpers import eventually
+from tests.house import House
+
+
+@pytest.fixture
+def house(amqp_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A worker on RabbitMQ, the ledger on Redis."""
+    with House(tmp_path_factory.mktemp("events"), broker=amqp_url, redis_url=redis_url, results="all") as made:
+        made.worker()
+        yield made
+
+
+@pytest.fixture
+def channel(amqp_url: str) -> Iterator[Any]:
+    """Another team's client."""
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    yield connection.channel()
+    connection.close()
+
+
+def heard(channel: Any, queue: str, count: int) -> list[tuple[Any, Any, dict[str, Any]]]:
+    """So many messages of a queue."""
+    found: list[tuple[Any, Any, dict[str, Any]]] = []
+
+    def take() -> bool:
+        method, properties, body = channel.basic_get(queue, auto_ack=True)
+        if method is not None:
+            found.append((method, properties, json.loads(body)))
+        return len(found) >= count
+
+    eventually(take, timeout=20)
+    return found
+
+
+def test_events_leave_in_order_on_the_topic_exchange(house: House, channel: Any) -> None:
+    """CloudEvents by routing key job.<event>.<endpoint>, 1, 2, 3 ... per request."""
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    channel.exchange_declare("bridge.events", "topic", durable=True)
+    channel.queue_bind(queue, "bridge.events", "job.*.demo")
+    sent = house.send({"a": 1})
+    sent.get(timeout=20)
+    told = heard(channel, queue, 4)
+    assert told[0][0].routing_key == "job.accepted.demo"
+    assert [event["sequence"] for _, _, event in told] == [f"{n:010d}" for n in range(1, len(told) + 1)]
+    assert told[-1][2]["type"] == "bridge.job.completed"
+    assert {properties.content_type for _, properties, _ in told} == {"application/cloudevents+json"}
+
+
+def test_a_reply_and_a_result_are_confirmed_before_the_record_closes(house: House, channel: Any) -> None:
+    """The reply carries the caller's correlation id; ends go to bridge.results when they are asked for."""
+    channel.queue_declare("billing", durable=True)
+    sent = house.send({"a": 1}, reply_to="billing", task_id="order-9")
+    sent.get(timeout=20)
+    (_, _, event) = heard(channel, "billing", 1)[0]
+    assert (event["type"], event["subject"]) == ("bridge.job.completed", "order-9")
+    (_, _, result) = heard(channel, "bridge.results", 1)[0]
+    assert result["data"]["output"] == {"a": 1}
+    eventually(lambda: house.phase("order-9") == "CLOSED")
+
+
+def test_a_reply_whose_queue_is_gone_is_kept_as_a_dead_letter(house: House) -> None:
+    """Never silent."""
+    sent = house.send({"a": 1}, reply_to="nobody-there")
+    sent.get(timeout=20)
+    letter = eventually(house.ledger.dead_letters)[0]
+    assert letter["reason"] == "undeliverable"
+    assert "nobody-there" in letter["detail"]
