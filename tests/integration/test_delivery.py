@@ -92,7 +92,7 @@ def test_a_reply_on_redis_is_written_with_the_end(house: House) -> None:
     told = [json.loads(entry["data"]) for _, entry in entries]
     assert [event["type"] for event in told] == ["bridge.job.accepted", "bridge.job.completed"]
     assert told[1]["data"]["output"] == {"a": 1}
-    assert int(house.client.ttl("bridge:reply:billing")) > 0  # type: ignore[arg-type]
+    assert int(house.client.ttl("bridge:reply:billing")) > 0
 
 
 def test_a_large_output_travels_as_a_reference_where_nobody_asked_for_it(house: House) -> None:
