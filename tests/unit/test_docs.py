@@ -5,11 +5,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from celery.worker.control import Panel
+from click import Context
+
+from bridge.app import create
+from bridge.cli import cli
+from bridge.doors.tasks import _CONTROL
+from bridge.errors import EndpointTrouble
+from bridge.job.request import RunRequest
 from bridge.job.table import TABLE
 from bridge.job.words import Phase
 from bridge.settings import Settings
 
-DOCS = Path(__file__).parent.parent.parent / "docs"
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docker" / "README.md", *DOCS.glob("*.md")]
 
 
 def test_every_setting_has_its_line() -> None:
@@ -31,7 +41,7 @@ def test_every_setting_has_its_line() -> None:
 
 
 def test_the_lifecycle_picture_is_the_table() -> None:
-    """Each arrow of docs/lifecycle.md is a cell of the table, and each cell has its arrow."""
+    """Each arrow of docs/lifecycle.md is a cell of the table, and each cell that leads elsewhere has its arrow."""
     text = (DOCS / "lifecycle.md").read_text()
     drawn = {tuple(arrow) for arrow in re.findall(r"^    (\w+) --> (\w+): ([\w, ]+)$", text, re.MULTILINE)}
     pictured = {(was, becomes, event) for was, becomes, events in drawn for event in events.split(", ")}
@@ -39,14 +49,109 @@ def test_the_lifecycle_picture_is_the_table() -> None:
         (was.value, becomes.value, event)
         for (was, event), targets in TABLE.items()
         for becomes in targets
-        if becomes is not was and not (becomes is Phase.CLOSED and Phase.SETTLED in targets)
+        if becomes is not was and (becomes is not Phase.CLOSED or was is Phase.SETTLED)
     }
+    assert all(  # the shortcut that is left out, as the page says it
+        Phase.SETTLED in targets
+        for (was, event), targets in TABLE.items()
+        if Phase.CLOSED in targets and was is not Phase.CLOSED
+    )
     assert pictured == cells
 
 
+def test_each_phase_is_explained_and_can_be_reached() -> None:
+    """No box of the picture is without a line below it, and none but the first is without an arrow to it."""
+    text = (DOCS / "lifecycle.md").read_text()
+    assert set(re.findall(r"^\| ([A-Z]+) \|", text, re.MULTILINE)) == {phase.value for phase in Phase}
+    reached = set(re.findall(r"^    \S+ --> (\w+)", text, re.MULTILINE))
+    assert reached == {phase.value for phase in Phase}
+
+
+def test_each_event_of_the_picture_is_explained() -> None:
+    """The words on the arrows stand in the paragraph below the picture."""
+    text = (DOCS / "lifecycle.md").read_text()
+    told = text[text.index("The events:") : text.index("| phase |")]
+    drawn = {
+        word for events in re.findall(r"^    \w+ --> \w+: (.+)$", text, re.MULTILINE) for word in events.split(", ")
+    }
+    assert drawn == set(re.findall(r"`(\w+)`", told))
+
+
+def first_words(page: str, heading: str) -> set[str]:
+    """What stands in backticks in the first column of the tables below a heading."""
+    text = (DOCS / page).read_text()
+    section = re.split(r"^##? ", text[text.index(heading) + len(heading) :], maxsplit=1, flags=re.MULTILINE)[0]
+    cells = re.findall(r"^\|([^|]*)\|", section, re.MULTILINE)
+    return {word for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_each_argument_of_a_request_has_its_line() -> None:
+    """docs/control.md names what `bridge.run` takes, and nothing else."""
+    assert first_words("control.md", "## Arguments") == set(RunRequest.model_fields)
+
+
+def test_each_control_task_has_its_line_and_a_line_to_copy() -> None:
+    """docs/control.md names every task of the control queue, and shows how to send it."""
+    assert first_words("control.md", "# Control") == set(_CONTROL)
+    shown = set(re.findall(r'^    ask\("([^"]+)"', (DOCS / "control.md").read_text(), re.MULTILINE))
+    assert shown == set(_CONTROL)
+
+
+def test_each_line_to_copy_is_taken_by_its_task() -> None:
+    """The arguments that docs/control.md shows are those that the tasks allow."""
+    for task, arguments in re.findall(r'^    ask\("([^"]+)"(.*)\)$', (DOCS / "control.md").read_text(), re.MULTILINE):
+        assert set(re.findall(r"(\w+)=", arguments)) <= _CONTROL[task][1] | {"by"}, task
+
+
+def test_each_command_shown_exists() -> None:
+    """A verb, or an option, that a page shows is one that the command has."""
+    for page in PAGES:
+        for line in re.findall(r"^    bridge (.+)$", page.read_text(), re.MULTILINE):
+            verb, *words = line.partition("#")[0].split()
+            command = cli.get_command(Context(cli), verb)
+            assert command is not None, f"{page.name}: bridge {verb}"
+            if verb == "worker":  # its options are Celery's
+                continue
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert {word for word in words if word.startswith("--")} <= known, f"{page.name}: bridge {line}"
+
+
+def test_each_remote_command_shown_is_on_the_panel() -> None:
+    """`celery -A bridge.app inspect|control NAME` of docs/control.md."""
+    create()
+    shown = re.findall(
+        r"^    celery -A bridge.app (inspect|control) (\w+)", (DOCS / "control.md").read_text(), re.MULTILINE
+    )
+    assert {name for _, name in shown} == {name for name in Panel.data if name.startswith("bridge_")}
+    assert all(Panel.meta[name].type == kind for kind, name in shown)
+
+
+def test_each_metric_shown_is_counted_or_read() -> None:
+    """docs/operations.md names no metric that code does not feed."""
+    source = "".join((ROOT / "bridge" / name).read_text() for name in ("gauges.py", "telemetry.py"))
+    shown = {
+        re.sub(r"\{.*", "", name) for name in first_words("operations.md", "## Health") if name.startswith("bridge_")
+    }
+    assert shown
+    assert all(f'"{name}"' in source for name in shown)
+
+
+def test_each_verdict_of_the_gate_is_explained() -> None:
+    """docs/control.md knows every word that a closed gate can say."""
+    reasons = {trouble.reason for trouble in EndpointTrouble.__subclasses__()}
+    assert reasons <= first_words("control.md", "## Verdicts of health")
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere() -> None:
-    """No page points at one that is not there."""
-    root = DOCS.parent
-    for page in [root / "README.md", *DOCS.glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} -> {target}"
+    """No page points at one that is not there, nor at a heading that it has not."""
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", page.read_text()):
+            found = page.parent / target
+            assert found.exists(), f"{page.name} -> {target}"
+            assert not anchor or anchor in anchors(found), f"{page.name} -> {target}#{anchor}"
