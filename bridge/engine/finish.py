@@ -124,7 +124,7 @@ class Finish:
             for held in claimed.records:
                 self._send(held)
                 sent.append(held)
-        except (OperationalError, OSError) as error:
+        except self._errors() as error:
             self._disconnect()
             tell(
                 "broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(claimed.records) - len(sent)
@@ -202,10 +202,18 @@ class Finish:
             self._producer = self.app.amqp.Producer(self._connection, auto_declare=False)
         return self._producer
 
+    def _errors(self) -> tuple[type[Exception], ...]:
+        """What a broker that goes away raises; the transport has words of its own."""
+        known: tuple[type[Exception], ...] = (OperationalError, OSError)
+        if self._connection is None:
+            return known
+        return (*known, *self._connection.connection_errors, *self._connection.channel_errors)
+
     def _disconnect(self) -> None:
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
-            with contextlib.suppress(OSError, OperationalError):  # it is broken: nothing to give back
+            # It is broken: nothing to give back.
+            with contextlib.suppress(OSError, OperationalError, *connection.connection_errors):
                 connection.release()
 
     def close(self) -> None:

@@ -134,7 +134,8 @@ class Publish:
     def _disconnect(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            with contextlib.suppress(OSError, OperationalError):  # it is broken: nothing to give back
+            # It is broken: nothing to give back.
+            with contextlib.suppress(OSError, OperationalError, *connection.connection_errors):
                 connection.release()
 
     def close(self) -> None:

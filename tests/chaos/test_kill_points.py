@@ -168,3 +168,20 @@ def test_redis_killed_under_load_loses_nothing(tmp_path: Path, redis_server: Any
         marked = sum(1 for one in sent if house.events(one.id)[-1]["data"]["possible_duplicate"])
         assert house.submits() <= 30 + marked
         assert worker.stop() == 0
+
+
+@pytest.mark.chaos
+def test_rabbitmq_killed_under_load_loses_nothing(tmp_path: Path, rabbitmq_server: Any, redis_url: str) -> None:
+    """The broker is killed and comes back: messages, finishes and events go on without a restart of the worker."""
+    amqp_url = rabbitmq_server.start().fresh_url()
+    with House(tmp_path, broker=amqp_url, redis_url=redis_url, finish_resend_s="2") as house:
+        worker = house.worker()
+        sent = [house.send({"n": n, "mock_delay": 2.0}) for n in range(20)]
+        eventually(lambda: house.submits() == 20, timeout=20)
+        rabbitmq_server.restart()
+        eventually(lambda: all(house.phase(one.id) == "CLOSED" for one in sent), timeout=80, every=0.2)
+        late = house.send({"n": 99})
+        assert late.get(timeout=30)["n"] == 99
+        assert sorted(one.get(timeout=20)["n"] for one in sent) == list(range(20))
+        assert house.submits() == 21
+        assert worker.stop() == 0
