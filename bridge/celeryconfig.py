@@ -67,7 +67,10 @@ def build(settings: Settings) -> dict[str, Any]:
         config["redis_socket_timeout"] = 10.0
         config["redis_retry_on_timeout"] = True
         config["redis_socket_keepalive"] = True
-    config.update(overlay(settings.bridge_celery_config))
+    for name, value in overlay(settings.bridge_celery_config).items():
+        # Tables are laid over ours, not in their place: one route must not take away the others.
+        ours = config.get(name)
+        config[name] = {**ours, **value} if isinstance(ours, dict) and isinstance(value, dict) else value
     return config
 
 

@@ -23,6 +23,7 @@ from bridge.engine.calls import Callers
 from bridge.engine.carry_out import CarryOut
 from bridge.engine.commits import Commits
 from bridge.engine.control import Control
+from bridge.engine.count import count
 from bridge.engine.engine import Engine
 from bridge.engine.finish import Finish
 from bridge.engine.pace import Pace
@@ -105,7 +106,8 @@ class Bridge:
             self.engine.wake(record.step)
 
     def noticed(self, change: Change) -> None:
-        """A change was written: wake who works on, and tell Celery's state."""
+        """A change was written: wake who works on, tell Celery's state, and count."""
+        count(change)
         self.states.changed(change)
         if self.engine is not None:
             self.engine.changed(change)

@@ -18,6 +18,8 @@ def cancel(request_ids: tuple[str, ...], where: tuple[str, ...], *, as_json: boo
     """Cancel requests in whatever phase they are; running ones are cancelled at RunPod."""
     house = bridge()
     if where:
+        if any("=" not in pair for pair in where):
+            raise click.UsageError("--where: must be NAME=VALUE")
         wanted = dict(pair.split("=", 1) for pair in where)
         request_ids = (*request_ids, *house.control.find(wanted))
     if not request_ids:

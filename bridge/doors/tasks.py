@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bridge.wiring import Bridge
 
 _OPTIONS: dict[str, Any] = {
+    "shared": False,  # this app's alone: every other Celery app of the process would get them too
     "bind": True,
     "typing": False,  # the models name the field; a bare TypeError would not
     "acks_late": True,

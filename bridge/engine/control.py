@@ -268,7 +268,7 @@ class Control:
             answer = self.client_of(found.name).purge_queue(found.id)
         finally:
             self.vitals.budget.release(found.id, Operation.PURGE, token, used=1, unused=0)
-        self.ledger.client.hset(self.ledger.names.count(found.name), "purged_at", self.ledger.now())
+        self.ledger.purged(found.name)
         settled = self._purge_pending(found.name, asker) if pending else 0
         looked = self._look_at_queued(found.name)
         tell(
@@ -302,9 +302,8 @@ class Control:
 
     def _look_at_queued(self, endpoint: str) -> int:
         """Make the next read of everything that may have been purged due now."""
-        key = f"{self.ledger.names.prefix}due:{endpoint}:{Step.POLL.value}"
         count = 0
-        for request_id, _ in self.ledger.client.zscan_iter(key):
+        for request_id in self.ledger.standing_in(endpoint, Step.POLL):
             held = self.ledger.load(request_id)
             if held is not None and held.record.status == Status.IN_QUEUE:
                 self.look_now(held)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bridge.ledger import Ledger
 
 BATCH = 100
-IDLE_S = 1.0
+IDLE_S, AGAIN_S = 1.0, 0.2
 
 
 class States:
@@ -42,6 +42,8 @@ class States:
         self._message_limit = message_limit
         self._lock = threading.Lock()
         self._newest: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._written: dict[str, None] = {}  # states just written, whose requests may have ended meanwhile
+        self._ended_ids: set[str] = set()
         self.wake: Callable[[], None] = lambda: None
 
     def changed(self, change: Change) -> None:
@@ -82,14 +84,33 @@ class States:
         """Returns seconds until the next look."""
         with self._lock:
             batch = [(key, self._newest.pop(key)) for key in list(self._newest)[:BATCH]]
-        if not batch:
-            return IDLE_S
-        self._store(batch)
-        # The end may have been stored while we wrote (facts: the backend itself guards only SUCCESS).
-        for (request_id, _), phase in zip(batch, self._ledger.phases([key for key, _ in batch]), strict=True):
-            if phase is Phase.CLOSED:
+        if batch:
+            ended = self._ended([key for key, _ in batch])
+            batch = [(key, state) for key, state in batch if key not in ended]
+        if batch:
+            self._store(batch)
+            self._written.update(dict.fromkeys(key for key, _ in batch))
+        self._look_again()
+        return 0.0 if len(batch) == BATCH else AGAIN_S if self._written else IDLE_S
+
+    def _look_again(self) -> None:
+        """An end may have been stored while we wrote (facts: the backend itself guards only SUCCESS).
+
+        A request that ended meanwhile is looked at until its end has been told, and then told once more.
+        """
+        for request_id, phase in self._ended(list(self._written)).items():
+            if phase is not Phase.SETTLED:
                 self._store_end_again(request_id)
-        return 0.0 if len(batch) == BATCH else IDLE_S
+                self._written.pop(request_id)
+        for request_id in [key for key in self._written if key not in self._ended_ids]:
+            self._written.pop(request_id)
+
+    def _ended(self, request_ids: list[str]) -> dict[str, Phase | None]:
+        phases = self._ledger.phases(request_ids) if request_ids else []
+        found = dict(zip(request_ids, phases, strict=True))
+        ended = {key: phase for key, phase in found.items() if phase is None or phase.ended}
+        self._ended_ids = set(ended)
+        return ended
 
     def _store(self, batch: list[tuple[str, tuple[str, dict[str, Any]]]]) -> None:
         backend = self._app.backend

@@ -57,6 +57,9 @@ class Stream:
         token = secrets.token_hex(8)
         table, endpoint = self.ledger.table, held.record.endpoint
         endpoint_id = self.endpoint_id_of(endpoint)
+        allowed, _ = self.vitals.may_call(endpoint, token, submitting=False)
+        if allowed == 0:
+            return  # the endpoint is away or closed: the lease ends, and it is due again
         grant = self.vitals.budget.acquire(endpoint_id, Operation.STREAM, 1, token=token, slot_ms=self.lease_ms)
         if not grant.count:
             return  # the lease ends, and it is due again

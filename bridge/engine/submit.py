@@ -174,10 +174,13 @@ class Submit:
             self._not_taken(held, endpoint, op, error)
         else:
             self.vitals.ok(endpoint.name)
-            self.commits.put(held, self._taken(answer))
-            if answer.job_id and is_end(answer.status):
-                heard = heard_from(answer, record.attempt)
-                self.commits.put(held, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=1_000))
+            heard = heard_from(answer, record.attempt) if is_end(answer.status) else None
+
+            def ended(change: Change) -> None:  # /runsync brought the end too: written behind the job id
+                if heard is not None:
+                    self.commits.put(change.after, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=1_000))
+
+            self.commits.put(held, self._taken(answer), ended)
         finally:
             self.vitals.budget.release(endpoint.id, op, token, used=1, unused=0)
 

@@ -130,8 +130,10 @@ class Draft:
         return self
 
     def drop(self, *names: Long) -> Draft:
-        """Forget long values."""
+        """Forget long values, also those that this change was going to write."""
         self._drop.extend(names)
+        for name in names:
+            self._put.pop(name, None)
         return self
 
     def result(self, output: str | None) -> Draft:
@@ -197,7 +199,7 @@ class Draft:
         # A clock that has run out and could not be acted on is looked at again in a second, not in a hot loop.
         self.record = altered(
             self.record,
-            claims=0,
+            claims=self.record.claims if verdict == "lease_ended" else 0,  # a lease that ends is no progress
             sequence=self.record.sequence + len(self._events),
             timer=max(clock, self.now + 1_000) if clock else 0,
         )

@@ -247,6 +247,7 @@ class Table:
             return same(held, "late")
         draft = self._draft(held, now).set(phase=A, submits=max(0, record.submits - 1), sent_at=0)
         if record.wish:
+            draft.set(may_run=int(record.submits > 1))
             return check(self._end_by_wish(draft).done("ended_by_wish"), "deferred")
         return check(draft.due(Step.SUBMIT).done("deferred"), "deferred")
 

@@ -22,6 +22,7 @@ from bridge.job.record import Long, Record, altered, difference, from_row
 from bridge.job.table import Table
 from bridge.job.words import Phase, Step
 from bridge.ledger.scripts import mapped, run, run_many
+from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     import redis
@@ -515,6 +516,7 @@ class Ledger:
         self, reason: str, *, door: str, body: str, detail: str = "", headers: Mapping[str, Any] | None = None
     ) -> str:
         """Keep what could not be taken or told (I12): reason, size, SHA-256, and at most 64 KiB of the original."""
+        tell("dead_letter.kept", reason=reason, door=door, detail=detail[:200])
         raw = body.encode(errors="surrogateescape")
         entry = {
             "reason": reason,
@@ -556,6 +558,16 @@ class Ledger:
                     limit -= 1
                     if limit <= 0:
                         return
+
+    def purged(self, endpoint: str) -> None:
+        """Remember when the bridge itself has cleared the endpoint's queue."""
+        with mapped():
+            self.client.hset(self.names.count(endpoint), "purged_at", str(self.now()))
+
+    def standing_in(self, endpoint: str, step: Step) -> list[str]:
+        """Ids in one due set."""
+        with mapped():
+            return [str(member) for member, _ in self.client.zscan_iter(self.names.due(endpoint, step.value))]
 
     def find(self, metadata: Mapping[str, str]) -> list[str]:
         """Ids of requests that have not ended and whose metadata holds these values."""

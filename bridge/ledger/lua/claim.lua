@@ -39,16 +39,18 @@ for i = 5 + n_fields, #ARGV, 2 do
   end
   for _, id in ipairs(found) do
     local row = p .. 'r:' .. id
-    redis.call('ZREM', key, id)
-    if redis.call('EXISTS', row) == 1 then
+    if redis.call('EXISTS', row) == 0 then
+      redis.call('ZREM', key, id)
+    else
       local claims = redis.call('HINCRBY', row, 'cl', 1)
       if claims > 10 then
+        redis.call('ZREM', key, id)
         redis.call('ZADD', due_key(endpoint, 'parked'), now + 86400000, id)
         redis.call('HSET', row, 'xp', 1, 'du', 'parked')
       elseif claims > 2 and #ids > 0 then
-        redis.call('HINCRBY', row, 'cl', -1)
-        redis.call('ZADD', key, now, id)
+        redis.call('HINCRBY', row, 'cl', -1)  -- keeps its place
       else
+        redis.call('ZREM', key, id)
         local lease_end = now + lease_ms
         redis.call('HSET', row, 'lt', token, 'le', lease_end)
         redis.call('HDEL', row, 'du')
