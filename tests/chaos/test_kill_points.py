@@ -149,12 +149,16 @@ def test_a_worker_killed_at_any_point_loses_nothing(at: int, when: str, tmp_path
 
 @pytest.mark.chaos
 def test_redis_killed_under_load_loses_nothing(tmp_path: Path, redis_server: Any) -> None:
-    """Broker, results and ledger at once: killed, restarted from its append-only file, frozen; the worker stays up."""
+    """Broker, results and ledger at once: killed, restarted from its append-only file, frozen; the worker stays up.
+
+    Killed once all are accepted: a message that Celery's Redis transport has just popped is in nobody's hands
+    (docs/operations.md).
+    """
     redis_url = redis_server.start().fresh_url()
     with killed_house(tmp_path, redis_url) as house:
         worker = house.worker()
-        sent = [house.send({"n": n, "mock_delay": 1.0}) for n in range(30)]
-        eventually(lambda: house.submits() >= 5)
+        sent = [house.send({"n": n, "mock_delay": 2.0}) for n in range(30)]
+        eventually(lambda: all(house.phase(one.id) is not None for one in sent))
         redis_server.restart()
         eventually(house.client.ping)
         redis_server.freeze()
