@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bridge.job.change import Stray
     from bridge.job.document import Held
     from bridge.ledger import Ledger
+    from bridge.runpod.answers import Observation
     from bridge.runpod.client import RunPodClient
 
 IDLE_S = 1.0
@@ -154,22 +155,36 @@ class CarryOut:
         return 0.2 if len(found) == BATCH else IDLE_S
 
     def _stray(self, stray: Stray) -> None:
-        client = self.client_of(stray.endpoint)
         try:
-            answer = client.status(stray.endpoint_id, stray.job_id)
-            if not is_end(answer.status):
-                client.cancel(stray.endpoint_id, stray.job_id)
-                self.ledger.stray_seen(stray, again_ms=STRAY_AGAIN_MS)
-                return
+            answer = self._permitted(stray, Operation.STATUS)
+            if answer is not None and not is_end(answer.status):
+                self._permitted(stray, Operation.CANCEL)
         except JobUnknown:
             self.ledger.stray_seen(stray, again_ms=None)
             return
-        except ApiError as error:
-            self.vitals.failed(stray.endpoint, stray.endpoint_id, Operation.STATUS, error)
+        except ApiError:
+            answer = None
+        if answer is None or not is_end(answer.status):
             self.ledger.stray_seen(stray, again_ms=STRAY_AGAIN_MS)
             return
         cost = answer.execution_time or 0
-        tell(
-            "stray.ended", request_id=stray.request_id, endpoint=stray.endpoint, job_id=stray.job_id, executionTime=cost
-        )
+        named = {"request_id": stray.request_id, "endpoint": stray.endpoint, "job_id": stray.job_id}
+        tell("stray.ended", **named, executionTime=cost)
         self.ledger.stray_seen(stray, again_ms=None, paid_twice_ms=cost)
+
+    def _permitted(self, stray: Stray, op: Operation) -> Observation | None:
+        """One call inside the budget (I9); None when there is no permit now."""
+        token, budget = secrets.token_hex(8), self.vitals.budget
+        if not budget.acquire(stray.endpoint_id, op, 1, token=token, slot_ms=self.slot_ms).count:
+            return None
+        client = self.client_of(stray.endpoint)
+        try:
+            call = client.status if op is Operation.STATUS else client.cancel
+            return call(stray.endpoint_id, stray.job_id)
+        except JobUnknown:
+            raise
+        except ApiError as error:
+            self.vitals.failed(stray.endpoint, stray.endpoint_id, op, error)
+            raise
+        finally:
+            budget.release(stray.endpoint_id, op, token, used=1, unused=0)

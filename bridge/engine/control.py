@@ -291,14 +291,17 @@ class Control:
         """End what has not left yet."""
         count = 0
         purge = partial(self.ledger.table.purge_pending, by=asker.by, door=asker.door)
-        while True:
-            claimed = self.ledger.claim(Step.SUBMIT, {endpoint: 100}, lease_ms=30_000)
+        steps = [Step.SUBMIT, Step.SUBMIT_SYNC]
+        while steps:
+            claimed = self.ledger.claim(steps[0], {endpoint: 100}, lease_ms=30_000)
             if not claimed.records:
-                return count
+                steps.pop(0)
+                continue
             changes = self.ledger.change_many([(held, purge) for held in claimed.records])
             for change in changes:
                 self.noticed(change)
                 count += change.verdict == "purged"
+        return count
 
     def _look_at_queued(self, endpoint: str) -> int:
         """Make the next read of everything that may have been purged due now."""

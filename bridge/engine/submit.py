@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.engine.heard import heard_from
 from bridge.errors import ApiError, EndpointTrouble, JobRejected, Refused, SettingsError, Throttled, Unreachable
 from bridge.job.record import Long, dumps
-from bridge.job.request import RUN_BODY_MAX, RUNSYNC_BODY_MAX
+from bridge.job.request import RUN_BODY_MAX, RUNSYNC_BODY_MAX, SYNC_WAIT_MAX_MS
 from bridge.job.words import Step, is_end
 from bridge.ledger.ledger import COMMON
 from bridge.runpod.operations import Operation
@@ -55,48 +55,38 @@ class Submit:
     def once(self) -> float:
         """Returns seconds until the next look."""
         wait = IDLE_S
-        for due in self.ledger.due(Step.SUBMIT):
-            wait = min(wait, self._endpoint(due.endpoint, due.ready))
+        for due in self.ledger.due(Step.SUBMIT, Step.SUBMIT_SYNC):
+            wait = min(wait, self._endpoint(due.endpoint, due.step, due.ready))
         return wait
 
-    def _endpoint(self, name: str, ready: int) -> float:
+    def _endpoint(self, name: str, step: Step, ready: int) -> float:
         try:
             endpoint = self.book.resolve(name)
         except (JobRejected, SettingsError):
-            return self._refuse_all(name, ready)
+            return self._refuse_all(name, step, ready)
+        sync = step is Step.SUBMIT_SYNC
+        op, callers = (Operation.RUNSYNC, self.sync_callers) if sync else (Operation.RUN, self.callers)
+        wanted = min(ready, callers.free, self._room(endpoint))
+        if wanted <= 0:
+            return IDLE_S
         token = secrets.token_hex(8)
         allowed, wait = self.vitals.may_call(name, token, submitting=True)
-        wanted = min(ready, self.callers.free, self._room(endpoint))
         if allowed is not None:
             wanted = min(wanted, allowed)
         if wanted <= 0:
             return wait or IDLE_S
-        grant = self.vitals.budget.acquire(endpoint.id, Operation.RUN, wanted, token=token, slot_ms=self.slot_ms)
+        slot_ms = self.slot_ms + (SYNC_WAIT_MAX_MS if sync else 0)
+        grant = self.vitals.budget.acquire(endpoint.id, op, wanted, token=token, slot_ms=slot_ms)
         if grant.count == 0:
             return grant.retry_after_ms / 1000
-        claimed = self.ledger.claim(
-            Step.SUBMIT, {name: grant.count}, lease_ms=self.lease_ms, long=(*COMMON, Long.INPUT, Long.S3CONFIG)
-        )
-        plain = [held for held in claimed.records if not held.record.sync_wait_ms]
-        if len(plain) < grant.count:
-            self.vitals.budget.release(endpoint.id, Operation.RUN, token, used=0, unused=grant.count - len(plain))
-        self._send(endpoint, claimed, plain, token, Operation.RUN)
-        held_sync = [held for held in claimed.records if held.record.sync_wait_ms]
-        if held_sync:
-            self._send_sync(endpoint, claimed, held_sync)
+        lease_ms = self.lease_ms + (SYNC_WAIT_MAX_MS if sync else 0)
+        long = (*COMMON, Long.INPUT, Long.S3CONFIG)
+        claimed = self.ledger.claim(step, {name: grant.count}, lease_ms=lease_ms, long=long)
+        unused = grant.count - len(claimed.records)
+        if unused:
+            self.vitals.budget.release(endpoint.id, op, token, used=0, unused=unused)
+        self._send(endpoint, claimed, claimed.records, token, op)
         return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
-
-    def _send_sync(self, endpoint: Endpoint, claimed: Claimed, records: Sequence[Held]) -> None:
-        """/runsync has a budget and threads of its own: its calls last a second and more."""
-        token = secrets.token_hex(8)
-        wanted = min(len(records), self.sync_callers.free)
-        grant = None
-        if wanted:
-            slot_ms = self.slot_ms + max(held.record.sync_wait_ms for held in records)
-            grant = self.vitals.budget.acquire(endpoint.id, Operation.RUNSYNC, wanted, token=token, slot_ms=slot_ms)
-        count = grant.count if grant else 0
-        self._send(endpoint, claimed, records[:count], token, Operation.RUNSYNC)
-        self.ledger.give_back(claimed, records[count:])
 
     def _send(self, endpoint: Endpoint, claimed: Claimed, records: Sequence[Held], token: str, op: Operation) -> None:
         """Mark those whose POST leaves now, in one round trip, and let it leave."""
@@ -219,9 +209,9 @@ class Submit:
         flying = sum(counts.get(phase, 0) for phase in ("SUBMITTING", "UNANSWERED", "TRACKED", "RETRYING"))
         return max(0, endpoint.max_in_flight - flying)
 
-    def _refuse_all(self, name: str, ready: int) -> float:
+    def _refuse_all(self, name: str, step: Step, ready: int) -> float:
         """The endpoint has been taken off the allow-list while requests waited."""
-        claimed = self.ledger.claim(Step.SUBMIT, {name: min(ready, 50)}, lease_ms=self.lease_ms)
+        claimed = self.ledger.claim(step, {name: min(ready, 50)}, lease_ms=self.lease_ms)
         message = f"endpoint: {name!r} is no longer allowed"
         self.ledger.change_many(
             [(held, lambda h, now: self.ledger.table.refused(h, now, message)) for held in claimed.records]

@@ -139,7 +139,7 @@ class Table:
             draft.set(wish=Wish.CANCEL.value).keep(Long.WISHED, wish)
             draft.settle(Status.CANCELLED, Reason.CANCELLED, **wish)
         else:
-            draft.due(Step.SUBMIT)
+            draft.due(_submit_step(held.record))
         change = draft.done("accepted")
         return replace(change, before=None)
 
@@ -249,7 +249,7 @@ class Table:
         if record.wish:
             draft.set(may_run=int(record.submits > 1))
             return check(self._end_by_wish(draft).done("ended_by_wish"), "deferred")
-        return check(draft.due(Step.SUBMIT).done("deferred"), "deferred")
+        return check(draft.due(_submit_step(record)).done("deferred"), "deferred")
 
     def unanswered(self, held: Held, now: int, *, seen: bool) -> Change:
         """The answer was lost. `seen`: by the engine that asked; otherwise its lease ended."""
@@ -276,7 +276,7 @@ class Table:
             and Long.INPUT in held.long
         )
         if again:
-            draft.set(phase=A, possible_duplicate=1, grace_until=0).due(Step.SUBMIT)
+            draft.set(phase=A, possible_duplicate=1, grace_until=0).due(_submit_step(record))
             return check(draft.done("submit_again"), "grace_ended")
         return check(self._give_up(draft).done("given_up"), "grace_ended")
 
@@ -787,19 +787,15 @@ class Table:
     def tick(self, held: Held, now: int) -> Change:
         """One of the record's clocks has run out: a lease, a deadline, a grace, or a retention."""
         record = held.record
+        if record.due == Step.PARKED:  # once a day it is tried again (HARDENING 14)
+            return check(
+                self._draft(held, now).set(parked=0).due(self._step_of(record, now)).done("unparked"), "observed"
+            )
         if record.lease and record.lease_until <= now:
             return self._lease_ended(held, now)
-        if not record.phase.ended and not record.wish:
-            if record.deadline and record.deadline <= now and self._fresh(record, record.deadline, now):
-                return self.wish(held, now, Wish.TIMEOUT)
-            waiting = record.status != Status.IN_PROGRESS
-            if (
-                waiting
-                and record.queue_deadline
-                and record.queue_deadline <= now
-                and self._fresh(record, record.queue_deadline, now)
-            ):
-                return self.wish(held, now, Wish.QUEUE_TIMEOUT)
+        cause = self._passed(record, now)
+        if cause is not None:
+            return self.wish(held, now, cause)
         if record.phase is U and record.grace_until <= now:
             return self.grace_ended(held, now)
         if record.phase is T and record.due == Step.POLL:
@@ -809,16 +805,30 @@ class Table:
             draft.due(record.step)
         return check(draft.done("ticked"), "observed")
 
+    def _passed(self, record: Record, now: int) -> Wish | None:
+        """The deadline that has passed and may be acted on."""
+        if record.phase.ended or record.wish:
+            return None
+        if record.deadline and record.deadline <= now and self._fresh(record, record.deadline, now):
+            return Wish.TIMEOUT
+        queue = record.queue_deadline if record.status != Status.IN_PROGRESS else 0
+        return Wish.QUEUE_TIMEOUT if queue and queue <= now and self._fresh(record, queue, now) else None
+
     @staticmethod
     def _fresh(record: Record, clock: int, now: int) -> bool:
         """A deadline is acted on only after a status read younger than it; where nobody answers, a minute later."""
         return record.phase is not T or record.observed_at >= clock or now - clock > DEADLINE_PATIENCE_MS
 
+    def _step_of(self, record: Record, now: int) -> Step:
+        """What a record in this phase waits for."""
+        steps = {A: _submit_step(record), R: Step.RETRY, E: Step.FINISH}
+        return steps.get(record.phase, self._look_or_cancel(record, now))
+
     def _lease_ended(self, held: Held, now: int) -> Change:
         record = held.record
         if record.phase is S:
             return self.unanswered(held, now, seen=False)
-        step = {A: Step.SUBMIT, R: Step.RETRY, E: Step.FINISH}.get(record.phase, self._look_or_cancel(record, now))
+        step = self._step_of(record, now)
         if record.phase in {U, C}:
             return check(self._draft(held, now).due(None).done("lease_ended"), "observed")
         return check(self._draft(held, now).due(step).done("lease_ended"), "observed")
@@ -879,6 +889,10 @@ class Table:
         if not left:
             draft.set(phase=C).due(None)
         return check(draft.done("closed" if not left else "delivered"), "delivered")
+
+
+def _submit_step(record: Record) -> Step:
+    return Step.SUBMIT_SYNC if record.sync_wait_ms else Step.SUBMIT
 
 
 def heard_json(value: object) -> str:

@@ -107,8 +107,13 @@ class Step(StrEnum):
     RESCUE = "rescue"  # a poll whose result RunPod is about to forget (I10)
     RETRY = "retry"
     SUBMIT = "submit"
+    SUBMIT_SYNC = "submit_sync"  # by /runsync, whose calls last: threads and order of their own
     POLL = "poll"
     PARKED = "parked"  # worked over and over without a recorded change: looked at once a day (HARDENING 14)
+
+
+#: The steps that are ordered by priority and age.
+SUBMITS = frozenset({Step.SUBMIT, Step.SUBMIT_SYNC})
 
 
 class Sink(StrEnum):

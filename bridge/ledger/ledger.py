@@ -20,7 +20,7 @@ from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS, Change, Rules,
 from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered, difference, from_row
 from bridge.job.table import Table
-from bridge.job.words import Phase, Step
+from bridge.job.words import SUBMITS, Phase, Step
 from bridge.ledger.scripts import mapped, run, run_many
 from bridge.telemetry import tell
 
@@ -271,7 +271,7 @@ class Ledger:
         now = self.now()
         for held in unused:
             record = held.record
-            args += (record.endpoint, record.id, submit_score(record) if claimed.step is Step.SUBMIT else now)
+            args += (record.endpoint, record.id, submit_score(record) if claimed.step in SUBMITS else now)
         return int(run(self.client, "give_back", [self.names.prefix], args)) if len(args) > 2 else 0  # noqa: PLR2004
 
     def due(self, *steps: Step) -> list[Due]:
@@ -433,7 +433,7 @@ class Ledger:
     @staticmethod
     def _score(change: Change) -> str:
         record: Record = change.record
-        if record.due == Step.SUBMIT:
+        if record.due in SUBMITS:
             return str(submit_score(record))
         return f"+{change.delay_ms}" if record.due else ""
 

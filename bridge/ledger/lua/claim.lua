@@ -32,7 +32,7 @@ for i = 5 + n_fields, #ARGV, 2 do
   local endpoint, wanted = ARGV[i], tonumber(ARGV[i + 1])
   local key = due_key(endpoint, step)
   local found
-  if step == 'submit' then
+  if step == 'submit' or step == 'submit_sync' then
     found = redis.call('ZRANGE', key, 0, wanted - 1)
   else
     found = redis.call('ZRANGE', key, '-inf', now, 'BYSCORE', 'LIMIT', 0, wanted)
@@ -46,6 +46,8 @@ for i = 5 + n_fields, #ARGV, 2 do
       if claims > 10 then
         redis.call('ZREM', key, id)
         redis.call('ZADD', due_key(endpoint, 'parked'), now + 86400000, id)
+        redis.call('ZADD', p .. 'timer', now + 86400000, id)
+        redis.call('HINCRBY', row, 'v', 1)
         redis.call('HSET', row, 'xp', 1, 'du', 'parked')
       elseif claims > 2 and #ids > 0 then
         redis.call('HINCRBY', row, 'cl', -1)  -- keeps its place
