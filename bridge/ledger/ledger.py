@@ -284,6 +284,7 @@ class Ledger:
         """Records one of whose clocks has run out, and how many ms until the next one (-1: none runs)."""
         wanted = (*COMMON, Long.INPUT)
         answer = run(self.client, "timers", [self.names.prefix], [limit, len(wanted), *wanted])
+        self.clock.heard(answer[0])  # what has run out there has run out here
         return self._read(answer[2:], wanted), int(answer[1])
 
     # Wishes, strays, engines

@@ -226,6 +226,41 @@ def test_a_record_claimed_time_and_again_is_worked_alone_then_parked(ledger: Led
     assert [h.record.id for h in ledger.claim(Step.SUBMIT, {"demo": 2}, lease_ms=1_000).records] == ["good"]
     row = ledger.client.hgetall("bridge:_:r:bad")
     assert from_row("bad", row).parked == 1  # type: ignore[arg-type]
+    ledger.client.hincrby("bridge:_:meta", "clock_offset", 25 * 3_600_000)  # a day later
+    held = next(held for held in ledger.timers()[0] if held.record.id == "bad")
+    again = ledger.change(held, ledger.table.tick).record
+    assert (again.parked, again.due, again.claims) == (0, "submit", 0)
+
+
+def test_claims_count_up_while_nothing_is_recorded(ledger: Ledger) -> None:
+    """HARDENING 14: a lease that ends is no progress."""
+    accept(ledger, "a")
+    for _ in range(3):
+        ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=1)
+        held = eventually(lambda: ledger.timers()[0])[0]
+        ledger.change(held, ledger.table.tick)
+    loaded = ledger.load("a")
+    assert loaded is not None
+    assert loaded.record.claims == 3
+
+
+def test_sync_requests_stand_in_a_due_set_of_their_own(ledger: Ledger) -> None:
+    """/runsync calls last; plain submits never wait behind them."""
+    accept(ledger, "slow", sync_wait_ms=1000)
+    accept(ledger, "plain")
+    assert [h.record.id for h in ledger.claim(Step.SUBMIT, {"demo": 5}, lease_ms=1_000).records] == ["plain"]
+    assert [h.record.id for h in ledger.claim(Step.SUBMIT_SYNC, {"demo": 5}, lease_ms=1_000).records] == ["slow"]
+
+
+def test_a_request_born_ended_keeps_neither_input_nor_secret(ledger: Ledger) -> None:
+    """I11, I16: a cancel that came first leaves nothing of the request to keep."""
+    ledger.wish("a", {"by": "me", "door": "cli"})
+    held = request("a")
+    held = Held(held.record, {**held.long, Long.S3CONFIG: "{}"})
+    ledger.accept("a", lambda now, wish: ledger.table.accept(held, now, wish))
+    kept: Any = ledger.client.hkeys("bridge:_:d:a")
+    assert "input" not in kept
+    assert "s3" not in kept
 
 
 def test_a_step_of_the_servers_clock_fires_nothing(ledger: Ledger) -> None:
