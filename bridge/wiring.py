@@ -252,7 +252,6 @@ def rules(settings: Settings) -> Rules:
         output_retention_ms=int(settings.bridge_output_retention_s * 1000),
         id_memory_ms=int(settings.bridge_id_memory_s * 1000),
         inline_limit=settings.bridge_inline_limit,
-        unaddressed_results=settings.bridge_results,
     )
 
 

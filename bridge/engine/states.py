@@ -42,8 +42,7 @@ class States:
         self._message_limit = message_limit
         self._lock = threading.Lock()
         self._newest: dict[str, tuple[str, dict[str, Any]]] = {}
-        self._written: dict[str, None] = {}  # states just written, whose requests may have ended meanwhile
-        self._ended_ids: set[str] = set()
+        self._written: set[str] = set()  # states just written, whose requests may have ended meanwhile
         self.wake: Callable[[], None] = lambda: None
 
     def changed(self, change: Change) -> None:
@@ -89,7 +88,7 @@ class States:
             batch = [(key, state) for key, state in batch if key not in ended]
         if batch:
             self._store(batch)
-            self._written.update(dict.fromkeys(key for key, _ in batch))
+            self._written.update(key for key, _ in batch)
         self._look_again()
         return 0.0 if len(batch) == BATCH else AGAIN_S if self._written else IDLE_S
 
@@ -98,19 +97,16 @@ class States:
 
         A request that ended meanwhile is looked at until its end has been told, and then told once more.
         """
-        for request_id, phase in self._ended(list(self._written)).items():
+        ended = self._ended(list(self._written))
+        for request_id, phase in ended.items():
             if phase is not Phase.SETTLED:
                 self._store_end_again(request_id)
-                self._written.pop(request_id)
-        for request_id in [key for key in self._written if key not in self._ended_ids]:
-            self._written.pop(request_id)
+        self._written = {request_id for request_id, phase in ended.items() if phase is Phase.SETTLED}
 
     def _ended(self, request_ids: list[str]) -> dict[str, Phase | None]:
         phases = self._ledger.phases(request_ids) if request_ids else []
-        found = dict(zip(request_ids, phases, strict=True))
-        ended = {key: phase for key, phase in found.items() if phase is None or phase.ended}
-        self._ended_ids = set(ended)
-        return ended
+        found = zip(request_ids, phases, strict=True)
+        return {key: phase for key, phase in found if phase is None or phase.ended}
 
     def _store(self, batch: list[tuple[str, tuple[str, dict[str, Any]]]]) -> None:
         backend = self._app.backend

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bridge.errors import ApiError, JobUnknown, Throttled, Unanswered
+from bridge.errors import ApiError, JobUnknown, Unanswered
 from bridge.job.words import is_end
 from bridge.runpod.operations import Operation
 
@@ -79,7 +79,7 @@ class Stream:
         except ApiError as error:
             self.vitals.failed(record.endpoint, record.endpoint_id, Operation.STREAM, error)
             # A page may have been in transit: RunPod has dropped it, and nobody can read it again.
-            lost = isinstance(error, Unanswered) and not isinstance(error, Throttled)
+            lost = isinstance(error, Unanswered)
             self.commits.put(held, partial(table.stream_read, chunks=(), again_ms=FAILED_MS, lost=lost))
         else:
             self.vitals.ok(record.endpoint)

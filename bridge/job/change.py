@@ -30,7 +30,6 @@ class Rules:
     output_retention_ms: int = 24 * 3_600_000
     id_memory_ms: int = 24 * 3_600_000
     inline_limit: int = 256 * 1024
-    unaddressed_results: str = "unaddressed"  # unaddressed | all | off
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bridge.job.record import Long, Record, dumps
-from bridge.job.words import EventName, Phase, Status, is_end
+from bridge.job.words import EventName, Status
 
 SCHEMA = "urn:bridge:schema:job-event:1"
 CONTENT_TYPE = "application/cloudevents+json"
@@ -174,11 +174,6 @@ def cloud_event(
     if trace:
         event["traceparent"] = trace
     return dumps({**event, "data": data})
-
-
-def waits_for(record: Record) -> bool:
-    """Whether the request still has its whole way before it, as a caller sees it."""
-    return record.phase is Phase.ACCEPTED or not is_end(record.status)
 
 
 def _or_none(milliseconds: int) -> int | None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bridge.errors import JobRejected
-from bridge.job.words import Delivery, Reason
+from bridge.job.words import Reason
 
 #: Milliseconds. RunPod refuses less (documented minimums); ours keeps seconds from being taken for them.
 MIN_EXECUTION_TIMEOUT_MS = 5_000
@@ -170,11 +170,6 @@ class RunRequest(Model):
         if self.sync is False:
             return None
         return SYNC_WAIT_MIN_MS if self.sync is True else int(self.sync)
-
-    @property
-    def delivery_or(self) -> Delivery | None:
-        """The caller's own choice, None for the bridge's default."""
-        return Delivery(self.delivery) if self.delivery else None
 
 
 def parse_run(arguments: Mapping[str, Any]) -> RunRequest:
