@@ -64,7 +64,7 @@ class Command(Asked):
 
 @dataclass(frozen=True, slots=True)
 class Refused(Asked):
-    """Not taken: `reason` is malformed, too_large, rejected or id_conflict; what was understood is kept for the answer."""
+    """Not taken: `reason` is malformed, too_large, rejected or id_conflict. What was understood is for the answer."""
 
     reason: str = "malformed"
     field: str = "body"
