@@ -7,10 +7,15 @@ from typing import Any
 from celery.worker.consumer import Consumer
 
 from bridge.doors.topology import find_queues
+from bridge.doors.transport import lean
 
 
 class BridgeConsumer(Consumer):  # type: ignore[misc]
     """Set by `worker_consumer`."""
+
+    def connection_for_read(self, heartbeat: float | None = None) -> Any:
+        """Over the bridge's own form of Celery's Redis transport."""
+        return self.ensure_connected(lean(self.app.connection_for_read(heartbeat=heartbeat)))
 
     def connect(self) -> Any:
         """A queue may have come or gone since the last connection."""
