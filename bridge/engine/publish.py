@@ -90,10 +90,11 @@ class Publish:
 
             channel.basic_publish(message(), exchange=EVENTS.name, routing_key=entry["key"])
             if entry.get("reply"):
-                reply = json.loads(entry["reply"])
-                channel.basic_publish(
-                    message(reply.get("correlation_id")), exchange="", routing_key=reply["to"], mandatory=True
-                )
+                found = json.loads(entry["reply"])
+                for reply in found if isinstance(found, list) else [found]:
+                    channel.basic_publish(
+                        message(reply.get("correlation_id")), exchange="", routing_key=reply["to"], mandatory=True
+                    )
                 told.append((request_id, Sink.REPLY))
             if entry.get("result"):
                 channel.basic_publish(message(), exchange="", routing_key=RESULTS.name)

@@ -40,7 +40,7 @@ class Telling:
     sequence: int
     body: str  # the CloudEvent, JSON
     key: str  # AMQP routing key
-    reply: Mapping[str, Any] | None = None  # who asked for a copy
+    replies: tuple[Mapping[str, Any], ...] = ()  # who asked for a copy
     result: str = ""  # "redis" or "amqp": where a copy for bridge.results goes
 
 
@@ -182,9 +182,11 @@ class Draft:
         self.drop(Long.INPUT, Long.S3CONFIG)
         self.tell(END_EVENT.get(status, EventName.LOST), **more)  # type: ignore[call-overload]
         sinks = self.record.waiting_sinks
-        reply = self.before.json(Long.REPLY) or {}
         # On Redis a reply and a result are written in the very call that settles; only AMQP has to be waited for.
-        sinks -= {sink for sink in (Sink.REPLY, Sink.RESULTS) if reply.get("via") != "amqp"}
+        if not any(reply.get("via") == "amqp" for reply in replies_of(self.before)):
+            sinks -= {Sink.REPLY}
+        if (self.before.json(Long.REPLY) or {}).get("via") != "amqp":
+            sinks -= {Sink.RESULTS}
         self.set(sinks=",".join(sorted(sinks)))
         self.due(Step.FINISH if Sink.CELERY in sinks else None)
         if not sinks:
@@ -239,16 +241,22 @@ class Draft:
             time=stamp(self.now, self._offset) or "",
             trace=after.long.get(Long.TRACE),
         )
-        reply = after.json(Long.REPLY) or {}
-        wanted = ("end" if ends else name.value) in reply.get("on", ())
+        word = "end" if ends else name.value
+        via = (after.json(Long.REPLY) or {}).get("via", "redis")
         return Telling(
             name,
             sequence,
             body,
             f"job.{name.value}.{record.endpoint}",
-            reply=reply if wanted and reply.get("to") else None,
-            result=reply.get("via", "redis") if ends and Sink.RESULTS in self.before.record.waiting_sinks else "",
+            replies=tuple(reply for reply in replies_of(after) if word in reply.get("on", ())),
+            result=via if ends and Sink.RESULTS in self.before.record.waiting_sinks else "",
         )
+
+
+def replies_of(held: Held) -> list[dict[str, Any]]:
+    """Everybody who asked to be told: who sent the request, and who sent it again from elsewhere."""
+    first = held.json(Long.REPLY) or {}
+    return [reply for reply in (first, *first.get("also", ())) if reply.get("to")]
 
 
 def timer(record: Record) -> int:

@@ -28,7 +28,7 @@ class Long(StrEnum):
     ERROR = "error"  # JSON
     PROGRESS = "progress"  # JSON
     WISHED = "wished"  # JSON {by, door}
-    REPLY = "reply"  # JSON {to, on, correlation_id}
+    REPLY = "reply"  # JSON {to, on, via, correlation_id, also: [the same of who sent the request again]}
     TRACE = "trace"  # W3C traceparent
     LAST_FAULT = "fault"  # text: the last error of a finish or a claim
 

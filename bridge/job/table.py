@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft, Rules, wish_end
+from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft, Rules, replies_of, wish_end
 from bridge.job.document import Held, unpack_error
 from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.words import Delivery, EventName, Phase, Reason, Sink, Status, Step, Wish, is_end, rank
@@ -81,6 +81,8 @@ RETRY_CHECK_MS = 2_000
 #: How long an end waits for the last chunks of its stream, and how often it is looked at meanwhile.
 DRAIN_MS, DRAIN_LOOK_MS = 15_000, 300
 CANCEL_AGAIN_MS = 5_000
+#: How many senders of one request are told of its end, beside the first.
+ALSO_MAX = 8
 #: A deadline waits this long for a status read younger than it.
 DEADLINE_PATIENCE_MS = 60_000
 
@@ -152,6 +154,22 @@ class Table:
         draft.settle(Status.REJECTED, Reason.REJECTED, field=field)
         draft.drop(Long.INPUT, Long.S3CONFIG)
         return replace(draft.done("rejected"), before=None)
+
+    def also_reply(self, held: Held, now: int, reply: Mapping[str, Any]) -> Change:
+        """The same request came again from elsewhere: its sender hears the rest as well. `reply`: see Long.REPLY."""
+        if held.record.phase.ended:
+            return same(held, "ended")
+        key = ("to", "via", "correlation_id")
+        if any(all(known.get(name) == reply.get(name) for name in key) for known in replies_of(held)):
+            return same(held, "known")
+        first = held.json(Long.REPLY) or {"to": None, "on": [], "via": reply["via"], "correlation_id": None}
+        also = [*first.get("also", ()), dict(reply)]
+        if len(also) > ALSO_MAX:
+            return same(held, "full")
+        draft = self._draft(held, now).keep(Long.REPLY, {**first, "also": also})
+        if reply["via"] == "amqp":
+            draft.set(sinks=",".join(sorted({*held.record.waiting_sinks, Sink.REPLY})))
+        return draft.done("noted")
 
     # Submitting
 

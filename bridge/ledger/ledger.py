@@ -41,6 +41,8 @@ COMMON = (Long.METADATA, Long.TRACE, Long.REPLY, Long.WISHED, Long.JOBS, Long.PR
 ALL = tuple(Long)
 
 Make = Callable[[Held, int], Change]
+#: Makes the first change of a request, from the time and a cancel that came before it.
+Build = Callable[[int, Mapping[str, Any] | None], Change]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,24 +178,44 @@ class Ledger:
 
     # Changing
 
-    def accept(self, request_id: str, build: Callable[[int, Mapping[str, Any] | None], Change]) -> Accepted:
+    def accept(self, request_id: str, build: Build) -> Accepted:
         """Write a new record, unless its id is known (I2). `build` gets the time and a cancel that came first."""
         wish: Mapping[str, Any] | None = None
         for _ in range(TRIES):
             change = build(self.now(), wish)
             answer = run(self.client, "accept", self._keys(), self._accept_args(change, consumes=wish is not None))
             self.clock.heard(answer[1])
-            match answer[0]:
-                case 1:
-                    return Accepted("created", replace(change.after, record=altered(change.record, version=1)))
-                case 0:
-                    return Accepted("exists", self._held(request_id, answer[2], (), ()))
-                case 2:
-                    return Accepted("remembered", tombstone=json.loads(answer[2]))
-                case 3:
-                    wish = json.loads(answer[2])
+            accepted = self._accepted(request_id, change, answer)
+            if accepted is not None:
+                return accepted
+            wish = json.loads(answer[2])
         fault = f"accept of {request_id} met a new wish each time"
         raise LedgerError(fault)
+
+    def accept_many(self, many: Sequence[tuple[str, Build]]) -> list[Accepted]:
+        """`accept` of several requests in one round trip, in their order; the same id twice is found by the second."""
+        now = self.now()
+        changes = [build(now, None) for _, build in many]
+        answers = run_many(
+            self.client, "accept", self._keys(), [self._accept_args(change, consumes=False) for change in changes]
+        )
+        found = []
+        for (request_id, build), change, answer in zip(many, changes, answers, strict=True):
+            self.clock.heard(answer[1])
+            accepted = self._accepted(request_id, change, answer)
+            found.append(accepted or self.accept(request_id, build))  # a cancel came first: made anew, born ended
+        return found
+
+    def _accepted(self, request_id: str, change: Change, answer: Any) -> Accepted | None:
+        match answer[0]:
+            case 1:
+                return Accepted("created", replace(change.after, record=altered(change.record, version=1)))
+            case 0:
+                return Accepted("exists", self._held(request_id, answer[2], (), ()))
+            case 2:
+                return Accepted("remembered", tombstone=json.loads(answer[2]))
+            case _:
+                return None
 
     def change(self, held: Held, make: Make) -> Change:
         """Make a change from what is known, write it, and make it anew while others are faster.
@@ -439,15 +461,16 @@ class Ledger:
         return f"+{change.delay_ms}" if record.due else ""
 
     def _telling(self, telling: Telling) -> list[str]:
-        reply, copies = "", []
-        if telling.reply is not None:
-            if telling.reply.get("via") == "amqp":
-                reply = json.dumps({k: telling.reply.get(k) for k in ("to", "correlation_id")})
-            else:
-                copies.append(self.names.reply(telling.reply["to"]))
+        relayed = [
+            {name: reply.get(name) for name in ("to", "correlation_id")}
+            for reply in telling.replies
+            if reply.get("via") == "amqp"
+        ]
+        copies = [self.names.reply(reply["to"]) for reply in telling.replies if reply.get("via") != "amqp"]
         if telling.result == "redis":
             copies.append(self.names.results)
         result = "1" if telling.result == "amqp" else ""
+        reply = json.dumps(relayed[0] if len(relayed) == 1 else relayed) if relayed else ""
         return [telling.body, telling.key, reply, " ".join(copies), result]
 
     @staticmethod

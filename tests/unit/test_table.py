@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -299,3 +300,24 @@ def test_a_stuck_job_ends_lost_with_its_last_output() -> None:
     held = in_phase(Phase.TRACKED, execution_time=77, stuck_since=NOW - 11 * 60_000)
     change = TABLE_OF.observed(held, NOW, heard("IN_PROGRESS", execution_time=77, output='{"step":9}'), poll_ms=1)
     assert (change.record.status, change.record.reason, change.output) == ("LOST", "stuck", '{"step":9}')
+
+
+def test_who_sends_a_request_again_from_elsewhere_hears_the_rest_too() -> None:
+    """Each sender once, by its own list of events, up to a bound; nothing is added to an end."""
+    table = Table(Rules())
+    first = {"to": "a", "on": ["end"], "via": "redis", "correlation_id": "1"}
+    held = Held(Record(id="r", endpoint="demo", phase=Phase.ACCEPTED), {Long.REPLY: json.dumps(first)})
+    again = {"to": "b", "on": ["end"], "via": "amqp", "correlation_id": "2"}
+    assert table.also_reply(held, 1_000, first).verdict == "known"
+    noted = table.also_reply(held, 1_000, again)
+    assert (noted.verdict, noted.record.waiting_sinks) == ("noted", {Sink.REPLY})
+    assert table.also_reply(noted.after, 1_000, again).verdict == "known"
+    ended = table.wish(noted.after, 2_000, Wish.CANCEL, by=None, door="amqp")
+    (telling,) = ended.tellings
+    assert [reply["to"] for reply in telling.replies] == ["a", "b"]
+    assert ended.record.phase is Phase.SETTLED  # until the broker has confirmed the second reply
+    assert table.also_reply(ended.after, 3_000, {**again, "to": "c"}).verdict == "ended"
+    full = noted.after
+    for n in range(20):
+        full = table.also_reply(full, 1_000, {**again, "to": f"q{n}"}).after
+    assert len(json.loads(full.long[Long.REPLY])["also"]) == 8
