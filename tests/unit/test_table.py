@@ -310,7 +310,7 @@ def test_who_sends_a_request_again_from_elsewhere_hears_the_rest_too() -> None:
     again = {"to": "b", "on": ["end"], "via": "amqp", "correlation_id": "2"}
     assert table.also_reply(held, 1_000, first).verdict == "known"
     noted = table.also_reply(held, 1_000, again)
-    assert (noted.verdict, noted.record.waiting_sinks) == ("noted", {Sink.REPLY})
+    assert (noted.verdict, list(noted.record.waiting_sinks)) == ("noted", [Sink.REPLY])
     assert table.also_reply(noted.after, 1_000, again).verdict == "known"
     ended = table.wish(noted.after, 2_000, Wish.CANCEL, by=None, door="amqp")
     (telling,) = ended.tellings
