@@ -113,8 +113,13 @@ class Settings(BaseSettings):
     bridge_events_max: Count = 100_000
     bridge_events_bytes_max: Bytes = 256 * 1024 * 1024
     bridge_events_retention_s: Seconds = 7 * 24 * 3600.0
+    bridge_outbox_max: Count = 50_000
+    bridge_reply_patience_s: Seconds = 300.0
     bridge_wishes_max: Count = 100_000
     bridge_dead_max: Count = 10_000
+    bridge_dead_bytes_max: Bytes = 64 * 1024 * 1024
+    bridge_dead_retention_s: Seconds = 7 * 24 * 3600.0
+    bridge_dead_originals: Switch = True
     bridge_waiting_max: Count = 100_000
     bridge_memory_ratio_max: Annotated[float, Field(gt=0, lt=1)] = 0.75
 

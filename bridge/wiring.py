@@ -6,6 +6,7 @@ key is ever shared between processes.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -19,6 +20,7 @@ from bridge import gauges
 from bridge.doors.http import HttpDoor
 from bridge.endpoints import EndpointBook
 from bridge.engine.accept import Accept, Verdict
+from bridge.engine.broker import Broker
 from bridge.engine.calls import Callers
 from bridge.engine.carry_out import CarryOut
 from bridge.engine.commits import Commits
@@ -33,12 +35,14 @@ from bridge.engine.stream import Stream
 from bridge.engine.submit import Submit
 from bridge.engine.sweep import Sweep
 from bridge.engine.track import Track
+from bridge.engine.trim import Trim
 from bridge.engine.vitals import Vitals
 from bridge.engine.wake import Wake
 from bridge.errors import SchemaTooNew, SettingsError
 from bridge.job.change import Change, Rules
 from bridge.ledger import Ledger, Names, connect, inspect_server
 from bridge.ledger.ledger import SCHEMA
+from bridge.ledger.outbox import Bounds
 from bridge.loop import Loop
 from bridge.runpod.budget import Budget
 from bridge.runpod.client import RunPodClient
@@ -72,6 +76,8 @@ class Bridge:
             rules(settings),
             wishes_max=settings.bridge_wishes_max,
             dead_max=settings.bridge_dead_max,
+            dead_originals=settings.bridge_dead_originals,
+            relayed=settings.amqp,
         )
         self.book = EndpointBook(settings)
         self.budget = Budget(self.client, self.names.prefix)
@@ -115,9 +121,17 @@ class Bridge:
             self.ledger.wake()
 
     def dead(self, reason: str, request_id: str, arguments: Mapping[str, Any]) -> None:
-        """Keep what was refused without a record of its own (I12), without its input."""
-        shown = {name: value for name, value in arguments.items() if name not in {"input", "s3Config"}}
-        self.ledger.dead_letter(reason, door="celery", body=repr(shown), detail=request_id)
+        """Keep what was refused without a record of its own (I12): its arguments as JSON, without secrets (I11)."""
+        secret = isinstance(arguments.get("s3Config"), Mapping)
+        kept = {**arguments, "s3Config": "***"} if secret else dict(arguments)
+        self.ledger.dead_letter(
+            reason,
+            door="celery",
+            body=json.dumps(kept, default=str),
+            request_id=request_id,
+            source="bridge.run",
+            detail=f"id {request_id} has been used for another request",
+        )
 
     def client_of(self, endpoint: str) -> RunPodClient:
         """The HTTP client of an endpoint; one for all that share base URL and key."""
@@ -213,12 +227,17 @@ class Bridge:
         )
         stream = Stream(self.ledger, commits, self.vitals, streamers, self.client_of, self.endpoint_id_of, slot_ms)
         finish = Finish(self.ledger, self.app, lease_ms, s.bridge_finish_resend_s)
-        publish = Publish(self.ledger, self.app, self.noticed) if s.amqp else None
+        bounds = Bounds(s.bridge_events_max, s.bridge_events_bytes_max, int(s.bridge_events_retention_s * 1000))
+        publish = (
+            Publish(
+                self.ledger, Broker(self.app), self.noticed, bounds, s.bridge_message_limit, s.bridge_reply_patience_s
+            )
+            if s.amqp
+            else None
+        )
+        trim = Trim(self.ledger, bounds, s.bridge_dead_bytes_max, int(s.bridge_dead_retention_s * 1000))
         engine_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        sweep = Sweep(
-            self.ledger, engine_id, self.noticed, s.bridge_events_max, s.bridge_events_bytes_max,
-            publish.cursor if publish else lambda: None, self.budget.flush,
-        )  # fmt: skip
+        sweep = Sweep(self.ledger, engine_id, self.noticed, self.budget.flush)
         wake = Wake(self.ledger, lambda: None)
         loops = {
             "submit": Loop("submit", submit.once, at_least_s=BURST_S),
@@ -230,6 +249,7 @@ class Bridge:
             "states": Loop("states", self.states.once, at_least_s=STATES_BURST_S),
             "sweep": Loop("sweep", sweep.once),
             "wake": Loop("wake", wake.once),
+            "trim": Loop("trim", trim.once),
         }
         if publish is not None:
             loops["publish"] = Loop("publish", publish.once, at_least_s=BURST_S)

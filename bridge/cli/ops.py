@@ -116,7 +116,8 @@ def dead() -> None:
 def dead_list(*, as_json: bool) -> None:
     """The newest first."""
     show(
-        [{k: v for k, v in letter.items() if k != "body"} for letter in bridge().ledger.dead_letters()], as_json=as_json
+        [{k: v for k, v in letter.items() if k != "original"} for letter in bridge().ledger.dead.newest()],
+        as_json=as_json,
     )
 
 
@@ -125,7 +126,7 @@ def dead_list(*, as_json: bool) -> None:
 @as_json
 def dead_show(letter_id: str, *, as_json: bool) -> None:
     """One, with its original."""
-    found = [letter for letter in bridge().ledger.dead_letters() if letter["id"] == letter_id]
+    found = [letter for letter in bridge().ledger.dead.newest() if letter["id"] == letter_id]
     if not found:
         raise click.ClickException(f"there is no dead letter {letter_id}")
     show(found[0], as_json=as_json)
@@ -135,7 +136,7 @@ def dead_show(letter_id: str, *, as_json: bool) -> None:
 @click.argument("letter_ids", metavar="ID...", nargs=-1, required=True)
 def dead_drop(letter_ids: tuple[str, ...]) -> None:
     """Forget some."""
-    click.echo(f"{bridge().ledger.drop_dead_letters(letter_ids)} dropped")
+    click.echo(f"{bridge().ledger.dead.drop(letter_ids)} dropped")
 
 
 @click.command()

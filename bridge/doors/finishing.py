@@ -7,6 +7,7 @@ somebody else's turn, or `continued` and only stores.
 
 from __future__ import annotations
 
+import json
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ from bridge.doors.canvas import continues, put_back
 from bridge.doors.hold import hold
 from bridge.engine.finish import CeleryEnd, celery_end, undeliverable
 from bridge.errors import JobError
+from bridge.job.document import document
 from bridge.job.record import Long
-from bridge.job.words import Sink
+from bridge.job.words import DeadReason, Sink
 from bridge.ledger.ledger import COMMON
 from bridge.telemetry import tell
 from bridge.timing import backoff
@@ -112,7 +114,12 @@ def begin(bridge: Bridge, context: Context, round_: int, nonce: str) -> Turn:
     if mine.record.turns > bridge.settings.bridge_finish_turns_max:
         end = CeleryEnd(states.FAILURE, undeliverable(mine, offset))
         bridge.ledger.dead_letter(
-            "undeliverable", door="finish", body=mine.record.id, detail=mine.long.get(Long.LAST_FAULT, "")
+            DeadReason.UNDELIVERABLE,
+            door="finish",
+            source="bridge.finish",
+            request_id=mine.record.id,
+            body=json.dumps(document(mine, inline_limit=bridge.settings.bridge_inline_limit, clock_offset=offset)),
+            detail=mine.long.get(Long.LAST_FAULT, ""),
         )
     return Turn(bridge, mine, token, end)
 

@@ -1,41 +1,44 @@
 """Tells AMQP what the event stream holds: events to the topic exchange, replies to who asked, ends to `bridge.results`.
 
-The stream is the outbox (I3). One leased reader at a time goes through it with a cursor that moves only after the
-broker has confirmed (I7); copies of older events may appear again after a takeover, so consumers drop a `sequence`
-that is not above the last they saw. On a Redis broker nothing of this runs: there the stream itself is the door out.
+The stream is the outbox (I3). One process at a time has the turn; it publishes a batch on one channel, waits for the
+broker to confirm all of it, and only then moves the cursor (I7). One channel keeps its order, so no queue sees event
+n+1 of a request before n; after a lost connection or a change of process copies of older ones may appear again, and
+consumers drop a `sequence` that is not above their last. What a queue does not take is set aside and tried again by
+itself, so that it holds nothing else up. On a Redis broker nothing of this runs: there the stream is the door out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kombu import Exchange, Queue
-from kombu.exceptions import OperationalError
-
-from bridge.job.document import CONTENT_TYPE
-from bridge.job.words import Sink
+from bridge.engine.broker import Broker, Parcel, Refusal
+from bridge.errors import BridgeError
+from bridge.job.document import CONTENT_TYPE, whole
+from bridge.job.words import DeadReason, Sink
+from bridge.ledger.outbox import Late
 from bridge.telemetry import tell
+from bridge.timing import backoff
 
 if TYPE_CHECKING:
-    from celery import Celery
-
     from bridge.job.change import Change
+    from bridge.job.document import Held
     from bridge.ledger import Ledger
+    from bridge.ledger.outbox import Bounds, Entry, Turn
 
-BATCH = 200
-IDLE_S = 0.25
-LEASE_MS = 10_000
-EVENTS = Exchange("bridge.events", type="topic", durable=True)
-RESULTS = Queue(
-    "bridge.results",
-    durable=True,
-    queue_arguments={"x-max-length": 100_000, "x-message-ttl": 7 * 24 * 3_600_000, "x-overflow": "drop-head"},
-)
+#: Entries of one batch, and its bytes: what is on its way unconfirmed stays small.
+BATCH, BATCH_BYTES = 500, 4 * 1024 * 1024
+DEAD_BATCH, LATE_BATCH = 100, 50
+IDLE_S, OTHERS_TURN_S = 0.25, 2.0
+LEASE_MS = 15_000
+TRIM_S = 5.0
+#: Seconds between tries of a message that a queue did not take, doubling up to the second.
+LATE_S, LATE_MAX_S = 1.0, 60.0
 
 
 @dataclass(slots=True)
@@ -43,103 +46,227 @@ class Publish:
     """One `once()` publishes a batch and moves the cursor."""
 
     ledger: Ledger
-    app: Celery
+    broker: Broker
     noticed: Callable[[Change], None]
+    bounds: Bounds
+    message_limit: int
+    patience_s: float
+    fetch: Callable[[Held], str | None] = lambda held: held.output
     _token: str = field(default_factory=lambda: secrets.token_hex(8), init=False)
-    _connection: Any = field(default=None, init=False)
-    _channel: Any = field(default=None, init=False)
-    _returned: list[str] = field(default_factory=list, init=False)
+    _counted: bool = field(default=False, init=False)
+    _trim_at: float = field(default=0.0, init=False)
 
     def once(self) -> float:
         """Returns seconds until the next look."""
-        batch = self.ledger.relay_take(self._token, BATCH, lease_ms=LEASE_MS)
-        if batch is None:  # another process has the turn
-            return 2.0
-        if not batch:
-            return IDLE_S
+        turn = self.ledger.outbox.take(self._token, lease_ms=LEASE_MS)
+        if turn is None:  # another process has it
+            self._counted = False
+            return OTHERS_TURN_S
+        if not self._counted:
+            self.ledger.outbox.count_right(turn.cursor)
+            self._counted = True
+        self._bounds_kept()
+        batch = _within(self.ledger.outbox.entries(turn.cursor, BATCH), BATCH_BYTES)
         try:
-            self._publish(batch)
-        except self._errors() as error:
-            self._disconnect()
+            kept = self._told(batch) and self._late() and self._dead(turn)
+        except self.broker.errors as error:
+            self.broker.disconnect()
             tell("broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(batch))
             return 1.0
-        self.ledger.relay_done(self._token, batch[-1][0])
-        return 0.0 if len(batch) == BATCH else IDLE_S
+        if not kept:  # the turn was lost on the way: whoever has it goes on from the cursor
+            self.broker.disconnect()
+            return OTHERS_TURN_S
+        return 0.0 if batch else IDLE_S
 
-    def cursor(self) -> str | None:
-        """The last confirmed entry."""
-        return self.ledger.relay_cursor()
+    # A batch
 
-    def _publish(self, batch: list[tuple[str, dict[str, str]]]) -> None:
-        from amqp import Message  # noqa: PLC0415  (only where the broker speaks AMQP)
+    def _told(self, batch: Sequence[Entry]) -> bool:
+        if not batch:
+            return True
+        parcels = [parcel for entry_id, entry in batch for parcel in self._parcels(entry_id, entry)]
+        refused = self.broker.publish(parcels, self._still_ours)
+        if refused is None:
+            return False
+        self._set_aside(refused)
+        self._delivered(parcels, refused)
+        kept = self.ledger.outbox.done(self._token, batch[-1][0], len(batch), lease_ms=LEASE_MS)
+        if any(refusal.parcel.kind == "result" for refusal in refused):
+            self.broker.disconnect()  # the next connection declares bridge.results again
+        return kept
 
-        channel = self._connected()
-        told: list[tuple[str, Sink]] = []
-        for _, entry in batch:
-            body = entry["data"]
-            request_id = json.loads(body)["subject"] if entry.get("reply") or entry.get("result") else ""
-
-            def message(correlation_id: str | None = None, body: str = body) -> Message:
-                return Message(
-                    body,
-                    content_type=CONTENT_TYPE,
-                    content_encoding="utf-8",
-                    delivery_mode=2,
-                    correlation_id=correlation_id,
-                )
-
-            channel.basic_publish(message(), exchange=EVENTS.name, routing_key=entry["key"])
-            if entry.get("reply"):
-                found = json.loads(entry["reply"])
-                for reply in found if isinstance(found, list) else [found]:
-                    channel.basic_publish(
-                        message(reply.get("correlation_id")), exchange="", routing_key=reply["to"], mandatory=True
-                    )
-                told.append((request_id, Sink.REPLY))
-            if entry.get("result"):
-                channel.basic_publish(message(), exchange="", routing_key=RESULTS.name)
-                told.append((request_id, Sink.RESULTS))
-        for request_id, sink in dict.fromkeys(told):
-            self._delivered(request_id, sink)
-
-    def _delivered(self, request_id: str, sink: Sink) -> None:
-        held = self.ledger.load(request_id)
-        if held is None or not held.record.phase.ended:
+    def _parcels(self, entry_id: str, entry: dict[str, str], only: str = "") -> Iterable[Parcel]:
+        """What leaves for one entry; `only` one kind of it, when that is tried again."""
+        body = entry["data"]
+        if only in {"", "event"}:
+            yield Parcel(entry_id, "event", body, EVENTS_EXCHANGE, entry["key"])
+        if not entry.get("reply") and not entry.get("result"):
             return
-        table, round_ = self.ledger.table, held.record.round
-        self.noticed(self.ledger.change(held, lambda fresh, now: table.delivered(fresh, now, sink, round_=round_)))
+        event = json.loads(body)
+        about = {"request_id": event["subject"], "round": event["data"].get("round", 1)}
+        ends = event["data"].get("completed") is True
+        for i, reply in enumerate(_replies(entry)):
+            if only in {"", f"reply:{i}"}:
+                yield Parcel(
+                    entry_id, f"reply:{i}", self._whole(event) or body, "", reply["to"], mandatory=True,
+                    correlation_id=reply.get("correlation_id"), sink=Sink.REPLY if ends else None, **about,
+                )  # fmt: skip
+        if entry.get("result") and only in {"", "result"}:
+            yield Parcel(entry_id, "result", body, "", RESULTS_QUEUE, mandatory=True, sink=Sink.RESULTS, **about)
 
-    def _on_return(self, fault: Exception, _exchange: str, routing_key: str, message: Any) -> None:
-        """The queue of a reply is not there (any more): told, and kept as a dead letter."""
-        tell("reply.returned", reply_to=routing_key, error=str(fault))
+    def _whole(self, event: dict[str, Any]) -> str | None:
+        """A reply's body with its large output joined in; None when nothing is to be joined, or nobody has it."""
+        if "output_ref" not in event["data"]:
+            return None
+        request_id, index = event["subject"], event["data"].get("index")
+        if index is not None:
+            chunks = self.ledger.chunks(request_id, index, index)
+            output = json.dumps(chunks[0]["output"]) if chunks else None
+        else:
+            held = self.ledger.load(request_id, output=True)
+            mine = held is not None and held.record.round == event["data"].get("round")
+            output = self.fetch(held) if held is not None and mine else None
+        return whole(event, output, self.message_limit)
+
+    def _still_ours(self) -> bool:
+        """Asked while confirms are waited for: the lease goes on, or another process has the turn."""
+        return self.ledger.outbox.renew(self._token, lease_ms=LEASE_MS)
+
+    def _delivered(self, parcels: Iterable[Parcel], refused: Sequence[Refusal] = ()) -> None:
+        """Note what was told, many records in a round trip; the last sink closes a record.
+
+        Of a reply that went to several, each must have been taken or given up.
+        """
+        waits = {(refusal.parcel.request_id, refusal.parcel.sink) for refusal in refused}
+        told = {(p.request_id, p.round, p.sink): p.entry_id for p in parcels if p.sink and (p.request_id, p.sink) not in waits}
+        found = self.ledger.load_many([request_id for request_id, _, _ in told])
+        table = self.ledger.table
+        for (request_id, round_, sink), entry_id in told.items():
+            held = found.get(request_id)
+            if held is None or not held.record.phase.ended:
+                continue
+            if held.record.waiting_sinks and self.ledger.outbox.is_late(entry_id, sink.value):
+                continue
+            change = self.ledger.change(held, partial(table.delivered, sink=sink, round_=round_))
+            found[request_id] = change.after
+            self.noticed(change)
+
+    # What a queue did not take
+
+    def _set_aside(self, refused: Sequence[Refusal]) -> None:
+        """Try again later, for as long as patience lasts; then it is a dead letter, and never silent."""
+        now = int(time.time() * 1000)
+        again, over = [], []
+        for refusal in refused:
+            parcel = refusal.parcel
+            late = parcel.late or Late(parcel.entry_id, parcel.kind, now, 0)
+            late = Late(late.entry_id, late.kind, late.since_ms, late.tries + 1)
+            if now - late.since_ms >= self.patience_s * 1000:
+                over.append((late, refusal))
+                continue
+            if late.tries == 1:
+                tell("reply.returned", reply_to=parcel.key_name, kind=parcel.kind, error=refusal.fault)
+            again.append((late, refusal))
+        delays = [(late, int(backoff(late.tries, LATE_S, LATE_MAX_S) * 1000)) for late, _ in again]
+        full = set(self.ledger.outbox.put_late(delays))
+        for late, refusal in [*over, *((late, refusal) for late, refusal in again if late in full)]:
+            self._give_up(late, refusal)
+
+    def _give_up(self, late: Late, refusal: Refusal) -> None:
+        parcel = refusal.parcel
         self.ledger.dead_letter(
-            "undeliverable", door="publish", body=str(message.body), detail=f"reply_to {routing_key}: {fault}"
+            DeadReason.UNDELIVERABLE,
+            door="publish",
+            body=parcel.body,
+            request_id=parcel.request_id,
+            source=parcel.key_name,
+            detail=f"{parcel.kind} for {parcel.key_name}: {refusal.fault} (tried {late.tries} times)",
+            headers={"correlation_id": parcel.correlation_id, "content_type": CONTENT_TYPE},
         )
+        self.ledger.outbox.drop_late([late])
+        self._delivered([parcel])
 
-    def _connected(self) -> Any:
-        if self._channel is None:
-            self._connection = self.app.connection_for_write(transport_options={"confirm_publish": True})
-            self._connection.ensure_connection(max_retries=1, timeout=5)
-            self._channel = self._connection.channel()
-            self._channel.events["basic_return"].add(self._on_return)
-            EVENTS(self._channel).declare()
-            RESULTS(self._channel).declare()
-        return self._channel
+    def _late(self) -> bool:
+        parcels: list[Parcel] = []
+        gone: list[Late] = []
+        for late in self.ledger.outbox.late(LATE_BATCH):
+            entry = self.ledger.outbox.entry(late.entry_id)
+            if entry is None:  # trimmed meanwhile: its end is still in the record
+                tell("events.dropped", entries=1, why=f"{late.kind} of {late.entry_id} was trimmed while it was late")
+                gone.append(late)
+                continue
+            for parcel in self._parcels(late.entry_id, entry, only=late.kind):
+                parcel.late = late
+                parcels.append(parcel)
+        self.ledger.outbox.drop_late(gone)
+        if not parcels:
+            return True
+        refused = self.broker.publish(parcels, self._still_ours)
+        if refused is None:
+            return False
+        lost = {id(refusal.parcel) for refusal in refused}
+        taken = [parcel for parcel in parcels if id(parcel) not in lost]
+        self.ledger.outbox.drop_late([parcel.late for parcel in taken if parcel.late])
+        self._set_aside(refused)
+        self._delivered(taken, refused)
+        return True
 
-    def _errors(self) -> tuple[type[Exception], ...]:
-        known: tuple[type[Exception], ...] = (OperationalError, OSError)
-        if self._connection is None:
-            return known
-        return (*known, *self._connection.connection_errors, *self._connection.channel_errors)
+    # Dead letters, and bounds
 
-    def _disconnect(self) -> None:
-        connection, self._connection, self._channel = self._connection, None, None
-        if connection is not None:
-            # It is broken: nothing to give back.
-            with contextlib.suppress(OSError, OperationalError, *connection.connection_errors):
-                connection.release()
+    def _dead(self, turn: Turn) -> bool:
+        """What could not be taken is told on the queue `bridge.dead` too."""
+        letters = self.ledger.dead.after(turn.dead_cursor, DEAD_BATCH)
+        if not letters:
+            return True
+        parcels = [Parcel(entry_id, "dead", body, "", DEAD_QUEUE) for entry_id, body in letters]
+        if self.broker.publish(parcels, self._still_ours) is None:
+            return False
+        return self.ledger.outbox.done(self._token, letters[-1][0], 0, lease_ms=LEASE_MS, dead=True)
+
+    def _bounds_kept(self) -> None:
+        """The bytes are the one bound that may reach what AMQP has not confirmed: then it is told, and kept."""
+        now = time.monotonic()
+        if now - self._trim_at < TRIM_S:
+            return
+        self._trim_at = now
+        try:
+            over = self.ledger.outbox.trim(self.bounds)
+            while over > 0:
+                lost = self.ledger.outbox.oldest_unconfirmed(min(over, BATCH))
+                if not lost or not self._shed(lost):
+                    return
+                over -= len(lost)
+        except BridgeError as error:
+            tell("ledger.unavailable", error=str(error), waiting=0)
+
+    def _shed(self, lost: Sequence[Entry]) -> bool:
+        tell("events.dropped", entries=len(lost), why="the stream is over BRIDGE_EVENTS_BYTES_MAX and AMQP is behind")
+        for entry_id, entry in lost:
+            for parcel in self._parcels(entry_id, entry):
+                if parcel.kind != "event":
+                    late = Late(entry_id, parcel.kind, 0, 0)
+                    self._give_up(late, Refusal(parcel, "dropped unsent: the event stream was full"))
+        return self.ledger.outbox.done(self._token, lost[-1][0], len(lost), lease_ms=LEASE_MS)
 
     def close(self) -> None:
         """Give the turn and the connection back."""
-        self.ledger.relay_release(self._token)
-        self._disconnect()
+        self.ledger.outbox.release(self._token)
+        self.broker.disconnect()
+
+
+EVENTS_EXCHANGE, RESULTS_QUEUE, DEAD_QUEUE = "bridge.events", "bridge.results", "bridge.dead"
+
+
+def _replies(entry: dict[str, str]) -> list[dict[str, Any]]:
+    """Who gets a copy: usually one; several where more than one caller asked for the same request."""
+    found = json.loads(entry["reply"]) if entry.get("reply") else []
+    return found if isinstance(found, list) else [found]
+
+
+def _within(batch: Sequence[Entry], bytes_max: int) -> Sequence[Entry]:
+    """As much of the batch as these bytes hold; at least one entry."""
+    used = 0
+    for i, (_, entry) in enumerate(batch):
+        used += len(entry["data"])
+        if used > bytes_max and i:
+            return batch[:i]
+    return batch

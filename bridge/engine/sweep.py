@@ -1,4 +1,4 @@
-"""Keeps time: records whose clocks have run out, the engine's beat, and the bounds of what grows."""
+"""Keeps time: records whose clocks have run out, and the engine's beat."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bridge.errors import BridgeError
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -17,22 +16,18 @@ if TYPE_CHECKING:
 #: Seconds between turns; also how late a clock may be acted on.
 TURN_S = 0.5
 BATCH = 200
-BEAT_S, TRIM_S = 1.0, 5.0
+BEAT_S = 1.0
 
 
 @dataclass(slots=True)
 class Sweep:
-    """One `once()` beats, acts on clocks that have run out, and trims the event stream."""
+    """One `once()` beats, and acts on clocks that have run out."""
 
     ledger: Ledger
     engine_id: str
     noticed: Callable[[Change], None]
-    events_max: int
-    events_bytes_max: int
-    relay_cursor: Callable[[], str | None]
     flush_budget: Callable[[], None]
     _beat_at: float = field(default=0.0, init=False)
-    _trim_at: float = field(default=0.0, init=False)
     _changes: int = field(default=0, init=False)
 
     def once(self) -> float:
@@ -56,9 +51,6 @@ class Sweep:
                 )
                 continue
             self.noticed(change)
-        if now - self._trim_at >= TRIM_S:
-            self._trim()
-            self._trim_at = now
         if len(held) == BATCH:
             return 0.0
         return TURN_S if wait_ms < 0 else min(TURN_S, wait_ms / 1000)
@@ -70,10 +62,3 @@ class Sweep:
             tell("ledger.rolled_back", had=self._changes, has=changes)
         self._changes = changes
         tell("engine.beat", engine=self.engine_id, engines=engines)
-
-    def _trim(self) -> None:
-        """The event stream by count and bytes, and never past what the AMQP relay has confirmed (I16)."""
-        try:
-            self.ledger.trim_events(self.events_max, self.events_bytes_max, keep_after=self.relay_cursor())
-        except BridgeError as error:
-            tell("ledger.unavailable", error=str(error), waiting=0)

@@ -13,6 +13,7 @@ from bridge.job.record import Long, Record, dumps
 from bridge.job.words import EventName, Status
 
 SCHEMA = "urn:bridge:schema:job-event:1"
+DEAD_SCHEMA = "urn:bridge:schema:dead-letter:1"
 CONTENT_TYPE = "application/cloudevents+json"
 
 
@@ -117,7 +118,7 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
     if record.wish:
         body["wish"] = {"cause": record.wish, **(held.json(Long.WISHED) or {})}
     if held.output is not None:
-        if inline_limit is not None and len(held.output) > inline_limit:
+        if inline_limit is not None and size_over(held.output, inline_limit):
             body["output_ref"] = output_reference(held.output)
         else:
             body["output"] = json.loads(held.output)
@@ -174,6 +175,37 @@ def cloud_event(
     if trace:
         event["traceparent"] = trace
     return dumps({**event, "data": data})
+
+
+def whole(event: Mapping[str, Any], output: str | None, limit: int) -> str | None:
+    """An event's body with `output` (JSON text) in place of its reference; None without one, or over `limit` bytes."""
+    if output is None or size_over(output, limit):
+        return None
+    data = {name: value for name, value in event["data"].items() if name != "output_ref"}
+    text = dumps({**event, "data": data})
+    # `data` stands last, and its own end is text that need not be read again.
+    return f'{text[:-2]}{"," if data else ""}"output":{output}}}}}'
+
+
+def size_over(text: str, limit: int) -> bool:
+    """Whether the text has more than so many bytes."""
+    return len(text) > limit or (not text.isascii() and len(text.encode()) > limit)
+
+
+def dead_event(letter: Mapping[str, Any]) -> str:
+    """A dead letter as a CloudEvent: a Celery consumer that meets one refuses it by its content type."""
+    return dumps(
+        {
+            "specversion": "1.0",
+            "id": f"dead:{letter['time']}:{letter['sha256'][:8]}",
+            "source": "/bridge/dead",
+            "type": "bridge.dead.kept",
+            "time": letter["time"],
+            "datacontenttype": "application/json",
+            "dataschema": DEAD_SCHEMA,
+            "data": letter,
+        }
+    )
 
 
 def _or_none(milliseconds: int) -> int | None:

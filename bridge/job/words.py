@@ -133,6 +133,17 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
+class DeadReason(StrEnum):
+    """Why a message or an end became a dead letter; a closed list, a label of `bridge_dead_letters_total`."""
+
+    MALFORMED = "malformed"  # no JSON document: bytes, charset, depth, duplicate names
+    TOO_LARGE = "too_large"
+    UNKNOWN_KIND = "unknown_kind"  # JSON, but neither a request nor a command
+    REJECTED = "rejected"  # a document that breaks a rule
+    ID_CONFLICT = "id_conflict"
+    UNDELIVERABLE = "undeliverable"  # an end, event or reply that nobody would take
+
+
 class EventName(StrEnum):
     """The transitions that are told; an event's `type` is `bridge.job.<name>`."""
 

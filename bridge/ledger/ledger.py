@@ -7,7 +7,6 @@ and no script knows it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import time
@@ -21,8 +20,9 @@ from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered, difference, from_row
 from bridge.job.table import Table
 from bridge.job.words import SUBMITS, Phase, Step
+from bridge.ledger.dead import DeadLetters
+from bridge.ledger.outbox import Outbox
 from bridge.ledger.scripts import mapped, run, run_many
-from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     import redis
@@ -119,7 +119,15 @@ class Ledger:
     """Every method is one script, or one read. All may be repeated (I15); all raise LedgerUnavailable."""
 
     def __init__(
-        self, client: redis.Redis, names: Names, rules: Rules, *, wishes_max: int = 100_000, dead_max: int = 10_000
+        self,
+        client: redis.Redis,
+        names: Names,
+        rules: Rules,
+        *,
+        wishes_max: int = 100_000,
+        dead_max: int = 10_000,
+        dead_originals: bool = True,
+        relayed: bool = False,
     ) -> None:
         """The client is shared by threads; nothing is sent before the first call."""
         self.client = client
@@ -128,7 +136,8 @@ class Ledger:
         self.table = Table(rules)
         self.clock = LedgerClock()
         self._wishes_max = wishes_max
-        self._dead_max = dead_max
+        self.outbox = Outbox(client, names, relayed=relayed)
+        self.dead = DeadLetters(client, names, dead_max, dead_originals)
 
     def now(self) -> int:
         """Ledger time in milliseconds."""
@@ -147,6 +156,19 @@ class Ledger:
         if not answers[0]:
             return None
         return self._held(request_id, answers[0], wanted, answers[1], answers[2] if output else None)
+
+    def load_many(self, request_ids: Sequence[str], *, wanted: Sequence[Long] = COMMON) -> dict[str, Held]:
+        """Records by id, in one round trip; those that are gone are missing."""
+        ids = list(dict.fromkeys(request_ids))
+        if not ids:
+            return {}
+        with mapped(), self.client.pipeline(transaction=False) as pipe:
+            for request_id in ids:
+                pipe.hgetall(self.names.row(request_id))
+                pipe.hmget(self.names.long(request_id), wanted)
+            answers = pipe.execute()
+        rows = zip(ids, answers[::2], answers[1::2], strict=True)
+        return {request_id: self._held(request_id, row, wanted, long) for request_id, row, long in rows if row}
 
     def tombstone(self, request_id: str) -> dict[str, Any] | None:
         """What is remembered of a request whose record is gone."""
@@ -328,10 +350,10 @@ class Ledger:
         self.clock.heard(answer[0])
         return self._read(answer[2:], COMMON), int(answer[1])
 
-    def chunks(self, request_id: str, start: int = 0) -> list[dict[str, Any]]:
-        """Recorded chunks from an index on: `{index, output, metrics?}`."""
+    def chunks(self, request_id: str, start: int = 0, last: int = -1) -> list[dict[str, Any]]:
+        """Recorded chunks from an index on, to `last` and with it (-1: all): `{index, output, metrics?}`."""
         with mapped():
-            found: Any = self.client.lrange(f"{self.names.prefix}c:{request_id}", start, -1)
+            found: Any = self.client.lrange(f"{self.names.prefix}c:{request_id}", start, last)
         return [json.loads(text) for text in found]
 
     def stray_seen(self, stray: Stray, *, again_ms: int | None, paid_twice_ms: int = 0) -> None:
@@ -489,87 +511,15 @@ class Ledger:
 
     # The event stream
 
-    def trim_events(self, count_max: int, bytes_max: int, *, keep_after: str | None = None) -> None:
-        """Keep the stream inside its bounds; entries behind `keep_after` are not yet told elsewhere and stay."""
-        stream = self.names.events
-        with mapped():
-            used = int(self.client.memory_usage(stream, samples=20) or 0)
-            length = int(self.client.xlen(stream))
-            wanted = count_max
-            if used > bytes_max and length:
-                wanted = min(wanted, int(length * bytes_max / used * 0.9))
-            if length <= wanted:
-                return
-            if keep_after is None:
-                self.client.xtrim(stream, maxlen=wanted, approximate=True)
-                return
-            first_kept = self.client.xrevrange(stream, count=1, max="+") if wanted == 0 else None
-            if first_kept is None:
-                self.client.xtrim(stream, minid=keep_after, approximate=True)
-
-    def relay_take(self, token: str, count: int, *, lease_ms: int) -> list[tuple[str, dict[str, str]]] | None:
-        """The next events for AMQP, None when another process has the turn. Nothing moves until `relay_done`."""
-        key, stream = self.names.key("relay"), self.names.events
-        with mapped():
-            mine = self.client.set(key, token, nx=True, px=lease_ms)
-            if not mine:
-                if self.client.get(key) != token:
-                    return None
-                self.client.pexpire(key, lease_ms)
-            cursor = self.relay_cursor() or "0-0"
-            return self.client.xrange(stream, min=f"({cursor}", count=count)  # type: ignore[return-value]
-
-    def relay_done(self, token: str, cursor: str) -> None:
-        """Everything up to this entry was confirmed; written only by who has the turn."""
-        with mapped():
-            if self.client.get(self.names.key("relay")) == token:
-                self.client.hset(self.names.key("meta"), "cursor", cursor)
-
-    def relay_cursor(self) -> str | None:
-        """The last entry that AMQP has confirmed; None when nothing has been relayed."""
-        with mapped():
-            return self.client.hget(self.names.key("meta"), "cursor")  # type: ignore[return-value]
-
-    def relay_release(self, token: str) -> None:
-        """Give the turn to another process."""
-        with mapped():
-            if self.client.get(self.names.key("relay")) == token:
-                self.client.delete(self.names.key("relay"))
-
-    def dead_letter(
-        self, reason: str, *, door: str, body: str, detail: str = "", headers: Mapping[str, Any] | None = None
-    ) -> str:
-        """Keep what could not be taken or told (I12): reason, size, SHA-256, and at most 64 KiB of the original."""
-        tell("dead_letter.kept", reason=reason, door=door, detail=detail[:200])
-        raw = body.encode(errors="surrogateescape")
-        entry = {
-            "reason": reason,
-            "door": door,
-            "detail": detail[:1000],
-            "body": body[:65_536],
-            "size": str(len(raw)),
-            "sha256": hashlib.sha256(raw).hexdigest(),
-            "headers": json.dumps(dict(headers or {}), default=str)[:16_384],
-        }
-        with mapped():
-            return str(self.client.xadd(self.names.dead, entry, maxlen=self._dead_max, approximate=True))  # type: ignore[arg-type]
+    def dead_letter(self, reason: str, *, door: str, body: str | bytes, **about: Any) -> str:
+        """Keep what could not be taken or told (I12): see `DeadLetters.keep`."""
+        return self.dead.keep(reason, door=door, body=body, **about)
 
     def read_events(self, after: str, *, count: int) -> list[tuple[str, dict[str, Any]]]:
         """Events behind an entry (`-` for the oldest, `(<id>` for what follows it), each with its entry id."""
         with mapped():
             found: Any = self.client.xrange(self.names.events, min=after, count=count)
         return [(entry_id, json.loads(entry["data"])) for entry_id, entry in found]
-
-    def dead_letters(self, count: int = 1_000) -> list[dict[str, str]]:
-        """The newest first."""
-        with mapped():
-            found: Any = self.client.xrevrange(self.names.dead, count=count)
-        return [{"id": entry_id, **entry} for entry_id, entry in found]
-
-    def drop_dead_letters(self, letter_ids: Sequence[str]) -> int:
-        """How many of them were there."""
-        with mapped():
-            return int(self.client.xdel(self.names.dead, *letter_ids))
 
     def live(self, limit: int = 1 << 30, *, wanted: Sequence[Long] = (Long.METADATA,)) -> Iterator[Held]:
         """Records that have not ended (a walk over all of them)."""
@@ -622,9 +572,6 @@ class Ledger:
                     name = "oldest" if step is Step.SUBMIT else step.value
                     at = score % PRIORITY_BAND_MS if step is Step.SUBMIT else score
                     found[name] = max(found[name], (now - at) / 1000)
-            cursor = self.relay_cursor()
-            newest: Any = self.client.xrevrange(self.names.events, count=1)
-        if cursor and newest:
-            found["outbox"] = max(0.0, (int(newest[0][0].split("-")[0]) - int(cursor.split("-")[0])) / 1000)
+        found["outbox"] = self.outbox.lag().seconds
         found["expiry"] -= found[Step.POLL.value]
         return found

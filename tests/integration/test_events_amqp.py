@@ -16,7 +16,7 @@ from tests.house import House
 @pytest.fixture
 def house(amqp_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A worker on RabbitMQ, the ledger on Redis."""
-    with House(tmp_path_factory.mktemp("events"), broker=amqp_url, redis_url=redis_url, results="all") as made:
+    with House(tmp_path_factory.mktemp("events"), broker=amqp_url, redis_url=redis_url, results="all", reply_patience_s="3") as made:
         made.worker()
         yield made
 
@@ -73,6 +73,6 @@ def test_a_reply_whose_queue_is_gone_is_kept_as_a_dead_letter(house: House) -> N
     """Never silent."""
     sent = house.send({"a": 1}, reply_to="nobody-there")
     sent.get(timeout=20)
-    letter = eventually(house.ledger.dead_letters)[0]
+    letter = eventually(house.ledger.dead.newest, timeout=20)[0]
     assert letter["reason"] == "undeliverable"
     assert "nobody-there" in letter["detail"]

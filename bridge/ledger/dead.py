@@ -1,0 +1,137 @@
+"""Dead letters: what could not be taken or told, kept with its reason in the stream `bridge:dead` (I12).
+
+An entry carries the letter as a CloudEvent in field `data`, with `reason` and `door` beside it. The original is kept
+to 64 KiB, as text where it is UTF-8 and in base64 where it is not; its size and SHA-256 are those of all of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from bridge.job.document import dead_event
+from bridge.job.words import DeadReason
+from bridge.ledger.scripts import mapped
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    import redis
+
+    from bridge.ledger.keys import Names
+
+#: Bytes kept of an original, of its headers, and of the sentence that says what was wrong.
+ORIGINAL_MAX, HEADERS_MAX, DETAIL_MAX = 65_536, 16_384, 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Bounded by count here, by bytes and age in `trim` (I16). All methods raise LedgerUnavailable."""
+
+    client: redis.Redis
+    names: Names
+    count_max: int = 10_000
+    originals: bool = True
+
+    def keep(
+        self,
+        reason: str,
+        *,
+        door: str,
+        body: str | bytes,
+        detail: str = "",
+        headers: Mapping[str, Any] | None = None,
+        request_id: str = "",
+        source: str = "",
+    ) -> str:
+        """The letter's id. `source` is the queue, stream or task it came by; `reason` one of DeadReason."""
+        reason = DeadReason(reason).value
+        tell("dead_letter.kept", reason=reason, door=door, request_id=request_id or None, detail=detail[:200])
+        raw = body.encode(errors="surrogateescape") if isinstance(body, str) else body
+        digest = hashlib.sha256(raw).hexdigest()
+        now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        original, encoding = _original(raw[:ORIGINAL_MAX]) if self.originals else (None, None)
+        letter = {
+            "reason": reason,
+            "time": now,
+            "door": door,
+            "source": source or None,
+            "request_id": request_id or None,
+            "detail": detail[:DETAIL_MAX],
+            "size": len(raw),
+            "sha256": digest,
+            "encoding": encoding,
+            "original": original,
+            "truncated": self.originals and len(raw) > ORIGINAL_MAX,
+            "headers": _headers(headers or {}) if self.originals else {},
+        }
+        entry: dict[Any, Any] = {"data": dead_event(letter), "reason": reason, "door": door}
+        with mapped():
+            return str(self.client.xadd(self.names.dead, entry, maxlen=self.count_max, approximate=True))
+
+    def newest(self, count: int = 1_000) -> list[dict[str, Any]]:
+        """The newest first, each with its `id`."""
+        with mapped():
+            found: Any = self.client.xrevrange(self.names.dead, count=count)
+        return [_read(entry_id, entry) for entry_id, entry in found]
+
+    def get(self, letter_id: str) -> dict[str, Any] | None:
+        """One letter; None when there is none of that id."""
+        with mapped():
+            found: Any = self.client.xrange(self.names.dead, min=letter_id, max=letter_id)
+        return _read(*found[0]) if found else None
+
+    def after(self, cursor: str, count: int) -> list[tuple[str, str]]:
+        """Ids and documents behind a cursor (`0-0` for all), the oldest first: for who tells them elsewhere."""
+        with mapped():
+            found: Any = self.client.xrange(self.names.dead, min=f"({cursor}", count=count)
+        return [(entry_id, entry["data"]) for entry_id, entry in found]
+
+    def drop(self, letter_ids: Sequence[str]) -> int:
+        """How many of them were there."""
+        with mapped():
+            return int(self.client.xdel(self.names.dead, *letter_ids)) if letter_ids else 0
+
+    def trim(self, bytes_max: int, retention_ms: int) -> None:
+        """The bounds that XADD does not keep."""
+        with mapped():
+            oldest = int(time.time() * 1000) - retention_ms
+            self.client.xtrim(self.names.dead, minid=f"{max(0, oldest)}-0", approximate=True)
+            used = int(self.client.memory_usage(self.names.dead, samples=20) or 0)
+            if used > bytes_max:
+                length = int(self.client.xlen(self.names.dead))
+                self.client.xtrim(self.names.dead, maxlen=int(length * bytes_max / used * 0.9), approximate=True)
+
+
+def original_of(letter: Mapping[str, Any]) -> bytes | None:
+    """The original's bytes; None where they were not kept, or not all of them."""
+    text = letter.get("original")
+    if text is None or letter.get("truncated"):
+        return None
+    return base64.b64decode(text) if letter.get("encoding") == "base64" else str(text).encode()
+
+
+def _original(raw: bytes) -> tuple[str, str]:
+    try:
+        return raw.decode(), "utf-8"
+    except UnicodeDecodeError as error:
+        if len(raw) == ORIGINAL_MAX and error.start > ORIGINAL_MAX - 4:  # only the cut fell into a character
+            return raw[: error.start].decode(), "utf-8"
+        return base64.b64encode(raw).decode(), "base64"
+
+
+def _headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    text = json.dumps({str(name): value for name, value in headers.items()}, default=str)
+    if len(text) > HEADERS_MAX:
+        return {"": f"{len(text)} bytes of headers were not kept"}
+    kept: dict[str, Any] = json.loads(text)
+    return kept
+
+
+def _read(entry_id: str, entry: Mapping[str, str]) -> dict[str, Any]:
+    return {"id": entry_id, **json.loads(entry["data"])["data"]}

@@ -1,0 +1,31 @@
+-- relay: the turn of the one publisher that tells AMQP what the event stream holds, and its cursor.
+-- KEYS 1 prefix  2 events stream
+-- ARGV 1 verb  2 token  then by verb:
+--   take     3 lease in ms            Returns {1, cursor} or {0} when another has the turn
+--   done     3 lease in ms  4 cursor  5 entries told  6 "dead" or "": which cursor
+--                                     Returns {1}, or {0} when the turn is lost: nothing is written
+--   release                           Returns {1} or {0}
+-- Invariant: the cursor is moved only by who has the turn, after confirms (I7). The same call again does no harm: a
+-- cursor that stands at its new place counts nothing twice (I15).
+local key, meta = p .. 'relay', p .. 'meta'
+local verb, token = ARGV[1], ARGV[2]
+local has = redis.call('GET', key)
+if verb == 'take' and not has then
+  redis.call('SET', key, token)
+  has = token
+end
+if has ~= token then return {0} end
+if verb == 'release' then
+  redis.call('DEL', key)
+  return {1}
+end
+redis.call('PEXPIRE', key, ARGV[3])
+if verb == 'take' then return {1, redis.call('HGET', meta, 'cursor') or '0-0', redis.call('HGET', meta, 'dead_cursor') or '0-0'} end
+if ARGV[4] ~= '' then
+  local field = ARGV[6] == 'dead' and 'dead_cursor' or 'cursor'
+  if redis.call('HGET', meta, field) ~= ARGV[4] then
+    redis.call('HSET', meta, field, ARGV[4])
+    if field == 'cursor' then redis.call('HINCRBY', meta, 'relayed', ARGV[5]) end
+  end
+end
+return {1}

@@ -1,0 +1,233 @@
+"""The event stream as the outbox: the turn and cursor of who tells AMQP, how far it is behind, and the stream's bounds.
+
+On a Redis broker nobody relays, and only `trim` matters. Methods raise LedgerUnavailable.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bridge.ledger.scripts import mapped, run
+
+if TYPE_CHECKING:
+    import redis
+
+    from bridge.ledger.keys import Names
+
+Entry = tuple[str, dict[str, str]]
+#: Entries read at once where they are only counted or dropped.
+PAGE = 500
+#: Undelivered messages that are tried again, at most; one more becomes a dead letter at once (I16).
+LATE_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The right to tell AMQP: where the last one stopped, in the events and in the dead letters."""
+
+    cursor: str
+    dead_cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """One message that a queue would not take: which entry's, to whom, since when, and how often it was tried."""
+
+    entry_id: str
+    kind: str  # event | reply:<n> | result
+    since_ms: int
+    tries: int
+
+    def member(self) -> str:
+        """Its place in the set of late ones; the same for every try."""
+        return json.dumps([self.entry_id, self.kind])
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """What AMQP has not confirmed yet: entries, and the seconds between its last entry and the newest."""
+
+    entries: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of the event stream. `count` and `age_ms` never reach what AMQP has not confirmed; `bytes` does, loudly."""
+
+    count: int
+    bytes: int
+    age_ms: int
+
+
+class Outbox:
+    """One per process; thread-safe."""
+
+    def __init__(self, client: redis.Redis, names: Names, *, relayed: bool) -> None:
+        """`relayed` says whether events leave on AMQP as well."""
+        self.client = client
+        self.names = names
+        self.relayed = relayed
+
+    # The turn
+
+    def take(self, token: str, *, lease_ms: int) -> Turn | None:
+        """The turn, also when it is ours already; None while another process has it."""
+        answer = run(self.client, "relay", self._keys(), ["take", token, lease_ms])
+        return Turn(answer[1], answer[2]) if answer[0] == 1 else None
+
+    def entries(self, cursor: str, count: int) -> list[Entry]:
+        """What stands behind a cursor."""
+        with mapped():
+            return self.client.xrange(self.names.events, min=f"({cursor}", count=count)  # type: ignore[return-value]
+
+    def entry(self, entry_id: str) -> dict[str, str] | None:
+        """One entry; None when it was trimmed."""
+        with mapped():
+            found: Any = self.client.xrange(self.names.events, min=entry_id, max=entry_id)
+        return found[0][1] if found else None
+
+    def renew(self, token: str, *, lease_ms: int) -> bool:
+        """Whether the turn is still ours; its lease begins anew."""
+        return bool(run(self.client, "relay", self._keys(), ["done", token, lease_ms, "", 0, ""])[0])
+
+    def done(self, token: str, cursor: str, told: int, *, lease_ms: int, dead: bool = False) -> bool:
+        """Everything up to this entry was confirmed; False when the turn was lost, and then nothing is written."""
+        args = ["done", token, lease_ms, cursor, told, "dead" if dead else ""]
+        return bool(run(self.client, "relay", self._keys(), args)[0])
+
+    def release(self, token: str) -> None:
+        """Give the turn to another process."""
+        run(self.client, "relay", self._keys(), ["release", token])
+
+    # Late ones
+
+    def put_late(self, late: Sequence[tuple[Late, int]]) -> list[Late]:
+        """Have messages tried again in so many ms; answers those for which there is no room."""
+        if not late:
+            return []
+        now = int(time.time() * 1000)
+        with mapped():
+            room = max(0, LATE_MAX - int(self.client.zcard(self._late)))
+            with self.client.pipeline(transaction=True) as pipe:
+                for one, delay_ms in late[:room]:
+                    pipe.zadd(self._late, {one.member(): now + delay_ms})
+                    pipe.hset(self._tries, one.member(), f"{one.tries} {one.since_ms}")
+                pipe.execute()
+        return [one for one, _ in late[room:]]
+
+    def late(self, count: int) -> list[Late]:
+        """Those that are due again."""
+        with mapped():
+            due: Any = self.client.zrangebyscore(self._late, "-inf", int(time.time() * 1000), start=0, num=count)
+            tries: Any = self.client.hmget(self._tries, due) if due else []
+        return [_late(member, text or "0 0") for member, text in zip(due, tries, strict=True)]
+
+    def drop_late(self, late: Sequence[Late]) -> None:
+        """They were taken, or given up."""
+        if late:
+            members = [one.member() for one in late]
+            with mapped(), self.client.pipeline(transaction=True) as pipe:
+                pipe.zrem(self._late, *members)
+                pipe.hdel(self._tries, *members)
+                pipe.execute()
+
+    def is_late(self, entry_id: str, sink: str) -> bool:
+        """Whether some of what one entry has to tell to this sink waits for another try."""
+        pattern = json.dumps([entry_id, sink])[:-2] + "*"
+        with mapped():
+            if not self.client.zcard(self._late):
+                return False
+            return any(True for _ in self.client.zscan_iter(self._late, match=pattern.replace("[", "\\[", 1), count=1_000))
+
+    # Bounds
+
+    def lag(self) -> Lag:
+        """How far AMQP is behind; nothing where nobody relays."""
+        if not self.relayed:
+            return Lag(0, 0.0)
+        with mapped():
+            known: Any = self.client.hmget(self.names.key("meta"), "cursor", "relayed")
+            cursor, relayed = known
+            newest: Any = self.client.xrevrange(self.names.events, count=1)
+            if not newest:
+                return Lag(0, 0.0)
+            info: Any = self.client.xinfo_stream(self.names.events)
+            first = newest[0][0] if cursor is None else cursor
+            if cursor is None:
+                oldest: Any = self.client.xrange(self.names.events, count=1)
+                first = oldest[0][0]
+        entries = int(info["entries-added"]) - int(relayed or 0)
+        if cursor == newest[0][0]:
+            entries = 0
+        return Lag(max(0, entries), max(0.0, (_ms(newest[0][0]) - _ms(first)) / 1000))
+
+    def count_right(self, cursor: str) -> None:
+        """Mend what `lag` counts from, by walking the stream: it may be older than the count, or was deleted."""
+        with mapped():
+            if not self.client.exists(self.names.events):
+                return
+            info: Any = self.client.xinfo_stream(self.names.events)
+            relayed: Any = self.client.hget(self.names.key("meta"), "relayed")
+        added, length = int(info["entries-added"]), int(info["length"])
+        if relayed is not None and 0 <= added - int(relayed) <= length:
+            return
+        behind, at = 0, cursor
+        while page := self.entries(at, PAGE):
+            behind, at = behind + len(page), page[-1][0]
+        with mapped():
+            self.client.hset(self.names.key("meta"), "relayed", str(added - behind))
+
+    def trim(self, bounds: Bounds) -> int:
+        """Keep the stream inside its bounds; answers how many unconfirmed entries its bytes must lose."""
+        stream = self.names.events
+        with mapped():
+            used = int(self.client.memory_usage(stream, samples=20) or 0)
+            length = int(self.client.xlen(stream))
+            if not length:
+                return 0
+            behind = self.lag().entries
+            cursor = self.client.hget(self.names.key("meta"), "cursor") or "0-0" if self.relayed else None
+            oldest = f"{max(0, int(time.time() * 1000) - bounds.age_ms)}-0"
+            if cursor is not None and _key(str(cursor)) < _key(oldest):
+                oldest = str(cursor)
+            self.client.xtrim(stream, minid=oldest, approximate=True)
+            kept = min(bounds.count, int(length * bounds.bytes / used * 0.9) if used > bounds.bytes else length)
+            self.client.xtrim(stream, maxlen=max(kept, behind), approximate=True)
+        return max(0, behind - kept) if used > bounds.bytes else 0
+
+    def oldest_unconfirmed(self, count: int) -> list[Entry]:
+        """What the bytes' bound would lose first."""
+        with mapped():
+            cursor = self.client.hget(self.names.key("meta"), "cursor") or "0-0"
+        return self.entries(str(cursor), count)
+
+    def _keys(self) -> list[str]:
+        return [self.names.prefix, self.names.events]
+
+    @property
+    def _late(self) -> str:
+        return self.names.key("late")
+
+    @property
+    def _tries(self) -> str:
+        return self.names.key("late_tries")
+
+
+def _late(member: str, text: str) -> Late:
+    entry_id, kind = json.loads(member)
+    tries, since_ms = text.split()
+    return Late(entry_id, kind, int(since_ms), int(tries))
+
+
+def _ms(entry_id: str) -> int:
+    return int(entry_id.split("-", maxsplit=1)[0])
+
+
+def _key(entry_id: str) -> tuple[int, int]:
+    at, _, number = entry_id.partition("-")
+    return int(at), int(number or 0)
