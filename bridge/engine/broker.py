@@ -44,7 +44,7 @@ class Parcel:
     """One message on its way."""
 
     entry_id: str
-    kind: str  # event | reply | result | dead
+    kind: str  # event | reply:<n> | result | dead
     body: str
     exchange: str
     key_name: str  # routing key, or the queue's name
@@ -53,6 +53,7 @@ class Parcel:
     request_id: str = ""
     round: int = 1
     sink: Sink | None = None
+    copies: int = 1  # how many callers get a reply of this entry
     late: Late | None = None
 
     @property

@@ -104,11 +104,13 @@ class Publish:
         event = json.loads(body)
         about = {"request_id": event["subject"], "round": event["data"].get("round", 1)}
         ends = event["data"].get("completed") is True
-        for i, reply in enumerate(_replies(entry)):
+        replies = _replies(entry)
+        for i, reply in enumerate(replies):
             if only in {"", f"reply:{i}"}:
                 yield Parcel(
                     entry_id, f"reply:{i}", self._whole(event) or body, "", reply["to"], mandatory=True,
-                    correlation_id=reply.get("correlation_id"), sink=Sink.REPLY if ends else None, **about,
+                    correlation_id=reply.get("correlation_id"), sink=Sink.REPLY if ends else None,
+                    copies=len(replies), **about,
                 )  # fmt: skip
         if entry.get("result") and only in {"", "result"}:
             yield Parcel(entry_id, "result", body, "", RESULTS_QUEUE, mandatory=True, sink=Sink.RESULTS, **about)
@@ -137,14 +139,15 @@ class Publish:
         Of a reply that went to several, each must have been taken or given up.
         """
         waits = {(refusal.parcel.request_id, refusal.parcel.sink) for refusal in refused}
-        told = {(p.request_id, p.round, p.sink): p.entry_id for p in parcels if p.sink and (p.request_id, p.sink) not in waits}
+        told = {(p.request_id, p.round, p.sink): p for p in parcels if p.sink and (p.request_id, p.sink) not in waits}
         found = self.ledger.load_many([request_id for request_id, _, _ in told])
         table = self.ledger.table
-        for (request_id, round_, sink), entry_id in told.items():
+        for (request_id, round_, sink), parcel in told.items():
             held = found.get(request_id)
             if held is None or not held.record.phase.ended:
                 continue
-            if held.record.waiting_sinks and self.ledger.outbox.is_late(entry_id, sink.value):
+            kinds = [f"reply:{i}" for i in range(parcel.copies)]
+            if len(kinds) > 1 and self.ledger.outbox.any_late(parcel.entry_id, kinds):
                 continue
             change = self.ledger.change(held, partial(table.delivered, sink=sink, round_=round_))
             found[request_id] = change.after

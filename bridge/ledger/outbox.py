@@ -136,13 +136,11 @@ class Outbox:
                 pipe.hdel(self._tries, *members)
                 pipe.execute()
 
-    def is_late(self, entry_id: str, sink: str) -> bool:
-        """Whether some of what one entry has to tell to this sink waits for another try."""
-        pattern = json.dumps([entry_id, sink])[:-2] + "*"
+    def any_late(self, entry_id: str, kinds: Sequence[str]) -> bool:
+        """Whether one of these messages of an entry waits for another try."""
         with mapped():
-            if not self.client.zcard(self._late):
-                return False
-            return any(True for _ in self.client.zscan_iter(self._late, match=pattern.replace("[", "\\[", 1), count=1_000))
+            found: Any = self.client.zmscore(self._late, [json.dumps([entry_id, kind]) for kind in kinds])
+        return any(score is not None for score in found)
 
     # Bounds
 

@@ -16,7 +16,9 @@ from tests.house import House
 @pytest.fixture
 def house(amqp_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A worker on RabbitMQ, the ledger on Redis."""
-    with House(tmp_path_factory.mktemp("events"), broker=amqp_url, redis_url=redis_url, results="all", reply_patience_s="3") as made:
+    with House(
+        tmp_path_factory.mktemp("events"), broker=amqp_url, redis_url=redis_url, results="all", reply_patience_s="3"
+    ) as made:
         made.worker()
         yield made
 
