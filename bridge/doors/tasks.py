@@ -140,7 +140,9 @@ def _control_task(
 
 def check_argument(field: str, value: object) -> None:
     """The type of one argument of a control task. Raises JobRejected."""
-    if field in {"refresh", "pending"}:
+    if field == "where":
+        _check_where(value)
+    elif field in {"refresh", "pending"}:
         if not isinstance(value, bool):
             raise rejected(field, f"{field}: must be true or false")
     elif value is not None and not isinstance(value, str):
@@ -149,8 +151,20 @@ def check_argument(field: str, value: object) -> None:
         check_request_id(value)
 
 
+def _check_where(value: object) -> None:
+    if not isinstance(value, Mapping) or not value:
+        raise rejected("where", "where: must be an object of metadata names and values, at least one")
+    if not all(isinstance(name, str) and isinstance(item, str | int | float) for name, item in value.items()):
+        raise rejected("where", "where: its values must be strings or numbers")
+
+
 def _cancel(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:
-    """Cancel a request (`id`), or a bare job (`job_id` and `endpoint`)."""
+    """Cancel a request (`id`), a bare job (`job_id` and `endpoint`), a Celery `group`, or `where` metadata says so."""
+    where, group = kwargs.pop("where", None), kwargs.pop("group", None)
+    if where is not None or group is not None:
+        if kwargs or (where is not None and group is not None):
+            raise rejected("id", "id: name one of id, job_id with endpoint, group, where")
+        return bridge.control.cancel_all(asker, where=where, group=group)
     return bridge.control.cancel(**kwargs, asker=asker)
 
 
@@ -190,7 +204,7 @@ def _pause(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:
 
 def _resume(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:
     """Submits leave again."""
-    return bridge.control.resume(_endpoint_of(kwargs), asker)
+    return bridge.control.resume(_endpoint_of(kwargs), asker, kwargs.get("reason"))
 
 
 def _endpoint_of(kwargs: dict[str, Any]) -> str:
@@ -202,7 +216,7 @@ def _endpoint_of(kwargs: dict[str, Any]) -> str:
 
 _JOB = frozenset({"id", "job_id", "endpoint"})
 _CONTROL: dict[str, tuple[Callable[..., Any], frozenset[str]]] = {
-    "bridge.cancel": (_cancel, _JOB),
+    "bridge.cancel": (_cancel, _JOB | {"group", "where"}),
     "bridge.status": (_status, _JOB | {"refresh"}),
     "bridge.retry": (_retry, _JOB),
     "bridge.stream": (_stream, frozenset({"id"})),

@@ -14,6 +14,7 @@ from bridge.job.words import EventName, Status
 
 SCHEMA = "urn:bridge:schema:job-event:1"
 DEAD_SCHEMA = "urn:bridge:schema:dead-letter:1"
+ENDPOINT_SCHEMA = "urn:bridge:schema:endpoint-event:1"
 CONTENT_TYPE = "application/cloudevents+json"
 
 
@@ -158,7 +159,8 @@ def cloud_event(
     endpoint: str,
     sequence: int,
     time: str,
-    trace: str | None,
+    trace: str | None = None,
+    schema: str = SCHEMA,
 ) -> str:
     """One CloudEvents 1.0 structured JSON document. Its id is the request's id and sequence, so copies are the same."""
     event = {
@@ -170,7 +172,7 @@ def cloud_event(
         "sequence": f"{sequence:010d}",
         "time": time,
         "datacontenttype": "application/json",
-        "dataschema": SCHEMA,
+        "dataschema": schema,
     }
     if trace:
         event["traceparent"] = trace
@@ -205,6 +207,19 @@ def dead_event(letter: Mapping[str, Any]) -> str:
             "dataschema": DEAD_SCHEMA,
             "data": letter,
         }
+    )
+
+
+def endpoint_event(name: EventName, data: Mapping[str, Any], *, endpoint: str, sequence: int, time: str) -> str:
+    """The same of an endpoint: its subject is the endpoint, which has a sequence of its own."""
+    return cloud_event(
+        name,
+        data,
+        request_id=endpoint,
+        endpoint=endpoint,
+        sequence=sequence,
+        time=time,
+        schema=ENDPOINT_SCHEMA,
     )
 
 

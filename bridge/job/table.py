@@ -71,6 +71,8 @@ TABLE: Mapping[tuple[Phase, str], frozenset[Phase]] = {
 
 #: 404s of one job count as gone when this far apart, with a success of the endpoint between. Milliseconds.
 GONE_APART_MS = 30_000
+#: A call to RunPod takes at most so long: its answer may be written that much after a purge.
+PURGE_UNDER_WAY_MS = 30_000
 #: An IN_PROGRESS whose executionTime stands still this long will not end any more (runpod-python#250).
 STUCK_MS = 10 * 60_000
 #: For this long after a /retry, an end equal to the previous one is read again, not believed.
@@ -348,6 +350,18 @@ class Table:
         said = {k: v for k, v in (("by", by), ("door", door)) if v}
         return check(draft.settle(Status.CANCELLED, Reason.PURGED, **said).done("purged"), "purge")
 
+    def purge_look(self, held: Held, now: int, *, by: str | None = None, door: str | None = None) -> Change:
+        """The queue was purged: a status read tells whether this job was in it; whose purge it was is kept."""
+        record = held.record
+        if record.phase is not T or record.status != Status.IN_QUEUE:
+            return same(held, "not_queued")
+        draft = self._draft(held, now)
+        if not record.wish:
+            draft.keep(Long.WISHED, {"by": by, "door": door})
+        if record.due == Step.POLL:
+            draft.due(Step.POLL)
+        return check(draft.set(polls=record.polls + 1).done("looking"), "observed")
+
     def cancel_called(self, held: Held, now: int, *, landed: bool) -> Change:
         """/cancel was called. Its answer ends nothing: it only makes a status read due now."""
         record = held.record
@@ -566,7 +580,11 @@ class Table:
         if record.phase not in {T, R} or attempt != record.attempt:
             return same(held, "late")
         draft = self._draft(held, now).set(polls=record.polls + 1)
-        purged = record.status == Status.IN_QUEUE and purged_at >= max(record.submitted_at, record.observed_at, 1)
+        seen_at = max(record.submitted_at, record.observed_at, 1)
+        queued = record.status == Status.IN_QUEUE
+        purged = queued and purged_at >= seen_at
+        # An answer that was under way during the purge is written after it: then one 404 is not enough, two are.
+        maybe_purged = queued and purged_at + PURGE_UNDER_WAY_MS >= seen_at and purged_at > 0
         sure = record.gone_at and now - record.gone_at >= GONE_APART_MS and endpoint_ok_at >= record.gone_at
         if not purged and not sure:
             wait = max(1_000, (record.gone_at or now) + GONE_APART_MS - now)
@@ -585,8 +603,9 @@ class Table:
             self._stand(draft)
         elif record.wish:
             self._end_by_wish(draft)
-        elif purged:
-            draft.settle(Status.CANCELLED, Reason.PURGED)
+        elif purged or maybe_purged:
+            said = {k: v for k, v in (held.json(Long.WISHED) or {}).items() if v}
+            draft.settle(Status.CANCELLED, Reason.PURGED, **said)
         elif record.ttl_ms and now >= record.submitted_at + record.ttl_ms:
             draft.settle(Status.TIMED_OUT, Reason.TTL_EXPIRED, cause="runpod")
         else:
@@ -778,6 +797,8 @@ class Table:
             return same(held, "not_ended")
         if record.status not in {Status.FAILED, Status.TIMED_OUT} or not record.job_id:
             return same(held, "not_retryable")
+        if record.ended_at and now - record.ended_at > (SYNC_RETENTION_MS if record.sync_wait_ms else RUN_RETENTION_MS):
+            return same(held, "expired")
         draft = self._draft(held, now).set(
             phase=R, round=record.round + 1, nonce=nonce, retried_at=0, retry_calls=0, wish="", cancel_at=0, ended_at=0,
             deadline=0, queue_deadline=0, turns=0, turn="", turn_until=0, finish_sends=0,

@@ -160,6 +160,10 @@ class EventName(StrEnum):
     LOST = "lost"
     REJECTED = "rejected"
     RETRIED = "retried"
+    # Of endpoints
+    PURGED = "purged"
+    PAUSED = "paused"
+    RESUMED = "resumed"
 
 
 #: The event that tells each end.

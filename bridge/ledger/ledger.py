@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -520,37 +520,6 @@ class Ledger:
         with mapped():
             found: Any = self.client.xrange(self.names.events, min=after, count=count)
         return [(entry_id, json.loads(entry["data"])) for entry_id, entry in found]
-
-    def live(self, limit: int = 1 << 30, *, wanted: Sequence[Long] = (Long.METADATA,)) -> Iterator[Held]:
-        """Records that have not ended (a walk over all of them)."""
-        prefix = self.names.row("")
-        with mapped():
-            for key in self.client.scan_iter(self.names.row("*"), count=1_000):
-                held = self.load(str(key)[len(prefix) :], wanted=wanted)
-                if held is not None and not held.record.phase.ended:
-                    yield held
-                    limit -= 1
-                    if limit <= 0:
-                        return
-
-    def purged(self, endpoint: str) -> None:
-        """Remember when the bridge itself has cleared the endpoint's queue."""
-        with mapped():
-            self.client.hset(self.names.count(endpoint), "purged_at", str(self.now()))
-
-    def standing_in(self, endpoint: str, step: Step) -> list[str]:
-        """Ids in one due set."""
-        with mapped():
-            return [str(member) for member, _ in self.client.zscan_iter(self.names.due(endpoint, step.value))]
-
-    def find(self, metadata: Mapping[str, str]) -> list[str]:
-        """Ids of requests that have not ended and whose metadata holds these values."""
-        said = ((held.record.id, held.json(Long.METADATA) or {}) for held in self.live())
-        return [found for found, has in said if all(str(has.get(name)) == value for name, value in metadata.items())]
-
-    def find_by_canvas(self, wanted: Callable[[Mapping[str, Any]], bool]) -> list[str]:
-        """Ids of requests that have not ended and whose canvas is wanted."""
-        return [h.record.id for h in self.live(wanted=(Long.CANVAS,)) if wanted(h.json(Long.CANVAS) or {})]
 
     def lags(self) -> dict[str, float]:
         """How late things are, in seconds, over all endpoints: `oldest`, `poll`, `finish`, `outbox`, `expiry`."""

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import redis
 
 #: Scripts that save what was paid for run in a full memory as well (HARDENING 11).
-_ALLOW_OOM = frozenset({"commit", "beat", "give_back", "claim", "timers", "due", "stray", "stream", "relay"})
+_ALLOW_OOM = frozenset(
+    {"commit", "beat", "give_back", "claim", "timers", "due", "stray", "stream", "relay", "endpoint"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import redis
 
-from bridge.runpod.shared import read, run, write
+from bridge.runpod.shared import read, run
 from bridge.telemetry import tell
 
 #: Milliseconds between tries: first, longest.
@@ -88,14 +88,8 @@ class Gate:
             tell("gate.opened", endpoint=endpoint)
         return opened
 
-    def pause(self, endpoint: str, reason: str, by: str) -> None:
-        """Stop submits in every process; survives restarts."""
-        write(self._client, self._key(endpoint), {"paused": 1, "pause_reason": reason, "paused_by": by})
-        self._known.pop(endpoint, None)
-
-    def resume(self, endpoint: str) -> None:
-        """Let submits leave again."""
-        write(self._client, self._key(endpoint), {}, drop=("paused", "pause_reason", "paused_by"))
+    def forget(self, endpoint: str) -> None:
+        """Believe nothing that was read: somebody of this process has changed it (a pause is the ledger's to write)."""
         self._known.pop(endpoint, None)
 
     def _key(self, endpoint: str) -> str:

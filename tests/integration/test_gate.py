@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from bridge.job.change import Rules
+from bridge.ledger import Ledger, Names
+from bridge.ledger.endpoint import pause, resume
 from bridge.runpod.gate import Gate
 from bridge.telemetry import subscribe
 from tests.helpers import eventually
@@ -161,23 +164,23 @@ def test_after_an_opening_a_new_trouble_begins_at_the_shortest_distance(client: 
 
 def test_a_pause_reaches_every_process_within_a_second(client: redis.Redis) -> None:
     """Contract of `bridge.pause`; who and why are kept, and it is no trouble."""
-    one, other = Gate(client, PREFIX), Gate(client, PREFIX)
+    ledger, other = Ledger(client, Names(), Rules()), Gate(client, PREFIX)
     assert not other.state(EP).paused
-    one.pause(EP, "maintenance", "ann")
+    assert pause(ledger, EP, {}, reason="maintenance", by="ann")
     eventually(lambda: other.state(EP).paused, timeout=1.0)
     state = other.state(EP)
     assert (state.pause_reason, state.paused_by, state.reason) == ("maintenance", "ann", None)
-    one.resume(EP)
+    assert resume(ledger, EP, {})
     eventually(lambda: not other.state(EP).paused, timeout=1.0)
 
 
 def test_a_success_does_not_end_a_pause_nor_a_resume_a_trouble(client: redis.Redis) -> None:
     """Two reasons to stop, each ended by its own means."""
-    gate = Gate(client, PREFIX)
-    gate.pause(EP, "maintenance", "ann")
+    gate, ledger = Gate(client, PREFIX), Ledger(client, Names(), Rules())
+    pause(ledger, EP, {}, reason="maintenance", by="ann")
     gate.trouble(EP, "out_of_credit")
     gate.succeeded(EP)
     assert gate.state(EP).paused
     gate.trouble(EP, "out_of_credit")
-    gate.resume(EP)
+    resume(ledger, EP, {})
     assert gate.state(EP).reason == "out_of_credit"

@@ -5,6 +5,8 @@
 --   <p>t:<id>            string  tombstone: what is remembered of a request after its record
 --   <p>due:<ep>:<step>   zset    ids by the time (submit: priority and age) they are to be worked at
 --   <p>leased:<ep>       zset    ids by the end of their lease
+--   <p>tracked:<ep>      zset    ids in TRACKED, by since when
+--   <p>gate:<ep>         hash    the gate of bridge.runpod; an operator's pause is written here with its event
 --   <p>timer             zset    ids by the earliest of their clocks
 --   <p>c:<id>            list    its chunks, JSON
 --   <p>stream            zset    ids whose stream is to be read, by when
@@ -13,6 +15,7 @@
 --   <p>wish:<id>         string  a cancel that came before its request; <p>wishes zset, by age
 --   <p>endpoints         set     names that have ever had a record
 --   <p>count:<ep>        hash    records per phase, and sums
+--   <p>told:<ep>         hash    the sequence of the endpoint's own events
 --   <p>engines           zset    live engines by last beat
 --   <p>meta              hash    schema, clock_offset, cursor, changes
 local p = KEYS[1]

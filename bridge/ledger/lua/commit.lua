@@ -39,6 +39,8 @@ if ARGV[5] ~= ARGV[6] then
   local count = p .. 'count:' .. endpoint
   redis.call('HINCRBY', count, ARGV[5], -1)
   redis.call('HINCRBY', count, ARGV[6], 1)
+  if ARGV[6] == 'TRACKED' then redis.call('ZADD', p .. 'tracked:' .. endpoint, now, id)
+  elseif ARGV[5] == 'TRACKED' then redis.call('ZREM', p .. 'tracked:' .. endpoint, id) end
 end
 if ARGV[7] ~= '' and ARGV[7] ~= ARGV[8] then redis.call('ZREM', due_key(endpoint, ARGV[7]), id) end
 if ARGV[8] ~= '' then

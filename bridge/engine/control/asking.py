@@ -1,0 +1,128 @@
+"""Asking: nothing here changes a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bridge.engine.control.base import Base
+from bridge.errors import JobUnknown
+from bridge.job.document import document, unpack_error
+from bridge.job.record import Long
+from bridge.job.request import check_request_id, rejected
+from bridge.job.table import Table, same
+from bridge.job.words import Phase, Status, Step, is_end
+from bridge.ledger import walk
+from bridge.ledger.ledger import ALL
+from bridge.runpod.answers import ABSENT
+from bridge.runpod.operations import Operation
+
+if TYPE_CHECKING:
+    from bridge.endpoints import Endpoint
+    from bridge.job.document import Held
+
+
+class Asking(Base):
+    """Status of one request, and which requests there are."""
+
+    def status(
+        self, *, id: str | None = None, job_id: str | None = None, endpoint: str | None = None, refresh: bool = False
+    ) -> dict[str, Any]:
+        """The document of a request, or what RunPod says of a bare job. Raises JobRejected when neither is known."""
+        if id is None:
+            return self._job(self.job_of(job_id, endpoint), job_id or "")
+        held = self.ledger.load(check_request_id(id), wanted=ALL, output=True)
+        if held is None:
+            tomb = self.ledger.tombstone(id)
+            if tomb is None:
+                raise rejected("id", f"id: the bridge knows no request {id}", id=id)
+            return {
+                "id": id,
+                "endpoint": tomb.get("ep"),
+                "phase": Phase.CLOSED.value,
+                "status": tomb["status"],
+                "reason": tomb["reason"] or None,
+                "completed": True,
+                "succeeded": tomb["status"] == Status.COMPLETED,
+                "retained": False,
+            }
+        if refresh and held.record.phase is Phase.TRACKED:
+            self.look_now(held)
+        return self.document(held)
+
+    def find(self, metadata: Mapping[str, str]) -> list[str]:
+        """Requests that have not ended and whose metadata says so, those that are free to cancel first."""
+        return walk.find(
+            self.ledger, Long.METADATA, lambda said: all(str(said.get(k)) == str(v) for k, v in metadata.items())
+        )
+
+    def find_group(self, group: str) -> list[str]:
+        """Requests that have not ended and belong to this Celery group (a chord's header is one)."""
+        return walk.find(self.ledger, Long.CANVAS, lambda canvas: canvas.get("group") == group)
+
+    def find_stamped(self, stamps: Mapping[str, Sequence[str]]) -> list[str]:
+        """Requests that have not ended and carry one of these stamps."""
+        return walk.find(self.ledger, Long.CANVAS, lambda canvas: _stamped(canvas, stamps))
+
+    def jobs(self, limit: int) -> list[dict[str, Any]]:
+        """Requests that have not ended: id, endpoint, phase, status, job_id."""
+        found = []
+        for held in walk.live(self.ledger, limit):
+            record = held.record
+            found.append({name: getattr(record, name) for name in ("id", "endpoint", "status", "job_id", "attempt")})
+            found[-1]["phase"] = record.phase.value
+        return found
+
+    def document(self, held: Held) -> dict[str, Any]:
+        """The whole document, with large outputs as references."""
+        told = document(held, inline_limit=self.inline_limit, clock_offset=self.ledger.clock.offset)
+        if held.record.phase is Phase.ACCEPTED:
+            told["waiting_for"] = self.vitals.waiting_for(held.record.endpoint) or "budget"
+        return told
+
+    def look_now(self, held: Held) -> None:
+        """Make the next status read of a request due now."""
+        change = self.ledger.change(held, lambda fresh, now: sooner(self.ledger.table, fresh, now))
+        self.noticed(change)
+
+    def _job(self, endpoint: Endpoint, job_id: str) -> dict[str, Any]:
+        try:
+            heard = self.call(endpoint, Operation.STATUS, lambda client: client.status(endpoint.id, job_id))
+        except JobUnknown:
+            raise rejected(
+                "job_id", f"job_id: RunPod knows no job {job_id} of {endpoint.name}", job_id=job_id
+            ) from None
+        told: dict[str, Any] = {
+            "id": None,
+            "endpoint": endpoint.name,
+            "endpoint_id": endpoint.id,
+            "job_id": heard.job_id,
+            "status": heard.status,
+            "completed": is_end(heard.status),
+            "succeeded": heard.status == Status.COMPLETED,
+            "delayTime": heard.delay_time,
+            "executionTime": heard.execution_time,
+            "workerId": heard.worker_id,
+            "error": unpack_error(heard.error),
+        }
+        if heard.output is not ABSENT:
+            told["output"] = heard.output
+        return told
+
+
+def sooner(table: Table, held: Held, now: int) -> Any:
+    """The change that makes a status read due now."""
+    record = held.record
+    if record.phase is not Phase.TRACKED or record.due != Step.POLL:
+        return same(held, "busy")
+    return table.missed(held, now, delay_ms=0)
+
+
+def _stamped(canvas: Mapping[str, Any], stamps: Mapping[str, Sequence[str]]) -> bool:
+    carried = (canvas.get("options") or {}).get("stamps") or {}
+    for name, wanted in stamps.items():
+        values = carried.get(name)
+        values = [values] if isinstance(values, str) else values or []
+        if set(map(str, values)) & set(map(str, wanted)):
+            return True
+    return False

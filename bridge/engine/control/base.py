@@ -1,0 +1,81 @@
+"""What every part of control works with, and its calls to RunPod: each inside the shared budget (I9)."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bridge.errors import ApiError
+from bridge.job.request import rejected
+
+if TYPE_CHECKING:
+    from bridge.endpoints import Endpoint, EndpointBook
+    from bridge.engine.vitals import Vitals
+    from bridge.ledger import Ledger
+    from bridge.runpod.client import RunPodClient
+    from bridge.runpod.operations import Operation
+
+T = TypeVar("T")
+#: Seconds that a caller waits for a permit of the budget before it is told to come again.
+PERMIT_S = 2.0
+#: Milliseconds after which the permit of a caller that died counts as used.
+SLOT_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks, and through which door; both stand in the event."""
+
+    by: str | None = None
+    door: str = "celery"
+
+
+class Base:
+    """The parts that control is made of; built by the wiring."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        book: EndpointBook,
+        vitals: Vitals,
+        client_of: Callable[[str], RunPodClient],
+        noticed: Callable[[Any], None],
+        inline_limit: int,
+    ) -> None:
+        """`noticed` hears of every change that was written."""
+        self.ledger = ledger
+        self.book = book
+        self.vitals = vitals
+        self.client_of = client_of
+        self.noticed = noticed
+        self.inline_limit = inline_limit
+
+    def job_of(self, job_id: str | None, endpoint: str | None) -> Endpoint:
+        """The endpoint of a bare job. Raises JobRejected when either is missing, or the endpoint is not allowed."""
+        if not job_id or not endpoint:
+            raise rejected("id", "id: is required, or job_id together with endpoint")
+        return self.book.resolve(endpoint)
+
+    def call(self, endpoint: Endpoint, op: Operation, call: Callable[[RunPodClient], T]) -> T:
+        """One call with a permit. Raises JobRejected when there is none for PERMIT_S, else what the client raises."""
+        token, budget, ends = secrets.token_hex(8), self.vitals.budget, time.monotonic() + PERMIT_S
+        while True:
+            grant = budget.acquire(endpoint.id, op, 1, token=token, slot_ms=SLOT_MS)
+            if grant.count:
+                break
+            wait = grant.retry_after_ms / 1000
+            if time.monotonic() + wait > ends:
+                raise rejected("endpoint", f"endpoint: {op.value} is busy; try again in {wait:.1f} s")
+            time.sleep(wait)
+        try:
+            answer = call(self.client_of(endpoint.name))
+        except ApiError as error:
+            self.vitals.failed(endpoint.name, endpoint.id, op, error)
+            raise
+        finally:
+            budget.release(endpoint.id, op, token, used=1, unused=0)
+        self.vitals.ok(endpoint.name)
+        return answer

@@ -1,0 +1,202 @@
+"""Health: RunPod's counters beside the bridge's own, and a verdict with its reasons.
+
+One call to /health serves every asker of every process for HEALTH_CACHE_S; several endpoints are asked at once, and an
+asker waits ANSWER_S at most, so that a dead endpoint makes nobody's answer late. What an asker did not wait for is
+there for the next one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bridge.engine.control.base import Base
+from bridge.errors import ApiError, BridgeError, EndpointTrouble, JobRejected, LedgerUnavailable, Throttled
+from bridge.job.words import Phase
+from bridge.ledger import vitals as vital_signs
+from bridge.ledger.once import OnceForAll
+from bridge.runpod.operations import Operation
+from bridge.telemetry import tell
+
+#: Seconds that RunPod's answer serves all askers, that one asker waits, and between looks for another's answer.
+HEALTH_CACHE_S, ANSWER_S, LOOK_S = 2.0, 3.0, 0.05
+#: Milliseconds after which a process that died while asking is no longer waited for.
+TURN_MS = 30_000
+_LIVE_PHASES = (Phase.ACCEPTED, Phase.SUBMITTING, Phase.UNANSWERED, Phase.TRACKED, Phase.RETRYING, Phase.SETTLED)
+#: The gate's word for a trouble -> the verdict, which is a closed list, and what to look at.
+TROUBLES: Mapping[str, tuple[str, str]] = {
+    "out_of_credit": ("out_of_credit", "RunPod answers 402: the account's balance is used up"),
+    "unauthorised": ("unauthorised", "RunPod answers 401: RUNPOD_API_KEY is missing or wrong"),
+    "forbidden": ("unauthorised", "RunPod answers 403: the key may not use this endpoint"),
+    "endpoint_unknown": ("unreachable", "RunPod answers 404: there is no such endpoint; is its id right?"),
+}
+
+
+class Healths(Base):
+    """Asks each endpoint once for all."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As Base."""
+        super().__init__(*args, **kwargs)
+        self._shared = OnceForAll(self.ledger.client, self.ledger.names.key("health:"))
+        self._flights: dict[str, threading.Thread] = {}
+        self._flights_lock = threading.Lock()
+
+    def health(self, endpoint: str | None = None) -> Any:
+        """`{endpoint, endpoint_id, runpod, bridge, verdict, reasons}`; a list of all when none is named."""
+        if endpoint is not None:
+            return self._healths([self.book.resolve(endpoint).name])[0]
+        return self._healths(sorted({*self.book.all(), *self._used()}))
+
+    def known(self, endpoint: str | None = None) -> list[dict[str, Any]]:
+        """The same without a call to RunPod: what it said within the last minute. `verdict` None when nobody asked."""
+        names = [self.book.resolve(endpoint).name] if endpoint else sorted({*self.book.all(), *self._used()})
+        heard = self._shared.answers(*names)
+        told = [self._told(name, heard.get(name)) for name in names]
+        for one in told:
+            if one["endpoint"] not in heard and one["verdict"] == "unreachable" and not one["bridge"]["waiting_for"]:
+                one.update(verdict=None, reasons=["nobody has asked RunPod lately; `bridge health` does"])
+        return told
+
+    def _used(self) -> list[str]:
+        """Endpoints that have had requests and are still allowed."""
+        found = []
+        for name in self.ledger.endpoints():
+            try:
+                found.append(self.book.resolve(name).name)
+            except JobRejected:  # taken off the list, or never was on it
+                continue
+        return [name for name in found if name != "_invalid"]
+
+    def _healths(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        heard = self._heard(names)
+        return [self._told(name, heard.get(name)) for name in names]
+
+    def _heard(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What RunPod said of each, at most HEALTH_CACHE_S ago; one that has not answered in time is missing."""
+        ends, now = time.monotonic() + ANSWER_S, self.ledger.now()
+        found = self._fresh(names, now)
+        for name in names:
+            if name not in found:
+                self._fly(name)
+        while len(found) < len(names) and time.monotonic() < ends:
+            time.sleep(LOOK_S)
+            found |= self._fresh([name for name in names if name not in found], now)
+        return found
+
+    def _fresh(self, names: Sequence[str], now: int) -> dict[str, dict[str, Any]]:
+        answers = self._shared.answers(*names)
+        return {name: answer for name, answer in answers.items() if answer["at"] >= now - HEALTH_CACHE_S * 1000}
+
+    def _fly(self, name: str) -> None:
+        """Ask in a thread of its own, unless one of this process does so already."""
+        with self._flights_lock:
+            flight = self._flights.get(name)
+            if flight is None or not flight.is_alive():
+                flight = threading.Thread(target=self._ask, args=(name,), name=f"bridge-health-{name}", daemon=True)
+                self._flights[name] = flight
+                flight.start()
+
+    def _ask(self, name: str) -> None:
+        token = secrets.token_hex(8)
+        try:
+            if not self._shared.take_turn(name, token, turn_ms=TURN_MS):
+                return  # another process asks; its answer is looked for
+            try:
+                self._shared.put(name, {**self._call(name), "at": self.ledger.now()})
+            finally:
+                self._shared.end_turn(name, token)
+        except LedgerUnavailable as error:
+            tell("ledger.unavailable", error=str(error), waiting=0)
+
+    def _call(self, name: str) -> dict[str, Any]:
+        """`runpod`, or the `fault` for which there is none."""
+        endpoint = self.book.resolve(name)
+        state = self.vitals.gate.state(name)
+        if state.reason and not self.vitals.gate.try_turn(name, secrets.token_hex(8)):
+            return {"fault": state.reason}  # tries of a closed gate are spaced, whoever asks
+        try:
+            heard = self.call(endpoint, Operation.HEALTH, lambda client: client.health(endpoint.id))
+        except EndpointTrouble as error:
+            return {"fault": error.reason}
+        except Throttled:
+            return {"fault": "busy"}
+        except JobRejected:
+            return {"fault": "busy"}
+        except (ApiError, BridgeError) as error:
+            return {"fault": "unreachable", "said": str(error)[:300]}
+        self.vitals.budget.raise_to(endpoint.id, heard.workers.get("running", 0))
+        return {"runpod": {"jobs": dict(heard.jobs), "workers": dict(heard.workers)}}
+
+    def _told(self, name: str, heard: Mapping[str, Any] | None) -> dict[str, Any]:
+        endpoint = self.book.resolve(name)
+        runpod = heard.get("runpod") if heard else None
+        self.vitals.gate.forget(name)
+        state = self.vitals.gate.state(name)
+        counts = self.ledger.counts(name)
+        budget = self.vitals.budget.state(endpoint.id)
+        own: dict[str, Any] = {
+            "phases": {phase.value: counts.get(phase.value, 0) for phase in _LIVE_PHASES},
+            **vital_signs.read(self.ledger, name),
+            "unanswered": counts.get(Phase.UNANSWERED.value, 0),
+            "waiting_for": self.vitals.waiting_for(name),
+            "paused": state.paused,
+            "paused_by": state.paused_by or None,
+            "pause_reason": state.pause_reason or None,
+            "budget": budget,
+            "answers_429": sum(one.get("cuts_by_429", 0) for one in budget.values()),
+            "paid_twice_ms": counts.get("paid_twice_ms", 0),
+            "engines": self.ledger.engines(),
+        }
+        verdict, reasons = judge(
+            runpod,
+            paused=state.paused,
+            trouble=state.reason,
+            fault=heard.get("fault") if heard else None,
+            why=_why(state.pause_reason, state.paused_by) if state.paused else str((heard or {}).get("said", "")),
+        )
+        return {
+            "endpoint": name,
+            "endpoint_id": endpoint.id,
+            "runpod": runpod,
+            "bridge": own,
+            "verdict": verdict,
+            "reasons": reasons,
+        }
+
+
+def _why(reason: str, by: str) -> str:
+    return " ".join(filter(None, (f"by {by}" if by else "", f"({reason})" if reason else "")))
+
+
+def judge(
+    runpod: Mapping[str, Any] | None, *, paused: bool, trouble: str | None, fault: str | None = None, why: str = ""
+) -> tuple[str, list[str]]:
+    """The verdict and its reasons; the words are a closed list (docs/control.md)."""
+    trouble = trouble or (fault if fault in TROUBLES else None)
+    if trouble:
+        verdict, reason = TROUBLES.get(trouble, ("unreachable", f"RunPod answers {trouble}"))
+        return ("paused", [f"paused {why}".strip(), reason]) if paused else (verdict, [reason])
+    if paused:
+        return "paused", [f"paused {why}".strip()]
+    if runpod is None:
+        if fault == "busy":
+            return "throttled", ["the budget of /health is used up (429, or our own limit): come again"]
+        return "unreachable", [f"RunPod has not answered /health: {why or f'no answer within {ANSWER_S:g} s'}"]
+    return _judge_workers(runpod["jobs"].get("inQueue", 0), runpod["workers"])
+
+
+def _judge_workers(queued: int, workers: Mapping[str, int]) -> tuple[str, list[str]]:
+    up = workers.get("ready", 0) + workers.get("running", 0) + workers.get("idle", 0)
+    if up:
+        return "ok", []
+    if queued and workers.get("unhealthy", 0):
+        return "unhealthy", [
+            f"{queued} queued, {workers['unhealthy']} RunPod workers unhealthy: does the handler start?"
+        ]
+    if queued and workers.get("throttled", 0):
+        return "throttled", [f"{queued} queued, {workers['throttled']} RunPod workers throttled: no GPU is free"]
+    return "cold", ["no RunPod worker is up; the next job waits for a cold start"]

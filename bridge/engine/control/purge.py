@@ -1,0 +1,91 @@
+"""Purge: RunPod's purge-queue, and then the truth about the bridge's own requests."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from bridge.engine.control.base import Asker, Base
+from bridge.engine.control.changing import told_of
+from bridge.job.record import Long
+from bridge.job.words import Phase, Reason, Status, Step
+from bridge.ledger import endpoint as endpoints
+from bridge.ledger import walk
+from bridge.ledger.ledger import COMMON
+from bridge.runpod.operations import Operation
+from bridge.telemetry import tell
+
+#: Seconds that an answer waits for the status reads which tell what was removed, and between looks.
+SETTLE_S, LOOK_S = 5.0, 0.05
+
+
+class Purging(Base):
+    """Clears an endpoint's queue."""
+
+    def purge(self, endpoint: str, asker: Asker, *, pending: bool = False) -> dict[str, Any]:
+        """RunPod's purge-queue, then settles those of the bridge's own that are gone: seen by a read, not assumed.
+
+        Answers RunPod's `{removed, status}`; `checked`: own requests that stood in RunPod's queue, whose status is
+        read anew; `settled`: how many ended CANCELLED (`purged`) within SETTLE_S, the pending ones with them;
+        `unread`: those whose read had not come back by then: what was removed of them ends as soon as it does.
+        """
+        found = self.book.resolve(endpoint)
+        answer = self.call(found, Operation.PURGE, lambda client: client.purge_queue(found.id))
+        data = told_of(found, asker, removed=answer.removed, pending=pending)
+        at = self.ledger.now()
+        endpoints.purged(self.ledger, found.name, data, at=at)
+        settled = self._purge_pending(found.name, asker) if pending else 0
+        checked = self._look_at_queued(found.name, asker)
+        gone, unread = self._wait(checked, at)
+        told = {"removed": answer.removed, "settled": settled + gone, "checked": len(checked), "unread": unread}
+        tell("endpoint.purged", endpoint=found.name, **told, by=asker.by, door=asker.door)
+        return {"endpoint": found.name, "status": answer.status, **told}
+
+    def _purge_pending(self, endpoint: str, asker: Asker) -> int:
+        """End what has not left yet."""
+        count = 0
+        purge = partial(self.ledger.table.purge_pending, by=asker.by, door=asker.door)
+        steps = [Step.SUBMIT, Step.SUBMIT_SYNC]
+        while steps:
+            claimed = self.ledger.claim(steps[0], {endpoint: 200}, lease_ms=30_000)
+            if not claimed.records:
+                steps.pop(0)
+                continue
+            changes = self.ledger.change_many([(held, purge) for held in claimed.records])
+            for change in changes:
+                self.noticed(change)
+                count += change.verdict == "purged"
+        return count
+
+    def _look_at_queued(self, endpoint: str, asker: Asker) -> list[str]:
+        """Make the next read of everything that may have been purged due now; whose purge it was is kept with it."""
+        looked = []
+        table = self.ledger.table
+        look = partial(table.purge_look, by=asker.by, door=asker.door)
+        for batch in walk.batches(walk.live_ids(self.ledger, endpoint)):
+            held = [
+                one
+                for one in walk.load_many(self.ledger, batch, wanted=COMMON).values()
+                if one.record.phase is Phase.TRACKED and one.record.status == Status.IN_QUEUE
+            ]
+            for change in self.ledger.change_many([(one, look) for one in held]):
+                self.noticed(change)
+            looked += [one.record.id for one in held]
+        return looked
+
+    def _wait(self, request_ids: list[str], at: int) -> tuple[int, int]:
+        """How many of these have been purged, and of how many nothing has been heard since."""
+        ends, left, gone = time.monotonic() + SETTLE_S, request_ids, 0
+        while left:
+            held = walk.load_many(self.ledger, left, wanted=(Long.ERROR,))
+            gone += sum(one.record.reason == Reason.PURGED for one in held.values())
+            left = [
+                request_id
+                for request_id, one in held.items()
+                if not one.record.phase.ended and one.record.observed_at <= at
+            ]
+            if not left or time.monotonic() > ends:
+                break
+            time.sleep(LOOK_S)
+        return gone, len(left)

@@ -1,0 +1,58 @@
+"""What the ledger keeps of an endpoint, changed together with the event that tells it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import LedgerError
+from bridge.job.document import endpoint_event, stamp
+from bridge.job.words import EventName
+from bridge.ledger.ledger import TRIES
+from bridge.ledger.scripts import run
+
+if TYPE_CHECKING:
+    from bridge.ledger.ledger import Ledger
+
+
+def pause(ledger: Ledger, endpoint: str, data: Mapping[str, Any], *, reason: str, by: str) -> bool:
+    """Stop submits in every process; survives restarts. False when it was so already: nothing is told then."""
+    put = {"paused": "1", "pause_reason": reason, "paused_by": by}
+    return _change(ledger, endpoint, EventName.PAUSED, data, "gate", put=put)
+
+
+def resume(ledger: Ledger, endpoint: str, data: Mapping[str, Any]) -> bool:
+    """Let submits leave again. False when they did."""
+    drop = ("paused", "pause_reason", "paused_by")
+    return _change(ledger, endpoint, EventName.RESUMED, data, "gate", drop=drop)
+
+
+def purged(ledger: Ledger, endpoint: str, data: Mapping[str, Any], *, at: int) -> None:
+    """Remember that the bridge itself has cleared the endpoint's queue, in ledger ms."""
+    _change(ledger, endpoint, EventName.PURGED, data, "count", put={"purged_at": str(at)})
+
+
+def _change(
+    ledger: Ledger,
+    endpoint: str,
+    name: EventName,
+    data: Mapping[str, Any],
+    kept: str,
+    *,
+    put: Mapping[str, str] | None = None,
+    drop: Sequence[str] = (),
+) -> bool:
+    token, sequence = secrets.token_hex(8), 0
+    values = [part for item in (put or {}).items() for part in item]
+    for _ in range(TRIES):
+        time = stamp(ledger.now(), ledger.clock.offset) or ""
+        body = endpoint_event(name, data, endpoint=endpoint, sequence=sequence + 1, time=time)
+        args = [endpoint, sequence, token, kept, len(values) // 2, len(drop), *values, *drop]
+        args += [body, f"job.{name.value}.{endpoint}", "", "", ""]
+        answer = run(ledger.client, "endpoint", [ledger.names.prefix, ledger.names.events], args)
+        if answer[0] != 0:
+            return bool(answer[0] == 1)
+        sequence = int(answer[2])
+    fault = f"events of endpoint {endpoint} were numbered {TRIES} times while one was told"
+    raise LedgerError(fault)
