@@ -13,7 +13,7 @@ from celery import Celery, bootsteps
 from celery.signals import worker_shutting_down
 
 from bridge import celeryconfig, wiring
-from bridge.doors import hold, remote, tasks
+from bridge.doors import hold, intake, remote, tasks
 from bridge.settings import load
 from bridge.telemetry import configure_logging
 
@@ -91,6 +91,7 @@ def create() -> BridgeCelery:
     tasks.register(made, partial(wiring.current, made))
     remote.register(partial(wiring.current, made))
     made.steps["worker"].add(EngineStep)
+    made.steps["consumer"].add(intake.step(partial(wiring.current, made)))
     return made
 
 

@@ -31,6 +31,7 @@ class Endpoint(BaseModel):
     api_key_file: Path | None = None
     policy: Policy = Policy()
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    max_waiting: Annotated[int, Field(ge=1)] | None = None
 
 
 class Tenant(BaseModel):
@@ -97,6 +98,11 @@ class EndpointBook:
         if default and self._open:
             found[default] = Endpoint(name=default, id=default)
         return found
+
+    def max_waiting(self, name: str) -> int | None:
+        """How many accepted requests of one endpoint may wait; None for the rule that holds for all."""
+        found = self._file.endpoints.get(name)
+        return found.max_waiting if found else None
 
     def tenant(self, name: str) -> Tenant:
         """A tenant's share; an unknown one has the default."""

@@ -51,3 +51,10 @@ def _read(bridge: Bridge) -> Iterator[Gauge]:
         inspect_server(bridge.client).memory_ratio,
     )
     yield "bridge_engines", "Engines alive.", {}, ledger.engines()
+    closed = bridge.pressure.closed()
+    yield (
+        "bridge_intake_closed",
+        "1 while nothing more is taken off the queue, and why.",
+        {"reason": closed or ""},
+        bool(closed),
+    )

@@ -121,6 +121,7 @@ class Settings(BaseSettings):
     bridge_dead_retention_s: Seconds = 7 * 24 * 3600.0
     bridge_dead_originals: Switch = True
     bridge_waiting_max: Count = 100_000
+    bridge_waiting_bytes_max: Bytes = 512 * 1024 * 1024
     bridge_memory_ratio_max: Annotated[float, Field(gt=0, lt=1)] = 0.75
 
     # Engine

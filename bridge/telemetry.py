@@ -53,6 +53,8 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "broker.unavailable": (ERROR, "the broker does not answer; messages wait"),
     "remote.failed": (ERROR, "a remote-control command could not reach the ledger"),
     "door.held": (WARNING, "a message is held while the ledger is away"),
+    "door.closed": (WARNING, "a high-water mark was passed: nothing more is taken off the queue"),
+    "door.opened": (INFO, "below the low-water mark again: requests are taken"),
     "dead_letter.kept": (WARNING, "something could not be taken or told; see `bridge dead list`"),
     "record.failed": (ERROR, "one record cannot be worked on; the others go on"),
     "call.failed": (ERROR, "a call ended in a way nobody foresaw; its record comes due again"),

@@ -29,6 +29,7 @@ from bridge.engine.count import count
 from bridge.engine.engine import Engine
 from bridge.engine.finish import Finish
 from bridge.engine.pace import Pace
+from bridge.engine.pressure import Marks, Pressure
 from bridge.engine.publish import Publish
 from bridge.engine.states import States
 from bridge.engine.stream import Stream
@@ -42,6 +43,7 @@ from bridge.errors import SchemaTooNew, SettingsError
 from bridge.job.change import Change, Rules
 from bridge.ledger import Ledger, Names, connect, inspect_server
 from bridge.ledger.ledger import SCHEMA
+from bridge.ledger.load import measure
 from bridge.ledger.outbox import Bounds
 from bridge.loop import Loop
 from bridge.runpod.budget import Budget
@@ -83,6 +85,7 @@ class Bridge:
         self.budget = Budget(self.client, self.names.prefix)
         self.gate = Gate(self.client, self.names.prefix)
         self.vitals = Vitals(self.gate, self.budget, self.ledger.now)
+        self.pressure = Pressure(lambda: measure(self.ledger), marks(settings), self.book.max_waiting)
         self._clients: dict[str, RunPodClient] = {}
         self._clients_lock = threading.Lock()
         self.accept = Accept(self.ledger, self.book, settings)
@@ -102,6 +105,7 @@ class Bridge:
         if verdict.accepted.kind != "created" or held is None:
             return
         record = held.record
+        self.pressure.took()
         if record.door == "celery" and not record.silent and not record.phase.ended:
             self.states.put(held)
             if self.engine is None:
@@ -272,6 +276,16 @@ def rules(settings: Settings) -> Rules:
         output_retention_ms=int(settings.bridge_output_retention_s * 1000),
         id_memory_ms=int(settings.bridge_id_memory_s * 1000),
         inline_limit=settings.bridge_inline_limit,
+    )
+
+
+def marks(settings: Settings) -> Marks:
+    """The high-water marks of the doors, from the settings."""
+    return Marks(
+        waiting=settings.bridge_waiting_max,
+        waiting_bytes=settings.bridge_waiting_bytes_max,
+        memory_ratio=settings.bridge_memory_ratio_max,
+        outbox=settings.bridge_outbox_max,
     )
 
 

@@ -109,6 +109,7 @@ class HttpDoor:
         told: dict[str, Any] = {"ledger": "ok", "broker": "ok", "engines": 0, "degraded": []}
         try:
             told["engines"] = bridge.ledger.engines()
+            told["intake"] = bridge.pressure.closed() or "open"
             told["degraded"] = [
                 {"endpoint": name, "waiting_for": why}
                 for name in bridge.ledger.endpoints()

@@ -4,7 +4,8 @@
 --      8 ms to keep the row ("" for ever)  9 tombstone or ""  10 ms to keep the tombstone
 --      11 number of row values  12 number of long values  13 number of events, then these lists
 -- Returns {1, now} CREATED   {0, now, row} EXISTS   {2, now, tombstone} REMEMBERED   {3, now, wish} WISHED: ask again, born ended
--- Invariant: one record per id (I2); the event enters the outbox in this same call (I3).
+-- Invariant: one record per id (I2); the event enters the outbox in this same call (I3). The input's bytes are counted as
+-- waiting in the same call, until the change that drops it (commit).
 local id, endpoint = ARGV[1], ARGV[2]
 local row = p .. 'r:' .. id
 local now = ledger_now()
@@ -26,6 +27,8 @@ at = at + 2 * n_long
 tell(KEYS[2], ARGV, at, n_events)
 redis.call('SADD', p .. 'endpoints', endpoint)
 redis.call('HINCRBY', p .. 'count:' .. endpoint, ARGV[3], 1)
+local bytes = n_long > 0 and redis.call('HSTRLEN', p .. 'd:' .. id, 'input') or 0
+if bytes > 0 then redis.call('HINCRBY', p .. 'count:' .. endpoint, 'waiting_bytes', bytes) end
 if ARGV[4] ~= '' then redis.call('ZADD', due_key(endpoint, ARGV[4]), ARGV[5], id) end
 if ARGV[6] ~= '0' then redis.call('ZADD', p .. 'timer', ARGV[6], id) end
 if ARGV[8] ~= '' then

@@ -31,6 +31,10 @@ if n_drop > 0 then redis.call('HDEL', row, unpack(ARGV, at, at + n_drop - 1)) en
 at = at + n_drop
 if n_long > 0 then redis.call('HSET', long, unpack(ARGV, at, at + 2 * n_long - 1)) end
 at = at + 2 * n_long
+local freed = 0
+for i = at, at + n_long_drop - 1 do
+  if ARGV[i] == 'input' then freed = redis.call('HSTRLEN', long, 'input') end
+end
 if n_long_drop > 0 then redis.call('HDEL', long, unpack(ARGV, at, at + n_long_drop - 1)) end
 at = at + n_long_drop
 if ARGV[16] == 'set' then redis.call('SET', p .. 'o:' .. id, ARGV[17]) end
@@ -41,6 +45,15 @@ if ARGV[5] ~= ARGV[6] then
   redis.call('HINCRBY', count, ARGV[6], 1)
   if ARGV[6] == 'TRACKED' then redis.call('ZADD', p .. 'tracked:' .. endpoint, now, id)
   elseif ARGV[5] == 'TRACKED' then redis.call('ZREM', p .. 'tracked:' .. endpoint, id) end
+end
+if freed > 0 then -- no input waits where nothing waits: that heals whatever an older version has left uncounted
+  local count = p .. 'count:' .. endpoint
+  local waiting = 0
+  for _, phase in ipairs(redis.call('HMGET', count, 'ACCEPTED', 'SUBMITTING', 'UNANSWERED')) do
+    waiting = waiting + tonumber(phase or 0)
+  end
+  if waiting <= 0 then redis.call('HDEL', count, 'waiting_bytes')
+  else redis.call('HINCRBY', count, 'waiting_bytes', -freed) end
 end
 if ARGV[7] ~= '' and ARGV[7] ~= ARGV[8] then redis.call('ZREM', due_key(endpoint, ARGV[7]), id) end
 if ARGV[8] ~= '' then
