@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from bridge.wiring import Bridge
 
 QUEUE = "bridge.run"
-#: Seconds between looks of the thread, and of the event loop.
-LOOK_S, TICK_S = 0.05, 0.1
+#: Seconds between looks; what this worker itself has taken makes it look at once.
+LOOK_S = 0.1
 
 
 class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -38,29 +38,29 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         self._reason: str | None = None
         self._cancelled = False
         self._thread: threading.Thread | None = None
-        self._timer: Any = None
+        self._consumer: Consumer | None = None
         super().__init__(consumer)
 
     def start(self, consumer: Consumer) -> None:
         """Begin to look."""
+        self._consumer = consumer
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._look, name="bridge-intake", daemon=True)
             self._thread.start()
-        self._timer = consumer.timer.call_repeatedly(TICK_S, self._tick, (consumer,))
 
     def stop(self, _consumer: Consumer) -> None:
         """The connection is gone, or the worker ends."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._consumer = None
 
     def _look(self) -> None:
-        while not hold.stopping.wait(LOOK_S):
-            self._reason = self.bridge().pressure.closed()
-
-    def _tick(self, consumer: Consumer) -> None:
-        if bool(self._reason) != self._cancelled:
-            consumer.call_soon(self._apply, consumer)
+        pressure = self.bridge().pressure
+        while not hold.stopping.is_set():
+            pressure.full.wait(LOOK_S)
+            self._reason = pressure.closed()
+            consumer = self._consumer
+            if consumer is not None and bool(self._reason) != self._cancelled:
+                consumer.call_soon(self._apply, consumer)
+                hold.stopping.wait(LOOK_S)
 
     def _apply(self, consumer: Consumer) -> None:
         tasks, reason = consumer.task_consumer, self._reason

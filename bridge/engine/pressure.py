@@ -50,6 +50,8 @@ class Pressure:
         self._believed_s = 0.0
         self._room = 0  # how many more may be taken before the mark, as measured last
         self._took = 0
+        #: Set when this process has filled the room that was measured: somebody should ask at once.
+        self.full = threading.Event()
         self._over: set[tuple[str, str]] = set()  # (word, endpoint or "")
 
     def closed(self, endpoint: str | None = None) -> str | None:
@@ -67,12 +69,15 @@ class Pressure:
     def took(self, count: int = 1) -> None:
         """This process has taken so many since it measured: near the mark it measures again, and does not overshoot."""
         self._took += count  # a lost update between threads costs a little lateness, nothing else
+        if self._took >= self._room:
+            self.full.set()
 
     def _look(self) -> None:
         stale = time.monotonic() - self._at >= self._believed_s or self._took >= self._room
         if not stale or not self._lock.acquire(blocking=False):
             return  # somebody else is measuring: the last answer stands
         try:
+            self.full.clear()
             self._took = 0
             load = self._measure()
             self._judge(load)

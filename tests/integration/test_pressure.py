@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -161,9 +162,11 @@ def test_a_flood_stays_in_the_broker_and_all_of_it_ends(
 ) -> None:
     """The ledger never holds more than the mark and what was prefetched; cancels go on; nobody has to open the door."""
     url = redis_url if broker == "redis" else request.getfixturevalue("amqp_url")
-    mark, flood, port = 100, 600, free_port()
+    mark, flood = 100, 600
     with House(tmp_path, broker=url, redis_url=redis_url, waiting_max=str(mark)) as house:
-        house.worker(BRIDGE_HTTP_BIND=f"127.0.0.1:{port}")
+        worker = house.worker(BRIDGE_HTTP_BIND="127.0.0.1:0", BRIDGE_LOG_JSON="on")
+        bound = re.search(r'"bind": "(127.0.0.1:\d+)"', worker.said())
+        assert bound is not None
         house.ask("pause", endpoint="demo", reason="test")
         most = 0
         sent: list[str] = []
@@ -184,7 +187,7 @@ def test_a_flood_stays_in_the_broker_and_all_of_it_ends(
             return waiting() >= mark and not thread.is_alive()
 
         eventually(flooded, timeout=60)
-        ready = urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz").read().decode()
+        ready = urllib.request.urlopen(f"http://{bound[1]}/readyz").read().decode()
         assert '"intake":"waiting"' in ready
         cancelled = house.ask("cancel", id=sent[0])  # the control queue goes on
         assert cancelled["outcome"] == "cancelled"
