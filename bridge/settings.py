@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     bridge_lease_s: Seconds = 60.0
     bridge_submit_threads: Annotated[int, Field(ge=1, le=256)] = 16
     bridge_track_threads: Annotated[int, Field(ge=1, le=256)] = 16
-    bridge_stream_threads: Annotated[int, Field(ge=1, le=400)] = 32
+    bridge_stream_threads: Annotated[int, Field(ge=1, le=400)] = 400
     bridge_sync_threads: Annotated[int, Field(ge=1, le=400)] = 32
     bridge_connect_timeout_s: Seconds = 3.05
     bridge_read_timeout_s: Seconds = 20.0

@@ -143,6 +143,7 @@ CALLS = Counter("bridge_runpod_calls_total", "Calls to RunPod.", ["endpoint", "o
 UNANSWERED = Counter("bridge_unanswered_total", "Submits whose answer was lost.", registry=REGISTRY)
 DUPLICATES = Counter("bridge_possible_duplicates_total", "Submits repeated after a lost answer.", registry=REGISTRY)
 DEAD = Counter("bridge_dead_letters_total", "Dead letters kept.", ["reason"], registry=REGISTRY)
+WEBHOOKS = Counter("bridge_webhooks_total", "Callbacks, by what they came to.", ["result"], registry=REGISTRY)
 _LONG = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 _SHORT = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 DELAY = Histogram("bridge_job_delay_seconds", "RunPod's delayTime.", ["endpoint"], buckets=_LONG, registry=REGISTRY)
@@ -170,6 +171,8 @@ def _count(name: str, fields: Mapping[str, Any]) -> None:
             UNANSWERED.inc()
         case "submit.again":
             DUPLICATES.inc()
+        case "webhook.received" | "webhook.refused":
+            WEBHOOKS.labels(fields.get("result") or fields["why"]).inc()
         case "dead_letter.kept":
             DEAD.labels(fields["reason"]).inc()
 

@@ -147,6 +147,8 @@ class Bridge:
                     lambda: self.book.api_key(endpoint),
                     connect_timeout_s=self.settings.bridge_connect_timeout_s,
                     read_timeout_s=self.settings.bridge_read_timeout_s,
+                    # A connection for each thread that may call: one too few would be opened anew for each read.
+                    pool_size=self.settings.bridge_stream_threads + 64,
                 )
                 self._clients[endpoint] = found
         return found
@@ -260,6 +262,7 @@ class Bridge:
         self.states.wake = loops["states"].wake
         submitters.on_free = syncers.on_free = loops["submit"].wake
         trackers.on_free, carriers.on_free = loops["track"].wake, loops["carry_out"].wake
+        streamers.on_free = loops["stream"].wake
         closers: tuple[Callable[[], None], ...] = (finish.close, wake.close, *((publish.close,) if publish else ()))
         engine = Engine(engine_id, loops, commits, (submitters, trackers, syncers, carriers, streamers), closers)
         wake.woken = engine.wake_all

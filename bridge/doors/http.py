@@ -1,13 +1,15 @@
 """The HTTP door: health for orchestrators, metrics for Prometheus, and RunPod's callbacks.
 
 A callback is a hint, never the truth: RunPod does not sign it. It is believed so far that the job is looked at now; and
-where a submit's answer was lost, that the job it names exists, once a status read has confirmed it.
+where a submit's answer was lost, that the job it names is asked about. Every read that follows is an engine's: leased,
+so that any number of callbacks cause one, and inside the budget.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
+import re
 import socket
 import threading
 import time
@@ -22,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from bridge.errors import ApiError, BridgeError, LedgerUnavailable, SettingsError
+from bridge.errors import BridgeError, LedgerUnavailable, SettingsError
 from bridge.job.request import REQUEST_ID
 from bridge.job.words import Phase
 from bridge.telemetry import REGISTRY, tell
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 
 #: Bytes of a callback that are read at most; more is refused unread.
 CALLBACK_MAX = 1024 * 1024
+#: What RunPod's ids look like: anything else is evidence of nothing.
+JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+#: What a token is compared with where there is none.
+_NOBODYS = "0" * 32
 START_S = 5.0
 
 
@@ -42,8 +48,6 @@ class HttpDoor:
         """Nothing is bound before `start`."""
         self._bridge = bridge
         self._servers: list[tuple[uvicorn.Server, threading.Thread]] = []
-        self._confirming: set[str] = set()
-        self._lock = threading.Lock()
         self.ports: list[int] = []
 
     def start(self) -> None:
@@ -138,52 +142,36 @@ class HttpDoor:
         async for part in request.stream():
             size += len(part)
             if size > CALLBACK_MAX:
-                tell("webhook.refused", why="too large", request_id=None)
+                tell("webhook.refused", why="too_large", request_id=None)
                 return PlainTextResponse("too large", 413)
             parts.append(part)
         if REQUEST_ID.fullmatch(request_id):
             try:
                 await run_in_threadpool(self._called_back, request_id, token, b"".join(parts))
             except BridgeError as error:
-                tell("webhook.refused", why=str(error), request_id=request_id)
+                tell("webhook.refused", why="ledger", error=str(error), request_id=request_id)
+        else:
+            tell("webhook.refused", why="malformed", request_id=None)
         return JSONResponse({"ok": True})
 
     def _called_back(self, request_id: str, token: str, body: bytes) -> None:
+        """A hint only: the record is made due, and the engines' next read, inside the budget, tells what is true."""
         bridge = self._bridge
         held = bridge.ledger.load(request_id)
-        if held is None or not held.record.hook or not hmac.compare_digest(held.record.hook, token):
-            tell("webhook.refused", why="unknown", request_id=request_id)
+        expected = held.record.hook if held is not None else ""
+        # As long for an unknown id as for a wrong token.
+        if not hmac.compare_digest((expected or _NOBODYS).encode(), token.encode()) or not expected or held is None:
+            tell("webhook.refused", why="forged" if expected else "unknown", request_id=request_id)
             return
-        tell("webhook.received", request_id=request_id, endpoint=held.record.endpoint)
-        if held.record.phase is Phase.TRACKED:
-            bridge.control.look_now(held)
-            return
-        if held.record.phase not in {Phase.SUBMITTING, Phase.UNANSWERED}:
-            return
-        with self._lock:  # one confirming read at a time for a record, however often it is called
-            if request_id in self._confirming:
+        table, job_id = bridge.ledger.table, _job_id(body)
+        if held.record.phase in {Phase.SUBMITTING, Phase.UNANSWERED} and not held.record.job_id:
+            if job_id is None:
+                tell("webhook.refused", why="malformed", request_id=request_id)
                 return
-            self._confirming.add(request_id)
-        try:
-            self._confirm(held, _job_id(body))
-        finally:
-            with self._lock:
-                self._confirming.discard(request_id)
-
-    def _confirm(self, held: Any, job_id: str | None) -> None:
-        """The submit's answer was lost, and here is evidence: it counts when RunPod knows the job."""
-        bridge, record = self._bridge, held.record
-        if job_id is None:
-            return
-        try:
-            answer = bridge.client_of(record.endpoint).status(record.endpoint_id, job_id)
-        except (ApiError, ValueError) as error:
-            tell("webhook.refused", why=f"not confirmed: {error}", request_id=record.id)
-            return
-        table = bridge.ledger.table
-        change = bridge.ledger.change(
-            held, lambda fresh, now: table.submitted(fresh, now, answer.job_id or job_id, "IN_PROGRESS", poll_ms=0)
-        )
+            change = bridge.ledger.change(held, lambda fresh, now: table.evidence(fresh, now, job_id))
+        else:
+            change = bridge.ledger.change(held, table.hinted)
+        tell("webhook.received", request_id=request_id, endpoint=held.record.endpoint, result=change.verdict)
         bridge.noticed(change)
 
 
@@ -193,4 +181,4 @@ def _job_id(body: bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     found = told.get("id") if isinstance(told, dict) else None
-    return found if isinstance(found, str) else None
+    return found if isinstance(found, str) and JOB_ID.fullmatch(found) else None

@@ -25,6 +25,7 @@ LOOP_OF = {
     Step.CANCEL: "carry_out",
     Step.RETRY: "carry_out",
     Step.FINISH: "finish",
+    Step.STREAM: "stream",
 }
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.heard import heard_from
 from bridge.errors import ApiError, JobUnknown
 from bridge.job.record import Long, Record
-from bridge.job.table import GONE_APART_MS, Heard, heard_json
-from bridge.job.words import Status, Step, is_end
+from bridge.job.table import GONE_APART_MS, Heard
+from bridge.job.words import Phase, Status, Step, is_end
 from bridge.runpod.operations import Operation
+from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     from bridge.engine.calls import Callers
@@ -86,13 +88,44 @@ class Track:
     def _read(self, held: Held, endpoint_id: str, token: str) -> None:
         record = held.record
         try:
+            if record.phase is Phase.UNANSWERED:
+                self._confirm(held)
+                return
             self._read_job(held, record.job_id, record.endpoint_id)
         finally:
             self.vitals.budget.release(endpoint_id, Operation.STATUS, token, used=1, unused=0)
         for job in held.json(Long.JOBS) or ():
             # More than one job lives (a submit's answer was lost): each is looked at (HARDENING 3).
             if job["job_id"] != record.job_id and not is_end(job["status"]) and job["status"] != "GONE":
-                self._read_job(held, job["job_id"], job["endpoint_id"])
+                self._read_other(held, job["job_id"], job["endpoint_id"])
+
+    def _read_other(self, held: Held, job_id: str, endpoint_id: str) -> None:
+        """A permit of its own (I9); where none is left, the next look at the record tries again."""
+        token, budget = secrets.token_hex(8), self.vitals.budget
+        if not budget.acquire(endpoint_id, Operation.STATUS, 1, token=token, slot_ms=self.slot_ms).count:
+            return
+        try:
+            self._read_job(held, job_id, endpoint_id)
+        finally:
+            budget.release(endpoint_id, Operation.STATUS, token, used=1, unused=0)
+
+    def _confirm(self, held: Held) -> None:
+        """The submit's answer was lost, and a callback has named a job: it counts when RunPod knows it."""
+        record, table = held.record, self.ledger.table
+        job_id = held.long.get(Long.EVIDENCE, "")
+        try:
+            answer = self.client_of(record.endpoint).status(record.endpoint_id, job_id)
+        except (JobUnknown, ValueError) as error:
+            tell("webhook.refused", why="unconfirmed", error=str(error), request_id=record.id)
+            self.commits.put(held, partial(table.unconfirmed, again_ms=None))
+        except ApiError as error:
+            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.STATUS, error)
+            delay_ms = int(max(self.vitals.wait_s(record.endpoint), 0.5) * 1000)
+            self.commits.put(held, partial(table.unconfirmed, again_ms=delay_ms))
+        else:
+            self.vitals.ok(record.endpoint)
+            known = answer.job_id or job_id
+            self.commits.put(held, lambda fresh, now: table.submitted(fresh, now, known, "IN_PROGRESS", poll_ms=0))
 
     def _read_job(self, held: Held, job_id: str, endpoint_id: str) -> None:
         record, table = held.record, self.ledger.table
@@ -106,19 +139,21 @@ class Track:
             self.commits.put(held, lambda fresh, now: table.missed(fresh, now, delay_ms=delay_ms))
         else:
             self.vitals.ok(record.endpoint)
-            heard = self._assembled(record, heard_from(answer, record.attempt))
+            heard = self._with_chunks(record, heard_from(answer, record.attempt))
             age_ms = self.ledger.now() - record.submitted_at
             if heard.status == "COMPLETED":
                 self.pace.learn(record.endpoint, (heard.delay_time or 0) + (heard.execution_time or 0) or age_ms)
             poll_ms = self.pace.next_ms(record.endpoint, age_ms)
             self.commits.put(held, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=poll_ms))
 
-    def _assembled(self, record: Record, heard: Heard) -> Heard:
-        """Without `return_aggregate_stream` a generator's output is an empty list: its chunks are the output."""
-        if not record.chunks or heard.status != Status.COMPLETED or heard.output not in {None, "[]"}:
+    def _with_chunks(self, record: Record, heard: Heard) -> Heard:
+        """An end that is made or mended from its chunks carries them; what is recorded meanwhile, the table notices."""
+        if heard.status != Status.COMPLETED or not (record.stream or record.chunks):
             return heard
-        outputs = [chunk["output"] for chunk in self.ledger.chunks(record.id)]
-        return replace(heard, output=heard_json(outputs))
+        if heard.output in {None, "[]"} or record.stream_incomplete:
+            outputs = tuple(chunk["output"] for chunk in self.ledger.chunks(record.id, record.chunks_from))
+            return replace(heard, chunks=outputs)
+        return heard
 
     def _unknown(self, held: Held, job_id: str, endpoint_id: str) -> None:
         """404 of a job. It counts only beside a success of the same endpoint and key (HARDENING 2)."""

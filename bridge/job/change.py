@@ -146,7 +146,13 @@ class Draft:
         return self
 
     def due(self, step: Step | None, delay_ms: int = 0) -> Draft:
-        """Where the record goes on, and in how many milliseconds; gives the lease back."""
+        """Where the record goes on, and in how many milliseconds; gives the lease back.
+
+        A callback that came while a read was under way may know more than that read: the next one follows at once.
+        """
+        if step is Step.POLL and self.record.hint:
+            self.set(hint=0)
+            delay_ms = 0
         self._delay = max(0, delay_ms)
         return self.set(due=step.value if step else "", lease="", lease_until=0)
 
@@ -161,6 +167,12 @@ class Draft:
         told = {"index": self.record.chunks, "output": output, **({"metrics": metrics} if metrics else {})}
         self._chunks.append(dumps(told))
         return self.set(chunks=self.record.chunks + 1).tell(EventName.CHUNK, **told)
+
+    def mend_chunk(self, index: int, output: Any) -> Draft:
+        """A chunk that was lost on the way, from the aggregate: it takes its place, also from one that stood there."""
+        told = {"index": index, "output": output, "repaired": True}
+        self._chunks.append(dumps(told))
+        return self.set(chunks=max(self.record.chunks, index + 1)).tell(EventName.CHUNK, **told)
 
     def read_stream(self, in_ms: int | None) -> Draft:
         """When the stream is read next; None for never again."""
@@ -178,7 +190,11 @@ class Draft:
             gone_at=0,
             claims=0,
             finish_sends=0,
+            hint=0,
         )
+        if self.record.stream:  # who follows the chunks hears that there are no more
+            end = {"end": True, "status": str(status), "reason": str(reason) or None, "chunks": self.record.chunks}
+            self._chunks.append(dumps(end))
         self.drop(Long.INPUT, Long.S3CONFIG)
         self.tell(END_EVENT.get(status, EventName.LOST), **more)  # type: ignore[call-overload]
         sinks = self.record.waiting_sinks
@@ -200,7 +216,8 @@ class Draft:
         # A clock that has run out and could not be acted on is looked at again in a second, not in a hot loop.
         self.record = altered(
             self.record,
-            claims=self.record.claims if verdict == "lease_ended" else 0,  # a lease that ends is no progress
+            # A lease that ends is no progress, and neither is a callback.
+            claims=self.record.claims if verdict in {"lease_ended", "hinted"} else 0,
             sequence=self.record.sequence + len(self._events),
             timer=max(clock, self.now + 1_000) if clock else 0,
         )

@@ -116,6 +116,8 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
             body[mark] = True
     if record.stream_incomplete:
         body["stream_incomplete"] = "possible"
+    if record.stream_repaired >= 0:
+        body["stream_repaired"] = record.stream_repaired
     if record.wish:
         body["wish"] = {"cause": record.wish, **(held.json(Long.WISHED) or {})}
     if held.output is not None:

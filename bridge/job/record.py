@@ -30,6 +30,7 @@ class Long(StrEnum):
     WISHED = "wished"  # JSON {by, door}
     REPLY = "reply"  # JSON {to, on, via, correlation_id, also: [the same of who sent the request again]}
     TRACE = "trace"  # W3C traceparent
+    EVIDENCE = "evid"  # text: the job id that a callback named while the submit's answer was lost
     LAST_FAULT = "fault"  # text: the last error of a finish or a claim
 
 
@@ -68,6 +69,7 @@ class Record:
     hook: str = _text("wh")  # the webhook token, 128 random bits in hex
     stream: int = _number("sm")
     chunks: int = _number("ck")  # recorded so far; the next one's index
+    chunks_from: int = _number("cf")  # the first chunk of the current attempt
     reading: str = _text("rd")  # the reader of a /stream call under way (I13)
     stream_done: int = _number("sd")
     drain_until: int = _number("tx")  # an end was seen: how long its last chunks are waited for
@@ -109,6 +111,7 @@ class Record:
     timer: int = _number("tm")  # when the sweep must look at it
     claims: int = _number("cl")  # claims without a recorded change since (HARDENING 14)
     polls: int = _number("po")
+    hint: int = _number("hn")  # somebody has called back while a read was under way: another follows at once
     submits: int = _number("su")
     cancels: int = _number("cn")
     retry_calls: int = _number("rc")
@@ -129,6 +132,7 @@ class Record:
     may_run: int = _number("xr")
     output_missing: int = _number("xo")
     stream_incomplete: int = _number("xs")
+    stream_repaired: int = _number("xf", -1)  # chunks filled in from the aggregate; -1: could not be compared
     parked: int = _number("xp")
 
     @property

@@ -80,8 +80,9 @@ RETRY_ECHO_MS = 10_000
 #: /retry calls whose answer was lost, before the end that stood is accepted.
 RETRY_CALLS_MAX = 3
 RETRY_CHECK_MS = 2_000
-#: How long an end waits for the last chunks of its stream, and how often it is looked at meanwhile.
-DRAIN_MS, DRAIN_LOOK_MS = 15_000, 300
+#: How long an end waits for the last chunks of its stream, and how often it is looked at meanwhile. Longer than a
+#: reader's lease, so that the stream of a reader that died is read on.
+DRAIN_MS, DRAIN_LOOK_MS = 40_000, 300
 CANCEL_AGAIN_MS = 5_000
 #: How many senders of one request are told of its end, beside the first.
 ALSO_MAX = 8
@@ -102,6 +103,7 @@ class Heard:
     retries: int | None = None
     output: str | None = None  # JSON text; None when the answer had none
     error: str | None = None
+    chunks: tuple[Any, ...] | None = None  # outputs of the attempt's recorded chunks, where the end may need them
 
 
 def check(change: Change, event: str) -> Change:
@@ -223,7 +225,7 @@ class Table:
         draft.tell(EventName.SUBMITTED)
         if status == Status.IN_QUEUE:
             draft.tell(EventName.QUEUED)
-        draft.drop(Long.S3CONFIG, Long.INPUT)  # I11, I16: another submit is not possible any more
+        draft.drop(Long.S3CONFIG, Long.INPUT, Long.EVIDENCE)  # I11, I16: another submit is not possible any more
         draft.due(*self._next_look(draft, poll_ms))
         if record.stream:
             draft.read_stream(0)
@@ -280,13 +282,15 @@ class Table:
         if seen and not record.hook and self._delivery(held) is Delivery.AT_MOST_ONCE:
             # No webhook is set, so no evidence can come: waiting would change nothing.
             return check(self._give_up(draft).done("given_up"), "unanswered")
-        draft.set(phase=U, grace_until=now + self.rules.grace_ms).due(None)
+        draft.set(phase=U, grace_until=now + self.rules.grace_ms)
+        draft.due(Step.POLL if Long.EVIDENCE in held.long else None)
         return check(draft.done("unanswered"), "unanswered")
 
     def grace_ended(self, held: Held, now: int) -> Change:
         """No evidence came: `delivery` decides."""
         record = held.record
-        if record.phase is not U or record.grace_until > now:
+        confirming = record.lease and record.lease_until > now  # what a callback told
+        if record.phase is not U or record.grace_until > now or confirming:
             return same(held, "early")
         draft = self._draft(held, now)
         again = (
@@ -299,6 +303,27 @@ class Table:
             draft.set(phase=A, possible_duplicate=1, grace_until=0).due(_submit_step(record))
             return check(draft.done("submit_again"), "grace_ended")
         return check(self._give_up(draft).done("given_up"), "grace_ended")
+
+    def evidence(self, held: Held, now: int, job_id: str) -> Change:
+        """A callback names a job while the submit's answer is lost: a status read will confirm it, or not."""
+        record = held.record
+        if record.phase not in {S, U} or record.job_id:
+            return same(held, "late")
+        if held.long.get(Long.EVIDENCE) == job_id:
+            return same(held, "repeated")
+        draft = self._draft(held, now).keep_text(Long.EVIDENCE, job_id)
+        if record.phase is U and not record.lease:
+            draft.due(Step.POLL)
+        return draft.done("evidence")
+
+    def unconfirmed(self, held: Held, now: int, *, again_ms: int | None) -> Change:
+        """RunPod does not know the job that a callback named (None), or could not be asked now."""
+        if held.record.phase is not U:
+            return same(held, "late")
+        draft = self._draft(held, now)
+        if again_ms is None:
+            return draft.drop(Long.EVIDENCE).due(None).done("unconfirmed")
+        return draft.due(Step.POLL, again_ms).done("unconfirmed")
 
     def _delivery(self, held: Held) -> Delivery:
         return Delivery(held.record.delivery or self.rules.delivery)
@@ -397,11 +422,25 @@ class Table:
             return self._after_echo(held, now)
         return None
 
+    def hinted(self, held: Held, now: int) -> Change:
+        """Somebody says that there is news. A read that is under way may have left before it: another one follows."""
+        record = held.record
+        if record.phase is not T:
+            return same(held, "late")
+        if record.due in {Step.POLL, Step.RESCUE}:
+            return check(self._draft(held, now).due(Step(record.due)).done("hinted"), "observed")
+        if record.hint:
+            return same(held, "repeated")
+        return check(self._draft(held, now).set(hint=1).done("hinted"), "observed")
+
     def _news(self, held: Held, now: int, heard: Heard, poll_ms: int) -> Change:
         record = held.record
         draft = self._draft(held, now)
         if is_end(heard.status) and record.stream and not record.stream_done and not self._drained(draft):
             return check(draft.done("draining"), "observed")
+        if heard.status == Status.COMPLETED and self._needs_chunks(record, heard):
+            # Chunks were recorded while this read was under way: without them the end would lack its last words.
+            return check(draft.due(Step.POLL, DRAIN_LOOK_MS).done("draining"), "observed")
         if record.phase is R:  # the /retry whose answer was lost did take
             self._reopen(draft)
         self._note(draft, heard)
@@ -424,8 +463,35 @@ class Table:
         elif draft.now >= record.drain_until:
             draft.set(stream_done=1, stream_incomplete=1).read_stream(None)
             return True
+        if not record.reading:
+            draft.read_stream(0)
         draft.due(Step.POLL, DRAIN_LOOK_MS)
         return False
+
+    @staticmethod
+    def _needs_chunks(record: Record, heard: Heard) -> bool:
+        """Whether this end is made or mended from the chunks, and was not read together with all of them."""
+        recorded = record.chunks - record.chunks_from
+        wanted = (recorded and heard.output in {None, "[]"}) or record.stream_incomplete
+        return bool(wanted) and (heard.chunks is None or len(heard.chunks) < recorded)
+
+    @staticmethod
+    def _with_chunks(draft: Draft, heard: Heard) -> Heard:
+        """An empty aggregate is filled from the chunks, and lost chunks from the aggregate (I13)."""
+        if not heard.chunks and not draft.record.stream_incomplete:
+            return heard
+        known = list(heard.chunks or ())
+        if heard.output in {None, "[]"}:
+            # Without `return_aggregate_stream` a generator's output is an empty list: its chunks are the output.
+            return replace(heard, output=heard_json(known)) if known else heard
+        whole = json.loads(heard.output or "null")
+        if draft.record.stream_incomplete and isinstance(whole, list) and _runs_through(known, whole):
+            first = draft.record.chunks_from
+            lost = [(n, item) for n, item in enumerate(whole) if n >= len(known) or known[n] != item]
+            for n, item in lost:
+                draft.mend_chunk(first + n, item)
+            draft.set(stream_repaired=len(lost))
+        return heard
 
     @staticmethod
     def before_output(held: Held) -> str | None:
@@ -459,6 +525,8 @@ class Table:
             draft.set(status=heard.status)
             if heard.status == Status.IN_PROGRESS:
                 draft.set(started_at=record.started_at or draft.now).tell(EventName.STARTED)
+                if record.stream and not record.reading and not record.stream_done:
+                    draft.read_stream(0)
             elif heard.status == Status.IN_QUEUE:
                 draft.tell(EventName.QUEUED)
         elif rank(heard.status) < rank(record.status):
@@ -480,6 +548,7 @@ class Table:
         record = draft.record
         self._forget_job(draft, record.job_id, heard.status)
         if heard.status == Status.COMPLETED:
+            heard = self._with_chunks(draft, heard)
             draft.set(started_at=record.started_at or draft.now, output_missing=int(heard.output is None))
             draft.result(heard.output)
             self._strays(draft)
@@ -654,33 +723,30 @@ class Table:
             draft.read_stream(0)
         return draft.done("streaming")
 
-    def stream_reading(self, held: Held, now: int, reader: str) -> Change:
-        """A /stream call leaves: what it hands out is gone upstream, so a reader that never came back is marked."""
-        record = held.record
-        if record.phase is not T or record.stream_done:
-            return check(self._draft(held, now).read_stream(None).done("over"), "stream")
-        draft = self._draft(held, now).set(reading=reader)
-        if record.reading and record.reading != reader:
-            draft.set(stream_incomplete=1)
-        return check(draft.done("reading"), "stream")
-
     def stream_read(
-        self, held: Held, now: int, chunks: Sequence[tuple[Any, Any]], *, again_ms: int | None, lost: bool
+        self, held: Held, now: int, chunks: Sequence[tuple[Any, Any]], *, reader: str, again_ms: int | None, lost: bool
     ) -> Change:
-        """What the call brought. `again_ms` None: the job has ended and nothing is left to read."""
+        """What a /stream call brought. `again_ms` None: the job has ended and nothing is left to read.
+
+        Chunks are facts and are kept whoever brings them; only who is `reading` now says when the next read is due.
+        """
         record = held.record
-        if record.phase is not T:
+        mine = record.reading == reader
+        if record.phase is not T or not (mine or chunks or lost):
             return same(held, "late")
-        draft = self._draft(held, now).set(reading="")
-        if lost:
+        draft = self._draft(held, now)
+        if lost or not mine:
             draft.set(stream_incomplete=1)
         for output, metrics in chunks:
             draft.chunk(output, metrics)
-        draft.read_stream(again_ms)
-        if again_ms is None:
-            draft.set(stream_done=1)
-            if record.due == Step.POLL:
-                draft.due(Step.POLL)
+        if chunks and record.drain_until:
+            draft.set(drain_until=now + DRAIN_MS)
+        if mine:
+            draft.set(reading="").read_stream(again_ms)
+            if again_ms is None:
+                draft.set(stream_done=1)
+                if record.due == Step.POLL:
+                    draft.due(Step.POLL)
         return check(draft.done("read"), "stream")
 
     # RunPod's /retry
@@ -735,6 +801,7 @@ class Table:
             gone_at=0,
             stream_done=0,
             drain_until=0,
+            chunks_from=draft.record.chunks,
         )
         if draft.record.stream:
             draft.read_stream(0)
@@ -928,6 +995,12 @@ class Table:
         if not left:
             draft.set(phase=C).due(None)
         return check(draft.done("closed" if not left else "delivered"), "delivered")
+
+
+def _runs_through(known: Sequence[Any], whole: Sequence[Any]) -> bool:
+    """Whether all that is known stands in the whole, in this order: only then is the whole what was streamed."""
+    left = iter(whole)
+    return all(any(item == one for one in left) for item in known)
 
 
 def _submit_step(record: Record) -> Step:

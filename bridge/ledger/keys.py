@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DEFAULT_NAMESPACE = "_"
+from bridge.names import DEFAULT_NAMESPACE, PublicNames
+
+__all__ = ["DEFAULT_NAMESPACE", "Names"]
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """The names under one namespace. The default one gives the public streams their short names."""
-
-    namespace: str = DEFAULT_NAMESPACE
+class Names(PublicNames):
+    """The names under one namespace, private and public."""
 
     @property
     def prefix(self) -> str:
@@ -19,42 +19,9 @@ class Names:
         return f"bridge:{self.namespace}:"
 
     @property
-    def _public(self) -> str:
-        return "bridge:" if self.namespace == DEFAULT_NAMESPACE else self.prefix
-
-    @property
-    def events(self) -> str:
-        """Stream of every event; also the outbox (I3)."""
-        return self._public + "events"
-
-    @property
-    def requests(self) -> str:
-        """Stream that services write requests to."""
-        return self._public + "requests"
-
-    @property
-    def commands(self) -> str:
-        """Stream that services write commands to."""
-        return self._public + "commands"
-
-    @property
-    def results(self) -> str:
-        """Stream of ends that nobody else was named for."""
-        return self._public + "results"
-
-    @property
-    def dead(self) -> str:
-        """Stream of what could not be taken, with the reason."""
-        return self._public + "dead"
-
-    @property
     def wake(self) -> str:
         """Channel that tells sleeping engines of new work."""
         return self.prefix + "wake"
-
-    def reply(self, name: str) -> str:
-        """Stream of the replies to one `reply_to` on Redis."""
-        return f"{self._public}reply:{name}"
 
     def row(self, request_id: str) -> str:
         """Hash of a record's short fields."""

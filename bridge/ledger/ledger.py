@@ -8,6 +8,7 @@ and no script knows it.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,12 +38,16 @@ TRIES = 50
 SAME_CLOCK_MS, STEP_MS = 1_000, 5_000
 WISH_KEPT_MS = 24 * 3_600_000
 #: Long values that most changes tell or need; inputs and canvases are fetched by those who use them.
-COMMON = (Long.METADATA, Long.TRACE, Long.REPLY, Long.WISHED, Long.JOBS, Long.PROGRESS, Long.ERROR, Long.ARGUMENTS)
+COMMON = (
+    Long.METADATA, Long.TRACE, Long.REPLY, Long.WISHED, Long.JOBS, Long.PROGRESS, Long.ERROR, Long.ARGUMENTS,
+    Long.EVIDENCE,
+)  # fmt: skip
 ALL = tuple(Long)
 
 Make = Callable[[Held, int], Change]
 #: Makes the first change of a request, from the time and a cancel that came before it.
 Build = Callable[[int, Mapping[str, Any] | None], Change]
+_INDEX = re.compile(r'\{"index":(\d+)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,18 +348,30 @@ class Ledger:
         answer = run(self.client, "stray", [self.names.prefix], [limit, lease_ms])
         return [Stray(*json.loads(member)) for member in answer[1:]]
 
-    def streams(self, limit: int, *, lease_ms: int) -> tuple[list[Held], int]:
-        """Records whose stream is to be read now, leased for it; and how many ms until the next one (-1: none)."""
-        args = [limit, lease_ms, len(COMMON), *COMMON]
-        answer = run(self.client, "stream", [self.names.prefix], args)
+    def streams(self, wanted: Mapping[str, int], *, lease_ms: int) -> Claimed:
+        """Records whose stream is to be read now, at most so many of each endpoint; the token is their reader."""
+        token = secrets.token_hex(8)
+        pairs: list[Any] = [part for endpoint, count in wanted.items() if count > 0 for part in (endpoint, count)]
+        if not pairs:
+            return Claimed(token, Step.STREAM, ())
+        answer = run(self.client, "stream", [self.names.prefix], [token, lease_ms, len(COMMON), *COMMON, *pairs])
         self.clock.heard(answer[0])
-        return self._read(answer[2:], COMMON), int(answer[1])
+        return Claimed(token, Step.STREAM, self._read(answer[1:], COMMON))
 
     def chunks(self, request_id: str, start: int = 0, last: int = -1) -> list[dict[str, Any]]:
-        """Recorded chunks from an index on, to `last` and with it (-1: all): `{index, output, metrics?}`."""
+        """Recorded chunks from an index on, to `last` and with it (-1: all): `{index, output, metrics?}`.
+
+        A chunk that was repaired comes as it was repaired.
+        """
+        low = f"{start + 1}-0" if start else "-"
         with mapped():
-            found: Any = self.client.lrange(f"{self.names.prefix}c:{request_id}", start, last)
-        return [json.loads(text) for text in found]
+            found: Any = self.client.xrange(self.names.chunks(request_id), min=low)
+        newest: dict[int, str] = {}
+        for _, entry in found:
+            index = _INDEX.match(entry["data"])
+            if index and int(index[1]) >= start and (last < 0 or int(index[1]) <= last):
+                newest[int(index[1])] = entry["data"]
+        return [json.loads(newest[index]) for index in sorted(newest)]
 
     def stray_seen(self, stray: Stray, *, again_ms: int | None, paid_twice_ms: int = 0) -> None:
         """Look at a stray again, or (None) forget it; what it cost is added to the endpoint's sum."""

@@ -77,7 +77,7 @@ EVENTS: dict[str, Callable[[Held], Change]] = {
     "retry_answered": lambda h: TABLE_OF.retry_answered(h, NOW, poll_ms=500),
     "retry_refused": lambda h: TABLE_OF.retry_refused(h, NOW),
     "retry_unanswered": lambda h: TABLE_OF.retry_unanswered(h, NOW),
-    "stream": lambda h: TABLE_OF.stream_read(h, NOW, [("word", None)], again_ms=None, lost=False),
+    "stream": lambda h: TABLE_OF.stream_read(h, NOW, [("word", None)], reader="r", again_ms=None, lost=False),
     "delivered": lambda h: TABLE_OF.delivered(h, NOW, Sink.CELERY, round_=1),
     "retry": lambda h: TABLE_OF.ask_retry(h, NOW, "n2", by="me"),
 }

@@ -10,8 +10,7 @@ from bridge.errors import JobUnknown
 from bridge.job.document import document, unpack_error
 from bridge.job.record import Long
 from bridge.job.request import check_request_id, rejected
-from bridge.job.table import Table, same
-from bridge.job.words import Phase, Status, Step, is_end
+from bridge.job.words import Phase, Status, is_end
 from bridge.ledger import walk
 from bridge.ledger.ledger import ALL
 from bridge.runpod.answers import ABSENT
@@ -82,7 +81,7 @@ class Asking(Base):
 
     def look_now(self, held: Held) -> None:
         """Make the next status read of a request due now."""
-        change = self.ledger.change(held, lambda fresh, now: sooner(self.ledger.table, fresh, now))
+        change = self.ledger.change(held, self.ledger.table.hinted)
         self.noticed(change)
 
     def _job(self, endpoint: Endpoint, job_id: str) -> dict[str, Any]:
@@ -108,14 +107,6 @@ class Asking(Base):
         if heard.output is not ABSENT:
             told["output"] = heard.output
         return told
-
-
-def sooner(table: Table, held: Held, now: int) -> Any:
-    """The change that makes a status read due now."""
-    record = held.record
-    if record.phase is not Phase.TRACKED or record.due != Step.POLL:
-        return same(held, "busy")
-    return table.missed(held, now, delay_ms=0)
 
 
 def _stamped(canvas: Mapping[str, Any], stamps: Mapping[str, Sequence[str]]) -> bool:

@@ -8,8 +8,8 @@
 --   <p>tracked:<ep>      zset    ids in TRACKED, by since when
 --   <p>gate:<ep>         hash    the gate of bridge.runpod; an operator's pause is written here with its event
 --   <p>timer             zset    ids by the earliest of their clocks
---   <p>c:<id>            list    its chunks, JSON
---   <p>stream            zset    ids whose stream is to be read, by when
+--   <public>chunks:<id>  stream  its chunks, JSON; chunk n is entry n+1, so that a reader can go on from a number
+--   <p>due:<ep>:stream   zset    ids whose stream is to be read, by when
 --   <p>stray             zset    jobs of ended requests still to be cancelled, by due time
 --   <p>grant:<token>     string  what a claim handed out, so that a repeated call hands out the same (I15)
 --   <p>wish:<id>         string  a cancel that came before its request; <p>wishes zset, by age

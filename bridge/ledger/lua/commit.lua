@@ -69,22 +69,36 @@ for _ = 1, tonumber(ARGV[23]) do
   redis.call('ZADD', p .. 'stray', now, ARGV[at])
   at = at + 1
 end
-for _ = 1, tonumber(ARGV[24]) do
-  redis.call('RPUSH', p .. 'c:' .. id, ARGV[at])
-  at = at + 1
+-- Chunk n is entry n+1. What comes out of turn (a repaired chunk, the end) follows the last one.
+local chunks = string.gsub(KEYS[2], 'events$', 'chunks:') .. id
+if ARGV[24] ~= '0' then
+  local newest = redis.call('XREVRANGE', chunks, '+', '-', 'COUNT', 1)
+  local last = newest[1] and tonumber(string.match(newest[1][1], '^%d+')) or 0
+  for _ = 1, tonumber(ARGV[24]) do
+    local index = string.match(ARGV[at], '^{"index":(%d+)')
+    local entry = index and tonumber(index) + 1 or 0
+    if entry > last then
+      last = entry
+      redis.call('XADD', chunks, entry .. '-0', 'data', ARGV[at])
+    else
+      redis.call('XADD', chunks, last .. '-*', 'data', ARGV[at])
+    end
+    at = at + 1
+  end
 end
-if ARGV[25] == '-' then redis.call('ZREM', p .. 'stream', id)
-elseif ARGV[25] ~= '' then redis.call('ZADD', p .. 'stream', now + tonumber(string.sub(ARGV[25], 2)), id) end
+if ARGV[25] == '-' then redis.call('ZREM', due_key(endpoint, 'stream'), id)
+elseif ARGV[25] ~= '' then redis.call('ZADD', due_key(endpoint, 'stream'), now + tonumber(string.sub(ARGV[25], 2)), id) end
 if ARGV[12] == '0' then
   redis.call('PERSIST', row)
   redis.call('PERSIST', long)
   redis.call('PERSIST', p .. 'o:' .. id)
+  redis.call('PERSIST', chunks)
 elseif ARGV[12] ~= '' then
   redis.call('PEXPIRE', row, ARGV[12])
   redis.call('PEXPIRE', long, ARGV[12])
   redis.call('PEXPIRE', p .. 'o:' .. id, ARGV[13])
-  redis.call('PEXPIRE', p .. 'c:' .. id, ARGV[13])
-  redis.call('ZREM', p .. 'stream', id)
+  redis.call('PEXPIRE', chunks, ARGV[13])
+  redis.call('ZREM', due_key(endpoint, 'stream'), id)
   redis.call('SET', p .. 't:' .. id, ARGV[14], 'PX', ARGV[15])
 end
 redis.call('HINCRBY', p .. 'meta', 'changes', 1)

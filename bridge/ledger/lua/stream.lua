@@ -1,22 +1,46 @@
--- stream: take records whose stream is to be read; each comes again when its lease ends.
+-- stream: take records whose stream is to be read now: the token is `reading` them from here on (I13).
 -- KEYS 1 prefix
--- ARGV 1 how many at most  2 lease in ms  3 number of long fields wanted, then these
--- Returns {now, next in ms or -1, id, row, long values, ...}; ids without a record are dropped on the way.
-local now = ledger_now()
+-- ARGV 1 token  2 lease in ms  3 number of long fields wanted, then these  then pairs: endpoint, how many at most
+-- Returns {now, id, row, long values, ...}
+-- Invariant: a read hands its page out only once. So a record that is taken while another reader's lease has run out is
+-- marked: that reader may have died with a page. The same token is handed the same records again (I15).
+local token, lease_ms = ARGV[1], tonumber(ARGV[2])
+local n_fields = tonumber(ARGV[3])
 local fields = {}
-for i = 1, tonumber(ARGV[3]) do fields[i] = ARGV[3 + i] end
-local answer = {now, -1}
-for _, id in ipairs(redis.call('ZRANGE', p .. 'stream', '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[1])) do
-  local row = redis.call('HGETALL', p .. 'r:' .. id)
-  if #row == 0 then
-    redis.call('ZREM', p .. 'stream', id)
-  else
-    redis.call('ZADD', p .. 'stream', now + tonumber(ARGV[2]), id)
-    answer[#answer + 1] = id
-    answer[#answer + 1] = row
-    answer[#answer + 1] = redis.call('HMGET', p .. 'd:' .. id, unpack(fields))
+for i = 1, n_fields do fields[i] = ARGV[3 + i] end
+local now = ledger_now()
+local answer, ids = {now}, {}
+
+local function hand_out(id)
+  ids[#ids + 1] = id
+  answer[#answer + 1] = id
+  answer[#answer + 1] = redis.call('HGETALL', p .. 'r:' .. id)
+  answer[#answer + 1] = redis.call('HMGET', p .. 'd:' .. id, unpack(fields))
+end
+
+local before = redis.call('GET', p .. 'grant:' .. token)
+if before then
+  for id in string.gmatch(before, '[^ ]+') do
+    if redis.call('HGET', p .. 'r:' .. id, 'rd') == token then hand_out(id) end
+  end
+  return answer
+end
+
+for i = 4 + n_fields, #ARGV, 2 do
+  local key = due_key(ARGV[i], 'stream')
+  for _, id in ipairs(redis.call('ZRANGE', key, '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[i + 1])) do
+    local row = p .. 'r:' .. id
+    local has = redis.call('HMGET', row, 'ph', 'sd', 'rd')
+    if has[1] ~= 'TRACKED' or has[2] == '1' then
+      redis.call('ZREM', key, id)
+    else
+      if has[3] then redis.call('HSET', row, 'xs', 1) end
+      redis.call('HSET', row, 'rd', token)
+      redis.call('HINCRBY', row, 'v', 1)
+      redis.call('ZADD', key, now + lease_ms, id)
+      hand_out(id)
+    end
   end
 end
-local first = redis.call('ZRANGE', p .. 'stream', 0, 0, 'WITHSCORES')
-if first[1] then answer[2] = math.floor(math.max(0, tonumber(first[2]) - now)) end
+if #ids > 0 then redis.call('SET', p .. 'grant:' .. token, table.concat(ids, ' '), 'PX', lease_ms) end
 return answer

@@ -1,0 +1,207 @@
+"""What is heard of a job, by whom, and when: hints, evidence, chunks and late words, as the table judges them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bridge.job.change import Change, Rules
+from bridge.job.document import Held, document
+from bridge.job.record import Long, Record
+from bridge.job.table import DRAIN_MS, Heard, Table
+from bridge.job.words import Phase, Step
+
+NOW = 1_800_000_000_000
+TABLE = Table(Rules())
+
+
+def tracked(**more: object) -> Held:
+    """A job that runs, leased for a status read."""
+    record = Record(
+        id="r1", phase=Phase.TRACKED, endpoint="demo", endpoint_id="demo", door="celery", sinks="celery", nonce="n",
+        job_id="j1", status="IN_PROGRESS", submits=1, submitted_at=NOW - 5_000, observed_at=NOW - 1_000,
+        lease="mine", lease_until=NOW + 30_000,
+    )  # fmt: skip
+    return Held(replace(record, **more), {})  # type: ignore[arg-type]
+
+
+def heard(status: str, output: object = None, **more: object) -> Heard:
+    """One observation."""
+    text = None if output is None else json.dumps(output)
+    return Heard(**{"job_id": "j1", "status": status, "attempt": 1, "output": text, **more})  # type: ignore[arg-type]
+
+
+def chunk_events(change: Change) -> list[dict[str, object]]:
+    """What the change tells of chunks."""
+    told = [json.loads(telling.body) for telling in change.tellings]
+    return [event["data"] for event in told if event["type"] == "bridge.job.chunk"]
+
+
+# Hints
+
+
+def test_a_hint_during_a_read_makes_another_follow_at_once() -> None:
+    """The read may have left before the job ended; its answer must not put the next one far away."""
+    hinted = TABLE.hinted(tracked(), NOW)
+    answered = TABLE.observed(hinted.after, NOW + 1, heard("IN_PROGRESS"), poll_ms=60_000)
+    assert (answered.record.due, answered.delay_ms, answered.record.hint) == (Step.POLL, 0, 0)
+    again = TABLE.observed(answered.after, NOW + 2, heard("IN_PROGRESS"), poll_ms=60_000)
+    assert again.delay_ms == 60_000  # one hint, one read
+
+
+def test_repeated_hints_cause_one_read_and_are_no_progress() -> None:
+    """A flood of callbacks changes a record once, and does not hide that engines die on it (HARDENING 14)."""
+    once = TABLE.hinted(tracked(claims=2), NOW)
+    assert once.record.claims == 2
+    assert TABLE.hinted(once.after, NOW).empty
+
+
+def test_a_hint_brings_a_waiting_read_forward() -> None:
+    """No lease: due now."""
+    waiting = tracked(lease="", lease_until=0, due="poll")
+    change = TABLE.hinted(waiting, NOW)
+    assert (change.record.due, change.delay_ms) == (Step.POLL, 0)
+
+
+@pytest.mark.parametrize("phase", [Phase.SETTLED, Phase.CLOSED, Phase.ACCEPTED])
+def test_a_late_hint_changes_nothing(phase: Phase) -> None:
+    """After the end, and before the submit."""
+    assert TABLE.hinted(tracked(phase=phase), NOW).empty
+
+
+# Evidence of a lost submit
+
+
+def unanswered(**more: object) -> Held:
+    """A submit whose answer was lost, resting until the grace ends."""
+    lost = {"phase": Phase.UNANSWERED, "job_id": "", "submitted_at": 0, "status": "ACCEPTED", "hook": "t" * 32,
+            "lease": "", "lease_until": 0, "grace_until": NOW + 20_000}  # fmt: skip
+    return tracked(**{**lost, **more})
+
+
+def test_evidence_is_confirmed_by_a_read_inside_the_budget() -> None:
+    """It stands in the due set of the polls, so permits, leases and every engine's reach are theirs."""
+    change = TABLE.evidence(unanswered(), NOW, "j7")
+    assert (change.record.due, change.delay_ms) == (Step.POLL, 0)
+    assert change.after.long[Long.EVIDENCE] == "j7"
+    assert TABLE.evidence(change.after, NOW, "j7").empty
+
+
+def test_evidence_before_the_answer_is_lost_is_kept() -> None:
+    """The job ended before its submit was answered, and then the answer is lost: the read is due at once."""
+    sending = unanswered(phase=Phase.SUBMITTING, lease="mine", lease_until=NOW + 30_000, grace_until=0)
+    noted = TABLE.evidence(sending, NOW, "j7")
+    assert noted.record.lease == "mine"
+    lost = TABLE.unanswered(noted.after, NOW, seen=True)
+    assert (lost.record.phase, lost.record.due) == (Phase.UNANSWERED, Step.POLL)
+
+
+def test_no_second_submit_while_evidence_is_being_confirmed() -> None:
+    """The grace ends under a read that is on its way: that read decides."""
+    reading = unanswered(lease="mine", lease_until=NOW + 30_000, grace_until=NOW - 1)
+    assert TABLE.grace_ended(reading, NOW).empty
+    assert TABLE.submitted(reading, NOW, "j7", "IN_PROGRESS", poll_ms=0).record.phase is Phase.TRACKED
+
+
+def test_a_job_that_runpod_does_not_know_is_no_evidence() -> None:
+    """The record rests again until its grace ends."""
+    noted = TABLE.evidence(unanswered(), NOW, "forged").after
+    change = TABLE.unconfirmed(noted, NOW, again_ms=None)
+    assert change.record.due == ""
+    assert Long.EVIDENCE not in change.after.long
+    assert change.record.timer == NOW + 20_000
+
+
+# Chunks
+
+
+def stream(**more: object) -> Held:
+    """A stream whose reader is known."""
+    return tracked(**{"stream": 1, "reading": "me", **more})
+
+
+def read(held: Held, *outputs: object, reader: str = "me", again_ms: int | None = 50, lost: bool = False) -> Change:
+    """One page."""
+    pages = [(output, None) for output in outputs]
+    return TABLE.stream_read(held, NOW, pages, reader=reader, again_ms=again_ms, lost=lost)
+
+
+def test_a_lost_page_is_filled_in_from_the_aggregate() -> None:
+    """I13, HARDENING 17: by position; what stood in the place of a lost chunk moves to its own."""
+    page = read(stream(), "a", "b").after
+    lost = read(Held(replace(page.record, reading="me"), {}), lost=True).after
+    last = read(Held(replace(lost.record, reading="me"), {}), "e", again_ms=None).after
+    recorded = ("a", "b", "e")
+    end = TABLE.observed(last, NOW, heard("COMPLETED", list("abcde"), chunks=recorded), poll_ms=0)
+    told = {event["index"]: event["output"] for event in chunk_events(end)}
+    assert told == {2: "c", 3: "d", 4: "e"}
+    assert all(event["repaired"] for event in chunk_events(end))
+    assert json.loads(end.tellings[-1].body)["type"] == "bridge.job.completed"
+    shown = document(end.after)
+    assert (shown["stream_incomplete"], shown["stream_repaired"]) == ("possible", 3)
+    assert [json.loads(chunk).get("index") for chunk in end.chunks] == [2, 3, 4, None]  # the last tells the end
+
+
+def test_an_output_that_is_no_aggregate_mends_nothing() -> None:
+    """A list that does not hold what was streamed is something else."""
+    held = stream(stream_done=1, reading="", chunks=2, stream_incomplete=1)
+    recorded = ("a", "b")
+    end = TABLE.observed(held, NOW, heard("COMPLETED", ["x", "y", "z"], chunks=recorded), poll_ms=0)
+    assert chunk_events(end) == []
+    assert "stream_repaired" not in document(end.after)
+
+
+def test_an_end_made_of_chunks_has_all_of_them() -> None:
+    """Chunks that were recorded while the status read was under way are not missing from the output."""
+    held = stream(stream_done=1, reading="", chunks=3, lease="mine")
+    early = TABLE.observed(held, NOW, heard("COMPLETED", [], chunks=("a", "b")), poll_ms=0)
+    assert (early.record.phase, early.record.due) == (Phase.TRACKED, Step.POLL)
+    end = TABLE.observed(held, NOW, heard("COMPLETED", [], chunks=("a", "b", "c")), poll_ms=0)
+    assert end.output == '["a","b","c"]'
+
+
+def test_a_second_attempt_is_made_of_its_own_chunks() -> None:
+    """What the failed attempt streamed keeps its numbers and is no part of the result."""
+    retrying = tracked(phase=Phase.RETRYING, status="FAILED", stream=1, chunks=2, retried_at=NOW - 1)
+    again = TABLE.retry_answered(retrying, NOW, poll_ms=0)
+    assert (again.record.chunks, again.record.chunks_from) == (2, 2)
+    page = read(Held(replace(again.record, reading="me"), {}), "a", again_ms=None)
+    assert [event["index"] for event in chunk_events(page)] == [2]
+    end = TABLE.observed(page.after, NOW, heard("COMPLETED", [], attempt=2, execution_time=7, chunks=("a",)), poll_ms=0)
+    assert end.output == '["a"]'
+
+
+def test_an_end_waits_for_its_stream_as_long_as_chunks_come() -> None:
+    """A terminal status before the last chunks; each page gives the rest more time."""
+    waiting = TABLE.observed(stream(reading=""), NOW, heard("COMPLETED", []), poll_ms=0)
+    assert (waiting.verdict, waiting.stream_ms) == ("draining", 0)
+    assert waiting.record.drain_until == NOW + DRAIN_MS
+    later = Held(replace(waiting.record, reading="me", drain_until=NOW + 1), {})
+    assert read(later, "x").record.drain_until == NOW + DRAIN_MS
+
+
+def test_chunks_of_a_reader_that_lost_its_turn_are_kept_and_marked() -> None:
+    """A fact is never refused; but who reads now alone says when the next read is due."""
+    change = read(stream(reading="another"), "late")
+    assert [event["output"] for event in chunk_events(change)] == ["late"]
+    assert (change.record.reading, change.record.stream_incomplete, change.stream_ms) == ("another", 1, None)
+
+
+# Late words
+
+
+def test_late_progress_never_reopens_an_ended_job() -> None:
+    """Whoever answers last: an end stands (I4)."""
+    end = TABLE.observed(tracked(), NOW, heard("COMPLETED", {"x": 1}), poll_ms=0)
+    assert TABLE.observed(end.after, NOW + 1, heard("IN_PROGRESS", {"step": 9}), poll_ms=0).empty
+    assert TABLE.observed(end.after, NOW + 1, heard("IN_QUEUE"), poll_ms=0).empty
+
+
+def test_a_progress_is_told_once() -> None:
+    """The same progress read again is no news."""
+    first = TABLE.observed(tracked(), NOW, heard("IN_PROGRESS", {"step": 1}), poll_ms=0)
+    assert [telling.name for telling in first.tellings] == ["progress"]
+    again = TABLE.observed(first.after, NOW, heard("IN_PROGRESS", {"step": 1}), poll_ms=0)
+    assert again.tellings == ()
