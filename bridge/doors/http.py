@@ -119,6 +119,9 @@ class HttpDoor:
                 for name in bridge.ledger.endpoints()
                 if (why := bridge.vitals.waiting_for(name))
             ]
+            behind = bridge.ledger.outbox.lag()
+            if behind.entries > bridge.settings.bridge_outbox_max:
+                told["degraded"].append({"outbox": behind.entries, "seconds": behind.seconds})
         except LedgerUnavailable as error:
             told["ledger"] = str(error)
         try:

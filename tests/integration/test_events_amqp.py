@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pika
 import pytest
 
-from tests.helpers import eventually
+from tests.helpers import eventually, free_port
 from tests.house import House
 
 
@@ -78,3 +81,18 @@ def test_a_reply_whose_queue_is_gone_is_kept_as_a_dead_letter(house: House) -> N
     letter = eventually(house.ledger.dead.newest, timeout=20)[0]
     assert letter["reason"] == "undeliverable"
     assert "nobody-there" in letter["detail"]
+
+
+def test_readyz_says_when_the_relay_is_behind(amqp_url: str, redis_url: str, tmp_path: Path) -> None:
+    """Degraded, with the number of entries: here nobody relays at all."""
+    port = free_port()
+    settings: dict[str, Any] = {"engine": "off", "outbox_max": "2", "http_bind": f"127.0.0.1:{port}"}
+    with House(tmp_path, broker=amqp_url, redis_url=redis_url, **settings) as house:
+        house.worker()
+        for _ in range(3):
+            house.send({"a": 1})
+        eventually(lambda: len(house.events()) == 3)
+        with pytest.raises(urllib.error.HTTPError) as answer:  # no engine, so not ready
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
+        assert [one["outbox"] for one in json.load(answer.value)["degraded"]] == [3]
+        answer.value.close()
