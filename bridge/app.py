@@ -14,6 +14,7 @@ from celery.signals import worker_shutting_down
 
 from bridge import celeryconfig, wiring
 from bridge.doors import hold, intake, remote, tasks
+from bridge.doors.finish_here import finish_here
 from bridge.settings import load
 from bridge.telemetry import configure_logging
 
@@ -66,7 +67,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         configure_logging(self.bridge.settings.bridge_log_level, as_json=self.bridge.settings.bridge_log_json)
         self.bridge.check()
         if self.bridge.settings.bridge_engine:
-            self.bridge.start_engine()
+            self.bridge.start_engine(finish_here(worker.app, worker))
         self.bridge.start_http()
 
     def stop(self, _worker: WorkController) -> None:

@@ -27,7 +27,7 @@ from bridge.engine.commits import Commits
 from bridge.engine.control import Control
 from bridge.engine.count import count
 from bridge.engine.engine import Engine
-from bridge.engine.finish import Finish
+from bridge.engine.finish import Finish, Here
 from bridge.engine.pace import Pace
 from bridge.engine.pressure import Marks, Pressure
 from bridge.engine.publish import Publish
@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 BURST_S = 0.02
 #: States on the way are for people: of several within this time only the newest is written.
 STATES_BURST_S = 0.05
+#: Ends that are told at once in this process.
+FINISHERS = 16
 
 
 class Bridge:
@@ -167,9 +169,9 @@ class Bridge:
             )
             raise SchemaTooNew(fault)
 
-    def start_engine(self) -> Engine:
-        """Build the loops and start them."""
-        self.engine = self._engine()
+    def start_engine(self, finish_here: Here | None = None) -> Engine:
+        """Build the loops and start them. `finish_here` tells ends in this process, where Celery's tasks run in it."""
+        self.engine = self._engine(finish_here)
         self.engine.start()
         return self.engine
 
@@ -204,12 +206,13 @@ class Bridge:
         """When the bridge last purged the endpoint's queue; 0 for never."""
         return self.ledger.counts(endpoint).get("purged_at", 0)
 
-    def _engine(self) -> Engine:
+    def _engine(self, finish_here: Here | None) -> Engine:
         s = self.settings
         commits = Commits(self.ledger, self.noticed)
         submitters, trackers = Callers("submit", s.bridge_submit_threads), Callers("track", s.bridge_track_threads)
         syncers, carriers = Callers("sync", s.bridge_sync_threads), Callers("carry", 8)
         streamers = Callers("stream", s.bridge_stream_threads)
+        finishers = Callers("finish", FINISHERS)
         pace, lease_ms = Pace(), int(s.bridge_lease_s * 1000)
         slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
         submit = Submit(
@@ -232,7 +235,7 @@ class Bridge:
             self.ledger, commits, self.vitals, carriers, pace, self.client_of, self.endpoint_id_of, lease_ms, slot_ms
         )
         stream = Stream(self.ledger, commits, self.vitals, streamers, self.client_of, self.endpoint_id_of, slot_ms)
-        finish = Finish(self.ledger, self.app, lease_ms, s.bridge_finish_resend_s)
+        finish = Finish(self.ledger, self.app, lease_ms, s.bridge_finish_resend_s, finishers, finish_here)
         bounds = Bounds(s.bridge_events_max, s.bridge_events_bytes_max, int(s.bridge_events_retention_s * 1000))
         publish = (
             Publish(
@@ -263,8 +266,11 @@ class Bridge:
         submitters.on_free = syncers.on_free = loops["submit"].wake
         trackers.on_free, carriers.on_free = loops["track"].wake, loops["carry_out"].wake
         streamers.on_free = loops["stream"].wake
+        finishers.on_free = loops["finish"].wake
         closers: tuple[Callable[[], None], ...] = (finish.close, wake.close, *((publish.close,) if publish else ()))
-        engine = Engine(engine_id, loops, commits, (submitters, trackers, syncers, carriers, streamers), closers)
+        engine = Engine(
+            engine_id, loops, commits, (submitters, trackers, syncers, carriers, streamers, finishers), closers
+        )
         wake.woken = engine.wake_all
         return engine
 

@@ -10,7 +10,7 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import states as celery_states
 from celery.exceptions import TaskRevokedError
@@ -26,6 +26,7 @@ from bridge.timing import backoff
 if TYPE_CHECKING:
     from celery import Celery
 
+    from bridge.engine.calls import Callers
     from bridge.job.document import Held
     from bridge.ledger import Ledger
 
@@ -95,14 +96,28 @@ def undeliverable(held: Held, clock_offset: int) -> ResultUndeliverable:
     )
 
 
+class Here(Protocol):
+    """Tells an end in this process, as the message would in another."""
+
+    def ready(self) -> bool:
+        """Whether it may be used now."""
+        ...
+
+    def __call__(self, request_id: str, message: Any, headers: dict[str, Any] | None) -> None:
+        """Run Celery's tracer over the finish."""
+        ...
+
+
 @dataclass(slots=True)
 class Finish:
-    """One `once()` sends what is due."""
+    """One `once()` sends what is due, or has it told right here."""
 
     ledger: Ledger
     app: Celery
     lease_ms: int
     resend_s: float
+    callers: Callers
+    here: Here | None = None
     _connection: Any = field(default=None, init=False)
     _producer: Any = field(default=None, init=False)
     _depth: tuple[float, bool] = field(default=(0.0, True), init=False)
@@ -111,17 +126,24 @@ class Finish:
         """Returns seconds until the next look."""
         wait = IDLE_S
         wanted = {}
+        here = self.here if self.here is not None and self.here.ready() else None
+        left = BATCH if here is None else min(BATCH, self.callers.free)
         for due in self.ledger.due(Step.FINISH):
             if due.ready:
-                wanted[due.endpoint] = min(due.ready, BATCH)
+                wanted[due.endpoint] = min(due.ready, left)
+                left -= wanted[due.endpoint]
             else:
                 wait = min(wait, due.wait_ms / 1000)
-        if not wanted:
+        if not any(wanted.values()):
             return wait
         claimed = self.ledger.claim(Step.FINISH, wanted, lease_ms=self.lease_ms, long=(Long.CANVAS,))
         sent: list[Held] = []
         try:
             for held in claimed.records:
+                if here is not None:
+                    message, headers = self._message(held)
+                    self.callers.start(here, held.record.id, message, headers)
+                    continue
                 self._send(held)
                 sent.append(held)
         except self._errors() as error:
@@ -143,9 +165,27 @@ class Finish:
         record = held.record
         if Sink.CELERY not in record.waiting_sinks or (record.finish_sends and not self._read_by_somebody()):
             return
+        message, headers = self._message(held)
+        # On AMQP a copy replaces a message that nobody read (HARDENING 9); Redis ignores the expiration.
+        expires = self._resend_ms(held) / 1000
+        self.app.amqp.send_task_message(
+            self._connected(),
+            "bridge.finish",
+            message,
+            queue=QUEUE,
+            declare=[],  # the queue is used as it was found (topology)
+            headers=headers,
+            retry=False,
+            delivery_mode=2,
+            expiration=expires,
+        )
+        tell("finish.sent", request_id=record.id, endpoint=record.endpoint, sends=record.finish_sends + 1)
+
+    def _message(self, held: Held) -> tuple[Any, dict[str, Any] | None]:
+        """The task message, and the headers that the producer of the request had set."""
+        record = held.record
         options = (held.json(Long.CANVAS) or {}).get("options", {})
         replayed = {name: options[name] for name in _REPLAYED if options.get(name) is not None}
-        producer = self._connected()
         message = self.app.amqp.create_task_message(
             record.id,
             "bridge.finish",
@@ -160,21 +200,7 @@ class Finish:
             **(options.get("stamps") or {}),
             **({"reply_to": replayed["reply_to"]} if "reply_to" in replayed else {}),
         )
-        headers = replayed.get("headers")
-        # On AMQP a copy replaces a message that nobody read (HARDENING 9); Redis ignores the expiration.
-        expires = self._resend_ms(held) / 1000
-        self.app.amqp.send_task_message(
-            producer,
-            "bridge.finish",
-            message,
-            queue=QUEUE,
-            declare=[],  # the queue is used as it was found (topology)
-            headers=headers,
-            retry=False,
-            delivery_mode=2,
-            expiration=expires,
-        )
-        tell("finish.sent", request_id=record.id, endpoint=record.endpoint, sends=record.finish_sends + 1)
+        return message, replayed.get("headers")
 
     def _read_by_somebody(self) -> bool:
         """Whether copies are worth sending: somebody reads the queue, and it is short."""

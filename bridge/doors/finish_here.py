@@ -1,0 +1,61 @@
+"""Runs `bridge.finish` in the process that found the end, without a message to itself.
+
+The ledger already sends a finish until it is delivered (I8), so the broker adds nothing to its safety: where the engine
+lives in a bridge worker with the threads pool, Celery's own tracer is called right here, with what the message would
+have carried. Everywhere else, and while somebody listens to task events (which belong to messages), it goes by message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery.concurrency.thread import TaskPool
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from celery.worker import WorkController
+
+
+class FinishHere:
+    """Called by the finish loop, in a thread of its own for each end."""
+
+    def __init__(self, app: Celery, listened_to: Callable[[], bool]) -> None:
+        """`listened_to` says whether task events are wanted now."""
+        self._task = app.tasks["bridge.finish"]
+        self._listened_to = listened_to
+
+    def ready(self) -> bool:
+        """Whether ends may be told here now."""
+        return self._task.__trace__ is not None and not self._listened_to()
+
+    def __call__(self, request_id: str, message: Any, headers: dict[str, Any] | None) -> None:
+        """Trace one finish, as the worker would that had taken its message."""
+        args, kwargs, embed = message.body
+        request = {
+            **(headers or {}),
+            **message.headers,
+            "properties": message.properties,
+            "reply_to": message.properties.get("reply_to"),
+            "correlation_id": message.properties.get("correlation_id"),
+            "delivery_info": {},
+            "args": args,
+            "kwargs": kwargs,
+            "is_eager": False,
+            **embed,
+        }
+        self._task.__trace__(request_id, args, kwargs, request)
+
+
+def finish_here(app: Celery, worker: WorkController) -> FinishHere | None:
+    """For this worker; None where tasks do not run in the engine's own process."""
+    if not isinstance(worker.pool, TaskPool):
+        return None
+
+    def listened_to() -> bool:
+        dispatcher = getattr(getattr(worker, "consumer", None), "event_dispatcher", None)
+        if dispatcher is None or not dispatcher.enabled:
+            return False
+        return not dispatcher.groups or "task" in dispatcher.groups  # the heartbeat alone uses the group "worker"
+
+    return FinishHere(app, listened_to)
