@@ -7,7 +7,10 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,7 @@ def build(settings: Settings) -> dict[str, Any]:
         "task_track_started": False,
         # Tasks take milliseconds and call no GPU: threads are enough, and cheap.
         "worker_consumer": "bridge.doors.consumer:BridgeConsumer",
-        "worker_pool": "threads",
+        "worker_pool": "prefork" if asks_for_prefork(sys.argv) else "threads",
         "worker_concurrency": 16,
         "worker_prefetch_multiplier": 4,
         # The ledger knows what is cancelled and what is running; gossip and mingle have nothing to add.
@@ -72,6 +75,12 @@ def build(settings: Settings) -> dict[str, Any]:
         ours = config.get(name)
         config[name] = {**ours, **value} if isinstance(ours, dict) and isinstance(value, dict) else value
     return config
+
+
+def asks_for_prefork(argv: Sequence[str]) -> bool:
+    """Whether a command line says `-P prefork`: Celery takes that for its default, over which a setting wins."""
+    pairs = [*itertools.pairwise(argv), *((arg[:2], arg[2:]) for arg in argv if arg.startswith("-P"))]
+    return ("-P", "prefork") in pairs or ("--pool", "prefork") in pairs or "--pool=prefork" in argv
 
 
 def _queue(name: str, settings: Settings) -> Queue:

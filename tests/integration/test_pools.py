@@ -11,12 +11,16 @@ from celery import chain, chord
 from tests.helpers import eventually
 from tests.house import House
 
+#: What the worker's banner says of each pool.
+POOLS = {"threads": "thread", "prefork": "prefork", "gevent": "gevent", "solo": "solo"}
 
-@pytest.mark.parametrize("pool", ["threads", "prefork", "gevent", "solo"])
+
+@pytest.mark.parametrize("pool", list(POOLS))
 def test_every_pool_carries_jobs_and_canvas(pool: str, redis_url: str, tmp_path: Path) -> None:
     """A plain job, a chain and a chord; the slots are free while the jobs run."""
     with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
-        house.worker(pool=pool)
+        worker = house.worker(pool=pool)
+        assert f"concurrency: 4 ({POOLS[pool]})" in worker.said()
         house.foreign_worker()
         app = house.app
         many = [house.send({"n": n, "mock_delay": 1.0}) for n in range(12)]  # three times the slots
