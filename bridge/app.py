@@ -68,6 +68,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.bridge.check()
         if self.bridge.settings.bridge_engine:
             self.bridge.start_engine(finish_here(worker.app, worker))
+        self.bridge.start_doors()
         self.bridge.start_http()
 
     def stop(self, _worker: WorkController) -> None:
@@ -76,6 +77,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.bridge is not None:
             if self.bridge.http is not None:
                 self.bridge.http.stop()
+            self.bridge.stop_doors()
             self.bridge.stop_engine()
 
     terminate = stop

@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     bridge_gate_max_s: Annotated[float, Field(ge=0)] = 0.0
     bridge_cancel_is_failure: Switch = False
     bridge_reply_pattern: str = r"[A-Za-z0-9._:-]{1,255}"
+    bridge_json_doors: Switch = True
+    bridge_stream_idle_s: Seconds = 60.0
     bridge_results: Literal["unaddressed", "all", "off"] = "unaddressed"
     bridge_inline_limit: Bytes = 256 * 1024
     bridge_message_limit: Bytes = 8 * 1024 * 1024

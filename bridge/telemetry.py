@@ -55,6 +55,8 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "door.held": (WARNING, "a message is held while the ledger is away"),
     "door.closed": (WARNING, "a high-water mark was passed: nothing more is taken off the queue"),
     "door.opened": (INFO, "below the low-water mark again: requests are taken"),
+    "command.answered": (INFO, "a service's command was carried out"),
+    "command.refused": (WARNING, "a service's command could not be carried out; its sender was told why"),
     "dead_letter.kept": (WARNING, "something could not be taken or told; see `bridge dead list`"),
     "record.failed": (ERROR, "one record cannot be worked on; the others go on"),
     "call.failed": (ERROR, "a call ended in a way nobody foresaw; its record comes due again"),

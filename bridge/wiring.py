@@ -11,12 +11,13 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 
 from bridge import gauges
+from bridge.doors.entrance import Entrance
 from bridge.doors.http import HttpDoor
 from bridge.endpoints import EndpointBook
 from bridge.engine.accept import Accept, Verdict
@@ -97,6 +98,7 @@ class Bridge:
         )
         self.engine: Engine | None = None
         self.http: HttpDoor | None = None
+        self.entrance: Entrance | None = None
         self._scraped = False
 
     # Called by the doors
@@ -116,6 +118,16 @@ class Bridge:
             self.ledger.wake()
         elif record.step is not None:
             self.engine.wake(record.step)
+
+    def accepted_many(self, verdicts: Sequence[Verdict]) -> None:
+        """Requests of a door for plain JSON are in: one wake for all of them."""
+        created = [v.accepted.held.record for v in verdicts if v.accepted.kind == "created" and v.accepted.held]
+        self.pressure.took(len(created))
+        if self.engine is None and created:
+            self.ledger.wake()
+        elif self.engine is not None:
+            for step in {record.step for record in created if record.step is not None}:
+                self.engine.wake(step)
 
     def noticed(self, change: Change) -> None:
         """A change was written: wake who works on, tell Celery's state, and count."""
@@ -179,6 +191,17 @@ class Bridge:
         """Whether everything under way was ended in time."""
         engine, self.engine = self.engine, None
         return engine.stop(self.settings.bridge_stop_grace_s) if engine is not None else True
+
+    def start_doors(self) -> None:
+        """Take what services send as plain JSON, unless BRIDGE_JSON_DOORS is off."""
+        if self.settings.bridge_json_doors:
+            self.entrance = Entrance(self)
+            self.entrance.start()
+
+    def stop_doors(self) -> bool:
+        """Whether everything that was taken is held or given back."""
+        entrance, self.entrance = self.entrance, None
+        return entrance.stop(self.settings.bridge_stop_grace_s) if entrance is not None else True
 
     def start_http(self) -> HttpDoor:
         """Health, metrics and callbacks. Raises SettingsError when an address that was set by hand is taken."""

@@ -41,11 +41,13 @@ def engine() -> int:
         signal.signal(name, lambda *_: ended.set())
     bridge.check()
     running = bridge.start_engine()
+    bridge.start_doors()
     door = bridge.start_http()
     click.echo(f"engine {running.engine_id} ready")
     ended.wait()
     door.stop()
-    return ExitCode.OK if bridge.stop_engine() else ExitCode.FAILED
+    held = bridge.stop_doors()
+    return ExitCode.OK if bridge.stop_engine() and held else ExitCode.FAILED
 
 
 def emulate() -> click.Command:

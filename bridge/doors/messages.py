@@ -64,7 +64,7 @@ class Command(Asked):
 
 @dataclass(frozen=True, slots=True)
 class Refused(Asked):
-    """Not taken: `reason` is malformed, too_large, rejected or id_conflict. What was understood is for the answer."""
+    """Not taken: `reason` is one of DeadReason. What was understood is for the answer."""
 
     reason: str = "malformed"
     field: str = "body"
@@ -96,7 +96,7 @@ def take(
     try:
         return reader.read()
     except Fault as fault:
-        return reader.refused(fault.reason, "body", fault.text)
+        return reader.refused(fault.reason, fault.field, fault.text)
     except JobRejected as fault:
         return reader.refused("rejected", str(fault.document.get("field", "arguments")), fault.message)
     except ValidationError as fault:
@@ -219,6 +219,8 @@ class _Reader:
             self.endpoint = _fitting(word, ENDPOINT)
         if document.get("reply_to") is None and self.reply_to is not None:
             document["reply_to"] = self.reply_to
+        if "input" not in document and document.keys() - RunRequest.model_fields.keys():
+            raise Fault("unknown_kind", "body: is no request: it has no input, and names that no request has", "input")
         run = RunRequest.model_validate(document)
         return Request(**self._asked(), id=self.id, run=run)
 
@@ -226,7 +228,7 @@ class _Reader:
         op = document.pop("op", None)
         if not isinstance(op, str) or f"bridge.{op}" not in _CONTROL:
             ops = ", ".join(sorted(name.removeprefix("bridge.") for name in _CONTROL))
-            raise _rejected("op", "is required: " + ops if op is None else f"must be one of {ops}")
+            raise Fault("unknown_kind", "op: is required: " + ops if op is None else f"op: must be one of {ops}", "op")
         self.op = op
         document.pop("reply_to", None)
         by = document.pop("by", None)

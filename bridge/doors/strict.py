@@ -30,10 +30,11 @@ _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 class Fault(Exception):
     """Why the bytes were not taken: `reason` is a word for metrics, the text names the rule."""
 
-    def __init__(self, reason: str, text: str) -> None:
+    def __init__(self, reason: str, text: str, field: str = "body") -> None:
         super().__init__(reason, text)
         self.reason = reason
         self.text = text
+        self.field = field
 
 
 def read_object(body: bytes) -> dict[str, Any]:

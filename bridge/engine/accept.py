@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,14 @@ from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.request import MAX_POLICY_MS, RunRequest, check_request_id, fingerprint, parse_run, rejected
 from bridge.job.words import Phase, Reason, Sink
+from bridge.ledger import Accepted
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     from bridge.endpoints import Endpoint, EndpointBook
     from bridge.job.change import Change
-    from bridge.ledger import Accepted, Ledger
+    from bridge.ledger import Ledger
+    from bridge.ledger.ledger import Build
     from bridge.settings import Settings
 
 #: RunPod's ttl when none is sent, and the margin that is added to one of ours. Milliseconds.
@@ -42,6 +44,15 @@ class Origin:
     trace: str | None = None
     expires_at: int = 0  # Celery's `expires` as a queue deadline, ledger ms
     time_limit_ms: int = 0  # Celery's time limits as a timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that breaks no rule, with the record it will have. Writing it again is writing it once (I2, I15)."""
+
+    held: Held
+    request: RunRequest
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +86,44 @@ class Accept:
         if fault is not None:
             return self._refuse(request_id, arguments, origin, fault)
         try:
-            request = parse_run(arguments)
-            endpoint = self._book.resolve(request.endpoint)
-            self._check_reply(request)
-            s3 = self._book.s3_config(request.s3Config)
-            policy = self._policy(request, endpoint)
+            prepared = self.prepare(request_id, parse_run(arguments), origin)
         except JobRejected as found:
             return self._refuse(request_id, arguments, origin, found)
+        accepted = self._ledger.accept(request_id, self._build(prepared))
+        return self._verdict(request_id, accepted, prepared.held.record)
+
+    def prepare(self, request_id: str, request: RunRequest, origin: Origin) -> Prepared:
+        """Check what needs the settings. Writes nothing; raises JobRejected."""
+        check_request_id(request_id)
+        endpoint = self._book.resolve(request.endpoint)
+        self._check_reply(request)
+        s3 = self._book.s3_config(request.s3Config)
+        policy = self._policy(request, endpoint)
         held = self._held(request_id, request, endpoint, policy, origin)
         if s3 is not None:
             held = Held(held.record, {**held.long, Long.S3CONFIG: s3.model_dump_json()})
+        return Prepared(held, request, origin)
 
+    def many(self, batch: Sequence[Prepared]) -> list[Verdict]:
+        """Accept several in one round trip, in their order. Raises LedgerUnavailable: do it again, with the same."""
+        if not batch:
+            return []
+        found = self._ledger.accept_many([(prepared.held.record.id, self._build(prepared)) for prepared in batch])
+        return [
+            self._verdict(prepared.held.record.id, accepted, prepared.held.record)
+            for prepared, accepted in zip(batch, found, strict=True)
+        ]
+
+    def _build(self, prepared: Prepared) -> Build:
         def build(now: int, wish: Mapping[str, Any] | None) -> Change:
-            return self._ledger.table.accept(self._with_clocks(held, request, origin, now), now, wish)
+            held = self._with_clocks(prepared.held, prepared.request, prepared.origin, now)
+            return self._ledger.table.accept(held, now, wish)
 
-        accepted = self._ledger.accept(request_id, build)
-        return self._verdict(request_id, accepted, held.record)
+        return build
 
     def _verdict(self, request_id: str, accepted: Accepted, record: Record) -> Verdict:
+        if accepted.kind == "exists" and accepted.held is not None and accepted.held.record.nonce == record.nonce:
+            accepted = Accepted("created", accepted.held)  # our own, whose answer was lost on the way (I15)
         if accepted.kind == "created":
             tell("request.accepted", request_id=request_id, endpoint=record.endpoint, door=record.door)
             return Verdict("accepted", request_id, accepted)
@@ -124,7 +155,7 @@ class Accept:
         )
         long = self._origin_values(origin)
         reply_to = arguments.get("reply_to")
-        if isinstance(reply_to, str) and field != "reply_to" and self._reply_allowed(reply_to):
+        if isinstance(reply_to, str) and field != "reply_to" and self.reply_allowed(reply_to):
             long[Long.REPLY] = _reply(reply_to, ("end",), origin)
             if origin.via == "amqp":
                 record = _with_sink(record, Sink.REPLY)
@@ -216,14 +247,15 @@ class Accept:
         return long
 
     def _check_reply(self, request: RunRequest) -> None:
-        if request.reply_to is not None and not self._reply_allowed(request.reply_to):
+        if request.reply_to is not None and not self.reply_allowed(request.reply_to):
             # A reply into a task queue would be an injection (HARDENING 10).
             raise rejected(
                 "reply_to",
                 f"reply_to: must match {self._settings.bridge_reply_pattern} and not begin with bridge, celery or amq.",
             )
 
-    def _reply_allowed(self, name: str) -> bool:
+    def reply_allowed(self, name: str) -> bool:
+        """Whether a queue or stream of this name may be written to for a stranger (HARDENING 10)."""
         return bool(self._reply_pattern.fullmatch(name)) and not _NOT_A_REPLY.match(name)
 
     @staticmethod

@@ -15,6 +15,7 @@ from bridge.job.words import EventName, Status
 SCHEMA = "urn:bridge:schema:job-event:1"
 DEAD_SCHEMA = "urn:bridge:schema:dead-letter:1"
 ENDPOINT_SCHEMA = "urn:bridge:schema:endpoint-event:1"
+COMMAND_SCHEMA = "urn:bridge:schema:command-answer:1"
 CONTENT_TYPE = "application/cloudevents+json"
 
 
@@ -163,11 +164,15 @@ def cloud_event(
     time: str,
     trace: str | None = None,
     schema: str = SCHEMA,
+    suffix: str = "",
 ) -> str:
-    """One CloudEvents 1.0 structured JSON document. Its id is the request's id and sequence, so copies are the same."""
+    """One CloudEvents 1.0 structured JSON document. Its id is the request's id and sequence, so copies are the same.
+
+    `suffix` tells refusals of one id apart: they make no record, and all have sequence 0.
+    """
     event = {
         "specversion": "1.0",
-        "id": f"{request_id}:{sequence}",
+        "id": f"{request_id}:{sequence}{':' if suffix else ''}{suffix}",
         "source": f"/bridge/{endpoint}",
         "subject": request_id,
         "type": f"bridge.job.{name.value}",
@@ -223,6 +228,33 @@ def endpoint_event(name: EventName, data: Mapping[str, Any], *, endpoint: str, s
         time=time,
         schema=ENDPOINT_SCHEMA,
     )
+
+
+def command_event(
+    name: str,
+    data: Mapping[str, Any],
+    *,
+    id: str,
+    subject: str | None,
+    endpoint: str | None,
+    time: str,
+    trace: str | None,
+) -> str:
+    """The answer to a command (`answered` or `refused`), as one CloudEvents 1.0 structured JSON document."""
+    event = {
+        "specversion": "1.0",
+        "id": id,
+        "source": f"/bridge/{endpoint}" if endpoint else "/bridge",
+        "type": f"bridge.command.{name}",
+        "time": time,
+        "datacontenttype": "application/json",
+        "dataschema": COMMAND_SCHEMA,
+    }
+    if subject:
+        event["subject"] = subject
+    if trace:
+        event["traceparent"] = trace
+    return dumps({**event, "data": data})
 
 
 def _or_none(milliseconds: int) -> int | None:

@@ -19,11 +19,14 @@ OLDEST_SERVER = (7, 0)
 SOCKET_TIMEOUT_S = 5.0
 
 
-def connect(url: str, *, max_connections: int = 64) -> redis.Redis:
-    """A client that repeats a call a few times by itself (which is why every script may be repeated, I15)."""
+def connect(url: str, *, max_connections: int = 64, decode: bool = True) -> redis.Redis:
+    """A client that repeats a call a few times by itself (which is why every script may be repeated, I15).
+
+    `decode` off gives bytes: what strangers have written need not be UTF-8.
+    """
     return redis.Redis.from_url(
         url,
-        decode_responses=True,
+        decode_responses=decode,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         socket_keepalive=True,

@@ -37,6 +37,8 @@ TRIES = 50
 #: Differences of clocks: below, the network's; above, a step of the server's clock (HARDENING 15).
 SAME_CLOCK_MS, STEP_MS = 1_000, 5_000
 WISH_KEPT_MS = 24 * 3_600_000
+#: Bounds of a reply stream, as `_prelude.lua` has them; and how long an id that a door has made outlives its message.
+REPLIES_MAX, REPLIES_KEPT_S, MADE_KEPT_S = 100_000, 604_800, 3_600
 #: Long values that most changes tell or need; inputs and canvases are fetched by those who use them.
 COMMON = (
     Long.METADATA, Long.TRACE, Long.REPLY, Long.WISHED, Long.JOBS, Long.PROGRESS, Long.ERROR, Long.ARGUMENTS,
@@ -531,6 +533,51 @@ class Ledger:
     def dead_letter(self, reason: str, *, door: str, body: str | bytes, **about: Any) -> str:
         """Keep what could not be taken or told (I12): see `DeadLetters.keep`."""
         return self.dead.keep(reason, door=door, body=body, **about)
+
+    def tell_event(self, body: str, key: str) -> None:
+        """An event that no record has: the refusal of a message at a door."""
+        with mapped():
+            self.client.xadd(self.names.events, {"data": body, "key": key})
+
+    def reply(self, answers: Sequence[tuple[str, str]]) -> None:
+        """Write documents to reply streams: (reply_to, body). Bounded like those that the scripts write (I16)."""
+        with mapped(), self.client.pipeline(transaction=False) as pipe:
+            for name, body in answers:
+                stream = self.names.reply(name)
+                pipe.xadd(stream, {"data": body}, maxlen=REPLIES_MAX, approximate=True)
+                pipe.expire(stream, REPLIES_KEPT_S)
+            pipe.execute()
+
+    def made_ids(self, wanted: Sequence[tuple[str, str, bool]]) -> list[str]:
+        """Ids for requests that name none: (digest of the message, a fresh id, delivered before) of each.
+
+        A message that comes again gets the id that was made for it the first time, because a second id would be a
+        second job. The ids are kept for an hour, or until `forget_made_ids`.
+        """
+        with mapped(), self.client.pipeline(transaction=True) as pipe:
+            for digest, _, again in wanted:
+                key = self.names.key(f"made:{digest}")
+                if again:
+                    pipe.lmove(key, key, "LEFT", "RIGHT")
+                else:
+                    pipe.ping()
+            known = pipe.execute()
+        made = [old if again and old else fresh for (_, fresh, again), old in zip(wanted, known, strict=True)]
+        with mapped(), self.client.pipeline(transaction=False) as pipe:
+            for (digest, fresh, _), id_ in zip(wanted, made, strict=True):
+                if id_ == fresh:
+                    key = self.names.key(f"made:{digest}")
+                    pipe.rpush(key, fresh)
+                    pipe.expire(key, MADE_KEPT_S)
+            pipe.execute()
+        return made
+
+    def forget_made_ids(self, made: Sequence[tuple[str, str]]) -> None:
+        """Their messages will not come again: (digest, id) of each."""
+        with mapped(), self.client.pipeline(transaction=False) as pipe:
+            for digest, id_ in made:
+                pipe.lrem(self.names.key(f"made:{digest}"), 1, id_)
+            pipe.execute()
 
     def read_events(self, after: str, *, count: int) -> list[tuple[str, dict[str, Any]]]:
         """Events behind an entry (`-` for the oldest, `(<id>` for what follows it), each with its entry id."""

@@ -1,0 +1,84 @@
+"""The answer to a request that came before: who sends it again is owed the same outcome, wherever he reads (I2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bridge.job.document import cloud_event, document, stamp, transition
+from bridge.job.record import Long
+from bridge.job.words import END_EVENT, EventName, Status
+from bridge.ledger.ledger import COMMON
+
+if TYPE_CHECKING:
+    from bridge.job.change import Change
+    from bridge.job.document import Held
+    from bridge.ledger import Ledger
+
+
+def answer_again(ledger: Ledger, request_id: str, reply: Mapping[str, Any], *, message_limit: int) -> list[str]:
+    """Events to send to `reply` (as in Long.REPLY) now; what is still to come reaches it with the first sender's.
+
+    The events are copies: same id, same sequence. An end whose output is gone says `retained: false`.
+    """
+    held = ledger.load(request_id, wanted=COMMON, output=True)
+    if held is None:
+        return _from_tombstone(ledger, request_id, reply)
+    if not held.record.phase.ended:
+        change: Change = ledger.change(held, lambda fresh, now: ledger.table.also_reply(fresh, now, reply))
+        if not change.after.record.phase.ended:
+            wanted = change.verdict == "noted" and "accepted" in reply.get("on", ())
+            return [_accepted(ledger, change.after, reply)] if wanted else []
+        held = ledger.load(request_id, wanted=COMMON, output=True) or change.after
+    return [_end(ledger, held, reply, message_limit)] if "end" in reply.get("on", ()) else []
+
+
+def _accepted(ledger: Ledger, held: Held, reply: Mapping[str, Any]) -> str:
+    offset, record = ledger.clock.offset, held.record
+    data = transition(held, clock_offset=offset, door=record.door) | _correlated(reply)
+    return cloud_event(
+        EventName.ACCEPTED, data, request_id=record.id, endpoint=record.endpoint, sequence=1,
+        time=stamp(record.accepted_at, offset) or "", trace=held.long.get(Long.TRACE),
+    )  # fmt: skip
+
+
+def _end(ledger: Ledger, held: Held, reply: Mapping[str, Any], message_limit: int) -> str:
+    offset, record = ledger.clock.offset, held.record
+    data = document(held, inline_limit=message_limit, clock_offset=offset) | _correlated(reply)
+    if held.output is None and record.status == Status.COMPLETED and not record.output_missing:
+        data["retained"] = False
+    return cloud_event(
+        END_EVENT.get(record.status, EventName.LOST),  # type: ignore[call-overload]
+        data,
+        request_id=record.id,
+        endpoint=record.endpoint,
+        sequence=record.sequence,
+        time=stamp(record.ended_at, offset) or "",
+        trace=held.long.get(Long.TRACE),
+    )
+
+
+def _from_tombstone(ledger: Ledger, request_id: str, reply: Mapping[str, Any]) -> list[str]:
+    tomb = ledger.tombstone(request_id)
+    if tomb is None or "end" not in reply.get("on", ()):
+        return []
+    endpoint = str(tomb.get("ep") or "_invalid")
+    data = {
+        "id": request_id,
+        "endpoint": endpoint,
+        "status": tomb["status"],
+        "reason": tomb["reason"] or None,
+        "completed": True,
+        "succeeded": tomb["status"] == Status.COMPLETED,
+        "retained": False,
+        **_correlated(reply),
+    }
+    body = cloud_event(
+        END_EVENT.get(tomb["status"], EventName.LOST), data, request_id=request_id, endpoint=endpoint,
+        sequence=int(tomb.get("sq", 0)), time=stamp(ledger.now(), ledger.clock.offset) or "", trace=None,
+    )  # fmt: skip
+    return [body]
+
+
+def _correlated(reply: Mapping[str, Any]) -> dict[str, Any]:
+    return {"correlation_id": reply.get("correlation_id")}

@@ -1,0 +1,131 @@
+"""A public stream that services write to, read by a consumer group; an entry goes once the ledger holds it (I1).
+
+Values come as bytes: a stranger has written them. All methods raise LedgerUnavailable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError
+
+from bridge.ledger.scripts import mapped
+
+if TYPE_CHECKING:
+    import redis
+
+GROUP = "bridge"
+
+#: One entry: its id, and its fields.
+Entry = tuple[str, dict[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Inbox:
+    """One consumer of one stream. `client` gives bytes; calls block no longer than they are told."""
+
+    client: redis.Redis
+    stream: str
+    consumer: str
+    _cursor: str = field(default="0-0", init=False)
+
+    def read(self, count: int, bytes_max: int, block_ms: int) -> list[Entry]:
+        """New entries, at least one when there is any; few when they are large, so that a batch fits in memory."""
+        answer = self._asked(
+            lambda: self.client.xreadgroup(
+                GROUP, self.consumer, {self.stream: ">"}, count=self._fitting(count, bytes_max), block=block_ms
+            )
+        )
+        return _entries(answer[0][1]) if answer else []
+
+    def adopt(self, idle_ms: int, count: int, bytes_max: int) -> list[Entry]:
+        """Entries that another consumer took so long ago that it must be dead; they are this one's now."""
+        answer = self._asked(
+            lambda: self.client.xautoclaim(
+                self.stream,
+                GROUP,
+                self.consumer,
+                min_idle_time=idle_ms,
+                start_id=self._cursor,
+                count=self._fitting(count, bytes_max),
+            )
+        )
+        if not answer:
+            return []
+        self._cursor = answer[0].decode()  # 0-0 again when all have been looked at
+        return _entries(answer[1])
+
+    @property
+    def looked_at_all(self) -> bool:
+        """Whether the walk of `adopt` is at its beginning."""
+        return self._cursor == "0-0"
+
+    def done(self, entry_ids: Sequence[str]) -> None:
+        """They are held elsewhere: acked and deleted, both or neither, since an ack alone leaves them there (I16)."""
+        with mapped(), self.client.pipeline(transaction=True) as pipe:
+            pipe.xack(self.stream, GROUP, *entry_ids)
+            pipe.xdel(self.stream, *entry_ids)
+            pipe.execute()
+
+    def tidy(self, idle_ms: int) -> int:
+        """Remove consumers of processes that are gone and left nothing behind. How many they were."""
+        removed = 0
+        for consumer in self._asked(lambda: self.client.xinfo_consumers(self.stream, GROUP)) or ():
+            name = consumer["name"].decode()
+            if name != self.consumer and not consumer["pending"] and consumer["idle"] > idle_ms:
+                with mapped():
+                    self.client.xgroup_delconsumer(self.stream, GROUP, name)
+                removed += 1
+        return removed
+
+    def leave(self) -> None:
+        """Remove this consumer, unless it still holds entries: another one adopts those."""
+        for consumer in self._asked(lambda: self.client.xinfo_consumers(self.stream, GROUP)) or ():
+            if consumer["name"].decode() == self.consumer and not consumer["pending"]:
+                with mapped():
+                    self.client.xgroup_delconsumer(self.stream, GROUP, self.consumer)
+
+    def _fitting(self, count: int, bytes_max: int) -> int:
+        """How many entries of the size they have there now fit."""
+        with mapped(), self.client.pipeline(transaction=False) as pipe:
+            pipe.xlen(self.stream)
+            pipe.memory_usage(self.stream, samples=10)
+            length, used = pipe.execute()
+        if not length or not used:
+            return count
+        return max(1, min(count, bytes_max * length // used))
+
+    def _asked(self, call: Any) -> Any:
+        """The call's answer; None when stream or group were not there: they are, afterwards."""
+        try:
+            with mapped():
+                return self._grouped(call)
+        except _Ungrouped:
+            with mapped():
+                try:
+                    # From the beginning, never `$`: what was written before the bridge came counts too.
+                    self.client.xgroup_create(self.stream, GROUP, id="0", mkstream=True)
+                except ResponseError as error:
+                    if "BUSYGROUP" not in str(error):
+                        raise
+            return None
+
+    @staticmethod
+    def _grouped(call: Any) -> Any:
+        try:
+            return call()
+        except ResponseError as error:
+            if str(error).startswith(("NOGROUP", "UNBLOCKED", "no such key", "ERR no such key")):
+                raise _Ungrouped from error
+            raise
+
+
+class _Ungrouped(Exception):
+    """The stream or its group is not there (yet, or any more)."""
+
+
+def _entries(found: Any) -> list[Entry]:
+    """Entries that were deleted after they had been handed out come without fields."""
+    return [(entry_id.decode(), fields) for entry_id, fields in found if fields]
