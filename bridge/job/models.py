@@ -111,6 +111,23 @@ class JsonCommand(Open):
     by: str | None = None
     reply_to: str | None = None
     correlation_id: str | None = None
+    group: str | None = Field(default=None, description="cancel: every member of a Celery group")
+    where: dict[str, str | int | float] | None = Field(default=None, description="cancel: requests of this metadata")
+
+
+class CommandAnswer(Open):
+    """What a command's `reply_to` is sent: a CloudEvents 1.0 document."""
+
+    specversion: Literal["1.0"]
+    id: str
+    source: str = Field(description="/bridge, or /bridge/<endpoint>")
+    subject: str | None = Field(default=None, description="the request id, where the command named one")
+    type: Literal["bridge.command.answered", "bridge.command.refused"]
+    time: Time
+    datacontenttype: Literal["application/json"]
+    dataschema: Literal["urn:bridge:schema:command-answer:1"]
+    traceparent: str | None = None
+    data: dict[str, Any] = Field(description="op, id, correlation_id; result, or reason, field and error")
 
 
 def schemas() -> dict[str, Any]:
@@ -118,6 +135,7 @@ def schemas() -> dict[str, Any]:
     models: dict[str, type[BaseModel]] = {
         "request": JsonRequest,
         "command": JsonCommand,
+        "command-answer": CommandAnswer,
         "document": Document,
         "event": JobEvent,
     }

@@ -95,7 +95,7 @@ class Inbox:
             length, used = pipe.execute()
         if not length or not used:
             return count
-        return max(1, min(count, bytes_max * length // used))
+        return max(1, min(count, int(bytes_max * length // used)))
 
     def _asked(self, call: Any) -> Any:
         """The call's answer; None when stream or group were not there: they are, afterwards."""
