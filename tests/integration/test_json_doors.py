@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.emulator import Emulator
+from bridge.job.record import Record
 from tests.helpers import eventually
 from tests.house import API_KEY, House
 from tests.servers import RabbitServer, RedisServer
@@ -59,6 +60,13 @@ def types(events: list[dict[str, Any]]) -> list[str]:
     return [event["type"].rpartition(".")[2] for event in events]
 
 
+def record(house: House, request_id: str) -> Record:
+    """The row of one request."""
+    held = house.ledger.load(request_id)
+    assert held is not None
+    return held.record
+
+
 def letters(house: House, request_id: str) -> list[dict[str, Any]]:
     """Dead letters of one request."""
     return [letter for letter in house.ledger.dead.newest() if letter["request_id"] == request_id]
@@ -74,7 +82,7 @@ def test_a_request_ends_at_its_reply_to_with_its_own_words(house: House, door: s
     assert (end["type"], end["subject"], end["specversion"]) == ("bridge.job.completed", f"{door}-1", "1.0")
     data = end["data"]
     assert (data["output"], data["correlation_id"], data["metadata"]) == ({"a": 1}, "c-1", {"k": "v"})
-    assert house.ledger.load(f"{door}-1").record.door == door
+    assert record(house, f"{door}-1").door == door
     eventually(lambda: service.left(source(door)) == 0)
     if door == "amqp":
         assert service.properties[-1].correlation_id == "c-1"
@@ -150,7 +158,7 @@ def test_the_same_id_for_another_request_is_refused_and_the_first_goes_on(
     assert (refused["data"]["reason"], refused["data"]["correlation_id"]) == ("id_conflict", "x")
     (letter,) = letters(house, f"{door}-c")
     assert (letter["reason"], letter["original"], letter["sha256"]) == ("id_conflict", body.decode(), digest)
-    assert house.ledger.load(f"{door}-c").record.status == "COMPLETED"
+    assert record(house, f"{door}-c").status == "COMPLETED"
 
 
 def test_a_refusal_names_field_and_rule_and_leaves_the_id_free(house: House, door: str, service: Any) -> None:
