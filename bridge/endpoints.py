@@ -9,7 +9,7 @@ import threading
 import time
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -104,9 +104,14 @@ class EndpointBook:
         found = self._file.endpoints.get(name)
         return found.max_waiting if found else None
 
-    def tenant(self, name: str) -> Tenant:
-        """A tenant's share; an unknown one has the default."""
-        return self._file.tenants.get(name, Tenant())
+    def shares(self, endpoint: Endpoint) -> dict[str, Any]:
+        """The caps and weights that submits of an endpoint are claimed under, as `Ledger.claim` takes them."""
+        tenants = {
+            name: {"weight": tenant.weight, **({"cap": tenant.max_in_flight} if tenant.max_in_flight else {})}
+            for name, tenant in self._file.tenants.items()
+        }
+        caps = {endpoint.name: endpoint.max_in_flight} if endpoint.max_in_flight else {}
+        return {**({"endpoints": caps} if caps else {}), **({"tenants": tenants} if tenants else {})}
 
     def s3_config(self, given: S3Config | str | None) -> S3Config | None:
         """An s3Config as given, or by its name in the file (preferred: a name is no secret). Raises JobRejected."""

@@ -42,6 +42,7 @@ from bridge.engine.vitals import Vitals
 from bridge.engine.wake import Wake
 from bridge.errors import SchemaTooNew, SettingsError
 from bridge.job.change import Change, Rules
+from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect, inspect_server
 from bridge.ledger.ledger import SCHEMA
 from bridge.ledger.load import measure
@@ -97,6 +98,7 @@ class Bridge:
             self.ledger, self.book, self.vitals, self.client_of, self.noticed, settings.bridge_inline_limit
         )
         self.engine: Engine | None = None
+        self._capped: set[str] = set()
         self.http: HttpDoor | None = None
         self.entrance: Entrance | None = None
         self._scraped = False
@@ -135,6 +137,8 @@ class Bridge:
         self.states.changed(change)
         if self.engine is not None:
             self.engine.changed(change)
+            if self._capped and change.record.phase.ended:
+                self.engine.wake(Step.SUBMIT)
         elif not change.empty:
             self.ledger.wake()
 
@@ -240,7 +244,7 @@ class Bridge:
         slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
         submit = Submit(
             self.ledger, commits, self.vitals, self.book, submitters, syncers, pace, self.client_of,
-            lease_ms, slot_ms, s.bridge_webhook_base_url,
+            lease_ms, slot_ms, s.bridge_webhook_base_url, self._capped,
         )  # fmt: skip
         track = Track(
             self.ledger,

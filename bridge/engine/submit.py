@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.heard import heard_from
@@ -51,6 +51,8 @@ class Submit:
     lease_ms: int
     slot_ms: int
     webhook_base: str | None = None
+    #: Endpoints whose cap, or whose tenants' caps, held work back: an end makes room there.
+    capped: set[str] = field(default_factory=set)
 
     def once(self) -> float:
         """Returns seconds until the next look."""
@@ -68,7 +70,7 @@ class Submit:
         op, callers = (Operation.RUNSYNC, self.sync_callers) if sync else (Operation.RUN, self.callers)
         wanted = min(ready, callers.free, self._room(endpoint))
         if wanted <= 0:
-            return IDLE_S
+            return self._held_back(name) if callers.free else IDLE_S
         token = secrets.token_hex(8)
         allowed, wait = self.vitals.may_call(name, token, submitting=True)
         if allowed is not None:
@@ -81,11 +83,15 @@ class Submit:
             return grant.retry_after_ms / 1000
         lease_ms = self.lease_ms + (SYNC_WAIT_MAX_MS if sync else 0)
         long = (*COMMON, Long.INPUT, Long.S3CONFIG)
-        claimed = self.ledger.claim(step, {name: grant.count}, lease_ms=lease_ms, long=long)
+        shares = self.book.shares(endpoint)
+        claimed = self.ledger.claim(step, {name: grant.count}, lease_ms=lease_ms, long=long, shares=shares)
         unused = grant.count - len(claimed.records)
         if unused:
             self.vitals.budget.release(endpoint.id, op, token, used=0, unused=unused)
         self._send(endpoint, claimed, claimed.records, token, op)
+        if unused and shares and ready > len(claimed.records):
+            return self._held_back(name)
+        self.capped.discard(name)
         return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
 
     def _send(self, endpoint: Endpoint, claimed: Claimed, records: Sequence[Held], token: str, op: Operation) -> None:
@@ -202,12 +208,14 @@ class Submit:
         self.commits.put(held, lambda fresh, now: table.unanswered(fresh, now, seen=True))
 
     def _room(self, endpoint: Endpoint) -> int:
-        """How many more jobs of this endpoint may be in flight."""
+        """About how many more jobs of this endpoint may be in flight; the claim itself is exact, over all processes."""
         if endpoint.max_in_flight is None:
             return 1 << 30
-        counts = self.ledger.counts(endpoint.name)
-        flying = sum(counts.get(phase, 0) for phase in ("SUBMITTING", "UNANSWERED", "TRACKED", "RETRYING"))
-        return max(0, endpoint.max_in_flight - flying)
+        return max(0, endpoint.max_in_flight - self.ledger.counts(endpoint.name).get("flying", 0))
+
+    def _held_back(self, name: str) -> float:
+        self.capped.add(name)
+        return IDLE_S
 
     def _refuse_all(self, name: str, step: Step, ready: int) -> float:
         """The endpoint has been taken off the allow-list while requests waited."""

@@ -290,13 +290,25 @@ class Ledger:
 
     # Leases
 
-    def claim(self, step: Step, wanted: Mapping[str, int], *, lease_ms: int, long: Sequence[Long] = COMMON) -> Claimed:
-        """Lease due records: at most so many of each endpoint."""
+    def claim(
+        self,
+        step: Step,
+        wanted: Mapping[str, int],
+        *,
+        lease_ms: int,
+        long: Sequence[Long] = COMMON,
+        shares: Mapping[str, Any] | None = None,
+    ) -> Claimed:
+        """Lease due records: at most so many of each endpoint.
+
+        `shares` are the caps and weights of submits: `{"endpoints": {name: cap}, "tenants": {name: {weight, cap}}}`.
+        """
         token = secrets.token_hex(8)
         pairs: list[Any] = [part for endpoint, count in wanted.items() if count > 0 for part in (endpoint, count)]
         if not pairs:
             return Claimed(token, step, ())
-        answer = run(self.client, "claim", [self.names.prefix], [token, step.value, lease_ms, len(long), *long, *pairs])
+        args = [token, step.value, lease_ms, json.dumps(shares) if shares else "", len(long), *long, *pairs]
+        answer = run(self.client, "claim", [self.names.prefix], args)
         self.clock.heard(answer[0])
         return Claimed(token, step, self._read(answer[1:], long))
 

@@ -4,6 +4,9 @@
 --   <p>o:<id>            string  its output, JSON
 --   <p>t:<id>            string  tombstone: what is remembered of a request after its record
 --   <p>due:<ep>:<step>   zset    ids by the time (submit: priority and age) they are to be worked at
+--   <p>due:<ep>:<step>~<tenant>  zset  the part of a submit set that is one tenant's ("" for those that name none)
+--   <p>turns:<ep>:<step> zset    tenants whose turn it may be, by virtual time; <p>turn hash: the virtual time served last
+--   <p>flying            hash    jobs in flight by tenant; of an endpoint: `flying` in its count
 --   <p>leased:<ep>       zset    ids by the end of their lease
 --   <p>tracked:<ep>      zset    ids in TRACKED, by since when
 --   <p>gate:<ep>         hash    the gate of bridge.runpod; an operator's pause is written here with its event
@@ -28,6 +31,37 @@ local function ledger_now()
 end
 
 local function due_key(endpoint, step) return p .. 'due:' .. endpoint .. ':' .. step end
+
+-- Submits stand in their tenant's set too, so that tenants can be served in turn. One that comes (again) begins at the
+-- virtual time served last: waiting with nothing to do earns nothing.
+local function submits(step) return step == 'submit' or step == 'submit_sync' end
+
+local function tenant_of(id) return redis.call('HGET', p .. 'r:' .. id, 'tn') or '' end
+
+local function stand(endpoint, step, score, id)
+  redis.call('ZADD', due_key(endpoint, step), score, id)
+  if submits(step) then
+    local tenant = tenant_of(id)
+    redis.call('ZADD', due_key(endpoint, step) .. '~' .. tenant, score, id)
+    local served = redis.call('HGET', p .. 'turn', endpoint .. ':' .. step) or '0'
+    redis.call('ZADD', p .. 'turns:' .. endpoint .. ':' .. step, 'NX', served, tenant)
+  end
+end
+
+local function unstand(endpoint, step, id)
+  redis.call('ZREM', due_key(endpoint, step), id)
+  if submits(step) then redis.call('ZREM', due_key(endpoint, step) .. '~' .. tenant_of(id), id) end
+end
+
+-- In flight is what may be with RunPod, or is leased to be sent there: the number that caps are held against.
+local IN_FLIGHT = {SUBMITTING = true, UNANSWERED = true, TRACKED = true, RETRYING = true}
+
+local function flying(endpoint, tenant, change)
+  redis.call('HINCRBY', p .. 'count:' .. endpoint, 'flying', change)
+  if tenant ~= '' and redis.call('HINCRBY', p .. 'flying', tenant, change) <= 0 then
+    redis.call('HDEL', p .. 'flying', tenant)
+  end
+end
 
 -- Events leave in the same call as the change (I3). Each is: body, routing key, reply as JSON or "",
 -- stream to copy to or "", results flag. The stream is the outbox; trimming is the sweep's.

@@ -1,14 +1,15 @@
 -- claim: lease due records of one step, so that nobody else works on them meanwhile.
 -- KEYS 1 prefix
--- ARGV 1 token  2 step  3 lease in ms  4 number of long fields wanted, then these
+-- ARGV 1 token  2 step  3 lease in ms  4 caps and weights as JSON, or ""  5 number of long fields wanted, then these
 --      then pairs: endpoint, how many at most
 -- Returns {now, id, row, long values, id, row, long values, ...}
 -- Invariant: the same token is handed the same records again (I15). A lease that ends makes its record due again (I5).
+-- `max_in_flight` of an endpoint and of a tenant hold exactly, over all processes.
 -- A record that was claimed over and over without a recorded change is worked alone, then parked (HARDENING 14).
 local token, step, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local n_fields = tonumber(ARGV[4])
+local n_fields = tonumber(ARGV[5])
 local fields = {}
-for i = 1, n_fields do fields[i] = ARGV[4 + i] end
+for i = 1, n_fields do fields[i] = ARGV[5 + i] end
 local now = ledger_now()
 local answer = {now}
 local ids = {}
@@ -28,42 +29,100 @@ if before then
   return answer
 end
 
-for i = 5 + n_fields, #ARGV, 2 do
-  local endpoint, wanted = ARGV[i], tonumber(ARGV[i + 1])
-  local key = due_key(endpoint, step)
-  local found
-  if step == 'submit' or step == 'submit_sync' then
-    found = redis.call('ZRANGE', key, 0, wanted - 1)
-  else
-    found = redis.call('ZRANGE', key, '-inf', now, 'BYSCORE', 'LIMIT', 0, wanted)
+-- Leases one record that was found due. Answers what became of it: "taken", "alone" (taken, and nothing beside it),
+-- "later" (it must be worked alone, and others were taken already), or "gone".
+local function lease(endpoint, id)
+  local row = p .. 'r:' .. id
+  if redis.call('EXISTS', row) == 0 then
+    unstand(endpoint, step, id)
+    return 'gone'
   end
-  for _, id in ipairs(found) do
-    local row = p .. 'r:' .. id
-    if redis.call('EXISTS', row) == 0 then
-      redis.call('ZREM', key, id)
+  local claims = redis.call('HINCRBY', row, 'cl', 1)
+  if claims > 10 then
+    unstand(endpoint, step, id)
+    redis.call('ZADD', due_key(endpoint, 'parked'), now + 86400000, id)
+    redis.call('ZADD', p .. 'timer', now + 86400000, id)
+    redis.call('HINCRBY', row, 'v', 1)
+    redis.call('HSET', row, 'xp', 1, 'du', 'parked')
+    return 'gone'
+  end
+  if claims > 2 and #ids > 0 then
+    redis.call('HINCRBY', row, 'cl', -1)  -- keeps its place
+    return 'later'
+  end
+  unstand(endpoint, step, id)
+  local lease_end = now + lease_ms
+  redis.call('HSET', row, 'lt', token, 'le', lease_end)
+  redis.call('HDEL', row, 'du')
+  redis.call('HINCRBY', row, 'v', 1)
+  redis.call('ZADD', p .. 'leased:' .. endpoint, lease_end, id)
+  redis.call('ZADD', p .. 'timer', 'LT', lease_end, id)
+  if submits(step) then flying(endpoint, tenant_of(id), 1) end
+  hand_out(id)
+  return claims > 2 and 'alone' or 'taken'
+end
+
+local function claim_due(endpoint, wanted)
+  for _, id in ipairs(redis.call('ZRANGE', due_key(endpoint, step), '-inf', now, 'BYSCORE', 'LIMIT', 0, wanted)) do
+    if lease(endpoint, id) == 'alone' then return end
+  end
+end
+
+-- Tenants in turn, each as often as its weight says; within one by priority, then age. No cap is passed: what is
+-- leased here counts as in flight from now on, in this same call.
+local function claim_submits(endpoint, wanted)
+  local rules = ARGV[4] ~= '' and cjson.decode(ARGV[4]) or {}
+  local tenants = rules.tenants or {}
+  local cap = rules.endpoints and rules.endpoints[endpoint]
+  if cap then
+    wanted = math.min(wanted, cap - tonumber(redis.call('HGET', p .. 'count:' .. endpoint, 'flying') or '0'))
+  end
+  local key = due_key(endpoint, step)
+  local turns, served = p .. 'turns:' .. endpoint .. ':' .. step, nil
+  local waiting = redis.call('ZRANGE', turns, 0, 999, 'WITHSCORES')
+  local line = {}
+  for n = 1, #waiting, 2 do
+    local name = waiting[n]
+    local rule = tenants[name] or {}
+    local room = wanted
+    if rule.cap then room = rule.cap - tonumber(redis.call('HGET', p .. 'flying', name) or '0') end
+    line[#line + 1] = {name = name, at = tonumber(waiting[n + 1]), step = 1 / (rule.weight or 1), room = room}
+  end
+  while wanted > 0 do
+    local best
+    for _, one in ipairs(line) do
+      if one.room > 0 and (not best or one.at < best.at) then best = one end
+    end
+    if not best then break end
+    local id = redis.call('ZRANGE', key .. '~' .. best.name, 0, 0)[1]
+    if not id then
+      redis.call('ZREM', turns, best.name)
+      best.room, best.gone = 0, true
     else
-      local claims = redis.call('HINCRBY', row, 'cl', 1)
-      if claims > 10 then
-        redis.call('ZREM', key, id)
-        redis.call('ZADD', due_key(endpoint, 'parked'), now + 86400000, id)
-        redis.call('ZADD', p .. 'timer', now + 86400000, id)
-        redis.call('HINCRBY', row, 'v', 1)
-        redis.call('HSET', row, 'xp', 1, 'du', 'parked')
-      elseif claims > 2 and #ids > 0 then
-        redis.call('HINCRBY', row, 'cl', -1)  -- keeps its place
-      else
-        redis.call('ZREM', key, id)
-        local lease_end = now + lease_ms
-        redis.call('HSET', row, 'lt', token, 'le', lease_end)
-        redis.call('HDEL', row, 'du')
-        redis.call('HINCRBY', row, 'v', 1)
-        redis.call('ZADD', p .. 'leased:' .. endpoint, lease_end, id)
-        redis.call('ZADD', p .. 'timer', 'LT', lease_end, id)
-        hand_out(id)
-        if claims > 2 then break end
+      local became = lease(endpoint, id)
+      if became == 'taken' or became == 'alone' then
+        served = best.at
+        wanted, best.room, best.at = wanted - 1, best.room - 1, best.at + best.step
+        best.moved = true
       end
+      if became == 'later' then best.room = 0 end
+      if became == 'gone' then redis.call('ZREM', key .. '~' .. best.name, id) end
+      if became == 'alone' then break end
     end
   end
+  if not served then return end
+  redis.call('HSET', p .. 'turn', endpoint .. ':' .. step, string.format('%.9f', served))
+  for _, one in ipairs(line) do
+    -- Who may not have more at the moment saves up nothing for later.
+    if not one.gone and (one.moved or one.at < served) then
+      redis.call('ZADD', turns, string.format('%.9f', math.max(one.at, served)), one.name)
+    end
+  end
+end
+
+for i = 6 + n_fields, #ARGV, 2 do
+  local endpoint, wanted = ARGV[i], tonumber(ARGV[i + 1])
+  if submits(step) then claim_submits(endpoint, wanted) else claim_due(endpoint, wanted) end
 end
 if #ids > 0 then redis.call('SET', p .. 'grant:' .. token, table.concat(ids, ' '), 'PX', lease_ms) end
 return answer

@@ -15,7 +15,7 @@
 local id, endpoint = ARGV[1], ARGV[4]
 local row, long = p .. 'r:' .. id, p .. 'd:' .. id
 local now = ledger_now()
-local has = redis.call('HMGET', row, 'v', 'tk')
+local has = redis.call('HMGET', row, 'v', 'tk', 'lt', 'tn')
 if not has[1] then return {-1, now} end
 if has[1] ~= ARGV[2] then
   if has[2] == ARGV[3] then return {1, now, tonumber(has[1])} end
@@ -46,6 +46,10 @@ if ARGV[5] ~= ARGV[6] then
   if ARGV[6] == 'TRACKED' then redis.call('ZADD', p .. 'tracked:' .. endpoint, now, id)
   elseif ARGV[5] == 'TRACKED' then redis.call('ZREM', p .. 'tracked:' .. endpoint, id) end
 end
+local flew = IN_FLIGHT[ARGV[5]] or (ARGV[5] == 'ACCEPTED' and has[3])
+local flies = IN_FLIGHT[ARGV[6]] or (ARGV[6] == 'ACCEPTED' and ARGV[11] ~= '0')
+if flies and not flew then flying(endpoint, has[4] or '', 1)
+elseif flew and not flies then flying(endpoint, has[4] or '', -1) end
 if freed > 0 then -- no input waits where nothing waits: that heals whatever an older version has left uncounted
   local count = p .. 'count:' .. endpoint
   local waiting = 0
@@ -55,11 +59,11 @@ if freed > 0 then -- no input waits where nothing waits: that heals whatever an 
   if waiting <= 0 then redis.call('HDEL', count, 'waiting_bytes')
   else redis.call('HINCRBY', count, 'waiting_bytes', -freed) end
 end
-if ARGV[7] ~= '' and ARGV[7] ~= ARGV[8] then redis.call('ZREM', due_key(endpoint, ARGV[7]), id) end
+if ARGV[7] ~= '' and ARGV[7] ~= ARGV[8] then unstand(endpoint, ARGV[7], id) end
 if ARGV[8] ~= '' then
   local score = ARGV[9]
   if string.sub(score, 1, 1) == '+' then score = now + tonumber(string.sub(score, 2)) end
-  redis.call('ZADD', due_key(endpoint, ARGV[8]), score, id)
+  stand(endpoint, ARGV[8], score, id)
 end
 if ARGV[11] == '0' then redis.call('ZREM', p .. 'leased:' .. endpoint, id) end
 if ARGV[10] == '0' then redis.call('ZREM', p .. 'timer', id)

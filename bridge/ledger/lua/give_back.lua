@@ -13,7 +13,8 @@ for i = 3, #ARGV, 3 do
     redis.call('HINCRBY', row, 'cl', -1)
     redis.call('HINCRBY', row, 'v', 1)
     redis.call('ZREM', p .. 'leased:' .. endpoint, id)
-    redis.call('ZADD', due_key(endpoint, step), score, id)
+    stand(endpoint, step, score, id)
+    if submits(step) then flying(endpoint, tenant_of(id), -1) end
     count = count + 1
   end
 end
