@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from bridge.engine.calls import Callers
     from bridge.job.document import Held
-    from bridge.ledger import Ledger
+    from bridge.ledger import Claimed, Ledger
 
 QUEUE = "bridge.finish"
-IDLE_S = 1.0
+IDLE_S, BROKER_AWAY_S = 1.0, 1.0
 BATCH = 100
 #: A queue this long is not read fast enough; copies would only make it longer (HARDENING 9).
 DEPTH_MAX = 1_000
@@ -124,38 +124,46 @@ class Finish:
 
     def once(self) -> float:
         """Returns seconds until the next look."""
-        wait = IDLE_S
-        wanted = {}
-        here = self.here if self.here is not None and self.here.ready() else None
-        left = BATCH if here is None else min(BATCH, self.callers.free)
+        wait, ready = IDLE_S, {}
         for due in self.ledger.due(Step.FINISH):
             if due.ready:
-                wanted[due.endpoint] = min(due.ready, left)
-                left -= wanted[due.endpoint]
+                ready[due.endpoint] = due.ready
             else:
                 wait = min(wait, due.wait_ms / 1000)
-        if not any(wanted.values()):
+        here = self.here if self.here is not None and self.here.ready() else None
+        room = BATCH if here is None else min(BATCH, self.callers.free)
+        if not ready or not room:  # a caller that becomes free wakes this loop
             return wait
-        claimed = self.ledger.claim(Step.FINISH, wanted, lease_ms=self.lease_ms, long=(Long.CANVAS,))
+        share = -(-room // len(ready))  # of each endpoint, so that none waits behind another
+        claimed = self.ledger.claim(
+            Step.FINISH, {name: min(count, share) for name, count in ready.items()},
+            lease_ms=self.lease_ms, long=(Long.CANVAS,),
+        )  # fmt: skip
+        if here is None:
+            if not self._send_all(claimed):
+                return BROKER_AWAY_S
+        else:
+            for held in claimed.records:
+                self.callers.start(here, held.record.id, *self._message(held))
+        return 0.0 if 0 < len(claimed.records) < sum(ready.values()) else wait
+
+    def _send_all(self, claimed: Claimed) -> bool:
+        """By message; what the broker did not take is given back. Whether it took all."""
         sent: list[Held] = []
+        away = False
         try:
             for held in claimed.records:
-                if here is not None:
-                    message, headers = self._message(held)
-                    self.callers.start(here, held.record.id, message, headers)
-                    continue
                 self._send(held)
                 sent.append(held)
         except self._errors() as error:
+            away = True
             self._disconnect()
-            tell(
-                "broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(claimed.records) - len(sent)
-            )
-            self.ledger.give_back(claimed, claimed.records[len(sent) :])
-            wait = 1.0
+            left = claimed.records[len(sent) :]
+            tell("broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(left))
+            self.ledger.give_back(claimed, left)
         table = self.ledger.table
         self.ledger.change_many([(held, partial(table.finish_sent, delay_ms=self._resend_ms(held))) for held in sent])
-        return wait if len(sent) < BATCH else 0.0
+        return not away
 
     def _resend_ms(self, held: Held) -> int:
         sends = held.record.finish_sends
