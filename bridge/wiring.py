@@ -29,7 +29,7 @@ from bridge.engine.control import Control
 from bridge.engine.count import count
 from bridge.engine.engine import Engine
 from bridge.engine.finish import Finish, Here
-from bridge.engine.pace import Pace
+from bridge.engine.paces import Pace
 from bridge.engine.pressure import Marks, Pressure
 from bridge.engine.publish import Publish
 from bridge.engine.states import States
@@ -240,7 +240,8 @@ class Bridge:
         syncers, carriers = Callers("sync", s.bridge_sync_threads), Callers("carry", 8)
         streamers = Callers("stream", s.bridge_stream_threads)
         finishers = Callers("finish", FINISHERS)
-        pace, lease_ms = Pace(), int(s.bridge_lease_s * 1000)
+        pace = Pace(self.ledger.runs, self.budget, self.endpoint_id_of, self.control.heard_lately)
+        lease_ms = int(s.bridge_lease_s * 1000)
         slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
         submit = Submit(
             self.ledger, commits, self.vitals, self.book, submitters, syncers, pace, self.client_of,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.finish import failure
 from bridge.engine.heard import heard_from
-from bridge.engine.pace import Pace
+from bridge.engine.pace import Known, next_look_ms
 from bridge.errors import Throttled
 from bridge.job.change import Rules
 from bridge.job.document import Held, document
@@ -46,7 +46,7 @@ def run(bridge: Bridge, arguments: Mapping[str, Any]) -> Any:
             break
         except Throttled as error:
             time.sleep(error.delay_s or THROTTLED_S)
-    table, pace = Table(Rules()), Pace()
+    table, nothing = Table(Rules()), Known()
     record = Record(id=f"eager:{answer.job_id}", endpoint=endpoint.name, endpoint_id=endpoint.id, door="celery",
                     deadline=started + request.timeout if request.timeout else 0, accepted_at=started)  # fmt: skip
     held = table.submitted(
@@ -54,7 +54,7 @@ def run(bridge: Bridge, arguments: Mapping[str, Any]) -> Any:
     ).after
     while not held.record.phase.ended:
         age = _now() - started
-        time.sleep(pace.next_ms(endpoint.name, age) / 1000)
+        time.sleep(next_look_ms(nothing, held.record.status, age) / 1000)
         if held.record.deadline and _now() >= held.record.deadline and not held.record.wish:
             held = table.wish(held, _now(), Wish.TIMEOUT).after
             client.cancel(endpoint.id, answer.job_id)

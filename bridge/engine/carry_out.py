@@ -17,7 +17,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from bridge.engine.calls import Callers
     from bridge.engine.commits import Commits
-    from bridge.engine.pace import Pace
+    from bridge.engine.paces import Pace
     from bridge.engine.vitals import Vitals
     from bridge.job.change import Stray
     from bridge.job.document import Held

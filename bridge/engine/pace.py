@@ -14,6 +14,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bridge.job.words import Status
 
@@ -82,7 +83,7 @@ def plan(samples: Sequence[float], price_ms: float) -> Plan:
     edges = _edges(sorted(samples))
     cells = len(edges) - 1
     middles = [0.0]
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in pairwise(edges):
         middles.append(middles[-1] + (left + right) / 2)
     cost, looks, calls = [0.0] * (cells + 1), [cells] * (cells + 1), [0.0] * (cells + 1)
     steps = [1] * (cells + 1)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bridge.endpoints import Endpoint, EndpointBook
     from bridge.engine.calls import Callers
     from bridge.engine.commits import Commits
-    from bridge.engine.pace import Pace
+    from bridge.engine.paces import Pace
     from bridge.engine.vitals import Vitals
     from bridge.job.change import Change
     from bridge.job.document import Held

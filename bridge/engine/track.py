@@ -22,7 +22,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from bridge.engine.calls import Callers
     from bridge.engine.commits import Commits
-    from bridge.engine.pace import Pace
+    from bridge.engine.paces import Pace
     from bridge.engine.vitals import Vitals
     from bridge.job.document import Held
     from bridge.ledger import Ledger
@@ -142,8 +142,11 @@ class Track:
             heard = self._with_chunks(record, heard_from(answer, record.attempt))
             age_ms = self.ledger.now() - record.submitted_at
             if heard.status == "COMPLETED":
-                self.pace.learn(record.endpoint, (heard.delay_time or 0) + (heard.execution_time or 0) or age_ms)
-            poll_ms = self.pace.next_ms(record.endpoint, age_ms)
+                self.pace.learn(record.endpoint, heard.delay_time, heard.execution_time, age_ms)
+            progressing = Long.PROGRESS in held.long or heard.output is not None
+            poll_ms = self.pace.next_ms(
+                record.endpoint, heard.status, age_ms, delay_ms=heard.delay_time, progressing=progressing
+            )
             self.commits.put(held, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=poll_ms))
 
     def _with_chunks(self, record: Record, heard: Heard) -> Heard:

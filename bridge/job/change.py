@@ -15,6 +15,8 @@ RUN_RETENTION_MS = 30 * 60_000
 SYNC_RETENTION_MS = 60_000
 #: A poll is a rescue when less than this is left of the retention, counted from the last sighting (I10).
 RESCUE_MARGIN_MS = 10 * 60_000
+#: How soon a read follows that may know more than the one a callback fell into.
+HINT_MS = 50
 #: Submits are worked by priority, then age: nine bands, each wider than any clock.
 PRIORITY_BAND_MS = 10**13
 
@@ -152,7 +154,7 @@ class Draft:
         """
         if step is Step.POLL and self.record.hint:
             self.set(hint=0)
-            delay_ms = 0
+            delay_ms = min(delay_ms, HINT_MS)
         self._delay = max(0, delay_ms)
         return self.set(due=step.value if step else "", lease="", lease_until=0)
 

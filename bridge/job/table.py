@@ -84,6 +84,8 @@ RETRY_CHECK_MS = 2_000
 #: reader's lease, so that the stream of a reader that died is read on.
 DRAIN_MS, DRAIN_LOOK_MS = 40_000, 300
 CANCEL_AGAIN_MS = 5_000
+#: Reads that callbacks cause are at least this far behind the last one.
+HINTS_APART_MS = 200
 #: How many senders of one request are told of its end, beside the first.
 ALSO_MAX = 8
 #: A deadline waits this long for a status read younger than it.
@@ -428,7 +430,8 @@ class Table:
         if record.phase is not T:
             return same(held, "late")
         if record.due in {Step.POLL, Step.RESCUE}:
-            return check(self._draft(held, now).due(Step(record.due)).done("hinted"), "observed")
+            soon = max(0, record.observed_at + HINTS_APART_MS - now)  # a flood of callbacks is no flood of reads
+            return check(self._draft(held, now).due(Step(record.due), soon).done("hinted"), "observed")
         if record.hint:
             return same(held, "repeated")
         return check(self._draft(held, now).set(hint=1).done("hinted"), "observed")

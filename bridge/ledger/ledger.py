@@ -23,6 +23,7 @@ from bridge.job.table import Table
 from bridge.job.words import SUBMITS, Phase, Step
 from bridge.ledger.dead import DeadLetters
 from bridge.ledger.outbox import Outbox
+from bridge.ledger.runs import Runs
 from bridge.ledger.scripts import mapped, run, run_many
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Ledger:
         self.table = Table(rules)
         self.clock = LedgerClock()
         self._wishes_max = wishes_max
+        self.runs = Runs(client, names)
         self.outbox = Outbox(client, names, relayed=relayed)
         self.dead = DeadLetters(client, names, dead_max, dead_originals)
 

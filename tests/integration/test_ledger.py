@@ -288,3 +288,17 @@ def test_memory_over_the_limit_still_saves_what_was_paid_for(ledger: Ledger) -> 
             accept(ledger, "b")
     finally:
         ledger.client.config_set("maxmemory", "0")
+
+
+def test_run_times_are_shared_and_the_newest_push_the_oldest_out(ledger: Ledger) -> None:
+    """What one process has seen, every other knows; an endpoint that changes is learnt anew (I16: bounded)."""
+    ledger.runs.remember("demo", [(10, 1_000 + n) for n in range(200)])
+    ledger.runs.remember("demo", [(20, 5)])
+    other = Ledger(connect(f"redis://{ledger.client.connection_pool.connection_kwargs['host']}:"
+                           f"{ledger.client.connection_pool.connection_kwargs['port']}/"
+                           f"{ledger.client.connection_pool.connection_kwargs['db']}"), Names(), Rules())  # fmt: skip
+    runs, in_flight = other.runs.read("demo")
+    assert (runs[0], len(runs), in_flight) == ((20, 5), 128, 0)
+    submit(ledger, "a")
+    assert other.runs.read("demo")[1] == 1
+    other.client.close()

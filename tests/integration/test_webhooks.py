@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -99,10 +100,12 @@ def test_two_hundred_callbacks_at_once(called: Called) -> None:
     sent = house.send({"mock_delay": 30})
     eventually(lambda: house.phase(sent.id) == "TRACKED")
     path, before = called.hook(sent.id), called.reads(sent.id)
+    began = time.monotonic()
     with ThreadPoolExecutor(50) as threads:
         codes = list(threads.map(lambda _n: called.post(path), range(200)))
     assert codes == [200] * 200
-    assert called.reads(sent.id) - before < 40
+    # Five a second at most, and as many again for those that fell into a read, beside the polls.
+    assert called.reads(sent.id) - before < 10 + 20 * (time.monotonic() - began)
     assert house.phase(sent.id) == "TRACKED"
     house.ask("cancel", id=sent.id)
 

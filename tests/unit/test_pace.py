@@ -25,7 +25,7 @@ ENDPOINTS: dict[str, Callable[[random.Random], Job]] = {
     "image 1.2 s": lambda r: (r.uniform(40, 120), near(r, 1.2, 0.08)),
     "image 8 s": lambda r: (r.uniform(40, 300), near(r, 8, 0.10)),
     "two sizes, 6 and 40 s": lambda r: (r.uniform(40, 300), near(r, 6 if r.random() < 0.6 else 40, 0.07)),
-    "5 s, 15 % cold starts": lambda r: (r.uniform(25e3, 45e3) if r.random() < 0.15 else r.uniform(40, 300), near(r, 5, 0.1)),
+    "5 s, cold starts": lambda r: (r.uniform(25e3, 45e3) if r.random() < 0.15 else r.uniform(40, 300), near(r, 5, 0.1)),
     "speech, 10 to 60 s": lambda r: (r.uniform(40, 500), r.uniform(10e3, 60e3)),
     "video 90 s": lambda r: (r.uniform(100, 3000), near(r, 90, 0.15)),
     "render 10 min": lambda r: (r.uniform(1e3, 9e3), near(r, 600, 0.12)),
@@ -79,7 +79,7 @@ def mixed(price_ms: float, count: int = 60) -> tuple[float, float]:
 
 @pytest.mark.parametrize("interval_ms", [1_000, 5_000])
 def test_a_third_of_the_delay_or_a_third_of_the_calls(interval_ms: int) -> None:
-    """Beside fixed polling: at equal calls at most a third of its delay, at equal delay at most a third of its calls."""
+    """Of fixed polling's: at equal calls a third of its delay at most, at equal delay a third of its calls at most."""
     fixed_calls, fixed_delay = every(interval_ms, [job for name in ENDPOINTS for job in drawn(name, 60, "mixed")])
     tried = [mixed(2.0**power, 30) for power in range(-6, 15, 2)]
     delay_at_equal_calls = min(delay for calls, delay in tried if calls <= fixed_calls)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.job.change import Change, Rules
+from bridge.job.change import HINT_MS, Change, Rules
 from bridge.job.document import Held, document
 from bridge.job.record import Long, Record
 from bridge.job.table import DRAIN_MS, Heard, Table
@@ -46,7 +46,7 @@ def test_a_hint_during_a_read_makes_another_follow_at_once() -> None:
     """The read may have left before the job ended; its answer must not put the next one far away."""
     hinted = TABLE.hinted(tracked(), NOW)
     answered = TABLE.observed(hinted.after, NOW + 1, heard("IN_PROGRESS"), poll_ms=60_000)
-    assert (answered.record.due, answered.delay_ms, answered.record.hint) == (Step.POLL, 0, 0)
+    assert (answered.record.due, answered.delay_ms, answered.record.hint) == (Step.POLL, HINT_MS, 0)
     again = TABLE.observed(answered.after, NOW + 2, heard("IN_PROGRESS"), poll_ms=60_000)
     assert again.delay_ms == 60_000  # one hint, one read
 
@@ -63,6 +63,8 @@ def test_a_hint_brings_a_waiting_read_forward() -> None:
     waiting = tracked(lease="", lease_until=0, due="poll")
     change = TABLE.hinted(waiting, NOW)
     assert (change.record.due, change.delay_ms) == (Step.POLL, 0)
+    just_read = tracked(lease="", lease_until=0, due="poll", observed_at=NOW - 50)
+    assert TABLE.hinted(just_read, NOW).delay_ms == 150  # a flood of callbacks is no flood of reads
 
 
 @pytest.mark.parametrize("phase", [Phase.SETTLED, Phase.CLOSED, Phase.ACCEPTED])

@@ -25,6 +25,8 @@ from bridge.telemetry import tell
 HEALTH_CACHE_S, ANSWER_S, LOOK_S = 2.0, 3.0, 0.05
 #: Milliseconds after which a process that died while asking is no longer waited for.
 TURN_MS = 30_000
+#: How old an answer the pace of status reads goes by, in milliseconds, before RunPod is asked again.
+LATELY_MS = 30_000
 _LIVE_PHASES = (Phase.ACCEPTED, Phase.SUBMITTING, Phase.UNANSWERED, Phase.TRACKED, Phase.RETRYING, Phase.SETTLED)
 #: The gate's word for a trouble -> the verdict, which is a closed list, and what to look at.
 TROUBLES: Mapping[str, tuple[str, str]] = {
@@ -60,6 +62,16 @@ class Healths(Base):
             if one["endpoint"] not in heard and one["verdict"] == "unreachable" and not one["bridge"]["waiting_for"]:
                 one.update(verdict=None, reasons=["nobody has asked RunPod lately; `bridge health` does"])
         return told
+
+    def heard_lately(self, name: str) -> Mapping[str, Any] | None:
+        """RunPod's counters `{jobs, workers}` as somebody has heard them; asked for anew behind the caller's back.
+
+        None when nobody has asked lately, or RunPod has not answered. Never waits for RunPod.
+        """
+        answer = self._shared.answers(name).get(name)
+        if answer is None or answer["at"] < self.ledger.now() - LATELY_MS:
+            self._fly(name)
+        return answer.get("runpod") if answer else None
 
     def _used(self) -> list[str]:
         """Endpoints that have had requests and are still allowed."""

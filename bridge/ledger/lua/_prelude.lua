@@ -18,6 +18,7 @@
 --   <p>wish:<id>         string  a cancel that came before its request; <p>wishes zset, by age
 --   <p>endpoints         set     names that have ever had a record
 --   <p>count:<ep>        hash    records per phase, and sums
+--   <p>runs:<ep>         list    delayTime:executionTime of its last jobs, the newest first
 --   <p>told:<ep>         hash    the sequence of the endpoint's own events
 --   <p>engines           zset    live engines by last beat
 --   <p>meta              hash    schema, clock_offset, cursor, changes
