@@ -123,7 +123,9 @@ def configure_logging(level: str = "info", *, as_json: bool = False) -> None:
     """One line an event on stderr: for people, or JSON for machines."""
     global _threshold  # noqa: PLW0603  (one setting of the process)
     _threshold = getattr(logging, level.upper())
-    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    # Colours are for a terminal: in a file they are noise that no search finds its way through.
+    colors = sys.stderr.isatty()
+    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=colors)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

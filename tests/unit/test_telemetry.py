@@ -97,6 +97,13 @@ def test_what_is_no_secret_is_told_whole() -> None:
         assert redact("status", value) == value
 
 
+def test_a_log_that_is_no_terminal_has_no_colours(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file is searched."""
+    configure_logging("info")
+    tell("request.accepted", request_id="a", endpoint="demo", door="celery")
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_a_json_line_holds_name_level_time_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
     """One line, one event."""
     configure_logging("info", as_json=True)
