@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -43,17 +44,19 @@ def peak_mib(pid: int) -> float:
 class Bench:
     """Servers for one run; everything is ended with it."""
 
-    def __init__(self, stack: ExitStack, directory: Path) -> None:
-        """Redis, and the emulator as a process of its own."""
+    def __init__(
+        self, stack: ExitStack, directory: Path, endpoints: Sequence[str] = ENDPOINTS, emulator: Sequence[str] = ()
+    ) -> None:
+        """Redis, and the emulator as a process of its own, with further arguments."""
         self.directory = directory
         self.redis = EmbeddedRedis(directory=directory / "redis")
         stack.callback(self.redis.stop)
         self.redis.start()
         self.url = f"redis://127.0.0.1:{self.redis.port}/0"
         self.client: Any = redis.Redis.from_url(self.url, decode_responses=True)
-        emulator = [sys.executable, "-m", "bridge.emulator", "--port", "0", "--api-key", API_KEY]
-        for name in ENDPOINTS:
-            emulator += ["--endpoint", name]
+        command = [sys.executable, "-m", "bridge.emulator", "--port", "0", "--api-key", API_KEY, *emulator]
+        for name in endpoints:
+            command += ["--endpoint", name]
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("RUNPOD_", "BRIDGE_", "CELERY_"))},
             "PYTHONPATH": str(ROOT),
@@ -61,10 +64,10 @@ class Bench:
             "RUNPOD_API_KEY": API_KEY,
             "CELERY_BROKER_URL": self.url,
             "CELERY_RESULT_BACKEND": self.url,
-            "BRIDGE_ENDPOINTS": ",".join(ENDPOINTS),
+            "BRIDGE_ENDPOINTS": ",".join(endpoints),
             "BRIDGE_HTTP_BIND": "",
         }
-        process = self._process(stack, "emulator", *emulator)
+        process = self._process(stack, "emulator", *command)
         line = eventually(
             lambda: next(ln for ln in process.said().splitlines() if "RUNPOD_ENDPOINT_BASE_URL=" in ln), 20
         )
