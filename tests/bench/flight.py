@@ -3,8 +3,8 @@
     scripts/bench flight [--jobs 100000] [--passing 600] [--json]
 
 Long jobs (an hour) are spread over many endpoints, because RunPod takes 100 submits a second on each, and come in
-by the stream door. Short ones (2 s) pass by at a steady pace, first with 100 long ones in flight, then with all of them; their
-CPU is the worker's own, less what it uses in the same time with nothing passing.
+by the stream door. Short ones (2 s) pass by at a steady pace, first with 100 long ones in flight, then with all of
+them; their CPU is the worker's own, less what it uses in the same time with nothing passing.
 """
 
 from __future__ import annotations
