@@ -1,0 +1,265 @@
+"""What the client does, without I/O: each flow yields Redis commands and is sent their answers.
+
+So that the sync and the async client are one: they only carry commands there and answers back. A flow that follows
+something also yields `Item`s, and keeps its own place; a command may therefore be repeated after a lost connection.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import uuid
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.client.words import Chunk, Event, Refused, UnknownRequest, outcome
+from bridge.job.models import Document
+from bridge.job.request import check_request_id, parse_run
+from bridge.names import PublicNames
+
+#: Milliseconds that one read waits; the next one goes on where it stopped.
+BLOCK_MS = 2_000
+#: Seconds between two questions about a request that nobody tells us about.
+ASK_S, ASK_MAX_S = 1.0, 10.0
+#: Seconds that a reply is kept after it was fetched.
+FETCHED_KEPT_S = 24 * 3600
+#: Entries of one read.
+COUNT = 500
+TRANSITIONS = ("accepted", "submitted", "started", "progress", "end")
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """One Redis command. `until`: monotonic time at which a Redis that is away is no longer waited for."""
+
+    args: tuple[Any, ...]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something that was followed."""
+
+    value: Any
+
+
+Flow = Generator[Do, Any, Any]
+Following = Generator[Do | Item, Any, None]
+
+
+class Flows:
+    """Of one namespace. Times in seconds; `timeout` None waits for ever."""
+
+    def __init__(self, namespace: str, answer_s: float) -> None:
+        """`answer_s`: how long the bridge is waited for where nothing else is said."""
+        self.names = PublicNames(namespace)
+        self._answer_s = answer_s
+        self._streaming: dict[str, bool] = {}  # ids submitted here, the newest of them: whether they stream
+
+    def submit(
+        self,
+        input: Mapping[str, Any],
+        *,
+        id: str | None = None,
+        correlation_id: str | None = None,
+        events: bool = False,
+        **arguments: Any,
+    ) -> Flow:
+        """Check the request here, and write it where any bridge worker takes it."""
+        request_id = check_request_id(id) if id is not None else str(uuid.uuid4())
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        if "reply_to" not in arguments:
+            arguments["reply_to"] = self.reply_of(request_id)
+            arguments.setdefault("reply_on", TRANSITIONS if events else ("end",))
+        parse_run({"input": dict(input), **arguments})
+        told: dict[str, Any] = {"id": request_id, "input": dict(input), **arguments}
+        if correlation_id is not None:
+            told["correlation_id"] = correlation_id
+        self._streaming[request_id] = bool(arguments.get("stream"))
+        while len(self._streaming) > 100_000:  # noqa: PLR2004  (only spares a question each)
+            self._streaming.pop(next(iter(self._streaming)))
+        yield self._do(None, "XADD", self.names.requests, "*", "data", json.dumps(told))
+        return request_id
+
+    @staticmethod
+    def reply_of(request_id: str) -> str:
+        """The `reply_to` of a request: anybody who knows the id can follow it."""
+        return f"client.{request_id}"
+
+    def command(self, op: str, arguments: Mapping[str, Any], timeout: float | None) -> Flow:
+        """Send a command and wait for its answer. Raises Refused, UnknownRequest, TimeoutError."""
+        name = f"client.ask.{secrets.token_hex(8)}"
+        ends = time.monotonic() + (self._answer_s if timeout is None else timeout)
+        told = {"op": op, "reply_to": name, **{k: v for k, v in arguments.items() if v is not None}}
+        yield self._do(ends, "XADD", self.names.commands, "*", "data", json.dumps(told))
+        reply = self.names.reply(name)
+        while True:
+            for _, fields in (yield from self._read({reply: "0"}, ends, f"{op}: no bridge worker has answered")).get(
+                reply, ()
+            ):
+                yield self._do(ends, "DEL", reply)
+                return self._answered(op, arguments, json.loads(fields["data"])["data"])
+
+    @staticmethod
+    def _answered(op: str, arguments: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+        if "result" in data:
+            return data["result"]
+        said = str(data.get("error") or data.get("reason") or "refused")
+        if data.get("field") == "id" and "knows no request" in said:
+            raise UnknownRequest(said)
+        raise Refused(f"{op} {arguments.get('id') or arguments.get('endpoint') or ''}: {said}")
+
+    def status(self, request_id: str, *, refresh: bool, timeout: float | None) -> Flow:
+        """The document as it is now."""
+        told = yield from self.command("status", {"id": request_id, "refresh": refresh or None}, timeout)
+        return Document.model_validate(told)
+
+    def result(self, request_id: str, timeout: float | None) -> Flow:
+        """Wait for the end: its output, or the error that tells how else it ended."""
+        document = yield from self.end(request_id, timeout)
+        return outcome(document)
+
+    def end(self, request_id: str, timeout: float | None) -> Flow:
+        """Wait for the end: its document."""
+        reply = self.names.reply(self.reply_of(check_request_id(request_id)))
+        until = None if timeout is None else time.monotonic() + timeout
+        last, found, asks = "0", None, Asks()
+        while found is None:
+            entries = (yield from self._read({reply: last}, until, f"{request_id} has not ended")).get(reply, ())
+            for entry_id, fields in entries:
+                last, event = entry_id, Event.of(fields["data"])
+                found = event.data if event.ends else found  # of several rounds the newest counts
+            if found is None and not entries and last == "0" and asks.now():
+                found = yield from self._asked(request_id, until)
+        if last != "0":
+            yield self._do(until, "EXPIRE", reply, FETCHED_KEPT_S, "LT")
+        return found
+
+    def _asked(self, request_id: str, until: float | None) -> Flow:
+        """Another door took this request, or it waits at ours: the bridge is asked. None: not ended."""
+        left = None if until is None else max(0.5, until - time.monotonic())
+        try:
+            told = yield from self.command("status", {"id": request_id}, min(left or 10.0, 10.0))
+        except TimeoutError:
+            return None
+        except UnknownRequest:
+            if request_id in self._streaming:  # ours: not accepted yet
+                return None
+            raise
+        return told if told.get("completed") else None
+
+    def events(self, request_id: str, after: int, timeout: float | None) -> Following:
+        """Each transition, behind sequence `after`, to the end.
+
+        From the request's own replies where it was submitted with `events`; else out of the stream of all events.
+        """
+        check_request_id(request_id)
+        own, until = self.names.reply(self.reply_of(request_id)), None
+        until = None if timeout is None else time.monotonic() + timeout
+        source = yield from self._source(request_id, own)
+        last, seen = "0", after
+        while True:
+            found = yield from self._read({source: last}, until, f"{request_id} has told nothing more")
+            for entry_id, fields in found.get(source, ()):
+                last, event = entry_id, Event.of(fields["data"])
+                if event.request_id != request_id or event.sequence <= seen:
+                    continue
+                seen = event.sequence
+                yield Item(event)
+                if event.ends:
+                    return
+
+    def _source(self, request_id: str, own: str) -> Flow:
+        if request_id not in self._streaming:
+            return self.names.events
+        first = yield from self._read({own: "0"}, time.monotonic() + self._answer_s, "")
+        events = [Event.of(fields["data"]) for _, fields in first.get(own, ())]
+        return own if any(event.sequence == 1 for event in events) else self.names.events
+
+    def stream(self, request_id: str, start: int, timeout: float | None) -> Following:
+        """Chunks from index `start` on, as they come or as they are kept; raises the request's error at its end."""
+        chunks, own = self.names.chunks(check_request_id(request_id)), self.names.reply(self.reply_of(request_id))
+        until = None if timeout is None else time.monotonic() + timeout
+        there = yield self._do(until, "EXISTS", chunks)
+        if not there and not self._streaming.get(request_id):
+            outcome_ = yield from self.command("stream", {"id": request_id}, timeout)
+            if outcome_.get("outcome") == "already_ended":
+                return
+        places, status = {chunks: f"{start}-0" if start else "0", own: "0"}, None
+        asks = Asks()
+        while status is None:
+            found = yield from self._read(places, until, f"{request_id} has streamed nothing more")
+            for entry_id, fields in found.get(chunks, ()):
+                places[chunks] = entry_id
+                told = json.loads(fields["data"])
+                if told.get("end"):
+                    status = told["status"]
+                elif told["index"] >= start:
+                    status = None  # another round has begun
+                    yield Item(Chunk.of(told))
+            if status is None and chunks not in found:
+                status = self._ended(found.get(own, ()), places, own)
+            if status is None and not found and asks.now():
+                document = yield from self._asked(request_id, until)
+                status = document["status"] if document else None
+        if status != "COMPLETED":
+            yield from self.result(request_id, timeout)
+
+    @staticmethod
+    def _ended(entries: Sequence[tuple[str, Mapping[str, str]]], places: dict[str, str], own: str) -> str | None:
+        """The end of a request that never streamed: refused, or cancelled before it ran."""
+        for entry_id, fields in entries:
+            places[own] = entry_id
+            event = Event.of(fields["data"])
+            if event.ends:
+                return str(event.data.get("status"))
+        return None
+
+    # Reading
+
+    def _read(self, places: Mapping[str, str], until: float | None, fault: str) -> Flow:
+        """New entries of some streams by name; none after BLOCK_MS. Raises TimeoutError at `until`."""
+        block = BLOCK_MS
+        if until is not None:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(fault or "nothing was heard")
+            block = max(1, min(block, int(left * 1000)))
+        args = ("XREAD", "COUNT", COUNT, "BLOCK", block, "STREAMS", *places, *places.values())
+        answer = yield self._do(until, *args)
+        return dict(_streams(answer))
+
+    def _do(self, until: float | None, *args: Any) -> Do:
+        return Do(args, float("inf") if until is None and args[0] == "XREAD" else until or self._later())
+
+    def _later(self) -> float:
+        return time.monotonic() + self._answer_s
+
+
+class Asks:
+    """When a question is due: after a second, then ever more rarely."""
+
+    def __init__(self) -> None:
+        """Nothing was asked yet."""
+        self._wait = ASK_S
+        self._next = time.monotonic() + ASK_S
+
+    def now(self) -> bool:
+        """Whether it is time; the answer true moves the next time on."""
+        if time.monotonic() < self._next:
+            return False
+        self._wait = min(self._wait * 2, ASK_MAX_S)
+        self._next = time.monotonic() + self._wait
+        return True
+
+
+def _streams(answer: Any) -> Iterator[tuple[str, list[tuple[str, Mapping[str, str]]]]]:
+    """XREAD's answer, as redis-py gives it in either protocol."""
+    if isinstance(answer, Mapping):
+        for name, entries in answer.items():
+            yield name, [entry for part in entries for entry in (part if isinstance(part, list) else [part])]
+        return
+    for name, entries in answer or ():
+        yield name, [(entry[0], entry[1]) for entry in entries if entry[1]]

@@ -1,0 +1,95 @@
+"""What the client hears, as values: chunks, events, and how a request ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from bridge.errors import BridgeError, JobError, JobFailed, JobLost, JobRejected, JobTimedOut
+from bridge.job.document import error_text
+from bridge.job.words import END_EVENT, Status
+
+ENDS = frozenset(name.value for name in END_EVENT.values())
+
+
+class UnknownRequest(BridgeError):
+    """The bridge knows no request of this id, and remembers none."""
+
+
+class Refused(BridgeError):
+    """A command was refused; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One yield of a streaming handler.
+
+    `index` counts from 0 over the request. A chunk that was lost on the way comes at the end, `repaired` from the
+    job's aggregate; it takes the place of the one that had its index before.
+    """
+
+    index: int
+    output: Any
+    metrics: Mapping[str, Any] | None = None
+    repaired: bool = False
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Self:
+        """From the contract's JSON."""
+        return cls(told["index"], told["output"], told.get("metrics"), bool(told.get("repaired")))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One transition: `name` is accepted, submitted, started, progress, chunk, completed, failed, ...
+
+    `sequence` counts from 1 per request without gaps; `data` is the contract's (docs/services.md).
+    """
+
+    name: str
+    request_id: str
+    sequence: int
+    time: str
+    data: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, body: str) -> Self:
+        """From a CloudEvent's text."""
+        told = json.loads(body)
+        return cls(
+            name=told["type"].rpartition(".")[2],
+            request_id=told.get("subject") or "",
+            sequence=int(told.get("sequence") or 0),
+            time=told.get("time") or "",
+            data=told.get("data") or {},
+        )
+
+    @property
+    def ends(self) -> bool:
+        """Whether this is an end."""
+        return self.name in ENDS
+
+
+def outcome(document: Mapping[str, Any]) -> Any:
+    """The output of an ended request; raises the error that tells how else it ended."""
+    status = document.get("status")
+    if status == Status.COMPLETED:
+        # A large output that was not kept whole on the way is told by its size and hash.
+        return document["output"] if "output" in document else document.get("output_ref")
+    raise failure(document)
+
+
+def failure(document: Mapping[str, Any]) -> JobError:
+    """The same classes as `AsyncResult.get` raises; a cancelled request is a JobError of its own words."""
+    status, reason = str(document.get("status")), document.get("reason")
+    kinds: Mapping[str, type[JobError]] = {
+        Status.FAILED: JobFailed,
+        Status.TIMED_OUT: JobTimedOut,
+        Status.LOST: JobLost,
+        Status.REJECTED: JobRejected,
+    }
+    said = document.get("error")
+    message = f"{document.get('id')}: {status}" + (f" ({reason})" if reason else "")
+    return kinds.get(status, JobError)(f"{message}: {error_text(said)}" if said else message, document)

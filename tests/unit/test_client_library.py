@@ -1,0 +1,101 @@
+"""The client library loads little, checks early, and says the same as the contract."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from bridge.client import Chunk, Client, JobError, JobFailed, JobLost, JobRejected, JobTimedOut
+from bridge.client.flows import Flows
+from bridge.client.words import Event, outcome
+from bridge.job.models import JsonRequest
+
+HEAVY = ("celery", "kombu", "requests", "urllib3", "uvicorn", "starlette", "structlog", "prometheus_client", "click",
+         "pydantic_settings", "runpod", "bridge.engine", "bridge.ledger", "bridge.wiring")  # fmt: skip
+
+PROGRAM = """
+import sys, time
+import redis, redis.asyncio, pydantic
+class Nothing(pydantic.BaseModel): x: int
+began = time.process_time()
+import bridge.client
+print(time.process_time() - began, *(name for name in sys.argv[1].split() if name in sys.modules))
+"""
+
+
+def test_it_loads_redis_and_pydantic_and_nothing_of_the_engine() -> None:
+    """Beside these two it costs a caller's start less than half a second of CPU."""
+    asked = [sys.executable, "-c", PROGRAM, " ".join(HEAVY)]
+    seconds, *loaded = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == []
+    assert float(seconds) < 0.5
+
+
+def written(flow: Any) -> dict[str, Any]:
+    """The document that a submit writes."""
+    do = next(flow)
+    assert do.args[:2] == ("XADD", "bridge:requests")
+    return dict(json.loads(do.args[-1]))
+
+
+def test_what_it_sends_is_the_contracts_request() -> None:
+    """The published model takes it; the reply can be found by whoever knows the id."""
+    flows = Flows("_", 1.0)
+    told = written(flows.submit({"a": 1}, id="r-1", endpoint="demo", stream=True, metadata={"k": "v"}))
+    assert told == {
+        "id": "r-1", "input": {"a": 1}, "endpoint": "demo", "stream": True, "metadata": {"k": "v"},
+        "reply_to": "client.r-1", "reply_on": ["end"],
+    }  # fmt: skip
+    assert JsonRequest.model_validate(told).id == "r-1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [({"timeout": 600}, "timeout"), ({"polcy": {}}, "polcy"), ({"id": "a b"}, "id"), ({"input": {}}, "input")],
+)
+def test_a_mistake_is_refused_before_it_is_sent(arguments: dict[str, Any], field: str) -> None:
+    """By the bridge's own rules, with the field's name."""
+    with Client("redis://127.0.0.1:1/0") as client, pytest.raises(JobRejected) as refused:
+        client.submit(**{"input": {"a": 1}, **arguments})
+    assert refused.value.document["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("FAILED", JobFailed),
+        ("TIMED_OUT", JobTimedOut),
+        ("LOST", JobLost),
+        ("REJECTED", JobRejected),
+        ("CANCELLED", JobError),
+    ],
+)
+def test_each_end_has_its_error(status: str, kind: type[JobError]) -> None:
+    """The message names id, status and reason; the document comes with it."""
+    document = {
+        "id": "r",
+        "status": status,
+        "reason": "handler_error",
+        "error": {"type": "ValueError", "message": "no"},
+    }
+    with pytest.raises(kind, match=f"r: {status} .handler_error.: ValueError: no") as raised:
+        outcome(document)
+    assert raised.value.document == document
+
+
+def test_a_namespace_has_its_own_streams() -> None:
+    """As the ledger names them."""
+    do = next(Flows("blue", 1.0).submit({"a": 1}))
+    assert do.args[1] == "bridge:blue:requests"
+
+
+def test_values_are_read_from_the_contract() -> None:
+    """Events and chunks."""
+    body = {"type": "bridge.job.completed", "subject": "r", "sequence": "0000000007", "time": "t", "data": {"x": 1}}
+    event = Event.of(json.dumps(body))
+    assert (event.name, event.request_id, event.sequence, event.ends) == ("completed", "r", 7, True)
+    assert Chunk.of({"index": 3, "output": "x", "repaired": True}) == Chunk(3, "x", None, True)
