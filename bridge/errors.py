@@ -122,6 +122,10 @@ class OutOfCredit(EndpointTrouble):
     reason = "out_of_credit"
 
 
+class OutputUnavailable(BridgeError):
+    """The object store did not do what it was asked: it is away, or does not have the output (any more)."""
+
+
 class JobError(BridgeError):
     """How a request ended when it did not end well; `args` is `(message, document)`, both JSON.
 

@@ -6,6 +6,7 @@ come from a file named by the same variable with `_FILE`. docs/configuration.md 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -18,7 +19,13 @@ from bridge.errors import SettingsError
 
 ENDPOINT_WORD = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 NAMESPACE = re.compile(r"[A-Za-z0-9_\-]{1,32}")
-_SECRETS = ("runpod_api_key", "celery_broker_url", "celery_result_backend", "bridge_redis_url")
+_SECRETS = (
+    "runpod_api_key",
+    "celery_broker_url",
+    "celery_result_backend",
+    "bridge_redis_url",
+    "bridge_blob_options",
+)
 
 
 def _switch(value: object) -> object:
@@ -42,6 +49,21 @@ def _endpoints(value: object) -> object:
             fault = f"{name!r} is named twice"
             raise ValueError(fault)
         found[name] = endpoint_id
+    return found
+
+
+def _object(value: object) -> object:
+    """A JSON object."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value or "{}")
+    except ValueError as error:
+        fault = f"is not JSON: {error}"
+        raise ValueError(fault) from None
+    if not isinstance(found, dict):
+        fault = "must be a JSON object"
+        raise ValueError(fault)  # noqa: TRY004  (pydantic's way)
     return found
 
 
@@ -107,6 +129,12 @@ class Settings(BaseSettings):
     bridge_results: Literal["unaddressed", "all", "off"] = "unaddressed"
     bridge_inline_limit: Bytes = 256 * 1024
     bridge_message_limit: Bytes = 8 * 1024 * 1024
+    bridge_celery_output: Literal["content", "reference"] = "content"
+
+    # Object store
+    bridge_blob_url: str = ""
+    bridge_blob_options: Annotated[dict[str, Any], NoDecode, BeforeValidator(_object)] = {}
+    bridge_blob_timeout_s: Seconds = 10.0
 
     # What is kept, and how much
     bridge_retention_s: Seconds = 7 * 24 * 3600.0
@@ -163,6 +191,11 @@ class Settings(BaseSettings):
         return self.celery_result_backend or self.ledger_url
 
     @property
+    def celery_limit(self) -> int:
+        """Bytes of an output that Celery is given as it is; of a larger one it gets the reference."""
+        return self.bridge_message_limit if self.bridge_celery_output == "content" else self.bridge_inline_limit
+
+    @property
     def amqp(self) -> bool:
         """Whether the broker speaks AMQP (RabbitMQ)."""
         return self.celery_broker_url.startswith(("amqp", "pyamqp"))
@@ -216,6 +249,8 @@ def _cross_faults(settings: Settings) -> list[str]:
         re.compile(settings.bridge_reply_pattern)
     except re.error as error:
         faults.append(f"BRIDGE_REPLY_PATTERN: is no regular expression: {error}")
+    if settings.bridge_blob_url and "://" not in settings.bridge_blob_url:
+        faults.append("BRIDGE_BLOB_URL: must name a scheme, for example s3://bucket/outputs or file:///var/lib/bridge")
     if settings.bridge_config_file is not None and not settings.bridge_config_file.is_file():
         faults.append(f"BRIDGE_CONFIG_FILE: there is no file {settings.bridge_config_file}")
     if settings.bridge_read_timeout_s + settings.bridge_connect_timeout_s + 5 > settings.bridge_lease_s:

@@ -12,11 +12,13 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 
 from bridge import gauges
+from bridge.blob import Blobs
 from bridge.doors.entrance import Entrance
 from bridge.doors.http import HttpDoor
 from bridge.endpoints import EndpointBook
@@ -29,6 +31,7 @@ from bridge.engine.control import Control
 from bridge.engine.count import count
 from bridge.engine.engine import Engine
 from bridge.engine.finish import Finish, Here
+from bridge.engine.outputs import Outputs
 from bridge.engine.paces import Pace
 from bridge.engine.pressure import Marks, Pressure
 from bridge.engine.publish import Publish
@@ -93,10 +96,16 @@ class Bridge:
         self._clients: dict[str, RunPodClient] = {}
         self._clients_lock = threading.Lock()
         self.accept = Accept(self.ledger, self.book, settings)
-        self.states = States(self.ledger, app, self.vitals.waiting_for, settings.bridge_message_limit)
+        self.states = States(self.ledger, app, self.vitals.waiting_for, settings.celery_limit)
         self.control = Control(
             self.ledger, self.book, self.vitals, self.client_of, self.noticed, settings.bridge_inline_limit
         )
+        blobs = (
+            Blobs(settings.bridge_blob_url, settings.bridge_blob_options, timeout_s=settings.bridge_blob_timeout_s)
+            if settings.bridge_blob_url
+            else None
+        )
+        self.outputs = Outputs(self.ledger, blobs, settings.bridge_inline_limit, settings.bridge_blob_timeout_s)
         self.engine: Engine | None = None
         self._capped: set[str] = set()
         self.http: HttpDoor | None = None
@@ -236,6 +245,7 @@ class Bridge:
     def _engine(self, finish_here: Here | None) -> Engine:
         s = self.settings
         commits = Commits(self.ledger, self.noticed)
+        observed = partial(self.outputs.observed, commits)
         submitters, trackers = Callers("submit", s.bridge_submit_threads), Callers("track", s.bridge_track_threads)
         syncers, carriers = Callers("sync", s.bridge_sync_threads), Callers("carry", 8)
         streamers = Callers("stream", s.bridge_stream_threads)
@@ -245,7 +255,7 @@ class Bridge:
         slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
         submit = Submit(
             self.ledger, commits, self.vitals, self.book, submitters, syncers, pace, self.client_of,
-            lease_ms, slot_ms, s.bridge_webhook_base_url, self._capped,
+            lease_ms, slot_ms, observed, s.bridge_webhook_base_url, self._capped,
         )  # fmt: skip
         track = Track(
             self.ledger,
@@ -258,10 +268,12 @@ class Bridge:
             lease_ms,
             slot_ms,
             self.purged_at,
+            observed,
         )
         carry_out = CarryOut(
-            self.ledger, commits, self.vitals, carriers, pace, self.client_of, self.endpoint_id_of, lease_ms, slot_ms
-        )
+            self.ledger, commits, self.vitals, carriers, pace, self.client_of, self.endpoint_id_of, lease_ms, slot_ms,
+            observed,
+        )  # fmt: skip
         stream = Stream(self.ledger, commits, self.vitals, streamers, self.client_of, self.endpoint_id_of, slot_ms)
         finish = Finish(self.ledger, self.app, lease_ms, s.bridge_finish_resend_s, finishers, finish_here)
         bounds = Bounds(s.bridge_events_max, s.bridge_events_bytes_max, int(s.bridge_events_retention_s * 1000))
@@ -287,17 +299,22 @@ class Bridge:
             "sweep": Loop("sweep", sweep.once),
             "wake": Loop("wake", wake.once),
             "trim": Loop("trim", trim.once),
+            "outputs": Loop("outputs", self.outputs.once),
         }
         if publish is not None:
             loops["publish"] = Loop("publish", publish.once, at_least_s=BURST_S)
-        self.states.wake = loops["states"].wake
+        self.states.wake, self.outputs.wake = loops["states"].wake, loops["outputs"].wake
         submitters.on_free = syncers.on_free = loops["submit"].wake
         trackers.on_free, carriers.on_free = loops["track"].wake, loops["carry_out"].wake
         streamers.on_free = loops["stream"].wake
         finishers.on_free = loops["finish"].wake
         closers: tuple[Callable[[], None], ...] = (finish.close, wake.close, *((publish.close,) if publish else ()))
         engine = Engine(
-            engine_id, loops, commits, (submitters, trackers, syncers, carriers, streamers, finishers), closers
+            engine_id,
+            loops,
+            commits,
+            (submitters, trackers, syncers, carriers, streamers, finishers, self.outputs),
+            closers,
         )
         wake.woken = engine.wake_all
         return engine
@@ -313,6 +330,7 @@ def rules(settings: Settings) -> Rules:
         output_retention_ms=int(settings.bridge_output_retention_s * 1000),
         id_memory_ms=int(settings.bridge_id_memory_s * 1000),
         inline_limit=settings.bridge_inline_limit,
+        message_limit=settings.bridge_message_limit,
     )
 
 

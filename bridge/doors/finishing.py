@@ -110,7 +110,7 @@ def begin(bridge: Bridge, context: Context, round_: int, nonce: str) -> Turn:
         raise Ignore
     mine = change.after
     offset = bridge.ledger.clock.offset
-    end = celery_end(mine, message_limit=bridge.settings.bridge_message_limit, clock_offset=offset)
+    end = celery_end(mine, limit=bridge.settings.celery_limit, clock_offset=offset)
     if mine.record.turns > bridge.settings.bridge_finish_turns_max:
         end = CeleryEnd(states.FAILURE, undeliverable(mine, offset))
         bridge.ledger.dead_letter(

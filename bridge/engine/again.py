@@ -45,7 +45,8 @@ def _accepted(ledger: Ledger, held: Held, reply: Mapping[str, Any]) -> str:
 def _end(ledger: Ledger, held: Held, reply: Mapping[str, Any], message_limit: int) -> str:
     offset, record = ledger.clock.offset, held.record
     data = document(held, inline_limit=message_limit, clock_offset=offset) | _correlated(reply)
-    if held.output is None and record.status == Status.COMPLETED and not record.output_missing:
+    stored = (data.get("output_ref") or {}).get("url")
+    if held.output is None and not stored and record.status == Status.COMPLETED and not record.output_missing:
         data["retained"] = False
     return cloud_event(
         END_EVENT.get(record.status, EventName.LOST),  # type: ignore[call-overload]

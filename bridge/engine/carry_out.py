@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bridge.engine.vitals import Vitals
     from bridge.job.change import Stray
     from bridge.job.document import Held
+    from bridge.job.table import Heard
     from bridge.ledger import Ledger
     from bridge.runpod.answers import Observation
     from bridge.runpod.client import RunPodClient
@@ -43,6 +44,7 @@ class CarryOut:
     endpoint_id_of: Callable[[str], str]
     lease_ms: int
     slot_ms: int
+    observed: Callable[[Held, Heard, int], None]
 
     def once(self) -> float:
         """Returns seconds until the next look."""
@@ -143,7 +145,7 @@ class CarryOut:
         else:
             self.vitals.ok(record.endpoint)
             heard = heard_from(answer, record.attempt)
-            self.commits.put(loaded, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=500))
+            self.observed(loaded, heard, 500)
 
     def strays(self) -> float:
         """Cancel jobs of ended requests, watch them to their end, and count what they cost as paid twice."""

@@ -13,6 +13,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from bridge.engine.calls import Callers
     from bridge.engine.commits import Commits
+    from bridge.engine.outputs import Outputs
     from bridge.job.change import Change
     from bridge.loop import Loop
 
@@ -36,7 +37,7 @@ class Engine:
     engine_id: str
     loops: Mapping[str, Loop]
     commits: Commits
-    callers: tuple[Callers, ...]
+    callers: tuple[Callers | Outputs, ...]
     closers: tuple[Callable[[], None], ...] = ()
 
     def start(self) -> None:

@@ -17,7 +17,7 @@ from celery.exceptions import TaskRevokedError
 from kombu.exceptions import OperationalError
 
 from bridge.errors import JobError, JobFailed, JobLost, JobRejected, JobTimedOut, ResultUndeliverable
-from bridge.job.document import document, error_text, output_reference
+from bridge.job.document import document, error_text
 from bridge.job.record import Long
 from bridge.job.words import Sink, Status, Step
 from bridge.telemetry import tell
@@ -58,16 +58,15 @@ class CeleryEnd:
     result: Any
 
 
-def celery_end(held: Held, *, message_limit: int, clock_offset: int = 0) -> CeleryEnd:
-    """What Celery is told. An output over `message_limit` bytes is told as a reference."""
+def celery_end(held: Held, *, limit: int, clock_offset: int = 0) -> CeleryEnd:
+    """What Celery is told. An output over `limit` bytes is told as its reference, `{"output_ref": {...}}`."""
     record = held.record
-    told = document(held, inline_limit=message_limit, clock_offset=clock_offset)
+    told = document(held, inline_limit=limit, clock_offset=clock_offset)
     if record.status == Status.COMPLETED:
         if record.whole_document:
             return CeleryEnd(celery_states.SUCCESS, told)
-        output = held.output
-        if output is not None and len(output) > message_limit:
-            return CeleryEnd(celery_states.SUCCESS, {"output_ref": output_reference(output)})
+        if "output_ref" in told:
+            return CeleryEnd(celery_states.SUCCESS, {"output_ref": told["output_ref"]})
         return CeleryEnd(celery_states.SUCCESS, told.get("output"))
     if record.status == Status.CANCELLED:
         return CeleryEnd(celery_states.REVOKED, TaskRevokedError(record.reason))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.broker import Broker, Parcel, Refusal
 from bridge.errors import BridgeError
-from bridge.job.document import CONTENT_TYPE, whole
+from bridge.job.document import CONTENT_TYPE, joined
 from bridge.job.words import DeadReason, Sink
 from bridge.ledger.outbox import Late
 from bridge.telemetry import tell
@@ -27,7 +27,6 @@ from bridge.timing import backoff
 
 if TYPE_CHECKING:
     from bridge.job.change import Change
-    from bridge.job.document import Held
     from bridge.ledger import Ledger
     from bridge.ledger.outbox import Bounds, Entry, Turn
 
@@ -51,7 +50,6 @@ class Publish:
     bounds: Bounds
     message_limit: int
     patience_s: float
-    fetch: Callable[[Held], str | None] = lambda held: held.output
     _token: str = field(default_factory=lambda: secrets.token_hex(8), init=False)
     _counted: bool = field(default=False, init=False)
     _trim_at: float = field(default=0.0, init=False)
@@ -126,8 +124,9 @@ class Publish:
         else:
             held = self.ledger.load(request_id, output=True)
             mine = held is not None and held.record.round == event["data"].get("round")
-            output = self.fetch(held) if held is not None and mine else None
-        return whole(event, output, self.message_limit)
+            # A record that waits for its reply keeps its output, wherever else it stands too.
+            output = held.output if held is not None and mine else None
+        return joined(event, event["data"], output, self.message_limit)
 
     def _still_ours(self) -> bool:
         """Asked while confirms are waited for: the lease goes on, or another process has the turn."""

@@ -33,13 +33,13 @@ class States:
     """`changed` from any thread; `once` writes what is newest."""
 
     def __init__(
-        self, ledger: Ledger, app: Celery, waiting_for: Callable[[str], str | None], message_limit: int
+        self, ledger: Ledger, app: Celery, waiting_for: Callable[[str], str | None], celery_limit: int
     ) -> None:
         """`waiting_for` says why an endpoint's requests wait."""
         self._ledger = ledger
         self._app = app
         self._waiting_for = waiting_for
-        self._message_limit = message_limit
+        self._celery_limit = celery_limit
         self._lock = threading.Lock()
         self._newest: dict[str, tuple[str, dict[str, Any]]] = {}
         self._written: set[str] = set()  # states just written, whose requests may have ended meanwhile
@@ -127,7 +127,7 @@ class States:
         if held is None:
             return
         tell("state.repaired", request_id=request_id, endpoint=held.record.endpoint)
-        end: CeleryEnd = celery_end(held, message_limit=self._message_limit, clock_offset=self._ledger.clock.offset)
+        end: CeleryEnd = celery_end(held, limit=self._celery_limit, clock_offset=self._ledger.clock.offset)
         self._app.backend.store_result(request_id, end.result, end.state)
 
 

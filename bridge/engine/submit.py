@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bridge.engine.vitals import Vitals
     from bridge.job.change import Change
     from bridge.job.document import Held
+    from bridge.job.table import Heard
     from bridge.ledger import Claimed, Ledger
     from bridge.runpod.answers import Observation
     from bridge.runpod.client import RunPodClient
@@ -50,6 +51,7 @@ class Submit:
     client_of: Callable[[str], RunPodClient]
     lease_ms: int
     slot_ms: int
+    observed: Callable[[Held, Heard, int], None]
     webhook_base: str | None = None
     #: Endpoints whose cap, or whose tenants' caps, held work back: an end makes room there.
     capped: set[str] = field(default_factory=set)
@@ -160,7 +162,7 @@ class Submit:
         self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, token: str, op: Operation
     ) -> None:
         """The one place where a POST /run leaves."""
-        record, table = held.record, self.ledger.table
+        record = held.record
         try:
             if op is Operation.RUNSYNC:
                 answer = client.runsync(endpoint.id, body, record.sync_wait_ms)
@@ -174,7 +176,7 @@ class Submit:
 
             def ended(change: Change) -> None:  # /runsync brought the end too: written behind the job id
                 if heard is not None:
-                    self.commits.put(change.after, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=1_000))
+                    self.observed(change.after, heard, 1_000)
 
             self.commits.put(held, self._taken(answer), ended)
         finally:

@@ -47,6 +47,7 @@ class Track:
     lease_ms: int
     slot_ms: int
     purged_at: Callable[[str], int]
+    observed: Callable[[Held, Heard, int], None]  # writes it, a large output to the object store first
 
     def once(self) -> float:
         """Returns seconds until the next look."""
@@ -147,7 +148,7 @@ class Track:
             poll_ms = self.pace.next_ms(
                 record.endpoint, heard.status, age_ms, delay_ms=heard.delay_time, progressing=progressing
             )
-            self.commits.put(held, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=poll_ms))
+            self.observed(held, heard, poll_ms)
 
     def _with_chunks(self, record: Record, heard: Heard) -> Heard:
         """An end that is made or mended from its chunks carries them; what is recorded meanwhile, the table notices."""

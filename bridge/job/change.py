@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.job.document import Held, cloud_event, document, stamp, transition
+from bridge.job.document import Held, document, event_of, joined, output_reference, size_over, stamp, transition
 from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.words import END_EVENT, EventName, Phase, Sink, Status, Step, Wish
 
@@ -32,6 +32,7 @@ class Rules:
     output_retention_ms: int = 24 * 3_600_000
     id_memory_ms: int = 24 * 3_600_000
     inline_limit: int = 256 * 1024
+    message_limit: int = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Telling:
     key: str  # AMQP routing key
     replies: tuple[Mapping[str, Any], ...] = ()  # who asked for a copy
     result: str = ""  # "redis" or "amqp": where a copy for bridge.results goes
+    whole: str = ""  # the same event with its large output in it, for replies that are written at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Draft:
         self._output: str | None = None
         self._drop_output = False
         self._events: list[tuple[EventName, dict[str, Any]]] = []
+        self._large: dict[int, str] = {}  # outputs of chunks that are too large for an event, by its place
         self._delay = 0
         self._strays: list[Stray] = []
         self._chunks: list[str] = []
@@ -137,10 +140,17 @@ class Draft:
             self._put.pop(name, None)
         return self
 
-    def result(self, output: str | None) -> Draft:
-        """Write the output (JSON text), or drop the one that is there."""
+    def result(self, output: str | None, ref: str | None = None) -> Draft:
+        """Write the output (JSON text), or drop the one that is there. A large one is told by its reference.
+
+        `ref` is the reference of one that stands in the object store already.
+        """
         self._output, self._drop_output = output, output is None
-        return self
+        if output is not None and ref is None and size_over(output, self.rules.inline_limit):
+            ref = dumps(output_reference(output))
+        if ref is not None:
+            return self.keep_text(Long.OUTPUT_REF, ref)
+        return self.drop(Long.OUTPUT_REF) if Long.OUTPUT_REF in self.before.long else self
 
     def tell(self, name: EventName, **more: Any) -> Draft:
         """One event; its sequence is given at the end."""
@@ -168,13 +178,21 @@ class Draft:
         """One more chunk: numbered, kept, and told in the same change (I13)."""
         told = {"index": self.record.chunks, "output": output, **({"metrics": metrics} if metrics else {})}
         self._chunks.append(dumps(told))
-        return self.set(chunks=self.record.chunks + 1).tell(EventName.CHUNK, **told)
+        return self.set(chunks=self.record.chunks + 1).tell(EventName.CHUNK, **self._told(told))
 
     def mend_chunk(self, index: int, output: Any) -> Draft:
         """A chunk that was lost on the way, from the aggregate: it takes its place, also from one that stood there."""
         told = {"index": index, "output": output, "repaired": True}
         self._chunks.append(dumps(told))
-        return self.set(chunks=max(self.record.chunks, index + 1)).tell(EventName.CHUNK, **told)
+        return self.set(chunks=max(self.record.chunks, index + 1)).tell(EventName.CHUNK, **self._told(told))
+
+    def _told(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        """A chunk as its event tells it: a large one by reference (HARDENING 11)."""
+        if not size_over(self._chunks[-1], self.rules.inline_limit):
+            return chunk
+        output = dumps(chunk["output"])
+        self._large[len(self._events)] = output
+        return {"output_ref": output_reference(output), **{k: v for k, v in chunk.items() if k != "output"}}
 
     def read_stream(self, in_ms: int | None) -> Draft:
         """When the stream is read next; None for never again."""
@@ -227,48 +245,57 @@ class Draft:
         output = None if self._drop_output else (self._output if self._output is not None else self.before.output)
         after = Held(self.record, long, output)
         was, now_is = self.before.record.phase, self.record.phase
+        closes = now_is is Phase.CLOSED and was is not Phase.CLOSED
+        # Everybody was told, and the object store has it: the ledger's own copy may go (I16).
+        stored = closes and bool((after.json(Long.OUTPUT_REF) or {}).get("url"))
         return Change(
             verdict=verdict,
             before=self.before,
             after=after,
             put_long=self._put,
             drop_long=tuple(dict.fromkeys(name for name in self._drop if name not in self._put)),
-            output=self._output,
-            drop_output=self._drop_output,
-            tellings=tuple(self._telling(after, name, more, first + i) for i, (name, more) in enumerate(self._events)),
+            output=None if stored else self._output,
+            drop_output=self._drop_output or stored,
+            tellings=tuple(self._telling(after, name, more, first, i) for i, (name, more) in enumerate(self._events)),
             delay_ms=self._delay,
             strays=tuple(self._strays),
-            closes=now_is is Phase.CLOSED and was is not Phase.CLOSED,
+            closes=closes,
             reopens=was is Phase.CLOSED and now_is is not Phase.CLOSED,
             chunks=tuple(self._chunks),
             stream_ms=self._stream_ms,
         )
 
-    def _telling(self, after: Held, name: EventName, more: dict[str, Any], sequence: int) -> Telling:
+    def _telling(self, after: Held, name: EventName, more: dict[str, Any], first: int, place: int) -> Telling:
         record = after.record
         ends = name in END_EVENT.values()
         if ends:
             data = document(after, inline_limit=self.rules.inline_limit, clock_offset=self._offset) | more
         else:
             data = transition(after, clock_offset=self._offset, **more)
-        body = cloud_event(
+        event = event_of(
             name,
             data,
             request_id=record.id,
             endpoint=record.endpoint,
-            sequence=sequence,
+            sequence=first + place,
             time=stamp(self.now, self._offset) or "",
             trace=after.long.get(Long.TRACE),
         )
         word = "end" if ends else name.value
         via = (after.json(Long.REPLY) or {}).get("via", "redis")
+        replies = tuple(reply for reply in replies_of(after) if word in reply.get("on", ()))
+        whole = None
+        if "output_ref" in data and any(reply.get("via") != "amqp" for reply in replies):
+            # On AMQP the relay joins it when it sends, so that the outbox stays small.
+            whole = joined(event, data, after.output if ends else self._large.get(place), self.rules.message_limit)
         return Telling(
             name,
-            sequence,
-            body,
+            first + place,
+            dumps(event),
             f"job.{name.value}.{record.endpoint}",
-            replies=tuple(reply for reply in replies_of(after) if word in reply.get("on", ())),
+            replies=replies,
             result=via if ends and Sink.RESULTS in self.before.record.waiting_sinks else "",
+            whole=whole or "",
         )
 
 

@@ -66,14 +66,28 @@ def error_text(error: object) -> str:
     return str(error or "no error text")
 
 
-def output_reference(output: str) -> dict[str, Any]:
-    """What travels where a large output does not: its size in bytes and SHA-256 (of the JSON text)."""
+def output_reference(output: str, url: str | None = None) -> dict[str, Any]:
+    """What travels where a large output does not: its size in bytes and SHA-256 (of the JSON text), and where it is."""
     raw = output.encode()
-    return {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest(), "url": None}
+    return {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest(), "url": url}
+
+
+def size_over(text: str, limit: int) -> bool:
+    """Whether the text has more than so many bytes."""
+    return len(text) > limit or (not text.isascii() and len(text.encode()) > limit)
+
+
+def _fitting(error: Any, limit: int) -> Any:
+    """An error that an event can carry: long texts of it are cut, each to a quarter of the limit."""
+    if isinstance(error, str):
+        return error[: limit // 4]
+    if isinstance(error, dict):
+        return {name: _fitting(item, limit) for name, item in error.items()}
+    return error if not isinstance(error, list) else None
 
 
 def document(held: Held, *, inline_limit: int | None = None, clock_offset: int = 0) -> dict[str, Any]:
-    """The whole document. An output over `inline_limit` bytes becomes `output_ref`; None never does."""
+    """The whole document. Over `inline_limit` bytes an output becomes `output_ref`, and an error is cut; None never."""
     record, arguments = held.record, held.json(Long.ARGUMENTS) or {}
     status = record.status
     ended = record.phase.ended
@@ -102,7 +116,7 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
         "workerId": record.worker_id or None,
         "retries": record.platform_retries,
         "progress": held.json(Long.PROGRESS),
-        "error": held.json(Long.ERROR),
+        "error": _error(held, inline_limit),
         "possible_duplicate": bool(record.possible_duplicate),
         "metadata": held.json(Long.METADATA) or {},
         "policy": arguments.get("policy") or {},
@@ -121,14 +135,22 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
         body["stream_repaired"] = record.stream_repaired
     if record.wish:
         body["wish"] = {"cause": record.wish, **(held.json(Long.WISHED) or {})}
-    if held.output is not None:
-        if inline_limit is not None and size_over(held.output, inline_limit):
-            body["output_ref"] = output_reference(held.output)
-        else:
-            body["output"] = json.loads(held.output)
+    reference = held.json(Long.OUTPUT_REF)
+    if held.output is not None and (inline_limit is None or not size_over(held.output, inline_limit)):
+        body["output"] = json.loads(held.output)
+    elif held.output is not None or reference is not None:
+        body["output_ref"] = reference or output_reference(held.output or "")
     elif ended and status == Status.COMPLETED:
         body["output"] = None
     return body
+
+
+def _error(held: Held, inline_limit: int | None) -> Any:
+    text = held.long.get(Long.ERROR)
+    if text is None:
+        return None
+    cut = inline_limit is not None and size_over(text, inline_limit)
+    return _fitting(json.loads(text), inline_limit or 0) if cut else json.loads(text)
 
 
 def transition(held: Held, *, clock_offset: int = 0, **more: Any) -> dict[str, Any]:
@@ -154,7 +176,7 @@ def transition(held: Held, *, clock_offset: int = 0, **more: Any) -> dict[str, A
     return data
 
 
-def cloud_event(
+def event_of(
     name: EventName,
     data: Mapping[str, Any],
     *,
@@ -165,12 +187,12 @@ def cloud_event(
     trace: str | None = None,
     schema: str = SCHEMA,
     suffix: str = "",
-) -> str:
-    """One CloudEvents 1.0 structured JSON document. Its id is the request's id and sequence, so copies are the same.
+) -> dict[str, Any]:
+    """One CloudEvents 1.0 document, as a value, `data` last. Its id is request id and sequence: copies are equal.
 
     `suffix` tells refusals of one id apart: they make no record, and all have sequence 0.
     """
-    event = {
+    event: dict[str, Any] = {
         "specversion": "1.0",
         "id": f"{request_id}:{sequence}{':' if suffix else ''}{suffix}",
         "source": f"/bridge/{endpoint}",
@@ -183,22 +205,23 @@ def cloud_event(
     }
     if trace:
         event["traceparent"] = trace
-    return dumps({**event, "data": data})
+    event["data"] = data
+    return event
 
 
-def whole(event: Mapping[str, Any], output: str | None, limit: int) -> str | None:
+def cloud_event(name: EventName, data: Mapping[str, Any], **about: Any) -> str:
+    """The same as JSON text: see `event_of`."""
+    return dumps(event_of(name, data, **about))
+
+
+def joined(event: Mapping[str, Any], data: Mapping[str, Any], output: str | None, limit: int) -> str | None:
     """An event's body with `output` (JSON text) in place of its reference; None without one, or over `limit` bytes."""
     if output is None or size_over(output, limit):
         return None
-    data = {name: value for name, value in event["data"].items() if name != "output_ref"}
-    text = dumps({**event, "data": data})
-    # `data` stands last, and its own end is text that need not be read again.
-    return f'{text[:-2]}{"," if data else ""}"output":{output}}}}}'
-
-
-def size_over(text: str, limit: int) -> bool:
-    """Whether the text has more than so many bytes."""
-    return len(text) > limit or (not text.isascii() and len(text.encode()) > limit)
+    rest = {name: value for name, value in data.items() if name != "output_ref"}
+    text = dumps({**event, "data": rest})
+    # `data` stands last, so the output goes in before its end, as the text it is.
+    return f'{text[:-2]}{"," if rest else ""}"output":{output}}}}}'
 
 
 def dead_event(letter: Mapping[str, Any]) -> str:

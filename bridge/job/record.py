@@ -31,6 +31,7 @@ class Long(StrEnum):
     REPLY = "reply"  # JSON {to, on, via, correlation_id, also: [the same of who sent the request again]}
     TRACE = "trace"  # W3C traceparent
     EVIDENCE = "evid"  # text: the job id that a callback named while the submit's answer was lost
+    OUTPUT_REF = "oref"  # JSON {size, sha256, url} of an output over the inline limit; no url: only the ledger has it
     LAST_FAULT = "fault"  # text: the last error of a finish or a claim
 
 

@@ -104,6 +104,7 @@ class Heard:
     worker_id: str | None = None
     retries: int | None = None
     output: str | None = None  # JSON text; None when the answer had none
+    ref: str | None = None  # JSON: where the object store has that output
     error: str | None = None
     chunks: tuple[Any, ...] | None = None  # outputs of the attempt's recorded chunks, where the end may need them
 
@@ -486,7 +487,7 @@ class Table:
         known = list(heard.chunks or ())
         if heard.output in {None, "[]"}:
             # Without `return_aggregate_stream` a generator's output is an empty list: its chunks are the output.
-            return replace(heard, output=heard_json(known)) if known else heard
+            return replace(heard, output=heard_json(known), ref=None) if known else heard
         whole = json.loads(heard.output or "null")
         if draft.record.stream_incomplete and isinstance(whole, list) and _runs_through(known, whole):
             first = draft.record.chunks_from
@@ -553,7 +554,7 @@ class Table:
         if heard.status == Status.COMPLETED:
             heard = self._with_chunks(draft, heard)
             draft.set(started_at=record.started_at or draft.now, output_missing=int(heard.output is None))
-            draft.result(heard.output)
+            draft.result(heard.output, heard.ref)
             self._strays(draft)
             draft.settle(Status.COMPLETED)
             return
@@ -566,7 +567,7 @@ class Table:
         if heard.error is not None:
             draft.keep(Long.ERROR, unpack_error(heard.error))
         if heard.output is not None:  # a handler's {"error": x, **rest} gives both
-            draft.result(heard.output)
+            draft.result(heard.output, heard.ref)
         if record.wish and status != Status.COMPLETED:
             self._end_by_wish(draft)
         elif (
@@ -890,6 +891,13 @@ class Table:
         elif reply:
             sinks.add(Sink.RESULTS)
         return sinks
+
+    def output_forgotten(self, held: Held, now: int, url: str) -> Change:
+        """The object store lets an output go: the record says so first, so that no reference leads nowhere."""
+        ref = held.json(Long.OUTPUT_REF)
+        if not held.record.phase.ended or not ref or ref.get("url") != url:
+            return same(held, "another")
+        return self._draft(held, now).keep(Long.OUTPUT_REF, {**ref, "url": None}).done("forgotten")
 
     # Clocks
 

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, LedgerError
@@ -37,6 +38,8 @@ SCHEMA = 1
 TRIES = 50
 #: Differences of clocks: below, the network's; above, a step of the server's clock (HARDENING 15).
 SAME_CLOCK_MS, STEP_MS = 1_000, 5_000
+#: How many values the scripts are given of each event (`tell` in `lua/_prelude.lua`).
+TELLING_ARGS = 5
 WISH_KEPT_MS = 24 * 3_600_000
 #: Bounds of a reply stream, as `_prelude.lua` has them; and how long an id that a door has made outlives its message.
 REPLIES_MAX, REPLIES_KEPT_S, MADE_KEPT_S = 100_000, 604_800, 3_600
@@ -465,16 +468,16 @@ class Ledger:
             if change.closes
             else ["", "", ""]
         )
-        args += [len(put) // 2, len(long) // 2, len(change.tellings), *put, *long]
-        for telling in change.tellings:
-            args += self._telling(telling)
-        return args
+        tellings = [self._telling(telling) for telling in change.tellings]
+        args += [len(put) // 2, len(long) // 2, sum(map(len, tellings)) // TELLING_ARGS, *put, *long]
+        return [*args, *chain.from_iterable(tellings)]
 
     def _commit_args(self, change: Change, token: str) -> list[Any]:
         before, record = change.before, change.record
         assert before is not None  # noqa: S101  (only accept makes a record)
         old = before.record
         put, drop = difference(old, record)
+        tellings = [self._telling(telling) for telling in change.tellings]
         long = [part for item in change.put_long.items() for part in item]
         args: list[Any] = [
             record.id, old.version, token, record.endpoint, old.phase.value, record.phase.value,
@@ -496,14 +499,13 @@ class Ledger:
             len(drop),
             len(long) // 2,
             len(change.drop_long),
-            len(change.tellings),
+            sum(map(len, tellings)) // TELLING_ARGS,
             len(change.strays),
             len(change.chunks),
             "" if change.stream_ms is None else "-" if change.stream_ms < 0 else f"+{change.stream_ms}",
         ]
         args += [*put, *drop, *long, *change.drop_long]
-        for telling in change.tellings:
-            args += self._telling(telling)
+        args += chain.from_iterable(tellings)
         args += [stray.as_json() for stray in change.strays]
         args += change.chunks
         return args
@@ -522,11 +524,13 @@ class Ledger:
             if reply.get("via") == "amqp"
         ]
         copies = [self.names.reply(reply["to"]) for reply in telling.replies if reply.get("via") != "amqp"]
-        if telling.result == "redis":
-            copies.append(self.names.results)
         result = "1" if telling.result == "amqp" else ""
         reply = json.dumps(relayed[0] if len(relayed) == 1 else relayed) if relayed else ""
-        return [telling.body, telling.key, reply, " ".join(copies), result]
+        results = [self.names.results] if telling.result == "redis" else []
+        if telling.whole and copies:  # who asked has the large output whole; a telling without a key is only copied
+            args = [telling.body, telling.key, reply, " ".join(results), result]
+            return [*args, telling.whole, "", "", " ".join(copies), ""]
+        return [telling.body, telling.key, reply, " ".join([*copies, *results]), result]
 
     @staticmethod
     def _tombstone(change: Change) -> str:
@@ -543,6 +547,27 @@ class Ledger:
         )
 
     # The event stream
+
+    # Blobs
+
+    def blob_noted(self, request_id: str, url: str, *, in_ms: int) -> None:
+        """An output stands, or is about to stand, in the object store: look in so many ms whether it may go."""
+        with mapped():
+            self.client.zadd(self.names.key("blobs"), {json.dumps([request_id, url]): self.now() + in_ms})
+
+    def blobs_due(self, limit: int, *, again_ms: int) -> list[tuple[str, str]]:
+        """Requests and URLs to look at now; each comes again unless it is forgotten."""
+        key, now = self.names.key("blobs"), self.now()
+        with mapped():
+            found: Any = self.client.zrangebyscore(key, "-inf", now, start=0, num=limit)
+            if found:
+                self.client.zadd(key, dict.fromkeys(found, now + again_ms), xx=True)
+        return [tuple(json.loads(member)) for member in found]
+
+    def blob_forgotten(self, request_id: str, url: str) -> None:
+        """It is gone from the store."""
+        with mapped():
+            self.client.zrem(self.names.key("blobs"), json.dumps([request_id, url]))
 
     def dead_letter(self, reason: str, *, door: str, body: str | bytes, **about: Any) -> str:
         """Keep what could not be taken or told (I12): see `DeadLetters.keep`."""

@@ -13,6 +13,9 @@
 --   <p>timer             zset    ids by the earliest of their clocks
 --   <public>chunks:<id>  stream  its chunks, JSON; chunk n is entry n+1, so that a reader can go on from a number
 --   <p>due:<ep>:stream   zset    ids whose stream is to be read, by when
+--   <p>blobs             zset    [id, url] of outputs in the object store, by when to look whether they may go
+--   <p>relay             string  who has the turn to tell AMQP
+--   <p>late, late_tries  zset, hash  messages that no queue took: when to try again, and how often it was tried
 --   <p>stray             zset    jobs of ended requests still to be cancelled, by due time
 --   <p>grant:<token>     string  what a claim handed out, so that a repeated call hands out the same (I15)
 --   <p>wish:<id>         string  a cancel that came before its request; <p>wishes zset, by age
@@ -65,11 +68,13 @@ local function flying(endpoint, tenant, change)
 end
 
 -- Events leave in the same call as the change (I3). Each is: body, routing key, reply as JSON or "",
--- stream to copy to or "", results flag. The stream is the outbox; trimming is the sweep's.
+-- streams to copy to or "", results flag. Without a key it is only copied. The stream is the outbox; others trim it.
+-- A copy's stream is bounded by count and, where bodies are large, by bytes (I16).
 local function tell(events_stream, args, at, count)
   for _ = 1, count do
     local body, key, reply, copy, result = args[at], args[at + 1], args[at + 2], args[at + 3], args[at + 4]
-    if reply == '' and result == '' then
+    if key == '' then -- only copied
+    elseif reply == '' and result == '' then
       redis.call('XADD', events_stream, '*', 'data', body, 'key', key)
     else
       redis.call('XADD', events_stream, '*', 'data', body, 'key', key, 'reply', reply, 'result', result)
@@ -77,6 +82,12 @@ local function tell(events_stream, args, at, count)
     for stream in string.gmatch(copy, '[^ ]+') do
       redis.call('XADD', stream, 'MAXLEN', '~', 100000, '*', 'data', body)
       redis.call('EXPIRE', stream, 604800)
+      if #body > 65536 then
+        local used, length = redis.call('MEMORY', 'USAGE', stream, 'SAMPLES', 5), redis.call('XLEN', stream)
+        if used > 268435456 and length > 1 then
+          redis.call('XTRIM', stream, 'MAXLEN', math.max(1, math.floor(length * 268435456 / used)))
+        end
+      end
     end
     at = at + 5
   end
