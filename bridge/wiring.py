@@ -97,15 +97,22 @@ class Bridge:
         self._clients_lock = threading.Lock()
         self.accept = Accept(self.ledger, self.book, settings)
         self.states = States(self.ledger, app, self.vitals.waiting_for, settings.celery_limit)
-        self.control = Control(
-            self.ledger, self.book, self.vitals, self.client_of, self.noticed, settings.bridge_inline_limit
-        )
         blobs = (
             Blobs(settings.bridge_blob_url, settings.bridge_blob_options, timeout_s=settings.bridge_blob_timeout_s)
             if settings.bridge_blob_url
             else None
         )
         self.outputs = Outputs(self.ledger, blobs, settings.bridge_inline_limit, settings.bridge_blob_timeout_s)
+        self.control = Control(
+            self.ledger,
+            self.book,
+            self.vitals,
+            self.client_of,
+            self.noticed,
+            settings.bridge_inline_limit,
+            settings.bridge_message_limit,
+            self.outputs.whole,
+        )
         self.engine: Engine | None = None
         self._capped: set[str] = set()
         self.http: HttpDoor | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from bridge.errors import ApiError, JobRejected, LedgerUnavailable, SettingsError
+from bridge.errors import ApiError, JobRejected, LedgerUnavailable, OutputUnavailable, SettingsError
 
 
 class ExitCode(IntEnum):
@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
         """The code of an error."""
         if isinstance(error, JobRejected):
             return cls.UNKNOWN if error.document.get("field") in {"id", "job_id"} else cls.REJECTED
-        if isinstance(error, LedgerUnavailable | ApiError):
+        if isinstance(error, LedgerUnavailable | ApiError | OutputUnavailable):
             return cls.UNAVAILABLE
         return cls.SETTINGS if isinstance(error, SettingsError) else cls.FAILED
 

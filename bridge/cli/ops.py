@@ -10,7 +10,7 @@ import click
 
 from bridge.cli.codes import ExitCode
 from bridge.cli.house import as_json, bridge, show
-from bridge.errors import ApiError, LedgerUnavailable
+from bridge.errors import ApiError, LedgerUnavailable, OutputUnavailable
 
 if TYPE_CHECKING:
     from bridge.wiring import Bridge
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def check(*, as_json: bool) -> int:
     """Look at settings, ledger, broker, key and engines; say what is wrong and how to mend it."""
     house = bridge()
-    found = [*_ledger(house), *_broker(house), *_endpoints(house)]
+    found = [*_ledger(house), *_broker(house), *_endpoints(house), *_blobs(house)]
     if as_json:
         click.echo(json.dumps([{"level": level, "about": about, "says": says} for level, about, says in found]))
     else:
@@ -86,6 +86,17 @@ def _endpoints(house: Bridge) -> list[Finding]:
         else:
             found.append(("ok", name, f"workers {dict(heard.workers)}"))
     return found or [("WARN", "endpoints", "none is named: set RUNPOD_ENDPOINT_ID or BRIDGE_ENDPOINTS")]
+
+
+def _blobs(house: Bridge) -> list[Finding]:
+    blobs = house.outputs.blobs
+    if blobs is None:
+        return []
+    try:
+        blobs.probe()
+    except OutputUnavailable as error:
+        return [("FAULT", "outputs", f"{error}; large outputs stay in the ledger")]
+    return [("ok", "outputs", f"{blobs.scheme}:// can be written, read and deleted")]
 
 
 @click.command()

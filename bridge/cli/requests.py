@@ -96,10 +96,11 @@ def _object(text: str) -> Any:
 @click.command()
 @click.argument("request_id", metavar="ID")
 @click.option("--refresh", is_flag=True, help="Have RunPod asked now.")
+@click.option("--content", is_flag=True, help="A large output itself, not its reference.")
 @as_json
-def status(request_id: str, *, refresh: bool, as_json: bool) -> int:
+def status(request_id: str, *, refresh: bool, content: bool, as_json: bool) -> int:
     """The document of a request."""
-    told = bridge().control.status(id=request_id, refresh=refresh)
+    told = bridge().control.status(id=request_id, refresh=refresh, content=content)
     show(told, as_json=as_json)
     return ExitCode.OK
 
@@ -125,10 +126,22 @@ def follow(house: Bridge, request_id: str, *, as_json: bool, stream: bool) -> in
         else:
             click.echo(f"{event['time'][11:23]}  {name:10} {_detail(name, data)}", err=True)
         if name in ENDS:
-            if not as_json and "output" in data and data["status"] == "COMPLETED":
-                click.echo(json.dumps(data["output"], indent=2))
+            if not as_json and data["status"] == "COMPLETED":
+                output = data["output"] if "output" in data else content_of(house, request_id)
+                click.echo(json.dumps(output, indent=2))
             return ExitCode.of_status(data["status"])
     return ExitCode.UNKNOWN
+
+
+def content_of(house: Bridge, request_id: str) -> Any:
+    """A large output from wherever it is kept. Raises OutputUnavailable when it is kept nowhere any more."""
+    from bridge.errors import OutputUnavailable  # noqa: PLC0415
+
+    held = house.ledger.load(request_id, output=True)
+    text = house.outputs.whole(held) if held is not None else None
+    if text is None:
+        raise OutputUnavailable(f"the output of {request_id} is not kept any more")
+    return json.loads(text)
 
 
 def _detail(name: str, data: dict[str, Any]) -> str:

@@ -142,7 +142,7 @@ def check_argument(field: str, value: object) -> None:
     """The type of one argument of a control task. Raises JobRejected."""
     if field == "where":
         _check_where(value)
-    elif field in {"refresh", "pending"}:
+    elif field in {"refresh", "pending", "content"}:
         if not isinstance(value, bool):
             raise rejected(field, f"{field}: must be true or false")
     elif value is not None and not isinstance(value, str):
@@ -217,7 +217,7 @@ def _endpoint_of(kwargs: dict[str, Any]) -> str:
 _JOB = frozenset({"id", "job_id", "endpoint"})
 _CONTROL: dict[str, tuple[Callable[..., Any], frozenset[str]]] = {
     "bridge.cancel": (_cancel, _JOB | {"group", "where"}),
-    "bridge.status": (_status, _JOB | {"refresh"}),
+    "bridge.status": (_status, _JOB | {"refresh", "content"}),
     "bridge.retry": (_retry, _JOB),
     "bridge.stream": (_stream, frozenset({"id"})),
     "bridge.health": (_health, frozenset({"endpoint"})),

@@ -146,6 +146,7 @@ class Draft:
         `ref` is the reference of one that stands in the object store already.
         """
         self._output, self._drop_output = output, output is None
+        self.set(stored=int(ref is not None))
         if output is not None and ref is None and size_over(output, self.rules.inline_limit):
             ref = dumps(output_reference(output))
         if ref is not None:
@@ -247,7 +248,7 @@ class Draft:
         was, now_is = self.before.record.phase, self.record.phase
         closes = now_is is Phase.CLOSED and was is not Phase.CLOSED
         # Everybody was told, and the object store has it: the ledger's own copy may go (I16).
-        stored = closes and bool((after.json(Long.OUTPUT_REF) or {}).get("url"))
+        stored = closes and bool(self.record.stored)
         return Change(
             verdict=verdict,
             before=self.before,

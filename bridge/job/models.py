@@ -106,6 +106,7 @@ class JsonCommand(Open):
     job_id: str | None = None
     endpoint: str | None = None
     refresh: bool = False
+    content: bool = Field(default=False, description="status: a large output itself, not its reference")
     pending: bool = False
     reason: str | None = None
     by: str | None = None

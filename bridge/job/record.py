@@ -133,6 +133,7 @@ class Record:
     may_run: int = _number("xr")
     output_missing: int = _number("xo")
     stream_incomplete: int = _number("xs")
+    stored: int = _number("xb")  # the object store has the output (OUTPUT_REF): the ledger's copy goes when it closes
     stream_repaired: int = _number("xf", -1)  # chunks filled in from the aggregate; -1: could not be compared
     parked: int = _number("xp")
 

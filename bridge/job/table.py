@@ -897,7 +897,7 @@ class Table:
         ref = held.json(Long.OUTPUT_REF)
         if not held.record.phase.ended or not ref or ref.get("url") != url:
             return same(held, "another")
-        return self._draft(held, now).keep(Long.OUTPUT_REF, {**ref, "url": None}).done("forgotten")
+        return self._draft(held, now).set(stored=0).keep(Long.OUTPUT_REF, {**ref, "url": None}).done("forgotten")
 
     # Clocks
 

@@ -46,7 +46,7 @@ REPLIES_MAX, REPLIES_KEPT_S, MADE_KEPT_S = 100_000, 604_800, 3_600
 #: Long values that most changes tell or need; inputs and canvases are fetched by those who use them.
 COMMON = (
     Long.METADATA, Long.TRACE, Long.REPLY, Long.WISHED, Long.JOBS, Long.PROGRESS, Long.ERROR, Long.ARGUMENTS,
-    Long.EVIDENCE,
+    Long.EVIDENCE, Long.OUTPUT_REF,
 )  # fmt: skip
 ALL = tuple(Long)
 

@@ -19,9 +19,8 @@ from tests.house import House
 @pytest.fixture
 def house(amqp_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A worker on RabbitMQ, the ledger on Redis."""
-    with House(
-        tmp_path_factory.mktemp("events"), broker=amqp_url, redis_url=redis_url, results="all", reply_patience_s="3"
-    ) as made:
+    more: dict[str, Any] = {"results": "all", "reply_patience_s": "3", "inline_limit": "4096"}
+    with House(tmp_path_factory.mktemp("events"), broker=amqp_url, redis_url=redis_url, **more) as made:
         made.worker()
         yield made
 
@@ -72,6 +71,18 @@ def test_a_reply_and_a_result_are_confirmed_before_the_record_closes(house: Hous
     (_, _, result) = heard(channel, "bridge.results", 1)[0]
     assert result["data"]["output"] == {"a": 1}
     eventually(lambda: house.phase("order-9") == "CLOSED")
+
+
+def test_a_reply_carries_a_large_output_whole_and_everything_else_its_reference(house: House, channel: Any) -> None:
+    """The outbox holds only the reference; the relay joins the output when it sends."""
+    large = {"text": "x" * 10_000}
+    channel.queue_declare("caller", durable=True)
+    house.send(large, reply_to="caller", task_id="big").get(timeout=20)
+    (_, _, event) = heard(channel, "caller", 1)[0]
+    assert event["data"]["output"] == large
+    (_, _, result) = heard(channel, "bridge.results", 1)[0]
+    assert (result["data"]["output_ref"]["size"], "output" in result["data"]) == (len('{"text":""}') + 10_000, False)
+    assert result["id"] == event["id"]
 
 
 def test_a_reply_whose_queue_is_gone_is_kept_as_a_dead_letter(house: House) -> None:

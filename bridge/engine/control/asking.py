@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.control.base import Base
@@ -25,9 +26,19 @@ class Asking(Base):
     """Status of one request, and which requests there are."""
 
     def status(
-        self, *, id: str | None = None, job_id: str | None = None, endpoint: str | None = None, refresh: bool = False
+        self,
+        *,
+        id: str | None = None,
+        job_id: str | None = None,
+        endpoint: str | None = None,
+        refresh: bool = False,
+        content: bool = False,
     ) -> dict[str, Any]:
-        """The document of a request, or what RunPod says of a bare job. Raises JobRejected when neither is known."""
+        """The document of a request, or what RunPod says of a bare job. Raises JobRejected when neither is known.
+
+        `content` asks for a large output itself, up to BRIDGE_MESSAGE_LIMIT; raises OutputUnavailable when the object
+        store that has it does not answer.
+        """
         if id is None:
             return self._job(self.job_of(job_id, endpoint), job_id or "")
         held = self.ledger.load(check_request_id(id), wanted=ALL, output=True)
@@ -47,7 +58,7 @@ class Asking(Base):
             }
         if refresh and held.record.phase is Phase.TRACKED:
             self.look_now(held)
-        return self.document(held)
+        return self.document(held, content=content)
 
     def find(self, metadata: Mapping[str, str]) -> list[str]:
         """Requests that have not ended and whose metadata says so, those that are free to cancel first."""
@@ -72,9 +83,12 @@ class Asking(Base):
             found[-1]["phase"] = record.phase.value
         return found
 
-    def document(self, held: Held) -> dict[str, Any]:
+    def document(self, held: Held, *, content: bool = False) -> dict[str, Any]:
         """The whole document, with large outputs as references."""
-        told = document(held, inline_limit=self.inline_limit, clock_offset=self.ledger.clock.offset)
+        if content and held.output is None:
+            held = replace(held, output=self.whole(held))
+        limit = self.message_limit if content else self.inline_limit
+        told = document(held, inline_limit=limit, clock_offset=self.ledger.clock.offset)
         if held.record.phase is Phase.ACCEPTED:
             told["waiting_for"] = self.vitals.waiting_for(held.record.endpoint) or "budget"
         return told

@@ -14,6 +14,7 @@ from bridge.job.request import rejected
 if TYPE_CHECKING:
     from bridge.endpoints import Endpoint, EndpointBook
     from bridge.engine.vitals import Vitals
+    from bridge.job.document import Held
     from bridge.ledger import Ledger
     from bridge.runpod.client import RunPodClient
     from bridge.runpod.operations import Operation
@@ -44,14 +45,18 @@ class Base:
         client_of: Callable[[str], RunPodClient],
         noticed: Callable[[Any], None],
         inline_limit: int,
+        message_limit: int = 8 * 1024 * 1024,
+        whole: Callable[[Held], str | None] = lambda held: held.output,
     ) -> None:
-        """`noticed` hears of every change that was written."""
+        """`noticed` hears of every change that was written; `whole` gives an output from wherever it is kept."""
         self.ledger = ledger
         self.book = book
         self.vitals = vitals
         self.client_of = client_of
         self.noticed = noticed
         self.inline_limit = inline_limit
+        self.message_limit = message_limit
+        self.whole = whole
 
     def job_of(self, job_id: str | None, endpoint: str | None) -> Endpoint:
         """The endpoint of a bare job. Raises JobRejected when either is missing, or the endpoint is not allowed."""
