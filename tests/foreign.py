@@ -64,3 +64,10 @@ def fail(_result: Any = None) -> None:
 def becomes_a_job(self: Any, value: Any) -> Any:
     """An old task kept by name, which replaces itself by a job and what was done with its result."""
     raise self.replace(app.signature("bridge.run", kwargs={"input": {"value": value}}, queue="bridge.run") | tail.s())
+
+
+@app.task(bind=True)
+def mark(self: Any, result: Any, key: str) -> Any:
+    """A link, errback or chord body that leaves its own task id each time it runs."""
+    _note(key, self.request.id)
+    return result

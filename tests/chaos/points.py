@@ -1,0 +1,204 @@
+"""Kill points: every call that leaves a bridge process is one, numbered along the life of the request it is about.
+
+The plan rides in the request's own id, so nobody has to be told it: `kp-17-link-12b.20a-0` is request number 17 of
+the workload `link`; whichever process makes its 12th call dies before it, whichever makes its 20th dies after it. Calls
+are counted in memory that all bridge processes of a walk share, so a count goes on where the dead one left it. What
+names no request (a claim, a grant, an idle look) is counted by each process for itself, against a plan of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import re
+import signal
+import struct
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+#: Requests of one walk at most.
+SLOTS = 60_000
+ID = re.compile(r"kp-(\d+)-([a-z]+)-([0-9ab.]*)-\d+")
+#: Said of no request, they still belong to the one that the thread was last busy with.
+_FOLLOWS = frozenset({"XACK", "XDEL", "ZREM"})
+#: Reads of an idle process: too many to be walked; one in so many counts.
+_WORD = struct.Struct("<I")
+
+
+class Points:
+    """The counters, the plans, and the record of who died where."""
+
+    def __init__(self, counters: Path, log: Path) -> None:
+        """Opened before the fork, so that all children share them."""
+        self._fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with counters.open("r+b") as file:
+            self._shared = mmap.mmap(file.fileno(), SLOTS * _WORD.size)
+        self._lock = threading.Lock()
+        self._here = threading.local()
+        self._unnamed = 0
+        #: Of this process: die at the so-many-th call that names no request; 0 for never.
+        self.process_at = 0
+        self.process_when = "b"
+
+    def write(self, **line: Any) -> None:
+        """One line of the log, whole or not at all."""
+        os.write(self._fd, (json.dumps({**line, "pid": os.getpid(), "t": time.time()}) + "\n").encode())
+
+    def _die(self, **where: Any) -> None:
+        self.write(kill=True, **where)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, label: str, said: str, call: Callable[[], Any]) -> Any:
+        """Make the call, unless this is where the process dies."""
+        here = self._here
+        if getattr(here, "inside", False):  # one call is one point, however many layers it passes
+            return call()
+        found = {match.group(0): match for match in ID.finditer(said)}
+        if found:
+            here.last = dict(list(found.items())[:1])
+        else:
+            context = getattr(here, "context", None)
+            found = (context and {context.group(0): context}) or (
+                getattr(here, "last", {}) if label.split(" ")[0] in _FOLLOWS else {}
+            )
+        numbers = [self._count(match) for match in found.values()] or [self._count_unnamed()]
+        matches: list[re.Match[str] | None] = [*found.values()] or [None]
+        self._look(label, matches, numbers, "b")
+        here.inside = True
+        try:
+            answer = call()
+        finally:
+            here.inside = False
+        self._look(label, matches, numbers, "a")
+        return answer
+
+    def about(self, said: str) -> Callable[[], None]:
+        """What this thread does from now on is about a request; call the answer when it no longer is."""
+        self._here.context = ID.search(said)
+
+        def over() -> None:
+            self._here.context = None
+
+        return over
+
+    def _look(self, label: str, matches: list[re.Match[str] | None], numbers: list[int], when: str) -> None:
+        for match, number in zip(matches, numbers, strict=True):
+            if match is None:
+                if number == self.process_at and when == self.process_when:
+                    self._die(workload="-", n=number, when=when, label=label)
+            elif f"{number}{when}" in match.group(3).split("."):
+                self._die(workload=match.group(2), slot=int(match.group(1)), n=number, when=when, label=label)
+
+    def _count(self, match: re.Match[str]) -> int:
+        at = (int(match.group(1)) % SLOTS) * _WORD.size
+        with self._lock:
+            number = int(_WORD.unpack_from(self._shared, at)[0]) + 1
+            _WORD.pack_into(self._shared, at, number)
+        return number
+
+    def _count_unnamed(self) -> int:
+        with self._lock:
+            self._unnamed += 1
+            return self._unnamed
+
+
+def made(counters: Path) -> None:
+    """An empty file of counters."""
+    counters.write_bytes(bytes(SLOTS * _WORD.size))
+
+
+def counted(counters: Path, slot: int) -> int:
+    """How many calls about a request have been made."""
+    with counters.open("rb") as file:
+        file.seek(slot * _WORD.size)
+        return int(_WORD.unpack(file.read(_WORD.size))[0])
+
+
+@cache
+def _scripts() -> dict[str, str]:
+    """The scripts' names by their SHA-1."""
+    from bridge.ledger.scripts import script  # noqa: PLC0415
+    from bridge.runpod.shared import _source  # noqa: PLC0415
+
+    found = {}
+    for room, sha in (("ledger", lambda name: script(name).sha), ("runpod", lambda name: _source(name)[1])):
+        for file in (files(f"bridge.{room}") / "lua").iterdir():
+            name = file.name.removesuffix(".lua")
+            if not name.startswith("_"):
+                found[sha(name)] = f"{room}.{name}"
+    return found
+
+
+def _label(args: tuple[Any, ...]) -> str:
+    if str(args[0]).startswith("EVAL") and len(args) > 1:
+        return f"script {_scripts().get(str(args[1]), 'source')}"
+    key = str(args[1]) if len(args) > 1 else ""
+    return f"{args[0]} {ID.sub('*', key)[:40]}" if key.startswith(("bridge", "celery", "unacked")) else str(args[0])
+
+
+def install(points: Points) -> None:
+    """Wrap every way out of this process."""
+    from amqp.channel import Channel  # noqa: PLC0415
+    from celery.worker.request import Request  # noqa: PLC0415
+    from redis import Redis  # noqa: PLC0415
+    from redis.client import Pipeline  # noqa: PLC0415
+
+    from bridge.engine.calls import Callers  # noqa: PLC0415
+    from bridge.runpod.client import RunPodClient  # noqa: PLC0415
+
+    def wrap(owner: Any, name: str, described: Callable[..., tuple[str, str]]) -> None:
+        original = getattr(owner, name)
+
+        def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+            label, said = described(self, *args, **kwargs)
+            return points.around(label, said, lambda: original(self, *args, **kwargs))
+
+        setattr(owner, name, called)
+
+    def commands(pipe: Any, *_: Any, **__: Any) -> tuple[str, str]:
+        stack = [command[0] for command in pipe.command_stack]
+        return (f"{_label(stack[0])}+{len(stack) - 1}" if stack else "EXEC"), repr(stack)
+
+    wrap(Redis, "execute_command", lambda _self, *args, **_: (_label(args), repr(args)))
+    wrap(Pipeline, "execute", commands)
+    for name in ("basic_publish_confirm", "_basic_publish"):
+        wrap(
+            Channel,
+            name,
+            lambda _self, msg, exchange="", routing_key="", **_: (
+                f"amqp {exchange or routing_key}",
+                f"{msg.body!r}{msg.properties!r}",
+            ),
+        )
+    wrap(RunPodClient, "_call", lambda _self, op, *args, **_: (f"http {op}", repr(args)))
+
+    start = Callers.start
+
+    def started(self: Any, call: Callable[..., None], *args: Any) -> None:
+        def about(*inner: Any) -> None:
+            over = points.about(getattr(getattr(inner[0], "record", None), "id", "") if inner else "")
+            try:
+                call(*inner)
+            finally:
+                over()
+
+        start(self, about, *args)
+
+    Callers.start = started  # type: ignore[method-assign]
+    acknowledge = Request.acknowledge
+
+    def acked(self: Any) -> Any:
+        over = points.about(f"{self.id} {self.kwargsrepr}")
+        try:
+            # On AMQP an ack is one frame; on Redis a pipeline, which then is no point of its own.
+            return points.around("ack", self.id, lambda: acknowledge(self))
+        finally:
+            over()
+
+    Request.acknowledge = acked
