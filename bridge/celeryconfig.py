@@ -94,7 +94,7 @@ def _transport(settings: Settings) -> dict[str, Any]:
     return {
         # Own ack keys: a killed bridge worker's messages come back within a minute, and nobody else's are touched (I1).
         "visibility_timeout": 60,
-        # Held while messages are restored, which takes milliseconds: whoever dies with it must not stop restores for long.
+        # Held for milliseconds, while messages are restored: who dies with it must not stop restores for minutes.
         "unacked_mutex_expire": 5,
         "unacked_key": "bridge.unacked",
         "unacked_index_key": "bridge.unacked_index",

@@ -54,6 +54,8 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "ledger.unavailable": (ERROR, "the ledger's Redis does not answer; work is held"),
     "ledger.rolled_back": (ERROR, "the ledger came back without its latest writes"),
     "broker.unavailable": (ERROR, "the broker does not answer; messages wait"),
+    "broker.not_tracked": (WARNING, "the broker's Redis cannot track keys; who dies while it takes a message loses it"),
+    "message.unreadable": (ERROR, "a message on a queue is none of Celery's; kept in a list beside the queues"),
     "remote.failed": (ERROR, "a remote-control command could not reach the ledger"),
     "door.held": (WARNING, "a message is held while the ledger is away"),
     "door.closed": (WARNING, "a high-water mark was passed: nothing more is taken off the queue"),

@@ -12,6 +12,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from celery import Task, states
+from celery.canvas import Signature
 from celery.exceptions import Ignore
 
 from bridge.doors.canvas import continues, put_back
@@ -93,11 +94,12 @@ class Turn:
 def begin(bridge: Bridge, context: Context, round_: int, nonce: str) -> Turn:
     """Take the turn, or raise Ignore: a copy, a forgery, or an end that has been told."""
     token = secrets.token_hex(8)
-    turn_ms = int(bridge.settings.bridge_finish_turn_s * 1000)
     held = hold(lambda: bridge.ledger.load(context.id, wanted=_WANTED, output=True))
     if held is None:
         tell("finish.ignored", request_id=context.id, why="unknown")
         raise Ignore
+    claim_s = chord_claim_s(bridge.app.backend) if (held.json(Long.CANVAS) or {}).get("chord") else 0.0
+    turn_ms = int(max(bridge.settings.bridge_finish_turn_s, claim_s) * 1000)
     table = bridge.ledger.table
     change = hold(
         lambda: bridge.ledger.change(
@@ -122,6 +124,19 @@ def begin(bridge: Bridge, context: Context, round_: int, nonce: str) -> Turn:
             detail=mine.long.get(Long.LAST_FAULT, ""),
         )
     return Turn(bridge, mine, token, end)
+
+
+def chord_claim_s(backend: Any) -> float:
+    """How long a process that died while it sent a chord's body keeps others from sending it; 0 for never.
+
+    Celery 5.7's Redis backend leaves a claim behind. A turn must outlast it: the next finish would find the claim,
+    send nothing, and count as delivered, and the chord would hang for ever.
+    """
+    estimate = getattr(backend, "_chord_publish_claim_expires", None)
+    if estimate is None:
+        return 0.0
+    join_s = backend.app.conf.result_chord_join_timeout or 5.0
+    return float(estimate(max(5, int(join_s * 2)), Signature("body", app=backend.app))) + 1.0
 
 
 class LedgerBackend:

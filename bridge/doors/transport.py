@@ -1,4 +1,10 @@
-"""Kombu's Redis transport without two of its costs, for the connection that a bridge worker consumes from.
+"""Kombu's Redis transport without its hole and two of its costs, for the connection that a bridge worker consumes from.
+
+Kombu takes a message off its list (BRPOP) and notes it as unacked in a second call: who is killed between the two, or
+while the answer is on its way, takes the message along. Here one script does both, so that a message is in the queue or
+noted, whenever anybody dies (I1). A script cannot wait, so Redis rings: the keys of the queues are tracked (CLIENT
+TRACKING, broadcasting), and any word on that connection means that it is worth looking. Where the server does not ring
+(a proxy, an ACL), kombu's own way is used, and told.
 
 Kombu builds a Redis client anew for each message it notes and for each one it acks, and acks them one transaction at a
 time: together a quarter of a worker's CPU (docs/performance.md). Here a channel keeps its client, and acks that fall
@@ -8,15 +14,61 @@ which changes nothing (I2).
 
 from __future__ import annotations
 
+import hashlib
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kombu.asynchronous import get_event_loop
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from kombu.utils.json import loads
+
+from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     from kombu import Connection
+
+#: Messages taken in one call at most.
+TAKE_MAX = 16
+#: Seconds between looks that nobody has rung for: as long as kombu's own BRPOP waits.
+LOOK_S = 1.0
+#: Messages that cannot be read, kept beside the queues; the newest so many.
+UNREADABLE, UNREADABLE_MAX = "bridge.unreadable", 1_000
+
+# take: move messages from their lists to the unacked ones, in one step.
+# KEYS 1 unacked index  2 unacked  3 unreadable, then the lists in the order they are looked at
+# ARGV 1 how many at most  2 time of the note, in s  3 unreadable ones kept at most
+# Returns {list, message, list, message, ..., "unreadable", how many}
+_TAKE = """
+local answer, left, unreadable = {}, tonumber(ARGV[1]), 0
+for i = 4, #KEYS do
+  while left > 0 do
+    local item = redis.call('RPOP', KEYS[i])
+    if not item then break end
+    local ok, tag, exchange, key = pcall(function()
+      local properties = cjson.decode(item)['properties']
+      local info = properties['delivery_info']
+      return properties['delivery_tag'], cjson.encode(info['exchange']), cjson.encode(info['routing_key'])
+    end)
+    if ok and type(tag) == 'string' then
+      redis.call('ZADD', KEYS[1], ARGV[2], tag)
+      redis.call('HSET', KEYS[2], tag, '[' .. item .. ', ' .. exchange .. ', ' .. key .. ']')
+      answer[#answer + 1] = KEYS[i]
+      answer[#answer + 1] = item
+      left = left - 1
+    else
+      redis.call('LPUSH', KEYS[3], item)
+      redis.call('LTRIM', KEYS[3], 0, ARGV[3] - 1)
+      unreadable = unreadable + 1
+    end
+  end
+end
+answer[#answer + 1] = 'unreadable'
+answer[#answer + 1] = unreadable
+return answer
+"""
+_TAKE_SHA = hashlib.sha1(_TAKE.encode()).hexdigest()  # noqa: S324  (Redis names scripts so)
 
 
 class QoS(kombu_redis.QoS):
@@ -25,7 +77,16 @@ class QoS(kombu_redis.QoS):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As kombu's."""
         self._untold: list[str] = []
+        self.noted: set[str] = set()
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """What the script has noted needs no second note."""
+        if delivery_tag in self.noted:
+            self.noted.discard(delivery_tag)
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
 
     def ack(self, delivery_tag: str) -> None:
         """Note it now, tell Redis at the end of this turn; at once where no event loop turns (gevent)."""
@@ -46,10 +107,132 @@ class QoS(kombu_redis.QoS):
                 pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
 
 
+class Doorbell:
+    """A connection on which Redis says that one of the queues has changed; what it says is not read."""
+
+    def __init__(self, channel: Channel, hub: Any, keys: list[str]) -> None:
+        """Raises RedisError or OSError when the server does not ring."""
+        pool = channel.pool
+        self._hub = hub
+        self._channel = channel
+        self._connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
+        try:
+            self._connection.connect()
+            prefixes = [part for key in keys for part in ("PREFIX", key)]
+            self._connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", *prefixes)
+            self._connection.read_response()
+        except BaseException:
+            self._connection.disconnect()
+            raise
+        self._socket = self._connection._sock  # noqa: SLF001
+        hub.add_reader(self._socket.fileno(), self._rung)
+
+    def _rung(self) -> None:
+        self._channel.ring()
+        try:
+            said = self._socket.recv(65_536)
+        except OSError:
+            said = b""
+        if not said:
+            self.close()
+
+    def close(self) -> None:
+        """Safe to call twice. The channel opens another one when it next looks."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._socket.fileno() >= 0:
+            self._hub.remove(self._socket.fileno())
+        connection.disconnect()
+        self._channel.unhook(self)
+
+
 class Channel(kombu_redis.Channel):
-    """One client for as long as the channel lives."""
+    """One client for as long as the channel lives; messages are taken and noted in one step."""
 
     QoS = QoS
+    #: Cleared where the server does not ring.
+    _rings = True
+    _doorbell: Doorbell | None = None
+    _worth_looking = True
+    _looked_at = 0.0
+
+    def ring(self) -> None:
+        """A queue has changed."""
+        self._worth_looking = True
+
+    def unhook(self, doorbell: Doorbell) -> None:
+        """The doorbell is broken or closed."""
+        if self._doorbell is doorbell:
+            self._doorbell = None
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Ask for messages when it is worth it; kombu calls this each turn of its event loop while there is room."""
+        hub = get_event_loop()
+        if hub is None or not self._rings:  # gevent: kombu's own way
+            super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+            return
+        now = time.monotonic()
+        if not self._worth_looking and now - self._looked_at < LOOK_S:
+            return
+        if self._doorbell is None and not self._hang_up(hub):
+            super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+            return
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        self._worth_looking, self._looked_at = False, now
+        keys = [self._named(self._q_for_pri(queue, pri)) for pri in self.priority_steps for queue in queues]  # type: ignore[no-untyped-call]
+        noted = [self._named(key) for key in (self.unacked_index_key, self.unacked_key, UNREADABLE)]
+        room = self.qos.can_consume_max_estimate()
+        wanted = TAKE_MAX if room is None else max(1, min(TAKE_MAX, room))
+        connection = self.client.connection
+        self._in_poll, self._brpop_sent_at = connection, now  # type: ignore[assignment]
+        arguments = [wanted, repr(time.time()), UNREADABLE_MAX]
+        connection.send_command("EVALSHA", _TAKE_SHA, len(noted) + len(keys), *noted, *keys, *arguments)
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """The answer: hand every message on."""
+        if not self._rings or get_event_loop() is None:
+            return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
+        connection = self.client.connection
+        try:
+            found = connection.read_response()
+        except kombu_redis.exceptions.NoScriptError:
+            self._own_client.script_load(_TAKE)
+            self._worth_looking = True
+            return False
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+        finally:
+            self._in_poll = None  # type: ignore[assignment]
+            self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
+        taken = [(found[i].decode(), found[i + 1]) for i in range(0, len(found) - 2, 2)]
+        if found[-1]:
+            tell("message.unreadable", count=int(found[-1]), kept_in=self._named(UNREADABLE))
+        self._worth_looking = self._worth_looking or bool(taken)
+        messages = [(self._queue_of(key), loads(item)) for key, item in taken]
+        self.qos.noted.update(message["properties"]["delivery_tag"] for _, message in messages)
+        for queue, message in messages:
+            self._queue_cycle.rotate(queue)
+            self.connection._deliver(message, queue)  # noqa: SLF001
+        return bool(messages)
+
+    def _hang_up(self, hub: Any) -> bool:
+        """Open the doorbell. Whether the server rings."""
+        try:
+            self._doorbell = Doorbell(self, hub, [self._named(queue) for queue in self.active_queues])
+        except (kombu_redis.exceptions.ResponseError, kombu_redis.exceptions.NoPermissionError) as error:
+            self._rings = False
+            tell("broker.not_tracked", error=str(error))
+        return self._rings
+
+    def _named(self, key: str) -> str:
+        return f"{self.global_keyprefix}{key}"
+
+    def _queue_of(self, key: str) -> str:
+        return key.removeprefix(self.global_keyprefix).rsplit(self.sep, 1)[0]
 
     @cached_property
     def _own_client(self) -> Any:
@@ -60,6 +243,8 @@ class Channel(kombu_redis.Channel):
 
     def close(self) -> None:
         """Nothing that was acked is given back to the queue."""
+        if self._doorbell is not None:
+            self._doorbell.close()
         if not self.closed and self._qos is not None:
             self._qos.tell()
         super().close()  # type: ignore[no-untyped-call]

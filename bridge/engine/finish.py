@@ -148,30 +148,32 @@ class Finish:
 
     def _send_all(self, claimed: Claimed) -> bool:
         """By message; what the broker did not take is given back. Whether it took all."""
-        sent: list[Held] = []
+        sent: list[tuple[Held, bool]] = []
         away = False
         try:
             for held in claimed.records:
-                self._send(held)
-                sent.append(held)
+                sent.append((held, self._send(held)))  # noqa: PERF401  (those before a fault count)
         except self._errors() as error:
             away = True
             self._disconnect()
-            left = claimed.records[len(sent) :]
-            tell("broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(left))
-            self.ledger.give_back(claimed, left)
+            unsent = claimed.records[len(sent) :]
+            tell("broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(unsent))
+            self.ledger.give_back(claimed, unsent)
         table = self.ledger.table
-        self.ledger.change_many([(held, partial(table.finish_sent, delay_ms=self._resend_ms(held))) for held in sent])
+        self.ledger.change_many(
+            [(held, partial(table.finish_sent, delay_ms=self._resend_ms(held), sent=left)) for held, left in sent]
+        )
         return not away
 
     def _resend_ms(self, held: Held) -> int:
         sends = held.record.finish_sends
         return int(backoff(sends + 1, self.resend_s, RESEND_MAX_S) * 1000)
 
-    def _send(self, held: Held) -> None:
+    def _send(self, held: Held) -> bool:
+        """Whether a message left. One that is held back, because nobody reads, costs none of its pauses."""
         record = held.record
         if Sink.CELERY not in record.waiting_sinks or (record.finish_sends and not self._read_by_somebody()):
-            return
+            return False
         message, headers = self._message(held)
         # On AMQP a copy replaces a message that nobody read (HARDENING 9); Redis ignores the expiration.
         expires = self._resend_ms(held) / 1000
@@ -187,6 +189,7 @@ class Finish:
             expiration=expires,
         )
         tell("finish.sent", request_id=record.id, endpoint=record.endpoint, sends=record.finish_sends + 1)
+        return True
 
     def _message(self, held: Held) -> tuple[Any, dict[str, Any] | None]:
         """The task message, and the headers that the producer of the request had set."""

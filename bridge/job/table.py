@@ -952,13 +952,15 @@ class Table:
 
     # Telling the end
 
-    def finish_sent(self, held: Held, now: int, *, delay_ms: int) -> Change:
-        """A finish message is on its way; another follows if nobody reports (I8)."""
+    def finish_sent(self, held: Held, now: int, *, delay_ms: int, sent: bool = True) -> Change:
+        """A finish message is on its way (or was held back: nobody reads); another follows if nobody reports (I8)."""
         record = held.record
         if record.phase is not E or Sink.CELERY not in record.waiting_sinks:
             return same(held, "late")
-        draft = self._draft(held, now).set(finish_sends=record.finish_sends + 1)
-        return check(draft.due(Step.FINISH, delay_ms).done("sent"), "finish")
+        draft = self._draft(held, now).set(finish_sends=record.finish_sends + int(sent))
+        if record.turn:  # a copy would only find the turn taken
+            delay_ms = max(delay_ms, record.turn_until - now)
+        return check(draft.due(Step.FINISH, delay_ms).done("sent" if sent else "held_back"), "finish")
 
     def finish_begin(self, held: Held, now: int, *, round_: int, nonce: str, turn: str, turn_ms: int) -> Change:
         """One finish at a time: the turn has a lease of its own."""
@@ -974,8 +976,10 @@ class Table:
             return same(held, "somebody_elses_turn")
         if record.turn == turn and record.turn_until > now:
             return same(held, "turn")
-        draft = self._draft(held, now).set(turn=turn, turn_until=now + turn_ms, turns=record.turns + 1)
-        return check(draft.done("turn"), "finish")
+        # Somebody reads, so the pauses between copies begin anew. Who dies in its turn is followed when the turn is
+        # over; copies before that would be in vain.
+        draft = self._draft(held, now).set(turn=turn, turn_until=now + turn_ms, turns=record.turns + 1, finish_sends=0)
+        return check(draft.due(Step.FINISH, turn_ms).done("turn"), "finish")
 
     def continued(self, held: Held, now: int, turn: str) -> Change:
         """What follows the request has been published; a copy of this finish only stores."""

@@ -22,12 +22,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-#: Requests of one walk at most.
+#: Requests of one walk at most; the first place says whether there is peace.
 SLOTS = 60_000
 ID = re.compile(r"kp-(\d+)-([a-z]+)-([0-9ab.]*)-\d+")
 #: Said of no request, they still belong to the one that the thread was last busy with.
 _FOLLOWS = frozenset({"XACK", "XDEL", "ZREM"})
-#: Reads of an idle process: too many to be walked; one in so many counts.
 _WORD = struct.Struct("<I")
 
 
@@ -51,6 +50,8 @@ class Points:
         os.write(self._fd, (json.dumps({**line, "pid": os.getpid(), "t": time.time()}) + "\n").encode())
 
     def _die(self, **where: Any) -> None:
+        if _WORD.unpack_from(self._shared, 0)[0]:
+            return
         self.write(kill=True, **where)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -65,7 +66,7 @@ class Points:
         else:
             context = getattr(here, "context", None)
             found = (context and {context.group(0): context}) or (
-                getattr(here, "last", {}) if label.split(" ")[0] in _FOLLOWS else {}
+                getattr(here, "last", {}) if label.split(" ", maxsplit=1)[0] in _FOLLOWS else {}
             )
         numbers = [self._count(match) for match in found.values()] or [self._count_unnamed()]
         matches: list[re.Match[str] | None] = [*found.values()] or [None]
@@ -113,6 +114,12 @@ def made(counters: Path) -> None:
     counters.write_bytes(bytes(SLOTS * _WORD.size))
 
 
+def peace(counters: Path) -> None:
+    """Nobody dies any more: what is left of the walk only has to end."""
+    with counters.open("r+b") as file:
+        file.write(_WORD.pack(1))
+
+
 def counted(counters: Path, slot: int) -> int:
     """How many calls about a request have been made."""
     with counters.open("rb") as file:
@@ -127,7 +134,11 @@ def _scripts() -> dict[str, str]:
     from bridge.runpod.shared import _source  # noqa: PLC0415
 
     found = {}
-    for room, sha in (("ledger", lambda name: script(name).sha), ("runpod", lambda name: _source(name)[1])):
+    shas: dict[str, Callable[[str], str]] = {
+        "ledger": lambda name: script(name).sha,
+        "runpod": lambda name: _source(name)[1],
+    }
+    for room, sha in shas.items():
         for file in (files(f"bridge.{room}") / "lua").iterdir():
             name = file.name.removesuffix(".lua")
             if not name.startswith("_"):
@@ -191,13 +202,12 @@ def install(points: Points) -> None:
         start(self, about, *args)
 
     Callers.start = started  # type: ignore[method-assign]
-    acknowledge = Request.acknowledge
+    acknowledge: Any = Request.acknowledge
 
     def acked(self: Any) -> Any:
-        over = points.about(f"{self.id} {self.kwargsrepr}")
+        over = points.about(str(self.id))
         try:
-            # On AMQP an ack is one frame; on Redis a pipeline, which then is no point of its own.
-            return points.around("ack", self.id, lambda: acknowledge(self))
+            return points.around("ack", str(self.id), lambda: acknowledge(self))
         finally:
             over()
 

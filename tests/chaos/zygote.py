@@ -10,6 +10,7 @@ A child that ends in any other way is told in the log.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import random
 import signal
@@ -17,9 +18,26 @@ import sys
 import time
 from pathlib import Path
 
+from bridge.engine import publish
 from tests.chaos.points import Points, install
 
 _PR_SET_PDEATHSIG = 1
+#: What a worker imports by itself, sooner or later.
+_WANTED = (
+    "bridge.doors.consumer",
+    "celery.app.control",
+    "celery.apps.worker",
+    "celery.backends.redis",
+    "celery.bin.celery",
+    "celery.bin.worker",
+    "celery.concurrency.thread",
+    "celery.events.state",
+    "celery.worker.components",
+    "celery.worker.consumer",
+    "celery.worker.loops",
+    "kombu.transport.pyamqp",
+    "kombu.transport.redis",
+)
 #: Of so many children one dies at a call that names no request.
 _PROCESS_PLANS = 5
 #: ... among its first so many of those.
@@ -28,27 +46,13 @@ _UNNAMED = 120
 
 def _warm() -> None:
     """Import and build everything that a worker needs and that opens nothing."""
-    import celery.app.control  # noqa: PLC0415
-    import celery.apps.worker  # noqa: PLC0415
-    import celery.backends.redis  # noqa: PLC0415
-    import celery.bin.celery  # noqa: PLC0415
-    import celery.bin.worker  # noqa: PLC0415
-    import celery.concurrency.thread  # noqa: PLC0415
-    import celery.events.state  # noqa: PLC0415
-    import celery.worker.components  # noqa: PLC0415
-    import celery.worker.consumer  # noqa: PLC0415
-    import celery.worker.loops  # noqa: PLC0415
-    import celery.worker.worker  # noqa: PLC0415
-    import kombu.transport.pyamqp  # noqa: PLC0415
-    import kombu.transport.redis  # noqa: PLC0415, F401
-
-    import bridge.doors.consumer  # noqa: PLC0415
+    for name in _WANTED:
+        importlib.import_module(name)
     from bridge.app import app  # noqa: PLC0415
 
     app.finalize()
     assert app.conf.broker_url
     assert app.tasks
-    assert bridge.doors.consumer
 
 
 def _child(number: int, points: Points, chance: random.Random) -> None:
@@ -77,6 +81,8 @@ def main() -> None:
     chance = random.Random(seed)
     alive: dict[int, float] = {}
     number = 0
+    # The turn to tell RabbitMQ is left behind by a dead process for so long; there is no setting for it.
+    publish.LEASE_MS = 1_500
     points.write(zygote="ready")
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: told.append(1))

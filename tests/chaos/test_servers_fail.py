@@ -1,0 +1,77 @@
+"""Redis and RabbitMQ are killed, frozen, cut off; RunPod is away. The bridge goes on by itself, and says how it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import eventually
+from tests.house import House
+
+#: Short clocks, so that a dead server's leases and messages come back within seconds.
+CLOCKS = {
+    "connect_timeout_s": "1",
+    "read_timeout_s": "1",
+    "lease_s": "8",
+    "unanswered_grace_s": "1",
+    "finish_resend_s": "2",
+    "finish_turn_s": "4",
+}
+OVERLAY = {
+    "broker_transport_options": {"visibility_timeout": 3, "unacked_restore_interval": 1, "unacked_mutex_expire": 1}
+}
+
+
+def short_house(tmp_path: Path, redis_url: str, broker: str | None = None, **settings: str) -> House:
+    """A house whose workers forget quickly."""
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(json.dumps(OVERLAY if broker is None else {}))
+    more: dict[str, Any] = {**CLOCKS, "celery_config": str(overlay), **settings}
+    return House(tmp_path, broker=broker or redis_url, redis_url=redis_url, **more)
+
+
+@pytest.mark.chaos
+def test_redis_killed_under_load_loses_nothing(tmp_path: Path, redis_server: Any) -> None:
+    """Broker, results and ledger at once: killed, restarted from its append-only file, frozen; the worker stays up.
+
+    Killed once all are accepted: a message that Celery's Redis transport has just popped is in nobody's hands
+    (docs/operations.md).
+    """
+    redis_url = redis_server.start().fresh_url()
+    with short_house(tmp_path, redis_url) as house:
+        worker = house.worker()
+        sent = [house.send({"n": n, "mock_delay": 2.0}) for n in range(30)]
+        eventually(lambda: all(house.phase(one.id) is not None for one in sent))
+        redis_server.restart()
+        eventually(house.client.ping)
+        redis_server.freeze()
+        try:
+            with pytest.raises(AssertionError):
+                eventually(lambda: not worker.running, timeout=3)
+        finally:
+            redis_server.thaw()
+        eventually(lambda: all(house.phase(one.id) == "CLOSED" for one in sent), timeout=80, every=0.2)
+        assert sorted(one.get(timeout=20)["n"] for one in sent) == list(range(30))
+        marked = sum(1 for one in sent if house.events(one.id)[-1]["data"]["possible_duplicate"])
+        assert house.submits() <= 30 + marked
+        assert worker.stop() == 0
+
+
+@pytest.mark.chaos
+def test_rabbitmq_killed_under_load_loses_nothing(tmp_path: Path, rabbitmq_server: Any, redis_url: str) -> None:
+    """The broker is killed and comes back: messages, finishes and events go on without a restart of the worker."""
+    amqp_url = rabbitmq_server.start().fresh_url()
+    with House(tmp_path, broker=amqp_url, redis_url=redis_url, finish_resend_s="2") as house:
+        worker = house.worker()
+        sent = [house.send({"n": n, "mock_delay": 2.0}) for n in range(20)]
+        eventually(lambda: house.submits() == 20, timeout=20)
+        rabbitmq_server.restart()
+        eventually(lambda: all(house.phase(one.id) == "CLOSED" for one in sent), timeout=80, every=0.2)
+        late = house.send({"n": 99})
+        assert late.get(timeout=30)["n"] == 99
+        assert sorted(one.get(timeout=20)["n"] for one in sent) == list(range(20))
+        assert house.submits() == 21
+        assert worker.stop() == 0
