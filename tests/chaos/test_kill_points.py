@@ -14,17 +14,17 @@ from tests.chaos.walk import Figures, lane
 from tests.chaos.workloads import ENDS
 
 #: Kills of the sample on each broker; it takes about a minute a broker.
-KILLS = 150
+KILLS = 120
 
 
 def walked(directory: Path, broker: str, redis_url: str) -> Figures:
     """The figures of one walk; what it found broken is what the test fails with."""
     walk = lane(directory, broker, redis_url)
     with walk.house:
-        figures = walk.run(KILLS, limit_s=60)
+        figures = walk.run(KILLS, limit_s=50)
     assert figures.violations == []
     assert set(figures.ended) == {status for status, _ in ENDS.values()}
-    assert figures.kills >= KILLS * 0.8
+    assert figures.kills >= KILLS * 0.5
     assert {workload for workload, _, _ in figures.points} >= set(ENDS)
     return figures
 

@@ -11,6 +11,7 @@ Celery results, what follows, what RunPod was asked to run.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
 import sys
@@ -148,6 +149,7 @@ class Walk:
         if self.heard is not None:
             self.heard.check(self)
         zygote.stop()
+        gc.collect()  # results of Celery's that still listen do so no longer, while there is a server to tell
         figures.seconds = round(time.monotonic() - started, 1)
         if figures.violations:
             sys.stderr.write(zygote.said()[-5000:])
@@ -278,7 +280,7 @@ class Walk:
             self.figures.repeated_follow_ups += len(ran) - 1
 
     def _chunks(self, sent: Sent, name: str) -> None:
-        """Numbered from 0 without a gap, each once; where a page was lost, the end says so and the aggregate mends it."""
+        """Numbered from 0 without a gap, each once; of a lost page the end says so, and the aggregate mends it."""
         told = [event["data"] for event in self._told[name] if event["type"] == "bridge.job.chunk"]
         numbers = [chunk["index"] for chunk in told]
         if not sent.ends[name].get("stream_incomplete"):
