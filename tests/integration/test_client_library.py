@@ -1,0 +1,144 @@
+"""`bridge.client` against a house: what a Python service does without Celery."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bridge.client import AsyncClient, Client, JobFailed, Refused, UnknownRequest
+from tests.helpers import eventually
+from tests.house import House
+from tests.servers import RedisServer
+
+
+@pytest.fixture(scope="module")
+def house(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One worker for all."""
+    url = redis_server.start().fresh_url()
+    with House(tmp_path_factory.mktemp("client"), broker=url, redis_url=url) as made:
+        made.worker()
+        yield made
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[Client]:
+    """A caller in another process would make the same."""
+    with Client(house.environment["BRIDGE_REDIS_URL"]) as made:
+        yield made
+
+
+def test_submit_and_result(client: Client) -> None:
+    """The output; a second caller who knows the id gets it too; the same id again is the same request."""
+    request_id = client.submit({"a": 1}, metadata={"team": "x"})
+    assert client.result(request_id, timeout=20) == {"a": 1}
+    assert client.result(request_id, timeout=20) == {"a": 1}
+    again = client.submit({"a": 1}, id=request_id)
+    assert client.result(again, timeout=20) == {"a": 1}
+    document = client.status(request_id)
+    assert (document.status, document.succeeded, document.metadata) == ("COMPLETED", True, {"team": "x"})
+
+
+def test_a_failure_is_raised_with_its_document(client: Client) -> None:
+    """As AsyncResult.get would."""
+    request_id = client.submit({"mock_error": "boom"})
+    with pytest.raises(JobFailed, match="boom") as raised:
+        client.result(request_id, timeout=20)
+    assert raised.value.document["reason"] == "handler_error"
+
+
+def test_chunks_come_live_late_and_from_a_number(client: Client) -> None:
+    """While they are made; again after the end; and from where somebody stopped."""
+    words = ["one", "two", "three", "four"]
+    request_id = client.submit({"mock_stream": words, "mock_delay": 0.4}, stream=True)
+    live = client.stream(request_id, timeout=30)
+    first = next(live)
+    assert (first.index, first.output) == (0, "one")
+    assert client.status(request_id).completed is False  # it is followed while it runs
+    assert [chunk.output for chunk in live] == words[1:]
+    assert [chunk.output for chunk in client.stream(request_id, timeout=30)] == words
+    assert [chunk.index for chunk in client.stream(request_id, start=2, timeout=30)] == [2, 3]
+    assert list(client.stream(request_id, start=4, timeout=30)) == []
+
+
+def test_a_stream_that_fails_raises_behind_its_last_chunk(client: Client) -> None:
+    """Nobody takes half an answer for a whole one."""
+    request_id = client.submit({"mock_stream": ["a", "b"], "mock_delay": 0.1, "mock_error": "broke"}, stream=True)
+    seen: list[object] = []
+    with pytest.raises(JobFailed, match="broke"):
+        seen.extend(chunk.output for chunk in client.stream(request_id, timeout=30))
+    refused = client.submit({"mock_return": 1}, endpoint="demo", id="never", stream=True, queue_timeout=60_000)
+    assert client.result(refused, timeout=20) == 1
+
+
+def test_following_a_request_of_another_door_turns_its_stream_on(house: House, client: Client) -> None:
+    """A Celery producer sent it without `stream`; whoever knows the id may follow."""
+    sent = house.send({"mock_stream": ["x", "y", "z"], "mock_delay": 1.0})
+    eventually(lambda: "started" in house.names_of(sent.id))
+    assert [chunk.output for chunk in client.stream(sent.id, timeout=30)] == ["x", "y", "z"]
+    assert client.result(sent.id, timeout=30) == ["x", "y", "z"]
+
+
+def test_events_of_ones_own_and_of_others(house: House, client: Client) -> None:
+    """From the request's own replies, or out of all events; resumed by sequence."""
+    mine = client.submit({"mock_delay": 0.3}, events=True)
+    names = [event.name for event in client.events(mine, timeout=30)]
+    assert (names[0], names[-1]) == ("accepted", "completed")
+    assert house.client.xlen(house.ledger.names.reply(f"client.{mine}")) == len(names)
+    theirs = house.send({"mock_delay": 0.3})
+    told = list(client.events(theirs.id, timeout=30))
+    assert [event.sequence for event in told] == list(range(1, len(told) + 1))
+    assert [event.sequence for event in client.events(theirs.id, after=2, timeout=30)] == list(range(3, len(told) + 1))
+
+
+def test_cancel_reaches_the_gpu(house: House, client: Client) -> None:
+    """And says what came of it."""
+    request_id = client.submit({"mock_delay": 60})
+    eventually(lambda: house.phase(request_id) == "TRACKED")
+    assert client.cancel(request_id, by="alice")["outcome"] == "requested"
+    with pytest.raises(Exception, match="CANCELLED"):
+        client.result(request_id, timeout=20)
+    assert client.cancel(request_id)["outcome"] == "already_ended"
+    assert client.cancel("nobody-knows-me")["outcome"] == "unknown"
+
+
+def test_what_cannot_be_done_is_said(client: Client) -> None:
+    """Unknown ids, refused commands, and time that runs out."""
+    with pytest.raises(UnknownRequest):
+        client.status("no-such-request")
+    with pytest.raises(UnknownRequest):
+        client.result("no-such-request", timeout=20)
+    request_id = client.submit({"mock_delay": 30})
+    with pytest.raises(TimeoutError, match=request_id):
+        client.result(request_id, timeout=0.3)
+    with pytest.raises(Refused):
+        client.command("retry", id=request_id)
+    assert client.command("health", endpoint="demo")["endpoint"] == "demo"
+    client.cancel(request_id)
+
+
+def test_async_callers_wait_side_by_side(house: House) -> None:
+    """Twenty streams and results on one loop, and every chunk in its place."""
+
+    async def one(client: AsyncClient, n: int) -> list[str]:
+        request_id = await client.submit({"mock_stream": [f"{n}a", f"{n}b"], "mock_delay": 0.2}, stream=True)
+        chunks = [chunk.output async for chunk in client.stream(request_id, timeout=60)]
+        assert await client.result(request_id, timeout=60) == chunks
+        assert (await client.status(request_id)).succeeded
+        return chunks
+
+    async def all_of_them() -> list[list[str]]:
+        async with AsyncClient(house.environment["BRIDGE_REDIS_URL"]) as client:
+            return await asyncio.gather(*(one(client, n) for n in range(20)))
+
+    assert asyncio.run(all_of_them()) == [[f"{n}a", f"{n}b"] for n in range(20)]
+
+
+def test_threads_share_a_client(client: Client) -> None:
+    """Each wait has a connection of its own."""
+    with ThreadPoolExecutor(16) as threads:
+        ids = list(threads.map(lambda n: client.submit({"n": n, "mock_delay": 0.2}), range(16)))
+        found = list(threads.map(lambda request_id: client.result(request_id, timeout=30)["n"], ids))
+    assert found == list(range(16))
