@@ -53,11 +53,13 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
     if given is None:
         raise click.UsageError("--input or --file is needed")
     request_id = options["request_id"] or str(uuid.uuid4())
+    # Nothing of a new request is told before it is sent; one that exists may have told all of it already.
+    after = "-" if options["request_id"] else f"({house.ledger.newest_event()}"
     send(house, request_id, {"input": _object(given), **_arguments(options)})
     if options["no_wait"]:
         show({"id": request_id}, as_json=as_json)
         return ExitCode.OK
-    return follow(house, request_id, as_json=as_json, stream=options["stream"])
+    return follow(house, request_id, as_json=as_json, stream=options["stream"], after=after)
 
 
 def send(house: Bridge, request_id: str, arguments: dict[str, Any]) -> None:
@@ -113,9 +115,9 @@ def watch(request_id: str, *, as_json: bool) -> int:
     return follow(bridge(), request_id, as_json=as_json, stream=True)
 
 
-def follow(house: Bridge, request_id: str, *, as_json: bool, stream: bool) -> int:
+def follow(house: Bridge, request_id: str, *, as_json: bool, stream: bool, after: str = "-") -> int:
     """Show each event as it comes; the exit code tells the end."""
-    for event in events(house, request_id):
+    for event in events(house, request_id, after):
         name, data = event["type"].rpartition(".")[2], event["data"]
         if as_json:
             if name in ENDS:
@@ -154,9 +156,9 @@ def _detail(name: str, data: dict[str, Any]) -> str:
     return str(data.get("job_id") or data.get("endpoint") or "")
 
 
-def events(house: Bridge, request_id: str) -> Iterator[dict[str, Any]]:
-    """A request's events from the stream, from its first to its end; those that are trimmed are skipped."""
-    cursor, last = "-", 0
+def events(house: Bridge, request_id: str, after: str = "-") -> Iterator[dict[str, Any]]:
+    """A request's events from the stream, to its end; where they are trimmed, its chunks and its end."""
+    cursor, last = after, 0
     while True:
         found = house.ledger.read_events(cursor, count=500)
         for entry_id, event in found:
@@ -176,6 +178,8 @@ def events(house: Bridge, request_id: str) -> Iterator[dict[str, Any]]:
                 held is not None and held.record.phase.ended and not last
             ):  # its events are trimmed: only the end is left
                 told = house.control.status(id=request_id)
+                for chunk in house.ledger.chunks(request_id):
+                    yield {"type": "bridge.job.chunk", "time": told["ended_at"] or "", "data": chunk, "sequence": "0"}
                 kind = "completed" if told["status"] == "COMPLETED" else str(told["status"]).lower()
                 yield {"type": f"bridge.job.{kind}", "time": told["ended_at"] or "", "data": told, "sequence": "0"}
                 return

@@ -618,6 +618,12 @@ class Ledger:
                 pipe.lrem(self.names.key(f"made:{digest}"), 1, id_)
             pipe.execute()
 
+    def newest_event(self) -> str:
+        """The newest entry's id: who reads behind it misses nothing that is told from now on."""
+        with mapped():
+            newest: Any = self.client.xrevrange(self.names.events, count=1)
+        return str(newest[0][0]) if newest else "0"
+
     def read_events(self, after: str, *, count: int) -> list[tuple[str, dict[str, Any]]]:
         """Events behind an entry (`-` for the oldest, `(<id>` for what follows it), each with its entry id."""
         with mapped():

@@ -1,14 +1,19 @@
 """How long an idle bridge takes: from `send_task` to RunPod's POST, and from RunPod's end to the stored result.
 
-    scripts/bench latency [--jobs 100] [--seconds 1] [--webhook] [--json]
+    scripts/bench latency [--jobs 100] [--seconds 1] [--spread 0.1] [--at-once 1] [--known] [--webhook] [--json]
 
-One request at a time on one bridge worker. The emulator is in this process, so both ends are read from one clock.
+On one bridge worker; the emulator is in this process, so both ends are read from one clock, and its clock runs as fast
+as ours. Run times are log-normal around `--seconds`; `--spread 0` makes all jobs equally long, which flatters polling.
+One request at a time, or `--at-once` so many, sent over a fifth of a run time. Unless the run times are `--known` from
+before (as many drawn from the same distribution are put into the ledger), the first ones teach the others.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import random
 import statistics
 import tempfile
 import time
@@ -28,11 +33,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench latency")
     parser.add_argument("--jobs", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--spread", type=float, default=0.1)
+    parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--known", action="store_true")
     parser.add_argument("--webhook", action="store_true")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as directory:
-        told = measure(Path(directory), asked.jobs, asked.seconds, webhook=asked.webhook)
+        told = measure(Path(directory), asked)
     if asked.json:
         print(json.dumps(told))  # noqa: T201
         return
@@ -40,43 +48,66 @@ def main() -> None:
         print(f"{name:28}{value:>10}")  # noqa: T201
 
 
-def measure(directory: Path, jobs: int, seconds: float, *, webhook: bool) -> dict[str, Any]:
+def measure(directory: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Percentiles in milliseconds."""
     redis = EmbeddedRedis(directory=directory / "redis")
     redis.start()
-    url, port = f"redis://127.0.0.1:{redis.port}/0", free_port()
+    url, port, draw = f"redis://127.0.0.1:{redis.port}/0", free_port(), random.Random("latency")
     settings: dict[str, Any] = {"http_bind": f"127.0.0.1:{port}"}
-    if webhook:
+    if asked.webhook:
         settings["webhook_base_url"] = f"http://127.0.0.1:{port}"
-    taken, seen = [], []
+    warm = 5 if asked.at_once == 1 else 0
+    runs = [asked.seconds * math.exp(draw.gauss(0, asked.spread)) for _ in range(asked.jobs + warm)]
     try:
         with (
             Emulator(endpoints=["demo"], api_keys=[API_KEY]) as emulator,
             House(directory, broker=url, redis_url=url, emulator=emulator, **settings) as house,
         ):
+            if asked.known:
+                before = [asked.seconds * math.exp(draw.gauss(0, asked.spread)) for _ in range(128)]
+                house.ledger.runs.remember("demo", [(5, int(run * 1000)) for run in before])
             house.worker()
             ahead = _clock_of(house)
-            for n in range(jobs + 5):
-                sent_at = time.time()
-                sent = house.send({"n": n, "mock_delay": seconds})
-                sent.get(timeout=seconds + 30, interval=0.001)
-                stored_at = time.time()
-                job = next(job for job in emulator.jobs("demo") if job["input"].get("n") == n)
-                if n >= 5:
-                    taken.append((job["created"] + ahead - sent_at) * 1000)
-                    seen.append((stored_at - (job["started"] + ahead + seconds)) * 1000)
-            polls = sum(1 for call in emulator.calls() if call["op"] == "status") / (jobs + 5)
+            sent, stored = _send_all(house, runs, asked.at_once)
+            jobs = {job["input"]["n"]: job for job in emulator.jobs("demo") if job["input"].get("n", -1) >= 0}
+            polls = sum(1 for call in emulator.calls() if call["op"] == "status") / len(runs)
     finally:
         redis.stop()
+    taken = [(jobs[n]["created"] + ahead - sent[n]) * 1000 for n in range(warm, len(runs))]
+    seen = [(stored[n] - (jobs[n]["started"] + ahead + runs[n])) * 1000 for n in range(warm, len(runs))]
     return {
-        "jobs": jobs,
-        "job_seconds": seconds,
+        "jobs": asked.jobs,
+        "job_seconds": asked.seconds,
         "send_to_post_p50_ms": _percentile(taken, 50),
         "send_to_post_p99_ms": _percentile(taken, 99),
+        "end_to_result_mean_ms": round(statistics.mean(seen), 1),
         "end_to_result_p50_ms": _percentile(seen, 50),
         "end_to_result_p99_ms": _percentile(seen, 99),
+        "mean_part_of_run_percent": round(statistics.mean(seen) / asked.seconds / 10, 2),
         "status_reads_per_job": round(polls, 2),
     }
+
+
+def _send_all(house: House, runs: list[float], at_once: int) -> tuple[dict[int, float], dict[int, float]]:
+    """When each was sent, and when its result was there; looked at every millisecond or so."""
+    sent: dict[int, float] = {}
+    stored: dict[int, float] = {}
+    waiting: dict[int, str] = {}
+    begun, apart = time.time(), statistics.mean(runs) / at_once / 5 if at_once > 1 else 0.0
+    while len(stored) < len(runs):
+        n = len(sent)
+        due = time.time() >= begun + n * apart if at_once > 1 else not waiting
+        if n < len(runs) and len(waiting) < at_once and due:
+            sent[n] = time.time()
+            waiting[n] = f"celery-task-meta-{house.send({'n': n, 'mock_delay': runs[n]}).id}"
+        found: Any = house.client.mget(waiting.values()) if waiting else ()
+        now = time.time()
+        for n, text in zip(list(waiting), found, strict=True):
+            if text and json.loads(text)["status"] == "SUCCESS":
+                stored[n] = now
+                del waiting[n]
+        time.sleep(0.001)
+    return sent, stored
 
 
 def _clock_of(house: House) -> float:

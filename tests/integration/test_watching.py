@@ -1,0 +1,119 @@
+"""Watching jobs as callers see it: progress, streams in a terminal, and polls beside long holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bridge.job.change import Rules
+from bridge.job.document import Held
+from bridge.job.record import Long, Record
+from bridge.job.table import Heard
+from bridge.job.words import Phase, Step
+from bridge.ledger import Ledger, Names, connect
+from tests.helpers import eventually
+from tests.house import ROOT, House
+from tests.servers import RedisServer
+
+
+@pytest.fixture(scope="module")
+def house(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One worker with few threads for streams."""
+    url = redis_server.start().fresh_url()
+    with House(tmp_path_factory.mktemp("watching"), broker=url, redis_url=url, stream_threads="4") as made:
+        made.worker()
+        yield made
+
+
+def command(house: House, *args: str) -> subprocess.Popen[str]:
+    """A `bridge` command in the house's environment."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bridge.cli", *args],
+        cwd=ROOT, env=house.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_progress_is_an_event_and_celerys_info(house: House) -> None:
+    """RunPod's output while IN_PROGRESS, in order, and the end after the last of it."""
+    sent = house.send({"mock_progress": ["10 %", "50 %", "90 %"], "mock_delay": 4.0, "mock_return": "done"})
+    seen = eventually(lambda: isinstance(sent.info, dict) and sent.info.get("progress"), timeout=20)
+    assert sent.state == "IN_PROGRESS"
+    assert seen in {"10 %", "50 %", "90 %"}
+    assert sent.get(timeout=30) == "done"
+    told = [event["data"]["progress"] for event in house.events(sent.id) if event["type"] == "bridge.job.progress"]
+    assert told == ["10 %", "50 %", "90 %"]
+    assert house.names_of(sent.id)[-1] == "completed"
+
+
+def test_long_holds_never_starve_status_polls(house: House) -> None:
+    """More streams than threads, all of them held by RunPod; a short job's end is seen as soon as ever."""
+    silent = [house.send({"mock_delay": 25, "n": n}, stream=True, ignore_result=True) for n in range(20)]
+    eventually(lambda: all("started" in house.names_of(sent.id) for sent in silent), timeout=30)
+    began = time.monotonic()
+    assert house.send({"mock_delay": 1.0, "short": True}).get(timeout=20)["short"]
+    assert time.monotonic() - began < 6
+    for sent in silent:
+        house.ask("cancel", id=sent.id)
+
+
+def test_a_terminal_follows_a_stream_as_it_comes_and_late(house: House) -> None:
+    """`bridge run --stream` prints each chunk once, in order; `bridge watch` tells them again, from what is kept."""
+    given = json.dumps({"mock_stream": ["Once ", "upon ", "a ", "time"], "mock_delay": 0.4})
+    running = command(house, "run", "--input", given, "--stream", "--id", "tale")
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 0, err
+    assert out.startswith("Once upon a time")
+    assert [line.split()[1] for line in err.splitlines()][-1] == "completed"
+    house.client.delete(house.ledger.names.events)  # long ago: the events are trimmed, the chunks are kept
+    late = command(house, "watch", "tale")
+    assert late.communicate(timeout=60)[0].startswith("Once upon a time")
+
+
+# A webhook and a poll at once
+
+
+@pytest.fixture
+def ledger(redis_url: str) -> Iterator[Ledger]:
+    """A ledger of its own database."""
+    client = connect(redis_url)
+    yield Ledger(client, Names(), Rules())
+    client.close()
+
+
+def test_observations_that_race_are_written_once(ledger: Ledger) -> None:
+    """Ten readers made their change from the same record: one end, one event; what is late changes nothing (I4)."""
+    record = Record(id="r", endpoint="demo", endpoint_id="demo", door="celery", sinks="celery", nonce="n")
+    new = Held(record, {Long.INPUT: '{"a":1}', Long.CANVAS: "{}"})
+    accepted = ledger.accept("r", lambda now, wish: ledger.table.accept(new, now, wish))
+    assert accepted.held is not None
+    claimed = ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=30_000)
+    table = ledger.table
+    sent = ledger.change(
+        claimed.records[0], lambda h, now: table.sending(h, now, claimed.token, endpoint_id="demo", base_url="http://x")
+    )
+    held = ledger.change(sent.after, lambda h, now: table.submitted(h, now, "j1", "IN_QUEUE", poll_ms=0)).after
+    news = Heard("j1", "COMPLETED", 1, output='{"x":1}')
+    late = replace(news, status="IN_PROGRESS", output='{"step":9}')
+
+    def tell(n: int) -> str:
+        heard = late if n % 5 == 4 else news
+        return ledger.change(held, lambda fresh, now: table.observed(fresh, now, heard, poll_ms=0)).verdict
+
+    with ThreadPoolExecutor(10) as threads:
+        verdicts = list(threads.map(tell, range(50)))
+    entries: Any = ledger.client.xrange(ledger.names.events)
+    names = [json.loads(fields["data"])["type"].rpartition(".")[2] for _, fields in entries]
+    assert verdicts.count("settled") == 1
+    assert names.count("completed") == 1
+    assert names[-1] == "completed"
+    ended = ledger.load("r")
+    assert ended is not None
+    assert ended.record.phase is Phase.SETTLED
