@@ -123,6 +123,7 @@ class Settings(BaseSettings):
     bridge_submits_max: Annotated[int, Field(ge=1, le=10)] = 2
     bridge_gate_max_s: Annotated[float, Field(ge=0)] = 0.0
     bridge_cancel_is_failure: Switch = False
+    bridge_chord_abort: Switch = False
     bridge_reply_pattern: str = r"[A-Za-z0-9._:-]{1,255}"
     bridge_json_doors: Switch = True
     bridge_stream_idle_s: Seconds = 60.0

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from bridge.cli.codes import ExitCode
 from bridge.cli.house import as_json, asker, bridge, show
+from bridge.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from bridge.wiring import Bridge
 
 
 @click.command()
@@ -13,20 +20,51 @@ from bridge.cli.house import as_json, asker, bridge, show
 @click.option(
     "--where", multiple=True, metavar="NAME=VALUE", help="Every request whose metadata says so, that has not ended."
 )
+@click.option(
+    "--group", metavar="ID", help="Every request of a Celery group (or a chord's header), that has not ended."
+)
+@click.option("--wait", is_flag=True, help="Until all of them have ended; their status is told then.")
 @as_json
-def cancel(request_ids: tuple[str, ...], where: tuple[str, ...], *, as_json: bool) -> int:
+def cancel(
+    request_ids: tuple[str, ...], where: tuple[str, ...], group: str | None, *, wait: bool, as_json: bool
+) -> int:
     """Cancel requests in whatever phase they are; running ones are cancelled at RunPod."""
+    if any("=" not in pair for pair in where):
+        raise click.UsageError("--where: must be NAME=VALUE")
+    if not (request_ids or where or group):
+        raise click.UsageError("name a request, or --where NAME=VALUE, or --group ID")
     house = bridge()
+    selected = [*request_ids]
     if where:
-        if any("=" not in pair for pair in where):
-            raise click.UsageError("--where: must be NAME=VALUE")
-        wanted = dict(pair.split("=", 1) for pair in where)
-        request_ids = (*request_ids, *house.control.find(wanted))
-    if not request_ids:
-        raise click.UsageError("name a request, or --where NAME=VALUE that matches one")
-    answers = [house.control.cancel(id=request_id, asker=asker()) for request_id in request_ids]
-    show(answers if len(answers) > 1 else answers[0], as_json=as_json)
+        selected += house.control.find(dict(pair.split("=", 1) for pair in where))
+    if group:
+        selected += house.control.find_group(group)
+    selected = list(dict.fromkeys(selected))
+    progress = Progress(len(selected))
+    answers = [progress.step(answer) for answer in house.control.cancel_many(selected, asker())]
+    if wait:
+        _wait(house, answers, progress)
+    progress.done()
+    if as_json or len(answers) == 1:
+        show(answers if len(answers) != 1 or where or group else answers[0], as_json=as_json)
+    else:
+        click.echo(progress.summary)
     return ExitCode.UNKNOWN if all(answer["outcome"] == "unknown" for answer in answers) else ExitCode.OK
+
+
+def _wait(house: Bridge, answers: list[dict[str, Any]], progress: Progress) -> None:
+    """Until none of them can end any more; RunPod takes 100 cancels in 10 s for an endpoint."""
+    left = {answer["id"]: answer for answer in answers if answer["outcome"] == "requested"}
+    progress.begin("ended", len(left))
+    while left:
+        ended = {key: held for key, held in house.control.records(list(left)).items() if held.record.phase.ended}
+        for key, held in ended.items():
+            progress.step(left.pop(key) | {"outcome": held.record.status})
+        for answer in answers:
+            if answer["id"] in ended:
+                answer["status"] = ended[answer["id"]].record.status
+        if left:
+            time.sleep(0.2)
 
 
 @click.command()
@@ -60,10 +98,12 @@ def purge(endpoint: str, *, pending: bool, yes: bool, as_json: bool) -> int:
     if not yes:
         told = house.control.health(endpoint)
         queued = (told["runpod"] or {}).get("jobs", {}).get("inQueue", "unknown")
-        ours = sum(told["bridge"]["phases"].get(phase, 0) for phase in ("TRACKED", "SUBMITTING"))
+        ours, waiting = house.control.queued(endpoint), told["bridge"]["phases"]["ACCEPTED"]
         click.echo(
             f"{told['endpoint']}: {queued} jobs in RunPod's queue, whoever sent them; {ours} are the bridge's own."
         )
+        if pending:
+            click.echo(f"{waiting} more wait with the bridge and would end too.")
         click.confirm("Purge?", abort=True)
     show(house.control.purge(endpoint, asker(), pending=pending), as_json=as_json)
     return ExitCode.OK
@@ -81,8 +121,9 @@ def pause(endpoint: str, reason: str | None, *, as_json: bool) -> int:
 
 @click.command()
 @click.argument("endpoint")
+@click.option("--reason", help="Stands in the event.")
 @as_json
-def resume(endpoint: str, *, as_json: bool) -> int:
+def resume(endpoint: str, reason: str | None, *, as_json: bool) -> int:
     """Let submits leave again."""
-    show(bridge().control.resume(endpoint, asker()), as_json=as_json)
+    show(bridge().control.resume(endpoint, asker(), reason), as_json=as_json)
     return ExitCode.OK

@@ -8,12 +8,10 @@ that a second copy of a finish publishes the same tasks (HARDENING 8).
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from celery.app.task import Context
 from kombu.utils.uuid import uuid
-
-if TYPE_CHECKING:
-    from celery.app.task import Context
 
 _OPTIONS = ("root_id", "parent_id", "shadow", "headers", "retries", "reply_to", "replaced_task_nesting", "origin")
 
@@ -61,6 +59,22 @@ def put_back(context: Context, canvas: dict[str, Any], *, continued: bool) -> No
         errbacks=None if continued else canvas.get("errbacks"),
         chain=None if continued else canvas.get("chain"),
     )
+
+
+def followers(chain: Any) -> list[Context]:
+    """What would have followed in a chain, as contexts: each may be the member of a chord that waits for it."""
+    found, left = [], list(chain or [])
+    while left:
+        signature = left.pop()
+        context = Context(signature)
+        context.update(context.options or {})
+        context.id, context.group = context.options.get("task_id"), context.options.get("group_id")
+        context.chord = context.options.get("chord")
+        found.append(context)
+        if signature.get("subtask_type") == "chord":  # the step after it waits for its body
+            body = (signature.get("kwargs") or {}).get("body")
+            left += [body] if body else []
+    return found
 
 
 def clocks_of(request: Context, now_ms: int) -> tuple[int, int]:

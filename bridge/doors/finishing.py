@@ -15,8 +15,9 @@ from celery import Task, states
 from celery.canvas import Signature
 from celery.exceptions import Ignore
 
-from bridge.doors.canvas import continues, put_back
+from bridge.doors.canvas import continues, followers, put_back
 from bridge.doors.hold import hold
+from bridge.engine.control import Asker
 from bridge.engine.finish import CeleryEnd, celery_end, undeliverable
 from bridge.errors import JobError
 from bridge.job.document import document
@@ -75,6 +76,15 @@ class Turn:
         tell(
             "finish.delivered", request_id=self.held.record.id, endpoint=self.held.record.endpoint, state=self.end.state
         )
+
+    def abort_chord(self) -> None:
+        """BRIDGE_CHORD_ABORT: a chord whose body can not run any more needs none of its header's other jobs."""
+        canvas, wished = self.held.json(Long.CANVAS) or {}, self.held.json(Long.WISHED) or {}
+        group = canvas.get("group")
+        if not self.bridge.settings.bridge_chord_abort or not canvas.get("chord") or not group:
+            return
+        if wished.get("by") != "chord" and self.held.record.round == 1:
+            hold(lambda: self.bridge.control.cancel_all(Asker(by="chord", door="celery"), group=group))
 
     def give_back(self, fault: str) -> None:
         """The end could not be stored: another turn, later."""
@@ -190,6 +200,8 @@ class FinishTask(Task):  # type: ignore[misc]
         turn = _turn_of(self.request)
         if turn is not None and not turn.given_back and status == turn.end.state:
             turn.delivered()
+            if status == states.FAILURE:
+                turn.abort_chord()
 
 
 def finish(task: FinishTask, round_: int, nonce: str, bridge: Callable[[], Bridge], *, cancel_is_failure: bool) -> Any:
@@ -214,6 +226,9 @@ def _revoke(task: FinishTask, context: Context, turn: Turn, *, cancel_is_failure
     ignored = (turn.held.json(Long.CANVAS) or {}).get("options", {}).get("ignore_result")
     try:
         inner.mark_as_revoked(context.id, turn.end.result.args[0], request=context, store_result=not ignored)
+        for follower in followers(context.chain):  # as Celery does for a failure, so that nobody waits for ever
+            store = not ignored and follower.id is not None
+            inner.mark_as_revoked(follower.id, turn.end.result.args[0], request=follower, store_result=store)
         if cancel_is_failure and context.errbacks:
             inner._call_task_errbacks(context, turn.end.result, None)  # noqa: SLF001
     except Exception as error:
@@ -221,4 +236,5 @@ def _revoke(task: FinishTask, context: Context, turn: Turn, *, cancel_is_failure
         raise Ignore from error
     turn.mark_continued()
     turn.delivered()
+    turn.abort_chord()
     raise Ignore

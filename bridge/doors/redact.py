@@ -1,9 +1,16 @@
-"""Keeps secrets out of what Celery shows of a request: `task-received` events, logs, `inspect`, Flower (I11)."""
+"""The bridge's messages as Celery sees them: what is shown of them (I11), and who may revoke them.
+
+Celery keeps revoked ids in the memory of each worker and throws their messages away. Of the bridge's requests the
+ledger alone knows what was cancelled: a finish that was thrown away would never tell the end, and a run that was thrown
+away would end without a record.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from celery.utils.collections import LimitedSet
+from celery.worker import state
 from celery.worker.request import Request
 
 #: What may be shown of `bridge.run`'s arguments.
@@ -20,6 +27,9 @@ SHOWN = (
     "result",
     "reply_to",
 )
+
+#: Ids that were revoked while the ledger was away: of these alone Celery's own list has the last word.
+unkept: LimitedSet = LimitedSet(maxlen=10_000, expires=10_800)
 
 
 def shown(kwargs: dict[str, Any]) -> str:
@@ -38,3 +48,11 @@ class RedactedRequest(Request):  # type: ignore[misc]
         self._kwargsrepr = shown(kwargs_given)
         self._argsrepr = "(...)" if self._args else "()"
         self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
+
+    def revoked(self) -> bool:
+        """Whether the message is thrown away: expired, or revoked by a stamp or while the ledger was away."""
+        if self.name == "bridge.finish":
+            return False
+        if self.name == "bridge.run" and self.id not in unkept:
+            state.revoked.discard(self.id)  # the ledger keeps the wish, and `accept` finds it
+        return bool(super().revoked())

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 from celery.worker import control as celery_control
 from celery.worker.control import Panel, control_command, inspect_command, nok, ok
 
+from bridge.doors.redact import unkept
 from bridge.engine.control import Asker
 from bridge.errors import BridgeError
+from bridge.job.request import REQUEST_ID, check_request_id
+from bridge.job.words import Outcome
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -26,52 +29,60 @@ JOBS_MAX = 200
 
 def register(bridge: Callable[[], Bridge]) -> None:
     """Put the commands on Celery's panel. They run in the worker's main loop: the ledger is asked, never RunPod."""
-    original: dict[str, Callable[..., Any]] = {name: Panel.data[name] for name in ("revoke", "terminate")}
-    by_headers = Panel.data.get("revoke_by_stamped_headers")
-
-    def mine(ids: Sequence[str], why: str) -> list[str]:
-        """Cancel those that are requests of the bridge; the ids that are not."""
-        others = []
-        here = bridge()
-        for request_id in ids:
-            try:
-                known = here.ledger.load(request_id) is not None
-                if known:
-                    here.control.cancel(id=request_id, asker=Asker(by=why, door="celery"))
-                else:
-                    others.append(request_id)
-            except BridgeError as error:
-                tell("remote.failed", request_id=request_id, error=str(error))
-                others.append(request_id)
-        return others
-
-    def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
-        """Revoke task by task id (or list of ids)."""
-        ids = [task_id] if isinstance(task_id, str) else list(task_id)
-        others = mine(ids, "revoke")
-        if not others:
-            return ok(f"tasks {ids} cancelled by the bridge")
-        return original["revoke"](state, others, terminate=terminate, signal=signal, **kwargs)
-
-    def terminate(state: Any, signal: Any, task_id: Any, **kwargs: Any) -> Any:
-        """Terminate task by task id (or list of ids)."""
-        return revoke(state, task_id, terminate=True, signal=signal, **kwargs)
-
-    def revoke_by_stamped_headers(
-        state: Any, headers: Mapping[str, Any], terminate: bool = False, signal: Any = None, **kwargs: Any
-    ) -> Any:
-        """Revoke tasks by header (or list of headers)."""
-        found = bridge().control.find_stamped({k: [v] if isinstance(v, str) else list(v) for k, v in headers.items()})
-        mine(found, "revoke_by_stamped_headers")
-        assert by_headers is not None  # noqa: S101  (registered only where Celery has it)
-        return by_headers(state, headers, terminate=terminate, signal=signal, **kwargs)
-
-    _replace("revoke", revoke)
-    _replace("terminate", terminate)
-    if by_headers is not None:
-        _replace("revoke_by_stamped_headers", revoke_by_stamped_headers)
+    revoking = _Revoking(bridge, dict(Panel.data))
+    for name in ("revoke", "terminate", "revoke_by_stamped_headers"):
+        if name in Panel.data:
+            _replace(name, getattr(revoking, name))
     _asking(bridge)
     _changing(bridge)
+
+
+class _Revoking:
+    """Celery's own commands, with the requests of the bridge taken out."""
+
+    def __init__(self, bridge: Callable[[], Bridge], original: Mapping[str, Callable[..., Any]]) -> None:
+        self._bridge = bridge
+        self._original = original
+
+    def revoke(self, state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
+        """Revoke task by task id (or list of ids)."""
+        ids = [task_id] if isinstance(task_id, str) else list(task_id)
+        others = self._mine(ids, "revoke")
+        if not others:
+            return ok(f"tasks {ids} cancelled by the bridge")
+        return self._original["revoke"](state, others, terminate=terminate, signal=signal, **kwargs)
+
+    def terminate(self, state: Any, signal: Any, task_id: Any, **kwargs: Any) -> Any:
+        """Terminate task by task id (or list of ids)."""
+        return self.revoke(state, task_id, terminate=True, signal=signal, **kwargs)
+
+    def revoke_by_stamped_headers(
+        self, state: Any, headers: Any, terminate: bool = False, signal: Any = None, **kwargs: Any
+    ) -> Any:
+        """Revoke tasks by header (or list of headers)."""
+        if not isinstance(headers, Mapping):  # as the `celery` command gives them: NAME=VALUE each
+            headers = dict(pair.partition("=")[::2] for pair in headers)
+        wanted = {k: [str(v)] if isinstance(v, str | int | float) else [*map(str, v)] for k, v in headers.items()}
+        try:
+            self._mine(self._bridge().control.find_stamped(wanted), "revoke_by_stamped_headers")
+        except BridgeError as error:
+            tell("remote.failed", request_id=str(headers), error=str(error))
+        original = self._original["revoke_by_stamped_headers"]
+        return original(state, headers, terminate=terminate, signal=signal, **kwargs)
+
+    def _mine(self, ids: Sequence[str], why: str) -> list[str]:
+        """Cancel those that are requests of the bridge; the ids that are not, or are not yet: those leave a wish."""
+        possible = [request_id for request_id in ids if REQUEST_ID.fullmatch(str(request_id))]
+        others = set(ids) - set(possible)
+        try:
+            answers = self._bridge().control.cancel_many(possible, Asker(by=why, door="celery"))
+            others |= {answer["id"] for answer in answers if answer["outcome"] == Outcome.UNKNOWN}
+        except BridgeError as error:
+            tell("remote.failed", request_id=",".join(possible[:5]), error=str(error))
+            for request_id in possible:
+                unkept.add(request_id)
+            return list(ids)
+        return sorted(others)
 
 
 def _replace(name: str, command: Callable[..., Any]) -> None:
@@ -90,7 +101,7 @@ def _asking(bridge: Callable[[], Bridge]) -> None:
 
     @inspect_command(args=[("endpoint", str)], signature="[endpoint]")  # type: ignore[untyped-decorator]
     def bridge_health(_state: Any, endpoint: str | None = None, **_kwargs: Any) -> Any:
-        """What the bridge knows of its endpoints, without asking RunPod."""
+        """What the bridge knows of its endpoints, and what RunPod said lately; nobody asks it for this."""
         return _answer(lambda: bridge().control.known(endpoint))
 
     @inspect_command(args=[("limit", int)], signature="[how many]")  # type: ignore[untyped-decorator]
@@ -104,7 +115,7 @@ def _changing(bridge: Callable[[], Bridge]) -> None:
     def bridge_cancel(_state: Any, ids: Sequence[str], **_kwargs: Any) -> Any:
         """Cancel requests."""
         asker = Asker(by="control", door="celery")
-        return _answer(lambda: [bridge().control.cancel(id=request_id, asker=asker) for request_id in ids])
+        return _answer(lambda: list(bridge().control.cancel_many([*map(check_request_id, ids)], asker)))
 
     @control_command(args=[("endpoint", str)], signature="<endpoint>")  # type: ignore[untyped-decorator]
     def bridge_purge(state: Any, endpoint: str, **_kwargs: Any) -> Any:

@@ -83,6 +83,10 @@ class Asking(Base):
             found[-1]["phase"] = record.phase.value
         return found
 
+    def records(self, request_ids: Sequence[str]) -> dict[str, Held]:
+        """Those that are known, by id, in few round trips."""
+        return walk.load_many(self.ledger, request_ids)
+
     def document(self, held: Held, *, content: bool = False) -> dict[str, Any]:
         """The whole document, with large outputs as references."""
         if content and held.output is None:

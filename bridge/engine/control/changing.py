@@ -44,13 +44,15 @@ class Changing(Asking):
         """Cancel in whatever phase the request is. Answers `{id, job_id, status, outcome}`."""
         if id is None:
             return self._cancel_job(self.job_of(job_id, endpoint), job_id or "", asker)
-        return next(self.cancel_many([check_request_id(id)], asker))
+        return next(self.cancel_many([id], asker))
 
     def cancel_many(self, request_ids: Sequence[str], asker: Asker) -> Iterator[dict[str, Any]]:
         """The same for many, a round trip for a batch: the answers come as they are made, in the order of the ids.
 
         Those that nobody has sent yet end at once and cost nothing; put them first (`find` does).
         """
+        for request_id in request_ids:
+            check_request_id(request_id)
         for batch in walk.batches(request_ids, BATCH):
             held = walk.load_many(self.ledger, batch)
             known = [held[request_id] for request_id in batch if request_id in held]

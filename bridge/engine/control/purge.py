@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.engine.control.base import Asker, Base
 from bridge.engine.control.changing import told_of
@@ -15,6 +15,9 @@ from bridge.ledger import walk
 from bridge.ledger.ledger import COMMON
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.job.document import Held
 
 #: Seconds that an answer waits for the status reads which tell what was removed, and between looks.
 SETTLE_S, LOOK_S = 5.0, 0.05
@@ -42,6 +45,12 @@ class Purging(Base):
         tell("endpoint.purged", endpoint=found.name, **told, by=asker.by, door=asker.door)
         return {"endpoint": found.name, "status": answer.status, **told}
 
+    def queued(self, endpoint: str) -> int:
+        """How many of the bridge's own stand in RunPod's queue, as far as it has heard."""
+        batches = walk.batches(walk.live_ids(self.ledger, self.book.resolve(endpoint).name))
+        held = (one for batch in batches for one in walk.load_many(self.ledger, batch, wanted=(Long.ERROR,)).values())
+        return sum(_in_queue(one) for one in held)
+
     def _purge_pending(self, endpoint: str, asker: Asker) -> int:
         """End what has not left yet."""
         count = 0
@@ -64,11 +73,7 @@ class Purging(Base):
         table = self.ledger.table
         look = partial(table.purge_look, by=asker.by, door=asker.door)
         for batch in walk.batches(walk.live_ids(self.ledger, endpoint)):
-            held = [
-                one
-                for one in walk.load_many(self.ledger, batch, wanted=COMMON).values()
-                if one.record.phase is Phase.TRACKED and one.record.status == Status.IN_QUEUE
-            ]
+            held = [one for one in walk.load_many(self.ledger, batch, wanted=COMMON).values() if _in_queue(one)]
             for change in self.ledger.change_many([(one, look) for one in held]):
                 self.noticed(change)
             looked += [one.record.id for one in held]
@@ -89,3 +94,7 @@ class Purging(Base):
                 break
             time.sleep(LOOK_S)
         return gone, len(left)
+
+
+def _in_queue(held: Held) -> bool:
+    return held.record.phase is Phase.TRACKED and held.record.status == Status.IN_QUEUE
