@@ -39,6 +39,7 @@ class CarryOut:
     commits: Commits
     vitals: Vitals
     callers: Callers
+    retriers: Callers
     pace: Pace
     client_of: Callable[[str], RunPodClient]
     endpoint_id_of: Callable[[str], str]
@@ -59,7 +60,9 @@ class CarryOut:
     def _endpoint(self, endpoint: str, step: Step, ready: int) -> float:
         token = secrets.token_hex(8)
         allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
-        wanted = min(ready, self.callers.free, BATCH)
+        # Threads of their own: no cancel waits behind a /retry that hangs.
+        callers = self.callers if step is Step.CANCEL else self.retriers
+        wanted = min(ready, callers.free, BATCH)
         if allowed is not None:
             wanted = min(wanted, allowed)
         if wanted <= 0:
@@ -75,7 +78,7 @@ class CarryOut:
             self.vitals.budget.release(endpoint_id, op, token, used=0, unused=unused)
         for held in claimed.records:
             call = self._cancel if step is Step.CANCEL else self._retry
-            self.callers.start(call, held, endpoint_id, token, claimed.token)
+            callers.start(call, held, endpoint_id, token, claimed.token)
         return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
 
     def _cancel(self, held: Held, endpoint_id: str, token: str, _lease: str) -> None:
