@@ -64,6 +64,8 @@ if TYPE_CHECKING:
 
 #: Seconds. Turns of the busy loops are at least this far apart, so that a burst becomes a batch.
 BURST_S = 0.02
+#: Threads, started as needed. RunPod allows an endpoint 20 cancels at once, so one that hangs leaves some free.
+CANCELS, CARRIERS = 32, 8
 #: States on the way are for people: of several within this time only the newest is written.
 STATES_BURST_S = 0.05
 #: Ends that are told at once in this process.
@@ -254,7 +256,8 @@ class Bridge:
         commits = Commits(self.ledger, self.noticed)
         observed = partial(self.outputs.observed, commits)
         submitters, trackers = Callers("submit", s.bridge_submit_threads), Callers("track", s.bridge_track_threads)
-        syncers, carriers = Callers("sync", s.bridge_sync_threads), Callers("carry", 8)
+        syncers, carriers = Callers("sync", s.bridge_sync_threads), Callers("cancel", CANCELS)
+        retriers = Callers("retry", CARRIERS)
         streamers = Callers("stream", s.bridge_stream_threads)
         finishers = Callers("finish", FINISHERS)
         pace = Pace(self.ledger.runs, self.budget, self.endpoint_id_of, self.control.heard_lately)
@@ -278,8 +281,8 @@ class Bridge:
             observed,
         )
         carry_out = CarryOut(
-            self.ledger, commits, self.vitals, carriers, pace, self.client_of, self.endpoint_id_of, lease_ms, slot_ms,
-            observed,
+            self.ledger, commits, self.vitals, carriers, retriers, pace, self.client_of, self.endpoint_id_of,
+            lease_ms, slot_ms, observed,
         )  # fmt: skip
         stream = Stream(self.ledger, commits, self.vitals, streamers, self.client_of, self.endpoint_id_of, slot_ms)
         finish = Finish(self.ledger, self.app, lease_ms, s.bridge_finish_resend_s, finishers, finish_here)
@@ -312,17 +315,13 @@ class Bridge:
             loops["publish"] = Loop("publish", publish.once, at_least_s=BURST_S)
         self.states.wake, self.outputs.wake = loops["states"].wake, loops["outputs"].wake
         submitters.on_free = syncers.on_free = loops["submit"].wake
-        trackers.on_free, carriers.on_free = loops["track"].wake, loops["carry_out"].wake
+        trackers.on_free = loops["track"].wake
+        carriers.on_free = retriers.on_free = loops["carry_out"].wake
         streamers.on_free = loops["stream"].wake
         finishers.on_free = loops["finish"].wake
         closers: tuple[Callable[[], None], ...] = (finish.close, wake.close, *((publish.close,) if publish else ()))
-        engine = Engine(
-            engine_id,
-            loops,
-            commits,
-            (submitters, trackers, syncers, carriers, streamers, finishers, self.outputs),
-            closers,
-        )
+        callers = (submitters, trackers, syncers, carriers, retriers, streamers, finishers, self.outputs)
+        engine = Engine(engine_id, loops, commits, callers, closers)
         wake.woken = engine.wake_all
         return engine
 

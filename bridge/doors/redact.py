@@ -51,8 +51,8 @@ class RedactedRequest(Request):  # type: ignore[misc]
 
     def revoked(self) -> bool:
         """Whether the message is thrown away: expired, or revoked by a stamp or while the ledger was away."""
-        if self.name == "bridge.finish":
+        if self.type == "bridge.finish":  # shown under the name of what it ends, so `name` says bridge.run
             return False
-        if self.name == "bridge.run" and self.id not in unkept:
+        if self.type == "bridge.run" and self.id not in unkept:
             state.revoked.discard(self.id)  # the ledger keeps the wish, and `accept` finds it
         return bool(super().revoked())

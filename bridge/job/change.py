@@ -17,6 +17,8 @@ SYNC_RETENTION_MS = 60_000
 RESCUE_MARGIN_MS = 10 * 60_000
 #: How soon a read follows that may know more than the one a callback fell into.
 HINT_MS = 50
+#: A job whose /cancel has to wait (no budget, 429, RunPod away) is looked at meanwhile: it may end by itself.
+CANCEL_WATCH_MS = 30_000
 #: Submits are worked by priority, then age: nine bands, each wider than any clock.
 PRIORITY_BAND_MS = 10**13
 
@@ -319,6 +321,8 @@ def timer(record: Record) -> int:
         clocks.append(record.grace_until)
     if record.phase is Phase.TRACKED and record.due == Step.POLL:
         clocks.append(rescue_at(record))
+    if record.phase is Phase.TRACKED and record.due == Step.CANCEL:
+        clocks.append(max(record.observed_at, record.submitted_at) + CANCEL_WATCH_MS)
     return min((clock for clock in clocks if clock), default=0)
 
 

@@ -918,8 +918,8 @@ class Table:
         if record.phase is T and record.due == Step.POLL:
             return check(self._draft(held, now).due(Step.RESCUE).done("rescue"), "observed")
         draft = self._draft(held, now)
-        if record.phase is T and record.due:  # a deadline has passed, but the last read is older than it
-            draft.due(record.step)
+        if record.phase is T and record.due:  # a cancel that waits; or a deadline that is younger than the last read
+            draft.due(Step.POLL if record.due == Step.CANCEL else record.step)
         return check(draft.done("ticked"), "observed")
 
     def _passed(self, record: Record, now: int) -> Wish | None:
