@@ -9,7 +9,7 @@ import threading
 import time
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,19 @@ from bridge.settings import Settings
 
 #: Seconds between looks at the file.
 RELOAD_S = 2.0
+
+
+OperationName = Literal["run", "runsync", "status", "stream", "cancel", "retry", "purge-queue", "health"]
+
+
+class LimitRow(BaseModel):
+    """What RunPod allows of one operation, where it departs from the table; None leaves the table's figure."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calls: Annotated[int, Field(ge=1)] | None = None  # per 10 s
+    concurrent: Annotated[int, Field(ge=1)] | None = None
+    per_worker: Annotated[int, Field(ge=0)] | None = None  # calls per 10 s for each running RunPod worker
 
 
 class Endpoint(BaseModel):
@@ -32,6 +45,7 @@ class Endpoint(BaseModel):
     policy: Policy = Policy()
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
     max_waiting: Annotated[int, Field(ge=1)] | None = None
+    limits: dict[OperationName, LimitRow] = {}
 
 
 class Tenant(BaseModel):
@@ -48,6 +62,7 @@ class _File(BaseModel):
 
     endpoints: dict[str, Endpoint] = {}
     tenants: dict[str, Tenant] = {}
+    limits: dict[OperationName, LimitRow] = {}
     s3Config: dict[str, S3Config] = {}
 
 
@@ -103,6 +118,12 @@ class EndpointBook:
         """How many accepted requests of one endpoint may wait; None for the rule that holds for all."""
         found = self._file.endpoints.get(name)
         return found.max_waiting if found else None
+
+    def limit_rows(self, endpoint_id: str, op: str) -> list[LimitRow]:
+        """What departs from the table for one operation: of all endpoints, then of this one."""
+        rows = [self._file.limits.get(op)]  # type: ignore[call-overload]
+        rows += [e.limits.get(op) for e in self.all().values() if e.id == endpoint_id]  # type: ignore[call-overload]
+        return [row for row in rows if row is not None]
 
     def shares(self, endpoint: Endpoint) -> dict[str, Any]:
         """The caps and weights that submits of an endpoint are claimed under, as `Ledger.claim` takes them."""

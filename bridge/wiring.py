@@ -12,6 +12,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from bridge.doors.entrance import Entrance
 from bridge.doors.http import HttpDoor
 from bridge.endpoints import EndpointBook
 from bridge.engine.accept import Accept, Verdict
+from bridge.engine.ask import AskHealth
 from bridge.engine.broker import Broker
 from bridge.engine.calls import Callers
 from bridge.engine.carry_out import CarryOut
@@ -54,6 +56,7 @@ from bridge.loop import Loop
 from bridge.runpod.budget import Budget
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
+from bridge.runpod.operations import Limit, Operation
 from bridge.settings import Settings, load
 from bridge.telemetry import register_snapshot
 
@@ -91,9 +94,9 @@ class Bridge:
             relayed=settings.amqp,
         )
         self.book = EndpointBook(settings)
-        self.budget = Budget(self.client, self.names.prefix)
+        self.budget = Budget(self.client, self.names.prefix, limit_of=self._limit_of)
         self.gate = Gate(self.client, self.names.prefix)
-        self.vitals = Vitals(self.gate, self.budget, self.ledger.now)
+        self.vitals = Vitals(self.gate, self.budget, self.ledger.now, int(settings.bridge_gate_max_s * 1000))
         self.pressure = Pressure(lambda: measure(self.ledger), marks(settings), self.book.max_waiting)
         self._clients: dict[str, RunPodClient] = {}
         self._clients_lock = threading.Lock()
@@ -242,6 +245,12 @@ class Bridge:
         except OperationalError as error:
             raise ConnectionError(str(error)) from error
 
+    def _limit_of(self, endpoint_id: str, op: Operation, base: Limit) -> Limit:
+        """The table's row with what the file departs from."""
+        for row in self.book.limit_rows(endpoint_id, op.value):
+            base = replace(base, **row.model_dump(exclude_none=True))
+        return base
+
     def endpoint_id_of(self, name: str) -> str:
         """The id whose budget an endpoint's calls are counted on."""
         known = self.book.all().get(name)
@@ -307,6 +316,7 @@ class Bridge:
             "finish": Loop("finish", finish.once, at_least_s=BURST_S),
             "states": Loop("states", self.states.once, at_least_s=STATES_BURST_S),
             "sweep": Loop("sweep", sweep.once),
+            "ask": Loop("ask", AskHealth(self.ledger, self.vitals, self.client_of, self.endpoint_id_of).once),
             "wake": Loop("wake", wake.once),
             "trim": Loop("trim", trim.once),
             "outputs": Loop("outputs", self.outputs.once),

@@ -1,4 +1,8 @@
-"""Threads that call RunPod; work is claimed only when one of them is free to do it."""
+"""Threads that call RunPod; work is claimed only when one of them is free to do it.
+
+An owner (an endpoint) may hold no more than a multiple of what is free beside it: so one that hangs never has them all,
+and another finds a thread at once (HARDENING 13).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,11 @@ from typing import Any
 
 from bridge.telemetry import tell
 
+#: How many threads an owner may hold for each one that stays free: alone it has 14 of 16, two have 7 each.
+SHARE = 7
+#: So few threads are not divided.
+FEW = 3
+
 
 class Callers:
     """Threads over one queue, started as they are needed; a Future for each call would cost more than it tells."""
@@ -17,10 +26,11 @@ class Callers:
         """At most so many calls are under way at once."""
         self._name = name
         self._threads = threads
-        self._queue: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...], str] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._started = 0
         self._free = threads
+        self._held: dict[str, int] = {}
         self.on_free: Callable[[], None] | None = None
 
     @property
@@ -28,31 +38,46 @@ class Callers:
         """How many calls could start now."""
         return self._free
 
+    def free_for(self, owner: str) -> int:
+        """How many calls of this owner could start now, with some left for the others."""
+        with self._lock:
+            free, held = self._free, self._held.get(owner, 0)
+        if self._threads <= FEW:
+            return free
+        return min(free, max(int(held == 0), (SHARE * free - held) // (1 + SHARE)))
+
     @property
     def busy(self) -> int:
         """How many calls are under way."""
         return self._threads - self._free
 
-    def start(self, call: Callable[..., None], *args: Any) -> None:
-        """Run the call in a free thread."""
+    def start(self, call: Callable[..., None], *args: Any, owner: str = "") -> None:
+        """Run the call in a free thread, for this owner."""
         with self._lock:
             self._free -= 1
+            self._held[owner] = self._held.get(owner, 0) + 1
             if self._started < self._threads - self._free:
                 self._started += 1
                 name = f"bridge-{self._name}-{self._started}"
                 threading.Thread(target=self._run, name=name, daemon=True).start()
-        self._queue.put((call, args))
+        self._queue.put((call, args, owner))
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            call, args = item
+            call, args, owner = item
             try:
                 call(*args)
             except Exception as error:  # noqa: BLE001  (the record's lease ends and it is due again)
                 tell("call.failed", call=getattr(call, "__name__", "call"), error=f"{type(error).__name__}: {error}")
             with self._lock:
                 self._free += 1
-                was_full = self._free == 1
+                left = self._held[owner] - 1
+                if left:
+                    self._held[owner] = left
+                else:
+                    del self._held[owner]
+                # Whoever wanted more may have found none free for it, long before all were taken.
+                was_full = self._free <= max(1, self._threads // (1 + SHARE) + 1)
             if was_full and self.on_free is not None:
                 self.on_free()
 

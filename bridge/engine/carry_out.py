@@ -62,7 +62,7 @@ class CarryOut:
         allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
         # Threads of their own: no cancel waits behind a /retry that hangs.
         callers = self.callers if step is Step.CANCEL else self.retriers
-        wanted = min(ready, callers.free, BATCH)
+        wanted = min(ready, callers.free_for(endpoint), BATCH)
         if allowed is not None:
             wanted = min(wanted, allowed)
         if wanted <= 0:
@@ -78,7 +78,7 @@ class CarryOut:
             self.vitals.budget.release(endpoint_id, op, token, used=0, unused=unused)
         for held in claimed.records:
             call = self._cancel if step is Step.CANCEL else self._retry
-            callers.start(call, held, endpoint_id, token, claimed.token)
+            callers.start(call, held, endpoint_id, token, claimed.token, owner=endpoint)
         return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
 
     def _cancel(self, held: Held, endpoint_id: str, token: str, _lease: str) -> None:
@@ -180,7 +180,7 @@ class CarryOut:
     def _permitted(self, stray: Stray, op: Operation) -> Observation | None:
         """One call inside the budget (I9); None when there is no permit now."""
         token, budget = secrets.token_hex(8), self.vitals.budget
-        if not budget.acquire(stray.endpoint_id, op, 1, token=token, slot_ms=self.slot_ms).count:
+        if not budget.acquire(stray.endpoint_id, op, 1, token=token, slot_ms=self.slot_ms, small=True).count:
             return None
         client = self.client_of(stray.endpoint)
         try:

@@ -101,7 +101,7 @@ class Stream:
 
     def _endpoint(self, endpoint: str, ready: int) -> float:
         token = secrets.token_hex(8)
-        wanted = min(ready, self.callers.free, BATCH)
+        wanted = min(ready, self.callers.free_for(endpoint), BATCH)
         if wanted <= 0:
             return IDLE_S  # a thread that becomes free wakes this loop
         allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
@@ -118,7 +118,7 @@ class Stream:
         if unused:
             budget.release(endpoint_id, Operation.STREAM, token, used=0, unused=unused)
         for held in taken.records:
-            self.callers.start(self._read, held, endpoint_id, token, taken.token)
+            self.callers.start(self._read, held, endpoint_id, token, taken.token, owner=endpoint)
         return 0.0 if ready > len(taken.records) and taken.records else IDLE_S
 
     def _read(self, held: Held, endpoint_id: str, token: str, reader: str) -> None:

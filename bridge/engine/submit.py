@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.heard import heard_from
@@ -67,18 +68,13 @@ class Submit:
         try:
             endpoint = self.book.resolve(name)
         except (JobRejected, SettingsError):
-            return self._refuse_all(name, step, ready)
+            return self._refuse_all(name, step, ready, f"endpoint: {name!r} is no longer allowed")
         sync = step is Step.SUBMIT_SYNC
         op, callers = (Operation.RUNSYNC, self.sync_callers) if sync else (Operation.RUN, self.callers)
-        wanted = min(ready, callers.free, self._room(endpoint))
-        if wanted <= 0:
-            return self._held_back(name) if callers.free else IDLE_S
         token = secrets.token_hex(8)
-        allowed, wait = self.vitals.may_call(name, token, submitting=True)
-        if allowed is not None:
-            wanted = min(wanted, allowed)
+        wanted, wait = self._wanted(endpoint, step, ready, callers.free_for(name), token)
         if wanted <= 0:
-            return wait or IDLE_S
+            return wait
         slot_ms = self.slot_ms + (SYNC_WAIT_MAX_MS if sync else 0)
         grant = self.vitals.budget.acquire(endpoint.id, op, wanted, token=token, slot_ms=slot_ms)
         if grant.count == 0:
@@ -95,6 +91,20 @@ class Submit:
             return self._held_back(name)
         self.capped.discard(name)
         return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
+
+    def _wanted(self, endpoint: Endpoint, step: Step, ready: int, free: int, token: str) -> tuple[int, float]:
+        """How many may be submitted as far as threads, caps and the gate go; else the seconds until another look."""
+        wanted = min(ready, free, self._room(endpoint))
+        if wanted <= 0:
+            return 0, self._held_back(endpoint.name) if free else IDLE_S
+        allowed, wait = self.vitals.may_call(endpoint.name, token, submitting=True)
+        if allowed is not None:
+            wanted = min(wanted, allowed)
+        trouble = self.vitals.closed_too_long(endpoint.name)
+        if wanted <= 0 and trouble is not None:  # one at a time still tries: it may be over
+            message = f"endpoint: {endpoint.name} has answered {trouble} for too long"
+            return 0, self._refuse_all(endpoint.name, step, ready, message)
+        return wanted, wait or IDLE_S
 
     def _send(self, endpoint: Endpoint, claimed: Claimed, records: Sequence[Held], token: str, op: Operation) -> None:
         """Mark those whose POST leaves now, in one round trip, and let it leave."""
@@ -120,7 +130,7 @@ class Submit:
             if change.verdict == "sending":
                 body = bodies[held.record.id]
                 assert isinstance(body, bytes)  # noqa: S101  (a refused body changes to `refused`)
-                callers.start(self._post, change.after, body, client, endpoint, token, op)
+                callers.start(self._post, change.after, body, client, endpoint, token, op, owner=endpoint.name)
             else:
                 unused += 1
                 self.commits.notice(change)
@@ -163,6 +173,10 @@ class Submit:
     ) -> None:
         """The one place where a POST /run leaves."""
         record = held.record
+        if self.vitals.budget.halted(endpoint.id, op):  # RunPod has just said 429 to a call that left with this one
+            self.vitals.budget.release(endpoint.id, op, token, used=0, unused=1)
+            self.commits.put(held, self.ledger.table.deferred)
+            return
         try:
             if op is Operation.RUNSYNC:
                 answer = client.runsync(endpoint.id, body, record.sync_wait_ms)
@@ -199,8 +213,12 @@ class Submit:
             self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
             return
         if isinstance(error, EndpointTrouble) and self.vitals.refuses_at_once(endpoint.name):
-            message = f"endpoint: {endpoint.name} ({endpoint.id}) has never answered with success: {error.message}"
-            self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
+            why = "has never answered with success"
+            if self.vitals.closed_too_long(endpoint.name):
+                why = "is still in trouble"
+                self.vitals.failed(endpoint.name, endpoint.id, op, error)  # spaces the next try
+            message = f"endpoint: {endpoint.name} ({endpoint.id}) {why}: {error.message}"
+            self.commits.put(held, partial(table.refused, message=message, field="endpoint"))
             return
         self.vitals.failed(endpoint.name, endpoint.id, op, error)
         if isinstance(error, EndpointTrouble | Throttled | Unreachable):  # nothing was done
@@ -219,11 +237,10 @@ class Submit:
         self.capped.add(name)
         return IDLE_S
 
-    def _refuse_all(self, name: str, step: Step, ready: int) -> float:
-        """The endpoint has been taken off the allow-list while requests waited."""
+    def _refuse_all(self, name: str, step: Step, ready: int, message: str) -> float:
+        """Requests that waited will never be submitted: each is told so, once."""
         claimed = self.ledger.claim(step, {name: min(ready, 50)}, lease_ms=self.lease_ms)
-        message = f"endpoint: {name!r} is no longer allowed"
-        self.ledger.change_many(
-            [(held, lambda h, now: self.ledger.table.refused(h, now, message)) for held in claimed.records]
-        )
+        refused = partial(self.ledger.table.refused, message=message, field="endpoint")
+        for change in self.ledger.change_many([(held, refused) for held in claimed.records]):
+            self.commits.notice(change)
         return 0.0 if claimed.records else IDLE_S

@@ -5,8 +5,10 @@ An observation belongs to the attempt that was current when its read started; th
 
 from __future__ import annotations
 
+import random
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
 IDLE_S = 1.0
 #: Polls of one endpoint taken in one turn at most.
 BATCH = 32
+
+
+def share_of_polls(granted: int, polls: int) -> int:
+    """How many of so many permits rescues leave to ordinary polls: a tenth, in the long run also of single ones."""
+    return min(polls, granted // 10 + (random.random() < granted % 10 / 10))  # noqa: S311  (no secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class Track:
         token = secrets.token_hex(8)
         allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
         ready = sum(steps.values())
-        wanted = min(ready, self.callers.free, BATCH)
+        wanted = min(ready, self.callers.free_for(endpoint), BATCH)
         if allowed is not None:
             wanted = min(wanted, allowed)
         if wanted <= 0:
@@ -76,10 +83,11 @@ class Track:
         left = grant.count
         for step in (Step.RESCUE, Step.POLL):
             if left and steps.get(step):
-                claimed = self.ledger.claim(step, {endpoint: left}, lease_ms=self.lease_ms)
+                rest = share_of_polls(left, steps.get(Step.POLL, 0)) if step is Step.RESCUE else 0
+                claimed = self.ledger.claim(step, {endpoint: left - rest}, lease_ms=self.lease_ms)
                 left -= len(claimed.records)
                 for held in claimed.records:
-                    self.callers.start(self._read, held, endpoint_id, token)
+                    self.callers.start(self._read, held, endpoint_id, token, owner=endpoint)
         if left:
             self.vitals.budget.release(endpoint_id, Operation.STATUS, token, used=0, unused=left)
         if grant.count == 0:
@@ -103,7 +111,7 @@ class Track:
     def _read_other(self, held: Held, job_id: str, endpoint_id: str) -> None:
         """A permit of its own (I9); where none is left, the next look at the record tries again."""
         token, budget = secrets.token_hex(8), self.vitals.budget
-        if not budget.acquire(endpoint_id, Operation.STATUS, 1, token=token, slot_ms=self.slot_ms).count:
+        if not budget.acquire(endpoint_id, Operation.STATUS, 1, token=token, slot_ms=self.slot_ms, small=True).count:
             return
         try:
             self._read_job(held, job_id, endpoint_id)
@@ -164,11 +172,9 @@ class Track:
         record, table = held.record, self.ledger.table
         second = record.gone_at and self.ledger.now() - record.gone_at >= GONE_APART_MS
         if second and self.vitals.ok_at(record.endpoint) < record.gone_at:
-            try:
-                self.client_of(record.endpoint).health(endpoint_id)
-                self.vitals.ok(record.endpoint)
-            except ApiError as error:
-                self.vitals.failed(record.endpoint, endpoint_id, Operation.HEALTH, error)
+            health = self.client_of(record.endpoint).health
+            with suppress(ApiError):
+                self.vitals.permitted(record.endpoint, endpoint_id, Operation.HEALTH, lambda: health(endpoint_id))
         known: dict[str, Any] = {
             "endpoint_ok_at": self.vitals.ok_at(record.endpoint),
             "purged_at": self.purged_at(record.endpoint),

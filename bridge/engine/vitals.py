@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from bridge.errors import ApiError, EndpointTrouble, Throttled, Unanswered, Unreachable
+from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Throttled, Unanswered, Unreachable
 from bridge.telemetry import tell
 from bridge.timing import backoff
 
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
     from bridge.runpod.gate import Gate
     from bridge.runpod.operations import Operation
 
+T = TypeVar("T")
 AWAY_BASE_S, AWAY_MAX_S = 0.25, 15.0
+#: Milliseconds after which the permit of a process that died counts as used.
+SLOT_MS = 30_000
 
 
 class Vitals:
     """Thread-safe; one for all loops of a process."""
 
-    def __init__(self, gate: Gate, budget: Budget, now: Callable[[], int]) -> None:
-        """`now` is ledger time in milliseconds."""
+    def __init__(self, gate: Gate, budget: Budget, now: Callable[[], int], gate_max_ms: int = 0) -> None:
+        """`now` is ledger time in ms; after `gate_max_ms` of trouble requests are refused (0: they wait)."""
         self.gate = gate
         self.budget = budget
         self._now = now
+        self._gate_max_ms = gate_max_ms
         self._lock = threading.Lock()
         self._ok_at: dict[str, int] = {}
         self._away: dict[str, tuple[int, float]] = {}  # fails in a row, monotonic time of the next try
@@ -58,6 +63,25 @@ class Vitals:
             if fails in {1, 10, 100}:
                 tell("runpod.away", endpoint=endpoint, error=error.message, fails=fails)
 
+    def permitted(
+        self, endpoint: str, endpoint_id: str, op: Operation, call: Callable[[], T], *, slot_ms: int = SLOT_MS
+    ) -> T | None:
+        """One call inside the budget (I9), its outcome noted; None when there is no permit now. Raises ApiError."""
+        token = secrets.token_hex(8)
+        if not self.budget.acquire(endpoint_id, op, 1, token=token, slot_ms=slot_ms, small=True).count:
+            return None
+        try:
+            answer = call()
+        except JobUnknown:
+            raise
+        except ApiError as error:
+            self.failed(endpoint, endpoint_id, op, error)
+            raise
+        finally:
+            self.budget.release(endpoint_id, op, token, used=1, unused=0)
+        self.ok(endpoint)
+        return answer
+
     def wait_s(self, endpoint: str) -> float:
         """Seconds until the endpoint may be tried again; 0.0 for now."""
         away = self._away.get(endpoint)
@@ -73,8 +97,18 @@ class Vitals:
         return "unreachable" if endpoint in self._away else None
 
     def refuses_at_once(self, endpoint: str) -> bool:
-        """An endpoint that has never answered with success: a typing error is told, not waited for."""
-        return not self.gate.state(endpoint).ever_succeeded
+        """An endpoint that has never answered with success: a typing error is told, not waited for.
+
+        And one that has been in trouble for longer than BRIDGE_GATE_MAX_S allows (HARDENING 2).
+        """
+        return not self.gate.state(endpoint).ever_succeeded or self.closed_too_long(endpoint) is not None
+
+    def closed_too_long(self, endpoint: str) -> str | None:
+        """The trouble for which requests are not to wait any more; None when there is none, or it may pass."""
+        state = self.gate.state(endpoint)
+        if not self._gate_max_ms or not state.reason or self._now() - state.since_ms < self._gate_max_ms:
+            return None
+        return state.reason
 
     def may_call(self, endpoint: str, token: str, *, submitting: bool) -> tuple[int | None, float]:
         """How many calls may leave: None for any number, 0 or 1 with the seconds to wait while the gate is closed."""

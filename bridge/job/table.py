@@ -258,12 +258,12 @@ class Table:
             draft.cancel_job(job_id, record.endpoint_id)
         return draft.done("another_job")
 
-    def refused(self, held: Held, now: int, message: str) -> Change:
-        """RunPod will never take this body (400)."""
+    def refused(self, held: Held, now: int, message: str, field: str = "input") -> Change:
+        """RunPod will never take this body (400), or this endpoint is not to be used any more (`field` endpoint)."""
         if held.record.phase not in {A, S}:
             return same(held, "late")
         draft = self._draft(held, now).keep(Long.ERROR, message)
-        return check(draft.settle(Status.REJECTED, Reason.REJECTED, field="input").done("refused"), "refused")
+        return check(draft.settle(Status.REJECTED, Reason.REJECTED, field=field).done("refused"), "refused")
 
     def deferred(self, held: Held, now: int) -> Change:
         """Nothing was sent, or RunPod said 429: back to waiting, no attempt used."""

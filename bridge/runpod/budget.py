@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,19 @@ import redis
 
 from bridge.errors import LedgerUnavailable
 from bridge.runpod.operations import LIMITS, Limit, Operation
-from bridge.runpod.shared import ledger_now, read, run, write
+from bridge.runpod.shared import first_in, ledger_now, read, run, write
 from bridge.telemetry import tell
 
-#: What is left of the rate after a 429, and how much of the whole comes back each second.
-CUT, RECOVERY = 0.8, 0.005
+#: How much of the whole comes back each second, once a limit learned from a 429 was held long enough.
+RECOVERY = 0.005
 #: Ended calls are told to Redis with the next grant, or after this many seconds.
 FLUSH_S = 0.2
 #: An endpoint's budget is forgotten when nobody has asked for so long.
 KEEP_MS = 3_600_000
+#: Seconds that this process lets no call leave after a 429: as long as the shared pause, which needs a round trip.
+HALT_S = 0.5
+#: How long the number of running RunPod workers is believed.
+WORKERS_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +48,27 @@ class Budget:
         client: redis.Redis,
         prefix: str = "bridge:_:",
         limits: Mapping[Operation, Limit] = LIMITS,
-        overrides: Mapping[str, Mapping[Operation, Limit]] | None = None,
+        limit_of: Callable[[str, Operation, Limit], Limit] | None = None,
     ) -> None:
-        """`overrides` are limits of single endpoint ids."""
+        """`limit_of` departs from the table for single endpoints: it is given the id, the operation, the row."""
         self._client = client
         self._prefix = prefix
         self._limits = limits
-        self._overrides = overrides or {}
+        self._limit_of = limit_of
         self._lock = threading.Lock()
         self._out: dict[tuple[str, Operation], dict[str, int]] = {}  # permits under way, by token
         self._untold: dict[tuple[str, Operation], dict[str, int]] = {}  # of which tokens ends wait; how many unused
         self._flushed_at = time.monotonic()
+        self._halted: dict[tuple[str, Operation], float] = {}
 
-    def acquire(self, endpoint_id: str, op: Operation, wanted: int, *, token: str, slot_ms: int) -> Grant:
-        """Up to `wanted` permits. A process that dies with them loses them `slot_ms` later."""
-        granted, wait = self._acquire(endpoint_id, op, wanted, token, slot_ms)
+    def acquire(
+        self, endpoint_id: str, op: Operation, wanted: int, *, token: str, slot_ms: int, small: bool = False
+    ) -> Grant:
+        """Up to `wanted` permits. A process that dies with them loses them `slot_ms` later.
+
+        `small` is for single calls beside the loops': refused, they have 10 % of the limit left to them for a while.
+        """
+        granted, wait = self._acquire(endpoint_id, op, wanted, token, slot_ms, small=small)
         if granted:
             with self._lock:
                 self._out.setdefault((endpoint_id, op), {})[token] = granted
@@ -84,8 +94,12 @@ class Budget:
             self._acquire(endpoint_id, op, 0, "", 0)
 
     def throttled(self, endpoint_id: str, op: Operation, delay_s: float | None) -> None:
-        """RunPod said 429: pause as it asked, and let everybody go on slower for a while."""
-        args = [endpoint_id, op.value, int((delay_s or 0) * 1000), CUT, RECOVERY]
+        """RunPod said 429: pause, as long as it asked; then single calls find out what it takes (docs/budget.md)."""
+        limit = self.limit(endpoint_id, op)
+        pause_ms = int((delay_s or 0) * 1000)
+        with self._lock:
+            self._halted[endpoint_id, op] = time.monotonic() + max(HALT_S, pause_ms / 1000)
+        args = [endpoint_id, op.value, pause_ms, limit.calls, limit.per_worker, RECOVERY]
         if run(self._client, "throttled", self._prefix, args):
             tell("budget.throttled", endpoint=endpoint_id, op=op.value, delay_s=delay_s)
 
@@ -98,7 +112,23 @@ class Budget:
 
     def limit(self, endpoint_id: str, op: Operation) -> Limit:
         """The table's figures for one endpoint and operation."""
-        return self._overrides.get(endpoint_id, {}).get(op) or self._limits[op]
+        base = self._limits[op]
+        return self._limit_of(endpoint_id, op, base) if self._limit_of is not None else base
+
+    def halted(self, endpoint_id: str, op: Operation) -> bool:
+        """Whether this process has just heard a 429: calls that have permits and have not left yet stay."""
+        until = self._halted.get((endpoint_id, op))
+        if until is None:
+            return False
+        if time.monotonic() < until:
+            return True
+        with self._lock:
+            self._halted.pop((endpoint_id, op), None)
+        return False
+
+    def may_ask(self, endpoint_id: str, every_ms: int) -> bool:
+        """Whether this process may ask for the endpoint's health now; one of all processes in that time."""
+        return first_in(self._client, f"{self._prefix}asked:{endpoint_id}", every_ms)
 
     def state(self, endpoint_id: str) -> dict[str, Any]:
         """What is left of each operation's budget, for health."""
@@ -110,8 +140,8 @@ class Budget:
             recent = sum(int(count) for name, count in found.items() if name.startswith("b:") and _in_window(name, now))
             limit = self.limit(endpoint_id, op)
             told[op.value] = {
-                "limit": limit.calls,
-                "left": max(0, limit.calls - recent - out),
+                "limit": _limit_now(found, now, limit),
+                "left": max(0, _limit_now(found, now, limit) - recent - out),
                 "under_way": out,
                 "cuts_by_429": int(found.get("cuts", 0)),
             }
@@ -120,14 +150,16 @@ class Budget:
     def _key(self, endpoint_id: str, op: Operation) -> str:
         return f"{self._prefix}budget:{endpoint_id}:{op.value}"
 
-    def _acquire(self, endpoint_id: str, op: Operation, wanted: int, token: str, slot_ms: int) -> tuple[int, int]:
+    def _acquire(
+        self, endpoint_id: str, op: Operation, wanted: int, token: str, slot_ms: int, *, small: bool = False
+    ) -> tuple[int, int]:
         key = endpoint_id, op
         with self._lock:
             untold = self._untold.pop(key, {})
             left = {name: self._out[key].get(name, 0) for name in untold}
         limit = self.limit(endpoint_id, op)
         args: list[Any] = [endpoint_id, op.value, wanted, token, slot_ms, limit.calls, limit.concurrent]
-        args += (limit.per_worker, RECOVERY)
+        args += (limit.per_worker, RECOVERY, "1" if small else "")
         for name, unused in untold.items():
             args += (name, left[name], unused)
         try:
@@ -143,6 +175,17 @@ class Budget:
                 if count == 0:
                     self._out[key].pop(name, None)
         return int(granted), int(wait)
+
+
+def _limit_now(found: Mapping[str, str], now: int, limit: Limit) -> int:
+    """The limit that holds now, as `acquire.lua` reckons it."""
+    whole = limit.calls
+    if "workers" in found and now - int(found["workers_at"]) < WORKERS_MS:
+        whole = max(whole, int(found["workers"]) * limit.per_worker)
+    if "limit" not in found:
+        return whole
+    growing = max(0, now - int(found["limit_at"]) - int(found.get("hold", 0))) / 1000
+    return max(1, int(min(whole, float(found["limit"]) + growing * RECOVERY * whole)))
 
 
 def _in_window(field: str, now: int) -> bool:

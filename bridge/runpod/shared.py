@@ -41,6 +41,14 @@ def read(client: redis.Redis, key: str) -> dict[str, str]:
         raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
 
 
+def first_in(client: redis.Redis, key: str, every_ms: int) -> bool:
+    """Whether nobody else has come in the last `every_ms`. Raises LedgerUnavailable."""
+    try:
+        return bool(client.set(key, 1, nx=True, px=every_ms))
+    except RedisError as error:
+        raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
+
+
 def ledger_now(client: redis.Redis, prefix: str) -> int:
     """Ledger time in ms (I17), as the scripts see it. Raises LedgerUnavailable."""
     try:

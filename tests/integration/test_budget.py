@@ -151,7 +151,9 @@ def test_operations_and_endpoints_do_not_share(client: redis.Redis) -> None:
 
 def test_an_override_of_one_endpoint_holds_for_it_alone(client: redis.Redis) -> None:
     """The table can be departed from per endpoint."""
-    budget = Budget(client, PREFIX, LIMITS, {"small": {RUN: Limit(2, 2)}})
+    budget = Budget(
+        client, PREFIX, LIMITS, lambda endpoint_id, _op, base: Limit(2, 2) if endpoint_id == "small" else base
+    )
     assert budget.acquire("small", RUN, 100, token="a", slot_ms=1_000).count == 2
     assert budget.acquire("other", RUN, 100, token="b", slot_ms=1_000).count == 100
 
@@ -173,37 +175,112 @@ def test_flush_tells_the_others_when_nobody_asks(client: redis.Redis) -> None:
 # 429
 
 
-def test_a_429_cuts_this_operation_for_everybody_and_it_comes_back_slowly(client: redis.Redis) -> None:
-    """Multiplicative cut, slow recovery, other operations untouched."""
+def answered(budget: Budget, client: redis.Redis, *, wait_ms: int = 600) -> None:
+    """The single call that is let out after a 429 is answered well."""
+    pass_time(client, wait_ms)
+    assert take(budget, 50, token="probe") == 1
+    budget.release(EP, RUN, "probe", used=1, unused=0)
+    budget.acquire(EP, RUN, 0, token="", slot_ms=0)
+
+
+def used(budget: Budget, calls: int) -> None:
+    """So many calls have been made and answered."""
+    assert take(budget, calls, token="used") == calls
+    budget.release(EP, RUN, "used", used=calls, unused=0)
+    budget.acquire(EP, RUN, 0, token="", slot_ms=0)
+
+
+def limit(budget: Budget) -> int:
+    """What holds now."""
+    return int(budget.state(EP)["run"]["limit"])
+
+
+def test_after_a_429_single_calls_ask_until_one_is_answered(client: redis.Redis) -> None:
+    """For everybody; other operations are untouched; a refused one waits longer for the next."""
     budget, other = budget_of(client, 100), budget_of(client, 100)
+    used(budget, 60)
     budget.throttled(EP, RUN, None)
-    assert take(other, 100, token="a") == 80
-    assert take(other, 100, op=STATUS) == 100
-    other.release(EP, RUN, "a", used=80, unused=0)
-    other.acquire(EP, RUN, 0, token="", slot_ms=0)
-    pass_time(client, 20_000)
-    assert take(other, 200, token="b") == 90
-    other.release(EP, RUN, "b", used=90, unused=0)
-    other.acquire(EP, RUN, 0, token="", slot_ms=0)
-    pass_time(client, 20_500)
-    assert take(other, 200) == 100
+    assert take(other, 10) == 0
+    assert take(other, 10, op=STATUS) == 10
+    pass_time(client, 510)
+    assert take(other, 10, token="a") == 1
+    assert take(budget, 10) == 0  # one at a time
+    other.throttled(EP, RUN, None)
+    other.release(EP, RUN, "a", used=1, unused=0)
+    pass_time(client, 510)
+    assert take(budget, 10) == 0
+    pass_time(client, 300)
+    assert take(budget, 10, token="b") == 1
+    budget.release(EP, RUN, "b", used=1, unused=0)
+    assert take(budget, 100, token="c") == 0
+    assert limit(budget) in {59, 60}  # what went through, less two that were refused
+
+
+def test_the_limit_becomes_what_went_through_and_at_least_half(client: redis.Redis) -> None:
+    """A multiplicative cut, but never deeper than by half for one piece of news."""
+    budget = budget_of(client, 100)
+    budget.throttled(EP, RUN, None)
+    answered(budget, client)
+    assert limit(budget) == 50
+
+
+def test_a_learned_limit_is_held_and_then_grows_back_slowly(client: redis.Redis) -> None:
+    """A minute, then half a percent of the whole each second."""
+    budget = budget_of(client, 100)
+    budget.throttled(EP, RUN, None)
+    answered(budget, client)
+    pass_time(client, 59_000)
+    assert limit(budget) == 50
+    pass_time(client, 21_000)
+    assert 59 <= limit(budget) <= 61
+    pass_time(client, 100_000)
+    assert take(budget, 200) == 100
+    assert "limit" not in client.hgetall(f"{PREFIX}budget:{EP}:run")
+
+
+def test_a_limit_that_is_met_again_is_held_twice_as_long(client: redis.Redis) -> None:
+    """The memory of the limit that met a 429: the next try above it comes later each time."""
+    budget = budget_of(client, 100)
+    for _ in range(2):
+        budget.throttled(EP, RUN, None)
+        answered(budget, client)
+        pass_time(client, 61_000)
+    before = limit(budget)
+    pass_time(client, 58_000)
+    assert limit(budget) == before
+    pass_time(client, 12_000)
+    assert limit(budget) > before
 
 
 def test_the_429s_of_one_burst_cut_once(client: redis.Redis) -> None:
     """Fifty calls that were under way together are one piece of news."""
     budget = budget_of(client, 100)
+    used(budget, 90)
     for _ in range(50):
         budget.throttled(EP, RUN, None)
-    assert take(budget, 100) == 80
+    answered(budget, client)
+    assert limit(budget) == 50
+    assert budget.state(EP)["run"]["cuts_by_429"] == 1
 
 
 def test_repeated_429s_never_cut_to_nothing(client: redis.Redis) -> None:
     """One call stays possible, else nobody would learn that the trouble is over."""
     budget = budget_of(client, 10)
-    for _ in range(40):
+    for _ in range(12):
         budget.throttled(EP, RUN, None)
-        pass_time(client, 1_001)
+        answered(budget, client, wait_ms=12_000)
+        pass_time(client, 12_000)
     assert take(budget, 10) == 1
+
+
+def test_a_probe_that_dies_with_its_process_is_no_answer(client: redis.Redis) -> None:
+    """Another single call follows when its slot has ended."""
+    budget = budget_of(client, 100)
+    budget.throttled(EP, RUN, None)
+    pass_time(client, 600)
+    assert take(budget, 5, slot_ms=5_000) == 1
+    pass_time(client, 5_100)
+    assert take(budget, 5) == 1
 
 
 def test_retry_after_pauses_every_process_and_the_longest_counts(client: redis.Redis) -> None:
@@ -217,6 +294,66 @@ def test_retry_after_pauses_every_process_and_the_longest_counts(client: redis.R
     assert take(other, 1, op=STATUS) == 1
     pass_time(client, 7_000)
     assert take(other, 1) == 1
+
+
+class RunPod:
+    """Its side: so many calls in a window, sliding or aligned; the others are refused."""
+
+    def __init__(self, limit: int, *, aligned: bool) -> None:
+        """Windows of 10 s."""
+        self.limit, self.aligned = limit, aligned
+        self.taken: list[float] = []
+        self.refused: list[float] = []
+
+    def call(self, now: float) -> bool:
+        """Whether it takes this one."""
+        start = now - now % 10 if self.aligned else now - 10
+        if sum(at >= start for at in self.taken[-2_000:]) >= self.limit:
+            self.refused.append(now)
+            return False
+        self.taken.append(now)
+        return True
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("part", [0.5, 0.3])
+def test_a_limit_that_was_silently_lowered_is_found_and_kept(
+    client: redis.Redis, part: float, *, aligned: bool
+) -> None:
+    """Four processes that would call all the time: under 1 % refused, over 80 % of what is allowed used."""
+    processes = [budget_of(client, calls=200, concurrent=64) for _ in range(4)]
+    runpod = RunPod(int(200 * part), aligned=aligned)
+    now, seconds = 3.0, 240
+    under_way: list[tuple[Budget, str, int]] = []
+    while now < seconds:
+        for budget, token, count in under_way:
+            budget.release(EP, RUN, token, used=count, unused=0)
+        under_way = []
+        for budget in processes:
+            token = next(tokens)
+            granted = take(budget, 4, token=token)
+            for _ in range(granted):
+                if not runpod.call(now):
+                    budget.throttled(EP, RUN, None)
+            if granted:
+                under_way.append((budget, token, granted))
+        pass_time(client, 100)
+        now += 0.1
+    calls = len(runpod.taken) + len(runpod.refused)
+    assert len(runpod.refused) <= 0.04 * calls
+    late = [at for at in runpod.refused if at > 30]
+    assert len(late) <= 0.01 * sum(at > 30 for at in runpod.taken)
+    assert sum(at > 30 for at in runpod.taken) >= 0.8 * runpod.limit * (seconds - 30) / 10
+
+
+def test_what_small_classes_are_refused_is_kept_for_them(client: redis.Redis) -> None:
+    """Loops that take all there is leave a tenth once a single call had to wait, for ten seconds."""
+    budget = budget_of(client, 100)
+    assert take(budget, 100, token="bulk") == 100
+    assert budget.acquire(EP, RUN, 1, token="s1", slot_ms=1_000, small=True).count == 0
+    budget.release(EP, RUN, "bulk", used=0, unused=100)
+    assert take(budget, 100, token="again") == 90
+    assert budget.acquire(EP, RUN, 1, token="s2", slot_ms=1_000, small=True).count == 1
 
 
 # Running RunPod workers
