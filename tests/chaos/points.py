@@ -191,7 +191,7 @@ def install(points: Points) -> None:
 
     start = Callers.start
 
-    def started(self: Any, call: Callable[..., None], *args: Any) -> None:
+    def started(self: Any, call: Callable[..., None], *args: Any, owner: str = "") -> None:
         def about(*inner: Any) -> None:
             over = points.about(getattr(getattr(inner[0], "record", None), "id", "") if inner else "")
             try:
@@ -199,7 +199,7 @@ def install(points: Points) -> None:
             finally:
                 over()
 
-        start(self, about, *args)
+        start(self, about, *args, owner=owner)
 
     Callers.start = started  # type: ignore[method-assign]
     acknowledge: Any = Request.acknowledge
