@@ -6,6 +6,7 @@ import json
 from typing import Any, Protocol
 
 import pika
+import pika.exceptions
 import redis
 
 from tests.helpers import eventually
@@ -64,6 +65,19 @@ class AmqpService:
     def close(self) -> None:
         """Go."""
         self.connection.close()
+
+
+def doors_are_open(url: str) -> bool:
+    """Whether the queues of both kinds are there: a passive declare that fails closes its channel."""
+    service = AmqpService(url)
+    try:
+        for queue in ("bridge.requests", "bridge.commands"):
+            service.left(queue)
+    except pika.exceptions.ChannelClosedByBroker:
+        return False
+    finally:
+        service.close()
+    return True
 
 
 class StreamService:
