@@ -31,6 +31,7 @@ class AmqpService:
     def __init__(self, url: str) -> None:
         self.connection = pika.BlockingConnection(pika.URLParameters(url))
         self.channel: Any = self.connection.channel()
+        self.channel.confirm_delivery()  # what was sent is in the queue
         self._heard: dict[str, list[dict[str, Any]]] = {}
         self.properties: list[Any] = []
 
@@ -64,7 +65,8 @@ class AmqpService:
 
     def close(self) -> None:
         """Go."""
-        self.connection.close()
+        if self.connection.is_open:
+            self.connection.close()
 
 
 def doors_are_open(url: str) -> bool:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pika
-import redis
 
 from bridge.embedded import EmbeddedRedis
+from bridge.ledger import connect
 from tests.bench.road import cpu_s, peak_mib
 from tests.helpers import eventually
 from tests.house import House
@@ -71,12 +71,15 @@ def measure(folder: Path, door: str, broker: str, url: str, asked: argparse.Name
         first = house.start("engine", *command)  # declares; its doors are known to work
         eventually(lambda: "ready" in first.said(), 20)
         if not asked.submitting:
-            redis.Redis.from_url(url).xadd("bridge:commands", {"data": '{"op": "pause", "endpoint": "demo"}'})
+            house.client.xadd("bridge:commands", {"data": '{"op": "pause", "endpoint": "demo"}'})
             eventually(lambda: house.client.xlen("bridge:commands") == 0, 20)
         first.stop()
         fill(door, broker, url, asked.requests, asked.bytes)
         process = house.start("engine", *command)
-        count = lambda: sum(int(v) for k, v in house.client.hgetall("bridge:_:count:demo").items() if k.isupper())  # type: ignore[union-attr]  # noqa: E731
+
+        def count() -> int:
+            return sum(number for name, number in house.ledger.counts("demo").items() if name.isupper())
+
         eventually(lambda: count() > 0, 60, every=0.002)
         begun, before, had = time.monotonic(), cpu_s(process.pid), count()
         eventually(lambda: count() >= asked.requests, 300, every=0.02)
@@ -95,12 +98,14 @@ def fill(door: str, broker: str, url: str, requests: int, size: int) -> None:
     """Put all requests where the door will find them."""
     bodies = (json.dumps({"id": f"{door}-{n}", "input": {"prompt": "x" * size}}) for n in range(requests))
     if door == "stream":
-        with redis.Redis.from_url(url).pipeline(transaction=False) as pipe:
+        client = connect(url)
+        with client.pipeline(transaction=False) as pipe:
             for n, body in enumerate(bodies):
                 pipe.xadd("bridge:requests", {"data": body})
                 if n % 1000 == 0:
                     pipe.execute()
             pipe.execute()
+        client.close()
         return
     connection = pika.BlockingConnection(pika.URLParameters(broker))
     channel = connection.channel()

@@ -1,0 +1,202 @@
+"""The doors for plain JSON while something is away: messages are held or wait, none is lost, none is taken twice."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from bridge.ledger import Names, connect
+from bridge.ledger.inbox import GROUP, Inbox
+from tests.helpers import eventually
+from tests.house import House, Process
+from tests.servers import RabbitServer, RedisServer
+from tests.services import AmqpService, StreamService, doors_are_open
+
+
+@pytest.fixture
+def house(amqp_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A fresh vhost and database; entries of dead consumers are adopted after a second."""
+    with House(tmp_path_factory.mktemp("outage"), broker=amqp_url, redis_url=redis_url, stream_idle_s="1") as made:
+        yield made
+
+
+@pytest.fixture
+def stream(house: House) -> Iterator[StreamService]:
+    """A service on Redis."""
+    made = StreamService(house.environment["BRIDGE_REDIS_URL"])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def amqp(house: House) -> Iterator[AmqpService]:
+    """A service on RabbitMQ."""
+    made = AmqpService(house.broker)
+    yield made
+    made.close()
+
+
+def engine(house: House, **more: str) -> Process:
+    """A process whose doors are open."""
+    process = house.start("engine", sys.executable, "-m", "bridge.cli", "engine", **more)
+    eventually(lambda: doors_are_open(house.broker) and "ready" in process.said(), timeout=30, every=0.1)
+    return process
+
+
+def all_closed(house: House, ids: list[str]) -> bool:
+    """Whether every one of them has ended and was told."""
+    return all(phase is not None and phase.value == "CLOSED" for phase in house.ledger.phases(ids))
+
+
+def test_messages_are_held_while_the_ledger_is_away(house: House, redis_server: RedisServer, amqp: AmqpService) -> None:
+    """Unacked, without a hot loop; they are taken when it is back, each once."""
+    process = engine(house)
+    redis_server.freeze()
+    try:
+        for n in range(20):
+            amqp.send({"id": f"held-{n}", "input": {"n": n}, "reply_to": "held"})
+        amqp.own("held")
+        eventually(lambda: "door.held" in process.said(), timeout=30)
+        assert process.said().count("door.held") < 50
+    finally:
+        redis_server.thaw()
+    eventually(lambda: all_closed(house, [f"held-{n}" for n in range(20)]), timeout=30)
+    assert len(amqp.replies("held", 20)) == 20
+    assert house.submits() == 20
+    eventually(lambda: amqp.left("bridge.requests") == 0)
+
+
+def test_the_doors_come_back_after_the_brokers_death(
+    house: House, rabbitmq_server: RabbitServer, stream: StreamService
+) -> None:
+    """What was persistent is taken after it; the stream's door does not notice."""
+    process = engine(house)
+    before = AmqpService(house.broker)
+    for n in range(20):
+        before.send({"id": f"before-{n}", "input": {"mock_delay": 1}}, delivery_mode=2)
+    before.close()
+    rabbitmq_server.kill()
+    stream.send({"id": "meanwhile", "input": {"a": 1}})
+    eventually(lambda: house.phase("meanwhile") is not None, timeout=20)
+    rabbitmq_server.start()
+    after = eventually(lambda: AmqpService(house.broker), timeout=60, every=0.5)
+    after.send({"id": "after", "input": {"a": 1}})
+    ids = [f"before-{n}" for n in range(20)]
+    eventually(lambda: all(house.ledger.phases(ids)), timeout=20)
+    eventually(lambda: all_closed(house, [*ids, "after"]), timeout=40)
+    assert process.running
+    assert house.submits() == 22
+    after.close()
+
+
+def test_entries_of_a_dead_process_are_adopted_and_its_name_goes(house: House) -> None:
+    """It had taken them and never said that they are held."""
+    client: Any = redis.Redis.from_url(house.environment["BRIDGE_REDIS_URL"])
+    names = Names()
+    dead = Inbox(client, names.requests, "dead-process")
+    assert dead.read(1, 1_000_000, 1) == []  # makes the group
+    for n in range(5):
+        client.xadd(names.requests, {"data": json.dumps({"id": f"orphan-{n}", "input": {"n": n}})})
+    assert len(dead.read(100, 1_000_000, 1)) == 5
+    engine(house)
+    eventually(lambda: all_closed(house, [f"orphan-{n}" for n in range(5)]), timeout=20)
+    eventually(lambda: client.xlen(names.requests) == 0)
+
+    def consumers() -> set[str]:
+        return {found["name"].decode() for found in client.xinfo_consumers(names.requests, GROUP)}
+
+    eventually(lambda: "dead-process" not in consumers(), timeout=20)
+    assert len(consumers()) == 1
+    client.close()
+
+
+def test_a_batch_of_large_entries_is_read_in_parts(redis_url: str) -> None:
+    """A consumer never asks for more than fits; what it did not ask for stays."""
+    client = connect(redis_url, decode=False)
+    inbox = Inbox(client, "bridge:requests", "reader")
+    assert inbox.read(10, 1_000_000, 1) == []
+    for _ in range(10):
+        client.xadd("bridge:requests", {"data": b"x" * 1_000_000})
+    assert 1 <= len(inbox.read(10, 3_000_000, 1)) <= 3
+    inbox.done([entry_id for entry_id, _ in inbox.read(10, 500_000, 1)])
+    assert client.xlen("bridge:requests") == 9
+    client.close()
+
+
+def test_a_made_id_is_the_same_when_its_message_comes_again(house: House) -> None:
+    """A second id would be a second job; two messages of the same words have one each."""
+    ledger = house.ledger
+    assert ledger.made_ids([("digest", "one", False), ("digest", "two", False)]) == ["one", "two"]
+    assert ledger.made_ids([("digest", "x", True), ("digest", "y", True)]) == ["one", "two"]
+    ledger.forget_made_ids([("digest", "one"), ("digest", "two")])
+    assert ledger.made_ids([("digest", "x", True)]) == ["x"]
+
+
+def test_a_killed_process_leaves_no_message_behind_and_makes_no_second_job(
+    house: House, amqp: AmqpService, stream: StreamService
+) -> None:
+    """Killed with -9 in the middle of a flood without ids, on both doors: every message is one job."""
+    process = engine(house, BRIDGE_WAITING_MAX="100000")
+    for n in range(300):
+        amqp.send({"id": f"amqp-{n}", "input": {"n": n}}, delivery_mode=2)
+        stream.send({"input": {"s": n}})
+    eventually(lambda: len(house.events()) > 50, timeout=20)
+    process.kill(signal.SIGKILL)
+    engine(house)
+    eventually(lambda: amqp.left("bridge.requests") == 0 and stream.left("bridge:requests") == 0, timeout=30)
+    accepted = [event["subject"] for event in house.events() if event["type"] == "bridge.job.accepted"]
+    assert len(accepted) == len(set(accepted)) == 600
+
+
+def test_closed_by_back_pressure_a_door_takes_nothing_and_opens_by_itself(
+    house: House, amqp: AmqpService, stream: StreamService
+) -> None:
+    """What is not taken waits on the broker; commands come in all the while."""
+    process = engine(house, BRIDGE_WAITING_MAX="50")
+    stream.send({"op": "pause", "endpoint": "demo", "reply_to": "office"}, "commands")
+    stream.replies("office", 1)
+    ids = [f"flood-{n}" for n in range(60)]
+    for request_id in ids:
+        amqp.send({"id": request_id, "input": {"a": 1}})
+    eventually(lambda: process.said().count("door.closed") == 2, timeout=20)  # both: neither waits in a read
+    late = [f"late-{n}" for n in range(60)]
+    for n, request_id in enumerate(late):
+        (amqp if n % 2 else stream).send({"id": request_id, "input": {"a": 1}})
+    amqp.own("office")
+    amqp.send({"op": "status", "id": "flood-0", "reply_to": "office"}, "commands")
+    assert amqp.replies("office", 1)[0]["data"]["result"]["phase"] == "ACCEPTED"
+    assert not any(house.ledger.phases(late))
+    assert stream.left("bridge:requests") == 30
+    stream.send({"op": "resume", "endpoint": "demo"}, "commands")
+    eventually(lambda: all_closed(house, ids + late), timeout=60)
+    assert "door.opened" in process.said()
+
+
+def test_a_process_that_is_told_to_stop_gives_back_what_it_has_and_takes_its_name_away(
+    house: House, amqp: AmqpService, stream: StreamService
+) -> None:
+    """Exit code 0; no consumer is left in the group; the queue has no reader."""
+    process = engine(house)
+    client: Any = redis.Redis.from_url(house.environment["BRIDGE_REDIS_URL"])
+    stream.send({"id": "now", "input": {"a": 1}})
+    eventually(lambda: all_closed(house, ["now"]), timeout=20)
+    assert len(client.xinfo_consumers("bridge:requests", GROUP)) == 1
+    assert process.stop() == 0
+    assert client.xinfo_consumers("bridge:requests", GROUP) == []
+    amqp.send({"id": "later", "input": {"a": 1}})
+    eventually(lambda: amqp.left("bridge.requests") == 1)
+    client.close()
+
+
+def test_the_doors_can_be_off(house: House) -> None:
+    """BRIDGE_JSON_DOORS=off: a process that only runs the engine, or only Celery."""
+    process = house.start("engine", sys.executable, "-m", "bridge.cli", "engine", BRIDGE_JSON_DOORS="off")
+    eventually(lambda: "ready" in process.said(), timeout=20)
+    assert not doors_are_open(house.broker)
+    assert not house.client.exists("bridge:requests")
