@@ -28,7 +28,9 @@ DEFAULT_TTL_MS = 24 * 3_600_000
 TTL_MARGIN_MS = 10 * 60_000
 #: A tenant's name becomes a label and a key.
 TENANT = re.compile(r"[A-Za-z0-9_.\-]{1,40}")
-_NOT_A_REPLY = re.compile(r"(bridge[.:]|celery|amq\.)")
+#: Queues of the bridge and of Celery, and RabbitMQ's direct reply, which lasts no longer than a channel. Queues that
+#: RabbitMQ has named (amq.gen-...) are somebody's own.
+_NOT_A_REPLY = re.compile(r"(bridge[.:]|celery|amq\.rabbitmq\.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,8 @@ class Accept:
             # A reply into a task queue would be an injection (HARDENING 10).
             raise rejected(
                 "reply_to",
-                f"reply_to: must match {self._settings.bridge_reply_pattern} and not begin with bridge, celery or amq.",
+                f"reply_to: must match {self._settings.bridge_reply_pattern}"
+                " and not begin with bridge, celery or amq.rabbitmq.",
             )
 
     def reply_allowed(self, name: str) -> bool:

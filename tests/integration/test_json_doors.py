@@ -189,6 +189,15 @@ def test_no_reply_goes_where_it_would_be_an_injection(house: House, door: str, s
     assert not house.client.exists(f"bridge:reply:{reply_to}")
 
 
+def test_a_queue_that_rabbitmq_has_named_is_the_services_own(house: House) -> None:
+    """amq.gen-...: exclusive to its connection, and as good a reply_to as any."""
+    service = AmqpService(house.broker)
+    queue = service.channel.queue_declare("", exclusive=True).method.queue
+    service.send({"input": {"a": 1}, "reply_to": queue})
+    assert service.replies(queue, 1)[0]["type"] == "bridge.job.completed"
+    service.close()
+
+
 def test_ends_that_nobody_was_named_for_go_to_the_results(house: House, door: str, service: Any) -> None:
     """On the broker the request came from."""
     service.send({"input": {"a": 7}, "id": f"{door}-r"})

@@ -1,0 +1,75 @@
+"""A service on RabbitMQ, in Python with pika: submits a job, follows it, takes chunks and result, cancels another.
+
+pip install pika
+AMQP_URL=amqp://guest:guest@127.0.0.1:5672/ python client.py
+"""
+
+import json
+import os
+import sys
+import uuid
+
+import pika
+
+# What a RunPod handler is given. These words are the emulator's (docs/emulator.md); put your own input here.
+INPUT = json.loads(os.environ.get("INPUT", '{"mock_stream": ["once", "upon", "a time"], "mock_return": "the end"}'))
+LONG_INPUT = json.loads(os.environ.get("LONG_INPUT", '{"mock_delay": 600}'))
+
+connection = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"]))
+channel = connection.channel()
+channel.confirm_delivery()  # with `mandatory`: publishing raises when the bridge has never run here
+
+# A queue of this service for replies, which outlasts a connection as jobs do; and one for the events of all jobs.
+replies = channel.queue_declare("story-service-pika", durable=True).method.queue
+events = channel.queue_declare("", exclusive=True).method.queue
+channel.exchange_declare("bridge.events", "topic", durable=True)
+channel.queue_bind(events, "bridge.events", "job.#")
+
+
+def send(key: str, document: dict) -> None:
+    """Persistent, and refused loudly when nobody takes it."""
+    properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
+    channel.basic_publish("bridge.jobs", key, json.dumps(document), properties, mandatory=True)
+
+
+def follow(queue: str, request_id: str):
+    """The events of one request in order, each once: one whose sequence is not above the last is a copy."""
+    last = ""
+    for method, _, body in channel.consume(queue, inactivity_timeout=60):
+        if method is None:
+            sys.exit(f"nothing was heard of {request_id} for 60 s")
+        channel.basic_ack(method.delivery_tag)
+        event = json.loads(body)
+        if event.get("subject") != request_id or event.get("sequence", "") <= last:
+            continue
+        last = event["sequence"]
+        yield event
+        if event["data"].get("completed"):
+            break
+    channel.cancel()
+
+
+# The id is yours: the same id with the same content is never run twice, however often it is sent.
+job = f"story-{uuid.uuid4()}"
+send("job.submit", {"id": job, "input": INPUT, "stream": True, "reply_to": replies, "correlation_id": "order 66"})
+told = list(follow(replies, job))
+seen = [event["type"] for event in follow(events, job)]
+
+# A job that is not wanted any more, on its GPU or still waiting.
+long_job = f"long-{uuid.uuid4()}"
+send("job.submit", {"id": long_job, "input": LONG_INPUT, "reply_to": replies})
+send("job.command", {"op": "cancel", "id": long_job, "by": "python-pika"})
+cancelled = list(follow(replies, long_job))[-1]
+
+print(
+    json.dumps(
+        {
+            "chunks": [event["data"]["output"] for event in told if event["type"] == "bridge.job.chunk"],
+            "output": told[-1]["data"]["output"],
+            "correlation_id": told[-1]["data"]["correlation_id"],
+            "events": seen,
+            "cancelled": cancelled["data"]["status"],
+        }
+    )
+)
+connection.close()

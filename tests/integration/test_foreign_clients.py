@@ -1,0 +1,103 @@
+"""The programs of docs/examples, as they stand there: other languages' own clients, against a bridge worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import eventually
+from tests.house import ROOT, House
+from tests.servers import RabbitServer, RedisServer
+from tests.services import doors_are_open
+
+EXAMPLES = ROOT / "docs" / "examples"
+ENDS = ["bridge.job.accepted", "bridge.job.submitted"]
+
+
+@pytest.fixture(scope="module")
+def house(
+    redis_server: RedisServer, rabbitmq_server: RabbitServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[House]:
+    """Both doors."""
+    amqp, redis_url = rabbitmq_server.start().fresh_url(), redis_server.start().fresh_url()
+    with House(tmp_path_factory.mktemp("foreign"), broker=amqp, redis_url=redis_url) as made:
+        made.worker()
+        eventually(lambda: doors_are_open(amqp), timeout=20, every=0.1)
+        yield made
+
+
+def missing(what: str) -> None:
+    """Loud at home, a failure in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def run(house: House, folder: Path, *command: str) -> str:
+    """What the program says; fails with its errors."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "AMQP_URL": house.broker,
+        "REDIS_URL": house.environment["BRIDGE_REDIS_URL"],
+    }
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def check(told: dict[str, Any]) -> None:
+    """What every one of them has to have seen."""
+    assert told["chunks"] == ["once", "upon", "a time"]
+    assert told["output"] == "the end"
+    assert told["correlation_id"] == "order 66"
+    assert told["events"][:2] == ENDS
+    assert told["events"][-1] == "bridge.job.completed"
+    assert told["events"].count("bridge.job.chunk") == 3
+    assert told["cancelled"] == "CANCELLED"
+
+
+def test_python_pika(house: House) -> None:
+    """RabbitMQ."""
+    folder = EXAMPLES / "python-pika"
+    check(json.loads(run(house, folder, sys.executable, "client.py").splitlines()[-1]))
+
+
+@pytest.mark.parametrize(("name", "package"), [("node-amqplib", "amqplib"), ("node-redis", "redis")])
+def test_node(house: House, name: str, package: str) -> None:
+    """RabbitMQ by amqplib, Redis streams by redis."""
+    folder, node = EXAMPLES / name, shutil.which("node")
+    if node is None or not (folder / "node_modules" / package).is_dir():
+        missing(f"needs Node.js 18 or later and: npm install --no-package-lock --prefix docs/examples/{name}")
+        return
+    check(json.loads(run(house, folder, node, "client.mjs").splitlines()[-1]))
+
+
+def test_redis_cli(house: House) -> None:
+    """A shell, and nothing else."""
+    if shutil.which("redis-cli") is None:
+        missing("needs redis-cli: Debian and Ubuntu: apt-get install redis-tools; macOS: brew install redis")
+    said = run(house, EXAMPLES / "redis-cli", "sh", "client.sh")
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for line in said.splitlines():
+        if line.startswith("== "):
+            found = parts[line[3:]] = []
+        else:
+            found.append(json.loads(line))
+    end = parts["replies"][-1]["data"]
+    check(
+        {
+            "chunks": [e["data"]["output"] for e in parts["replies"] if e["type"] == "bridge.job.chunk"],
+            "output": end["output"],
+            "correlation_id": end["correlation_id"],
+            "events": [e["type"] for e in parts["events"]],
+            "cancelled": parts["cancelled"][-1]["data"]["status"],
+        }
+    )
