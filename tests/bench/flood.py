@@ -1,4 +1,4 @@
-"""The shared budget under a flood: calls that RunPod refuses, part of the permitted rate used, an idle endpoint's latency.
+"""The shared budget under a flood: calls that RunPod refuses, part of the rate used, a calm endpoint's latency.
 
     scripts/bench flood [--seconds 60] [--processes 4] [--scale 1.0] [--halved] [--json]
 
@@ -79,7 +79,7 @@ class Flood:
     def calls(self) -> dict[str, dict[str, dict[str, int]]]:
         """What the emulator has counted: endpoint, operation, code."""
         address = self.base_url.removesuffix("/v2") + "/_emulator/counts"
-        with urllib.request.urlopen(address) as answer:
+        with urllib.request.urlopen(address) as answer:  # noqa: S310  (our own emulator)
             return {name: found["calls"] for name, found in json.load(answer).items()}
 
     def send(self, endpoint: str, n: int) -> str:
@@ -103,7 +103,8 @@ class Flood:
 
     def calm(self, seconds: float) -> list[int]:
         """Milliseconds from acceptance to RunPod's having taken it, of the endpoint that has little to do."""
-        ids, ends = [], time.monotonic() + seconds
+        ids: list[str] = []
+        ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             ids.append(self.send(CALM, len(ids)))
             time.sleep(CALM_EVERY_S)
