@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bridge.errors import SettingsError
 from bridge.job.request import ENDPOINT, Policy, S3Config, rejected
@@ -46,6 +46,23 @@ class Endpoint(BaseModel):
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
     max_waiting: Annotated[int, Field(ge=1)] | None = None
     limits: dict[OperationName, LimitRow] = {}
+    gpu_price_per_s: Annotated[float, Field(gt=0)] | None = None  # of one RunPod worker, in any currency
+    max_gpu_s_per_day: Annotated[float, Field(ge=0)] | None = None
+    max_cost_per_day: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _cost_needs_a_price(self) -> Endpoint:
+        if self.max_cost_per_day is not None and self.gpu_price_per_s is None:
+            raise ValueError("max_cost_per_day needs gpu_price_per_s")
+        return self
+
+    @property
+    def ceiling_s(self) -> float | None:
+        """Seconds of GPU time a day after which nothing more is submitted; None for no ceiling."""
+        found = [self.max_gpu_s_per_day]
+        if self.max_cost_per_day is not None and self.gpu_price_per_s is not None:
+            found.append(self.max_cost_per_day / self.gpu_price_per_s)
+        return min((ceiling for ceiling in found if ceiling is not None), default=None)
 
 
 class Tenant(BaseModel):

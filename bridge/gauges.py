@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bridge.errors import BridgeError
 from bridge.job.words import Phase, Step
-from bridge.ledger import inspect_server
+from bridge.ledger import gpu, inspect_server
 
 if TYPE_CHECKING:
     from bridge.wiring import Bridge
@@ -31,6 +31,10 @@ def _read(bridge: Bridge) -> Iterator[Gauge]:
         for phase in _LIVE:
             labels = {"endpoint": endpoint, "phase": phase.value}
             yield "bridge_requests", "Requests by phase.", labels, counts.get(phase.value, 0)
+        spent = gpu.read(ledger, endpoint)
+        yield "bridge_gpu_seconds_today", "executionTime of today (UTC).", {"endpoint": endpoint}, spent.ms / 1000
+        twice = counts.get("paid_twice_ms", 0) / 1000
+        yield "bridge_gpu_paid_twice_seconds", "GPU time paid twice; should be 0.", {"endpoint": endpoint}, twice
         verdict = bridge.vitals.waiting_for(endpoint) or "ok"
         yield "bridge_endpoint_verdict", "1 for the verdict that holds.", {"endpoint": endpoint, "verdict": verdict}, 1
     lags = ledger.lags()

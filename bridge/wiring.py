@@ -37,6 +37,7 @@ from bridge.engine.outputs import Outputs
 from bridge.engine.paces import Pace
 from bridge.engine.pressure import Marks, Pressure
 from bridge.engine.publish import Publish
+from bridge.engine.spending import Spending
 from bridge.engine.states import States
 from bridge.engine.stream import Stream
 from bridge.engine.submit import Submit
@@ -274,7 +275,7 @@ class Bridge:
         slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
         submit = Submit(
             self.ledger, commits, self.vitals, self.book, submitters, syncers, pace, self.client_of,
-            lease_ms, slot_ms, observed, s.bridge_webhook_base_url, self._capped,
+            lease_ms, slot_ms, observed, s.bridge_webhook_base_url, spending=Spending(self.ledger), capped=self._capped,
         )  # fmt: skip
         track = Track(
             self.ledger,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bridge.engine.calls import Callers
     from bridge.engine.commits import Commits
     from bridge.engine.paces import Pace
+    from bridge.engine.spending import Spending
     from bridge.engine.vitals import Vitals
     from bridge.job.change import Change
     from bridge.job.document import Held
@@ -54,6 +55,7 @@ class Submit:
     slot_ms: int
     observed: Callable[[Held, Heard, int], None]
     webhook_base: str | None = None
+    spending: Spending | None = None
     #: Endpoints whose cap, or whose tenants' caps, held work back: an end makes room there.
     capped: set[str] = field(default_factory=set)
 
@@ -97,6 +99,9 @@ class Submit:
         wanted = min(ready, free, self._room(endpoint))
         if wanted <= 0:
             return 0, self._held_back(endpoint.name) if free else IDLE_S
+        ceiling = self.spending.over(endpoint) if self.spending is not None else None
+        if ceiling is not None:
+            return 0, self._refuse_all(endpoint.name, step, ready, ceiling)
         allowed, wait = self.vitals.may_call(endpoint.name, token, submitting=True)
         if allowed is not None:
             wanted = min(wanted, allowed)

@@ -83,6 +83,8 @@ class Change:
     reopens: bool = False
     chunks: tuple[str, ...] = ()  # JSON, as they are kept
     stream_ms: int | None = None  # when the stream is read next; -1 never again, None unchanged
+    gpu_ms: int = 0  # executionTime of a job that has ended, and which part of it another job makes worthless
+    paid_twice_ms: int = 0
 
     @property
     def record(self) -> Record:
@@ -115,6 +117,8 @@ class Draft:
         self._strays: list[Stray] = []
         self._chunks: list[str] = []
         self._stream_ms: int | None = None
+        self._gpu_ms = 0
+        self._twice_ms = 0
 
     def set(self, **values: Any) -> Draft:
         """Change fields of the row."""
@@ -202,6 +206,13 @@ class Draft:
         self._stream_ms = -1 if in_ms is None else in_ms
         return self
 
+    def paid(self, execution_ms: int | None, *, twice: bool = False) -> Draft:
+        """A job has ended after so much GPU time; `twice` when it is not the one that counts."""
+        ms = max(0, execution_ms or 0)
+        self._gpu_ms += ms
+        self._twice_ms += ms if twice else 0
+        return self
+
     def settle(self, status: str, reason: str = "", **more: Any) -> Draft:
         """The end of this round (I4): tells it once, and whoever asked is due to hear it."""
         self.set(
@@ -266,6 +277,8 @@ class Draft:
             reopens=was is Phase.CLOSED and now_is is not Phase.CLOSED,
             chunks=tuple(self._chunks),
             stream_ms=self._stream_ms,
+            gpu_ms=self._gpu_ms,
+            paid_twice_ms=self._twice_ms,
         )
 
     def _telling(self, after: Held, name: EventName, more: dict[str, Any], first: int, place: int) -> Telling:

@@ -554,11 +554,12 @@ class Table:
         if heard.status == Status.COMPLETED:
             heard = self._with_chunks(draft, heard)
             draft.set(started_at=record.started_at or draft.now, output_missing=int(heard.output is None))
-            draft.result(heard.output, heard.ref)
+            draft.result(heard.output, heard.ref).paid(heard.execution_time)
             self._strays(draft)
             draft.settle(Status.COMPLETED)
             return
         alive = self._alive(draft)
+        draft.paid(heard.execution_time, twice=alive is not None)
         if alive:  # another job of this request may still complete
             draft.set(job_id=alive["job_id"], endpoint_id=alive["endpoint_id"], status=alive["status"])
             draft.due(Step.POLL)
@@ -619,6 +620,8 @@ class Table:
             self._note(draft, heard)
             self._end_heard(draft, heard)
         else:
+            if is_end(heard.status) and any(j["job_id"] == heard.job_id and not is_end(j["status"]) for j in jobs):
+                draft.paid(heard.execution_time, twice=True)
             self._forget_job(draft, heard.job_id, heard.status)
         return draft.done("settled" if draft.record.phase.ended else "heard")
 

@@ -393,14 +393,10 @@ class Ledger:
         return [json.loads(newest[index]) for index in sorted(newest)]
 
     def stray_seen(self, stray: Stray, *, again_ms: int | None, paid_twice_ms: int = 0) -> None:
-        """Look at a stray again, or (None) forget it; what it cost is added to the endpoint's sum."""
-        with mapped(), self.client.pipeline(transaction=True) as pipe:
-            if again_ms is None:
-                pipe.zrem(self.names.key("stray"), stray.as_json())
-                pipe.hincrby(self.names.count(stray.endpoint), "paid_twice_ms", paid_twice_ms)
-            else:
-                pipe.zadd(self.names.key("stray"), {stray.as_json(): self.now() + again_ms})
-            pipe.execute()
+        """Look at a stray again, or (None) forget it, and book what it cost, once."""
+        again = "" if again_ms is None else again_ms
+        args = [stray.as_json(), stray.endpoint, stray.request_id, again, paid_twice_ms]
+        run(self.client, "stray_seen", [self.names.prefix], args)
 
     def beat(self, engine: str, *, silent_ms: int = 15_000) -> tuple[int, int]:
         """Say that an engine lives; follows a step of the server's clock. Returns live engines and changes so far."""
@@ -503,6 +499,8 @@ class Ledger:
             len(change.strays),
             len(change.chunks),
             "" if change.stream_ms is None else "-" if change.stream_ms < 0 else f"+{change.stream_ms}",
+            change.gpu_ms,
+            change.paid_twice_ms,
         ]
         args += [*put, *drop, *long, *change.drop_long]
         args += chain.from_iterable(tellings)

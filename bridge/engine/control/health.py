@@ -11,15 +11,20 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.engine.control.base import Base
 from bridge.errors import ApiError, BridgeError, EndpointTrouble, JobRejected, LedgerUnavailable, Throttled
 from bridge.job.words import Phase
+from bridge.ledger import gpu
 from bridge.ledger import vitals as vital_signs
 from bridge.ledger.once import OnceForAll
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.endpoints import Endpoint
+    from bridge.ledger import Ledger
 
 #: Seconds that RunPod's answer serves all askers, that one asker waits, and between looks for another's answer.
 HEALTH_CACHE_S, ANSWER_S, LOOK_S = 2.0, 3.0, 0.05
@@ -161,6 +166,7 @@ class Healths(Base):
             "budget": budget,
             "answers_429": sum(one.get("cuts_by_429", 0) for one in budget.values()),
             "paid_twice_ms": counts.get("paid_twice_ms", 0),
+            "gpu": _gpu(self.ledger, endpoint),
             "engines": self.ledger.engines(),
         }
         verdict, reasons = judge(
@@ -178,6 +184,19 @@ class Healths(Base):
             "verdict": verdict,
             "reasons": reasons,
         }
+
+
+def _gpu(ledger: Ledger, endpoint: Endpoint) -> dict[str, Any]:
+    """Today's GPU time: seconds, by tenant, paid twice; the cost where a price is set."""
+    spent, price = gpu.read(ledger, endpoint.name), endpoint.gpu_price_per_s
+    return {
+        "day": spent.day,
+        "seconds": spent.ms / 1000,
+        "tenants": {name: ms / 1000 for name, ms in sorted(spent.tenants.items())},
+        "paid_twice_seconds": spent.paid_twice_ms / 1000,
+        "cost": None if price is None else round(spent.ms / 1000 * price, 6),
+        "ceiling_seconds": endpoint.ceiling_s,
+    }
 
 
 def _why(reason: str, by: str) -> str:

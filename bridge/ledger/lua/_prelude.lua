@@ -19,6 +19,7 @@
 --   <p>stray             zset    jobs of ended requests still to be cancelled, by due time
 --   <p>grant:<token>     string  what a claim handed out, so that a repeated call hands out the same (I15)
 --   <p>wish:<id>         string  a cancel that came before its request; <p>wishes zset, by age
+--   <p>gpu:<day>         hash    executionTime in ms of one day: <ep>, <ep>:<tenant>, <ep>! (paid twice)
 --   <p>endpoints         set     names that have ever had a record
 --   <p>count:<ep>        hash    records per phase, and sums
 --   <p>runs:<ep>         list    delayTime:executionTime of its last jobs, the newest first
@@ -92,4 +93,24 @@ local function tell(events_stream, args, at, count)
     at = at + 5
   end
   return at
+end
+
+-- GPU time, in the call that writes an end, so that it is booked once: by day (UTC, of Redis' own clock), endpoint,
+-- tenant. Bounded: so many days, so many tenants a day; what is more goes to one name that no tenant can have.
+local GPU_KEPT_S, GPU_NAMES = 40 * 86400, 10000
+
+local function book(endpoint, tenant, ms, twice_ms)
+  local day = math.floor(redis.call('TIME')[1] / 86400)
+  local key = p .. 'gpu:' .. string.format('%d', day)
+  redis.call('HINCRBY', key, endpoint, ms)
+  if tenant ~= '' then
+    local field = endpoint .. ':' .. tenant
+    if redis.call('HLEN', key) >= GPU_NAMES and redis.call('HEXISTS', key, field) == 0 then field = endpoint .. ':*' end
+    redis.call('HINCRBY', key, field, ms)
+  end
+  if twice_ms > 0 then
+    redis.call('HINCRBY', key, endpoint .. '!', twice_ms)
+    redis.call('HINCRBY', p .. 'count:' .. endpoint, 'paid_twice_ms', twice_ms)
+  end
+  redis.call('EXPIRE', key, GPU_KEPT_S)
 end

@@ -8,6 +8,7 @@
 --      16 output: "set", "drop" or ""  17 the output
 --      18 row values  19 row drops  20 long values  21 long drops  22 events  23 strays  24 chunks, then these lists after
 --      25 stream: "+ms" read next, "-" never again, "" unchanged
+--      26 executionTime in ms of a job that has ended  27 the part of it that was paid twice (another job of the request counts)
 -- Returns {1, now, version} WRITTEN (also when this very change was written before: I15)
 --         {0, now, row}     STALE: somebody changed it first; make the change anew from this row
 --         {-1, now}         UNKNOWN: no such record
@@ -23,7 +24,7 @@ if has[1] ~= ARGV[2] then
 end
 local n_put, n_drop = tonumber(ARGV[18]), tonumber(ARGV[19])
 local n_long, n_long_drop = tonumber(ARGV[20]), tonumber(ARGV[21])
-local at = 26
+local at = 28
 local version = tonumber(has[1]) + 1
 redis.call('HSET', row, 'v', version, 'tk', ARGV[3], unpack(ARGV, at, at + 2 * n_put - 1))
 at = at + 2 * n_put
@@ -50,6 +51,7 @@ local flew = IN_FLIGHT[ARGV[5]] or (ARGV[5] == 'ACCEPTED' and has[3])
 local flies = IN_FLIGHT[ARGV[6]] or (ARGV[6] == 'ACCEPTED' and ARGV[11] ~= '0')
 if flies and not flew then flying(endpoint, has[4] or '', 1)
 elseif flew and not flies then flying(endpoint, has[4] or '', -1) end
+if ARGV[26] ~= '0' then book(endpoint, has[4] or '', tonumber(ARGV[26]), tonumber(ARGV[27])) end
 if freed > 0 then -- no input waits where nothing waits: that heals whatever an older version has left uncounted
   local count = p .. 'count:' .. endpoint
   local waiting = 0
