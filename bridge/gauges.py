@@ -54,6 +54,12 @@ def _read(bridge: Bridge) -> Iterator[Gauge]:
         {},
         inspect_server(bridge.client).memory_ratio,
     )
+    yield (
+        "bridge_ledger_rollbacks",
+        "How often the ledger came back without its latest writes.",
+        {},
+        ledger.rolled_back(),
+    )
     yield "bridge_engines", "Engines alive.", {}, ledger.engines()
     closed = bridge.pressure.closed()
     yield (

@@ -50,6 +50,7 @@ from bridge.errors import SchemaTooNew, SettingsError
 from bridge.job.change import Change, Rules
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect, inspect_server
+from bridge.ledger.disk import Disk, fault_of
 from bridge.ledger.ledger import SCHEMA
 from bridge.ledger.load import measure
 from bridge.ledger.outbox import Bounds
@@ -94,6 +95,8 @@ class Bridge:
             dead_originals=settings.bridge_dead_originals,
             relayed=settings.amqp,
         )
+        if settings.bridge_ledger_fsync == "wait":
+            self.ledger.disk = Disk(self.client, self.names.key("fsync"))
         self.book = EndpointBook(settings)
         self.budget = Budget(self.client, self.names.prefix, limit_of=self._limit_of)
         self.gate = Gate(self.client, self.names.prefix)
@@ -197,7 +200,10 @@ class Bridge:
 
     def check(self) -> None:
         """Refuse a ledger that cannot be trusted. Raises SettingsError with every fault, or LedgerUnavailable."""
-        faults = inspect_server(self.client).faults(allow_eviction=self.settings.bridge_allow_eviction)
+        server = inspect_server(self.client)
+        faults = server.faults(allow_eviction=self.settings.bridge_allow_eviction)
+        if self.ledger.disk is not None and (fault := fault_of(server)):
+            faults.append(fault)
         if faults:
             raise SettingsError(*faults)
         schema = self.ledger.claim_schema()

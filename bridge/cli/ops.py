@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.codes import ExitCode
+from bridge.cli.durability import of_broker, of_ledger
 from bridge.cli.house import as_json, bridge, show
 from bridge.errors import ApiError, LedgerUnavailable, OutputUnavailable
 
@@ -44,13 +45,10 @@ def _ledger(house: Bridge) -> list[Finding]:
     found += [
         ("FAULT", "ledger", fault) for fault in server.faults(allow_eviction=house.settings.bridge_allow_eviction)
     ]
-    if not server.appendonly:
-        says = (
-            "no append-only file: a crash of Redis loses requests since the last snapshot; `appendonly yes` keeps them"
-        )
+    found += of_ledger(server, house.settings)
+    if rollbacks := house.ledger.rolled_back():
+        says = f"came back {rollbacks} times without its latest writes; what was in doubt is marked possible_duplicate"
         found.append(("WARN", "ledger", says))
-    elif server.appendfsync == "everysec":
-        found.append(("ok", "ledger", "appendfsync everysec: a power cut may lose the last second"))
     if server.memory_ratio > house.settings.bridge_memory_ratio_max:
         found.append(("FAULT", "ledger", f"{server.memory_ratio:.0%} of maxmemory is used: the doors are closed"))
     engines = house.ledger.engines()
@@ -67,7 +65,7 @@ def _broker(house: Bridge) -> list[Finding]:
         uri, replies = look_at_broker(house.app)
     except OSError as error:
         return [("FAULT", "broker", f"does not answer: {error}; is CELERY_BROKER_URL right?")]
-    found: list[Finding] = [("ok", "broker", str(uri))]
+    found: list[Finding] = [("ok", "broker", str(uri)), *of_broker(house.settings)]
     read = {queue["name"] for queues in replies.values() for queue in queues}
     unread = [name for name in ("bridge.run", "bridge.finish", "bridge.control") if name not in read]
     found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]

@@ -119,6 +119,8 @@ class HttpDoor:
                 for name in bridge.ledger.endpoints()
                 if (why := bridge.vitals.waiting_for(name))
             ]
+            if rollbacks := bridge.ledger.rolled_back():
+                told["degraded"].append({"ledger_rolled_back": rollbacks})
             behind = bridge.ledger.outbox.lag()
             if behind.entries > bridge.settings.bridge_outbox_max:
                 told["degraded"].append({"outbox": behind.entries, "seconds": behind.seconds})

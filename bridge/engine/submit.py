@@ -127,7 +127,8 @@ class Submit:
                     ),
                 )
                 for held in records
-            ]
+            ],
+            durable=True,
         )
         callers = self.sync_callers if op is Operation.RUNSYNC else self.callers
         unused = 0

@@ -28,7 +28,6 @@ class Sweep:
     noticed: Callable[[Change], None]
     flush_budget: Callable[[], None]
     _beat_at: float = field(default=0.0, init=False)
-    _changes: int = field(default=0, init=False)
 
     def once(self) -> float:
         """Returns seconds until the next look."""
@@ -57,8 +56,20 @@ class Sweep:
 
     def _beat(self) -> None:
         """Also notices a ledger that came back without its latest writes (HARDENING 19)."""
-        engines, changes = self.ledger.beat(self.engine_id)
-        if changes < self._changes:
-            tell("ledger.rolled_back", had=self._changes, has=changes)
-        self._changes = changes
-        tell("engine.beat", engine=self.engine_id, engines=engines)
+        beat = self.ledger.beat(self.engine_id)
+        tell("engine.beat", engine=self.engine_id, engines=beat.engines)
+        if beat.lost:
+            tell("ledger.rolled_back", lost=beat.lost)
+        if beat.doubt:
+            self._doubt(beat.doubt)
+
+    def _doubt(self, since: int) -> None:
+        """What says "never sent" may have been: its answer counts as lost, and `delivery` decides. Then submits go on.
+
+        Whoever dies on the way leaves the doubt standing, and the next beat of any engine goes on.
+        """
+        doubtful = self.ledger.doubtful(since)
+        for change in self.ledger.change_many([(held, self.ledger.table.doubted) for held in doubtful]):
+            self.noticed(change)
+        if not doubtful:
+            self.ledger.doubt_over(since)

@@ -35,6 +35,7 @@ TABLE: Mapping[tuple[Phase, str], frozenset[Phase]] = {
         (A, "deadline"): {E, C},
         (A, "purge"): {E, C},
         (A, "refused"): {E, C},
+        (A, "doubted"): {U},
         (S, "submitted"): {T, E, C},
         (S, "refused"): {E, C},
         (S, "deferred"): {A, E, C},
@@ -327,6 +328,14 @@ class Table:
         if again_ms is None:
             return draft.drop(Long.EVIDENCE).due(None).done("unconfirmed")
         return draft.due(Step.POLL, again_ms).done("unconfirmed")
+
+    def doubted(self, held: Held, now: int) -> Change:
+        """The ledger came back without its latest writes: "never sent" may have been sent (HARDENING 19)."""
+        record = held.record
+        if record.phase is not A:
+            return same(held, "late")
+        draft = self._draft(held, now).set(phase=U, grace_until=now + self.rules.grace_ms, submits=record.submits + 1)
+        return check(draft.due(None).done("doubted"), "doubted")
 
     def _delivery(self, held: Held) -> Delivery:
         return Delivery(held.record.delivery or self.rules.delivery)

@@ -50,6 +50,12 @@ class Server:
     memory_used: int
     memory_max: int
     valkey: bool
+    replicas: int = 0
+
+    @property
+    def release(self) -> tuple[int, ...]:
+        """Major and minor version of Redis that it speaks."""
+        return tuple(int(part) for part in self.version.split(".")[:2])
 
     @property
     def memory_ratio(self) -> float:
@@ -59,7 +65,7 @@ class Server:
     def faults(self, *, allow_eviction: bool) -> list[str]:
         """Why this server must not hold the ledger; empty when it may."""
         found = []
-        if tuple(int(part) for part in self.version.split(".")[:2]) < OLDEST_SERVER:
+        if self.release < OLDEST_SERVER:
             found.append(f"BRIDGE_REDIS_URL: the server is Redis {self.version}; 7.0 or Valkey is the least")
         if self.cluster:
             found.append(
@@ -89,6 +95,7 @@ def inspect_server(client: redis.Redis) -> Server:
         memory_used=int(info.get("used_memory", 0)),
         memory_max=int(info.get("maxmemory", 0)),
         valkey="valkey_version" in info,
+        replicas=int(info.get("connected_slaves", 0)),
     )
 
 

@@ -30,6 +30,7 @@ from bridge.ledger.scripts import mapped, run, run_many
 if TYPE_CHECKING:
     import redis
 
+    from bridge.ledger.disk import Disk
     from bridge.ledger.keys import Names
 
 #: The version of the records' form. A process refuses a ledger of a higher one.
@@ -40,6 +41,7 @@ TRIES = 50
 SAME_CLOCK_MS, STEP_MS = 1_000, 5_000
 #: How many values the scripts are given of each event (`tell` in `lua/_prelude.lua`).
 TELLING_ARGS = 5
+DOUBTFUL_AT_ONCE = 500
 WISH_KEPT_MS = 24 * 3_600_000
 #: Bounds of a reply stream, as `_prelude.lua` has them; and how long an id that a door has made outlives its message.
 REPLIES_MAX, REPLIES_KEPT_S, MADE_KEPT_S = 100_000, 604_800, 3_600
@@ -72,6 +74,19 @@ class Claimed:
     token: str
     step: Step
     records: Sequence[Held]
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What an engine hears once a second.
+
+    Live engines; since when (ledger ms) ACCEPTED records are in doubt, 0 for not; and how many changes the ledger had
+    lost, where this beat found it out.
+    """
+
+    engines: int
+    doubt: int
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +161,9 @@ class Ledger:
         self.rules = rules
         self.table = Table(rules)
         self.clock = LedgerClock()
+        #: Set where BRIDGE_LEDGER_FSYNC=wait.
+        self.disk: Disk | None = None
+        self._changes = 0
         self._wishes_max = wishes_max
         self.runs = Runs(client, names)
         self.outbox = Outbox(client, names, relayed=relayed)
@@ -217,7 +235,8 @@ class Ledger:
         wish: Mapping[str, Any] | None = None
         for _ in range(TRIES):
             change = build(self.now(), wish)
-            answer = run(self.client, "accept", self._keys(), self._accept_args(change, consumes=wish is not None))
+            args = self._accept_args(change, consumes=wish is not None)
+            answer = run_many(self.client, "accept", self._keys(), [args], self.disk)[0]
             self.clock.heard(answer[1])
             accepted = self._accepted(request_id, change, answer)
             if accepted is not None:
@@ -231,7 +250,11 @@ class Ledger:
         now = self.now()
         changes = [build(now, None) for _, build in many]
         answers = run_many(
-            self.client, "accept", self._keys(), [self._accept_args(change, consumes=False) for change in changes]
+            self.client,
+            "accept",
+            self._keys(),
+            [self._accept_args(change, consumes=False) for change in changes],
+            self.disk,
         )
         found = []
         for (request_id, build), change, answer in zip(many, changes, answers, strict=True):
@@ -243,6 +266,7 @@ class Ledger:
     def _accepted(self, request_id: str, change: Change, answer: Any) -> Accepted | None:
         match answer[0]:
             case 1:
+                self._counted(answer[2])
                 return Accepted("created", replace(change.after, record=altered(change.record, version=1)))
             case 0:
                 return Accepted("exists", self._held(request_id, answer[2], (), ()))
@@ -258,8 +282,11 @@ class Ledger:
         """
         return self.change_many([(held, make)])[0]
 
-    def change_many(self, changes: Sequence[tuple[Held, Make]]) -> list[Change]:
-        """Several changes of different records in one round trip; those that came too late are made anew one by one."""
+    def change_many(self, changes: Sequence[tuple[Held, Make]], *, durable: bool = False) -> list[Change]:
+        """Several changes of different records in one round trip; those that came too late are made anew one by one.
+
+        `durable`: they are on the ledger's disk when this returns, where BRIDGE_LEDGER_FSYNC says so.
+        """
         self.table.clock_offset = self.clock.offset
         now = self.now()
         made = [make(held, now) for held, make in changes]
@@ -267,17 +294,20 @@ class Ledger:
         todo = [i for i, change in enumerate(made) if not change.empty]
         if not todo:
             return made
-        answers = run_many(self.client, "commit", self._keys(), [self._commit_args(made[i], tokens[i]) for i in todo])
+        disk = self.disk if durable else None
+        todo_args = [self._commit_args(made[i], tokens[i]) for i in todo]
+        answers = run_many(self.client, "commit", self._keys(), todo_args, disk)
         for i, answer in zip(todo, answers, strict=True):
-            made[i] = self._settled(made[i], answer, changes[i][1])
+            made[i] = self._settled(made[i], answer, changes[i][1], disk)
         return made
 
-    def _settled(self, change: Change, answer: Any, make: Make) -> Change:
+    def _settled(self, change: Change, answer: Any, make: Make, disk: Disk | None = None) -> Change:
         wanted: tuple[Long, ...] = tuple(set(COMMON) | set(change.after.long))
         request_id = change.record.id
         for _ in range(TRIES):
             self.clock.heard(answer[1])
             if answer[0] == 1:
+                self._counted(answer[3])
                 after = replace(change.after, record=altered(change.record, version=answer[2]))
                 return replace(change, after=after)
             fresh = (
@@ -289,7 +319,8 @@ class Ledger:
             change = make(fresh, self.now())
             if change.empty:
                 return change
-            answer = run(self.client, "commit", self._keys(), self._commit_args(change, secrets.token_hex(6)))
+            args = self._commit_args(change, secrets.token_hex(6))
+            answer = run_many(self.client, "commit", self._keys(), [args], disk)[0]
         fault = f"record {request_id} changed {TRIES} times while one change was made"
         raise LedgerError(fault)
 
@@ -312,7 +343,8 @@ class Ledger:
         pairs: list[Any] = [part for endpoint, count in wanted.items() if count > 0 for part in (endpoint, count)]
         if not pairs:
             return Claimed(token, step, ())
-        args = [token, step.value, lease_ms, json.dumps(shares) if shares else "", len(long), *long, *pairs]
+        args = [token, step.value, lease_ms, json.dumps(shares) if shares else "", self._changes]
+        args += [len(long), *long, *pairs]
         answer = run(self.client, "claim", [self.names.prefix], args)
         self.clock.heard(answer[0])
         return Claimed(token, step, self._read(answer[1:], long))
@@ -398,14 +430,44 @@ class Ledger:
         args = [stray.as_json(), stray.endpoint, stray.request_id, again, paid_twice_ms]
         run(self.client, "stray_seen", [self.names.prefix], args)
 
-    def beat(self, engine: str, *, silent_ms: int = 15_000) -> tuple[int, int]:
-        """Say that an engine lives; follows a step of the server's clock. Returns live engines and changes so far."""
-        answer = run(self.client, "beat", [self.names.prefix], [engine, silent_ms, 0, 0])
+    def beat(self, engine: str, *, silent_ms: int = 15_000) -> Beat:
+        """Say that an engine lives; follows a step of the server's clock, and finds a ledger that was rolled back."""
+        had = self._changes
+        answer = run(self.client, "beat", [self.names.prefix], [engine, silent_ms, 0, 0, had])
         step = self.clock.step_ms(answer[0])
         if abs(step) > STEP_MS:
-            answer = run(self.client, "beat", [self.names.prefix], [engine, silent_ms, -step, answer[1]])
+            answer = run(self.client, "beat", [self.names.prefix], [engine, silent_ms, -step, answer[1], had])
         self.clock.correct(answer[0], answer[1])
-        return int(answer[2]), int(answer[3])
+        self._counted(answer[3])
+        return Beat(engines=int(answer[2]), doubt=int(answer[4]), lost=int(answer[5]))
+
+    def _counted(self, changes: int) -> None:
+        """How many changes the ledger has seen: one that comes back with less has lost writes (HARDENING 19)."""
+        self._changes = max(self._changes, int(changes))
+
+    def doubtful(self, doubt: int) -> list[Held]:
+        """Records that say "never sent" and date from before the ledger lost writes; and nobody submits meanwhile."""
+        wanted: list[str] = []
+        with mapped():
+            for endpoint in self.endpoints():
+                for step in SUBMITS:
+                    wanted += self.client.zrange(self.names.due(endpoint, step.value), 0, -1)  # type: ignore[arg-type]
+                wanted += self.client.zrange(self.names.key(f"leased:{endpoint}"), 0, -1)  # type: ignore[arg-type]
+        found: list[Held] = []
+        for start in range(0, len(wanted), DOUBTFUL_AT_ONCE):
+            found += self.load_many(wanted[start : start + DOUBTFUL_AT_ONCE]).values()
+        return [held for held in found if held.record.phase is Phase.ACCEPTED and 0 < held.record.accepted_at <= doubt]
+
+    def doubt_over(self, doubt: int) -> None:
+        """None of them is left: submits may leave again."""
+        with mapped():
+            if self.client.hget(self.names.key("meta"), "doubt") == str(doubt):
+                self.client.hdel(self.names.key("meta"), "doubt")
+
+    def rolled_back(self) -> int:
+        """How often this ledger has come back without its latest writes."""
+        with mapped():
+            return int(self.client.hget(self.names.key("meta"), "rollbacks") or 0)
 
     def engines(self, *, silent_ms: int = 15_000) -> int:
         """How many engines have been heard of lately."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     import redis
 
+    from bridge.ledger.disk import Disk
+
 #: Scripts that save what was paid for run in a full memory as well (HARDENING 11).
 _ALLOW_OOM = frozenset(
     {"commit", "beat", "give_back", "claim", "timers", "due", "stray", "stray_seen", "stream", "relay", "endpoint"}
@@ -63,21 +65,38 @@ def run(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]
             return client.execute_command("EVAL", verb.source, len(keys), *keys, *args)
 
 
-def run_many(client: redis.Redis, name: str, keys: Sequence[str], many: Sequence[Sequence[Any]]) -> list[Any]:
-    """Call one script many times in one round trip. Raises LedgerUnavailable if any of the calls failed."""
-    if len(many) == 1:
+def run_many(
+    client: redis.Redis, name: str, keys: Sequence[str], many: Sequence[Sequence[Any]], disk: Disk | None = None
+) -> list[Any]:
+    """Call one script many times in one round trip. Raises LedgerUnavailable if any of the calls failed.
+
+    With `disk` it returns when what was written is safe, and fails when that takes too long: it may then be written all
+    the same, and every script may be repeated (I15).
+    """
+    if len(many) == 1 and disk is None:
         return [run(client, name, keys, many[0])]
     verb = script(name)
     with mapped():
         try:
-            return _pipelined(client, verb, keys, many)
+            return _pipelined(client, verb, keys, many, disk)
         except NoScriptError:  # every script may be repeated (I15)
             client.script_load(verb.source)
-            return _pipelined(client, verb, keys, many)
+            return _pipelined(client, verb, keys, many, disk)
 
 
-def _pipelined(client: redis.Redis, verb: Script, keys: Sequence[str], many: Sequence[Sequence[Any]]) -> list[Any]:
+def _pipelined(
+    client: redis.Redis, verb: Script, keys: Sequence[str], many: Sequence[Sequence[Any]], disk: Disk | None
+) -> list[Any]:
+    wait = disk.command() if disk is not None else None
     with client.pipeline(transaction=False) as pipe:
         for args in many:
             pipe.execute_command("EVALSHA", verb.sha, len(keys), *keys, *args)
-        return pipe.execute()
+        if disk is None or wait is None:
+            return pipe.execute()
+        pipe.execute_command("SET", disk.mark, 1)
+        pipe.execute_command(*wait)
+        *answers, _, waited = pipe.execute()
+    if not disk.safe(waited):
+        fault = f"the ledger's server did not say within {wait[-1]} ms that {verb.name} is on its disk ({wait[0]})"
+        raise LedgerUnavailable(fault)
+    return answers

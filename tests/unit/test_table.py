@@ -58,6 +58,7 @@ EVENTS: dict[str, Callable[[Held], Change]] = {
     "submitted": lambda h: TABLE_OF.submitted(h, NOW, "j9", "IN_QUEUE", poll_ms=500),
     "refused": lambda h: TABLE_OF.refused(h, NOW, "no"),
     "deferred": lambda h: TABLE_OF.deferred(h, NOW),
+    "doubted": lambda h: TABLE_OF.doubted(h, NOW),
     "unanswered": lambda h: TABLE_OF.unanswered(h, NOW, seen=True),
     "grace_ended": lambda h: TABLE_OF.grace_ended(h, NOW),
     "cancel": lambda h: TABLE_OF.wish(h, NOW, Wish.CANCEL, by="me", door="celery"),

@@ -3,7 +3,7 @@
 -- ARGV 1 id  2 endpoint  3 phase  4 due step or ""  5 due score  6 timer or "0"  7 consumes a wish ("1" or "")
 --      8 ms to keep the row ("" for ever)  9 tombstone or ""  10 ms to keep the tombstone
 --      11 number of row values  12 number of long values  13 number of events, then these lists
--- Returns {1, now} CREATED   {0, now, row} EXISTS   {2, now, tombstone} REMEMBERED   {3, now, wish} WISHED: ask again, born ended
+-- Returns {1, now, changes} CREATED   {0, now, row} EXISTS   {2, now, tombstone} REMEMBERED   {3, now, wish} WISHED: ask again, born ended
 -- Invariant: one record per id (I2); the event enters the outbox in this same call (I3). The input's bytes are counted as
 -- waiting in the same call, until the change that drops it (commit).
 local id, endpoint = ARGV[1], ARGV[2]
@@ -36,5 +36,4 @@ if ARGV[8] ~= '' then
   redis.call('PEXPIRE', p .. 'd:' .. id, ARGV[8])
 end
 if ARGV[9] ~= '' then redis.call('SET', p .. 't:' .. id, ARGV[9], 'PX', ARGV[10]) end
-redis.call('HINCRBY', p .. 'meta', 'changes', 1)
-return {1, now}
+return {1, now, redis.call('HINCRBY', p .. 'meta', 'changes', 1)}

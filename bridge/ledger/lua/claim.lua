@@ -1,15 +1,16 @@
 -- claim: lease due records of one step, so that nobody else works on them meanwhile.
 -- KEYS 1 prefix
--- ARGV 1 token  2 step  3 lease in ms  4 caps and weights as JSON, or ""  5 number of long fields wanted, then these
+-- ARGV 1 token  2 step  3 lease in ms  4 caps and weights as JSON, or ""
+--      5 the most changes the caller has heard of  6 number of long fields wanted, then these
 --      then pairs: endpoint, how many at most
 -- Returns {now, id, row, long values, id, row, long values, ...}
 -- Invariant: the same token is handed the same records again (I15). A lease that ends makes its record due again (I5).
 -- `max_in_flight` of an endpoint and of a tenant hold exactly, over all processes.
 -- A record that was claimed over and over without a recorded change is worked alone, then parked (HARDENING 14).
 local token, step, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local n_fields = tonumber(ARGV[5])
+local n_fields = tonumber(ARGV[6])
 local fields = {}
-for i = 1, n_fields do fields[i] = ARGV[5 + i] end
+for i = 1, n_fields do fields[i] = ARGV[6 + i] end
 local now = ledger_now()
 local answer = {now}
 local ids = {}
@@ -120,7 +121,13 @@ local function claim_submits(endpoint, wanted)
   end
 end
 
-for i = 6 + n_fields, #ARGV, 2 do
+-- A ledger that has lost writes says "never sent" of what was sent: nobody submits until that is sorted out (beat).
+if submits(step) then
+  local meta = redis.call('HMGET', p .. 'meta', 'changes', 'doubt')
+  if meta[2] or tonumber(meta[1] or '0') < tonumber(ARGV[5]) then return answer end
+end
+
+for i = 7 + n_fields, #ARGV, 2 do
   local endpoint, wanted = ARGV[i], tonumber(ARGV[i + 1])
   if submits(step) then claim_submits(endpoint, wanted) else claim_due(endpoint, wanted) end
 end

@@ -9,7 +9,7 @@
 --      18 row values  19 row drops  20 long values  21 long drops  22 events  23 strays  24 chunks, then these lists after
 --      25 stream: "+ms" read next, "-" never again, "" unchanged
 --      26 executionTime in ms of a job that has ended  27 the part of it that was paid twice (another job of the request counts)
--- Returns {1, now, version} WRITTEN (also when this very change was written before: I15)
+-- Returns {1, now, version, changes} WRITTEN (also when this very change was written before: I15)
 --         {0, now, row}     STALE: somebody changed it first; make the change anew from this row
 --         {-1, now}         UNKNOWN: no such record
 -- Invariant: a change and its events are one (I3); a record that needs work has a due time or a lease (I5).
@@ -19,7 +19,7 @@ local now = ledger_now()
 local has = redis.call('HMGET', row, 'v', 'tk', 'lt', 'tn')
 if not has[1] then return {-1, now} end
 if has[1] ~= ARGV[2] then
-  if has[2] == ARGV[3] then return {1, now, tonumber(has[1])} end
+  if has[2] == ARGV[3] then return {1, now, tonumber(has[1]), 0} end
   return {0, now, redis.call('HGETALL', row)}
 end
 local n_put, n_drop = tonumber(ARGV[18]), tonumber(ARGV[19])
@@ -107,5 +107,4 @@ elseif ARGV[12] ~= '' then
   redis.call('ZREM', due_key(endpoint, 'stream'), id)
   redis.call('SET', p .. 't:' .. id, ARGV[14], 'PX', ARGV[15])
 end
-redis.call('HINCRBY', p .. 'meta', 'changes', 1)
-return {1, now, version}
+return {1, now, version, redis.call('HINCRBY', p .. 'meta', 'changes', 1)}

@@ -1,0 +1,63 @@
+"""What a power cut could take from the ledger's or the broker's Redis, and how to change that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.errors import LedgerUnavailable
+from bridge.ledger import connect, inspect_server
+from bridge.ledger.disk import fault_of
+
+if TYPE_CHECKING:
+    from bridge.ledger.connect import Server
+    from bridge.settings import Settings
+
+Finding = tuple[str, str, str]
+
+
+def of_ledger(server: Server, settings: Settings) -> list[Finding]:
+    """What the ledger's server keeps."""
+    found = _kept(server, "ledger")
+    if settings.bridge_ledger_fsync == "wait":
+        fault = fault_of(server)
+        says = "acceptance and submits wait until they are on its disk" if server.appendonly else "... with a replica"
+        found.append(("FAULT", "ledger", fault) if fault else ("ok", "ledger", f"BRIDGE_LEDGER_FSYNC=wait: {says}"))
+    return found
+
+
+def of_broker(settings: Settings) -> list[Finding]:
+    """What the broker keeps of messages that nobody has taken yet."""
+    if settings.amqp:
+        says = "durable queues and persistent messages: what RabbitMQ has confirmed outlives its restart"
+        return [("ok", "broker", says)]
+    client = connect(settings.celery_broker_url)
+    try:
+        server = inspect_server(client)
+    except LedgerUnavailable as error:
+        return [("FAULT", "broker", f"does not tell how it keeps messages: {error}")]
+    finally:
+        client.close()
+    found = _kept(server, "broker")
+    if server.eviction.startswith("allkeys"):
+        says = f"maxmemory-policy is {server.eviction}: a full server drops messages; set `maxmemory-policy noeviction`"
+        found.append(("FAULT", "broker", says))
+    return found
+
+
+def _kept(server: Server, about: str) -> list[Finding]:
+    if not server.appendonly:
+        says = (
+            "no append-only file: a crash of Redis loses what came since its last snapshot; `appendonly yes` keeps it"
+        )
+        return [("WARN", about, says)]
+    match server.appendfsync:
+        case "always":
+            return [("ok", about, "appendfsync always: a power cut loses nothing")]
+        case "everysec":
+            says = "appendfsync everysec: a power cut may lose the last second; `appendfsync always` loses nothing"
+            return [("ok", about, says)]
+        case "no":
+            says = "appendfsync no: a power cut may lose half a minute; set `appendfsync everysec`"
+            return [("WARN", about, says)]
+        case _:
+            return [("ok", about, "append-only file; the server does not say how often it is written")]
