@@ -28,9 +28,10 @@ def run_batch(house: Bridge, batch: Path, out: Path, arguments: dict[str, Any], 
     todo = [(request_id, line) for request_id, line in lines if request_id not in done]
     failed = sum(1 for status in done.values() if status != "COMPLETED")
     waiting: dict[str, None] = {}
+    endpoint = house.book.resolve(arguments.get("endpoint")).name
     with out.open("a") as results, _bar(len(lines), len(done), quiet=as_json) as bar:
         while todo or waiting:
-            while todo and len(waiting) < WINDOW:
+            while todo and len(waiting) < WINDOW and house.pressure.closed(endpoint) is None:
                 request_id, line = todo.pop(0)
                 _send(house, request_id, line, arguments)
                 waiting[request_id] = None

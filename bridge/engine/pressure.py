@@ -48,7 +48,7 @@ class Pressure:
         self._lock = threading.Lock()
         self._at = float("-inf")
         self._believed_s = 0.0
-        self._room = 0  # how many more may be taken before the mark, as measured last
+        self._room = 0.0  # how many more may be taken before the nearest mark, as measured last
         self._took = 0
         #: Set when this process has filled the room that was measured: somebody should ask at once.
         self.full = threading.Event()
@@ -89,17 +89,18 @@ class Pressure:
 
     def _judge(self, load: Load) -> None:
         over = set(self._over)
-        near = False
+        near, room = False, float("inf")
         for word, endpoint, value, mark, low in self._figures(load):
             if value >= mark:
                 over.add((word, endpoint))
             elif value < low * mark:
                 over.discard((word, endpoint))
             near = near or value >= mark / 2
+            if word in {"waiting", "endpoint"} and value < mark:
+                room = min(room, mark - value)
         self._over = over
-        waiting = sum(load.waiting.values())
-        # Once closed there is no room to watch: the measurement's age alone makes it stale.
-        self._room = self._marks.waiting - waiting if waiting < self._marks.waiting else 1 << 30
+        # A mark that is passed leaves no room to watch: the measurement's age alone makes it stale.
+        self._room = room
         self._believed_s = NEAR_S if near else CALM_S
 
     def _figures(self, load: Load) -> Iterator[tuple[str, str, float, float, float]]:

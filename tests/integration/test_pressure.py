@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -202,3 +203,20 @@ def test_a_flood_stays_in_the_broker_and_all_of_it_ends(
         prefetched = 4 * 4
         assert most <= mark + prefetched + 30, most
         assert house.submits() == flood - 1
+
+
+def test_a_batch_waits_while_its_endpoint_has_its_share(redis_url: str, tmp_path: Path) -> None:
+    """`bridge run --file` knows the endpoint before it takes a line: `max_waiting` of that one holds it back."""
+    (tmp_path / "bridge.toml").write_text("[endpoints.demo]\nmax_waiting = 20\n")
+    (tmp_path / "in.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in range(60)))
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, config_file=str(tmp_path / "bridge.toml")) as house:
+        house.worker()
+        house.ask("pause", endpoint="demo", reason="test")
+        files = ["--file", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl")]
+        batch = house.start("batch", sys.executable, "-m", "bridge.cli", "run", *files)
+        eventually(lambda: house.ledger.counts("demo").get("ACCEPTED", 0) >= 20, timeout=20)
+        assert house.ledger.counts("demo")["ACCEPTED"] <= 21
+        assert batch.running
+        house.ask("resume", endpoint="demo")
+        eventually(lambda: not batch.running, timeout=40)
+        assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 60
