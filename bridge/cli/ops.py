@@ -105,13 +105,22 @@ def topology(*, declare: bool, as_json: bool) -> int:
     from bridge.doors.topology import find_queues  # noqa: PLC0415
 
     house = bridge()
+    names = [*house.app.amqp.queues]
     with house.app.connection_for_write() as connection:
         existed = find_queues(house.app, connection)
         if declare:
             for name, queue in house.app.amqp.queues.items():
                 if not existed.get(name):
                     queue(connection.default_channel).declare()
-    show([{"queue": name, "existed": existed.get(name)} for name in house.app.amqp.queues], as_json=as_json)
+        if house.settings.amqp:
+            from bridge.doors import amqp  # noqa: PLC0415  (only where the broker speaks AMQP)
+
+            existed |= amqp.look(connection)
+            names += [name for name, _ in amqp.QUEUES.values()]
+            if declare:
+                for kind in amqp.QUEUES:
+                    amqp.declare(connection, kind, quorum=house.settings.bridge_queue_type == "quorum")
+    show([{"queue": name, "existed": existed.get(name)} for name in names], as_json=as_json)
     return ExitCode.OK
 
 

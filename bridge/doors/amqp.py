@@ -191,8 +191,16 @@ class AmqpDoor(Door):
         self._disconnect()
 
 
+def look(connection: Any) -> dict[str, bool]:
+    """Which of the queues exist; nothing is changed."""
+    return {
+        name: _exists(connection, lambda channel, name=name: channel.queue_declare(name, passive=True))
+        for name, _ in QUEUES.values()
+    }
+
+
 def declare(connection: Any, kind: str, *, quorum: bool = False) -> None:
-    """Exchange, queue and binding of one kind; those that exist are used as they are (I12 of topology: found first)."""
+    """Exchange, queue and binding of one kind; those that exist are used as they are, whatever their arguments."""
     queue, key = QUEUES[kind]
     arguments = {"x-queue-type": "quorum"} if quorum else None
     if not _exists(connection, lambda channel: channel.exchange_declare(EXCHANGE, "topic", passive=True)):

@@ -99,8 +99,8 @@ class HttpDoor:
 
     async def _healthz(self, _request: Request) -> Response:
         """Whether this process' loops turn, whatever else is down."""
-        engine = self._bridge.engine
-        well = engine is None or engine.healthy
+        engine, entrance = self._bridge.engine, self._bridge.entrance
+        well = (engine is None or engine.healthy) and (entrance is None or entrance.healthy)
         return JSONResponse({"ok": well}, 200 if well else 503)
 
     async def _readyz(self, _request: Request) -> Response:

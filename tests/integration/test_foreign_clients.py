@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,31 @@ def test_node(house: House, name: str, package: str) -> None:
         missing(f"needs Node.js 18 or later and: npm install --no-package-lock --prefix docs/examples/{name}")
         return
     check(json.loads(run(house, folder, node, "client.mjs").splitlines()[-1]))
+
+
+def test_the_blocks_of_the_page_do_what_it_says(house: House) -> None:
+    """docs/services.md, from top to bottom, in a shell."""
+    if shutil.which("redis-cli") is None:
+        missing("needs redis-cli: Debian and Ubuntu: apt-get install redis-tools; macOS: brew install redis")
+    page = (ROOT / "docs" / "services.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == page.count("```sh") == 2
+    submit, follow_and_cancel = (block.replace("redis-cli ", 'redis-cli -u "$REDIS_URL" ') for block in blocks)
+    said = run(house, EXAMPLES, "sh", "-c", submit)
+    shown = json.loads(re.findall(r"^```json event\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[0])
+    told = next(json.loads(line) for line in said.splitlines() if line.startswith("{"))
+    assert shown.keys() <= told.keys()
+    assert shown["data"].keys() <= told["data"].keys()
+    for name in ("source", "subject", "type", "datacontenttype", "dataschema"):
+        assert told[name] == shown[name]
+    assert told["data"]["output"] == shown["data"]["output"]
+    run(house, EXAMPLES, "sh", "-c", follow_and_cancel)
+
+    def answered() -> bool:
+        entries: Any = house.client.xrange("bridge:reply:billing")
+        return any(json.loads(entry["data"])["type"] == "bridge.command.answered" for _, entry in entries)
+
+    eventually(answered)
 
 
 def test_redis_cli(house: House) -> None:

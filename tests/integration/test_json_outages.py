@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 import redis
 
+from bridge.endpoints import EndpointBook
+from bridge.engine.accept import Accept, Origin
+from bridge.job.request import RunRequest
 from bridge.ledger import Names, connect
 from bridge.ledger.inbox import GROUP, Inbox
+from bridge.settings import load
 from tests.helpers import eventually
 from tests.house import House, Process
 from tests.servers import RabbitServer, RedisServer
@@ -192,6 +196,46 @@ def test_a_process_that_is_told_to_stop_gives_back_what_it_has_and_takes_its_nam
     amqp.send({"id": "later", "input": {"a": 1}})
     eventually(lambda: amqp.left("bridge.requests") == 1)
     client.close()
+
+
+def test_queues_are_used_as_they_are_found_and_made_again_when_they_go(house: House, amqp: AmqpService) -> None:
+    """A quorum queue, and one with priorities, that somebody else declared first; and one that is deleted later."""
+    amqp.channel.queue_declare("bridge.requests", durable=True, arguments={"x-queue-type": "quorum"})
+    amqp.channel.queue_declare("bridge.commands", durable=True, arguments={"x-max-priority": 10})
+    process = engine(house)
+    eventually(lambda: binding_works(house, amqp, "quorum-1"), timeout=20)
+    amqp.own("office")
+    amqp.send({"op": "status", "id": "quorum-1", "reply_to": "office"}, "commands", priority=5)
+    assert amqp.replies("office", 1)[0]["type"] == "bridge.command.answered"
+    amqp.channel.queue_delete("bridge.requests")
+    eventually(lambda: doors_are_open(house.broker), timeout=20, every=0.1)
+    eventually(lambda: binding_works(house, amqp, "made-again"), timeout=20)
+    assert process.running
+
+
+def binding_works(house: House, amqp: AmqpService, request_id: str) -> bool:
+    """Whether a request goes through the exchange and ends. Sent until it does: an unbound exchange drops it."""
+    amqp.send({"id": request_id, "input": {"a": 1}})
+    return all_closed(house, [request_id])
+
+
+def test_accepting_a_batch_again_is_accepting_it_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that was lost on the way is asked for again; the same id twice in one batch is one record."""
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "demo")
+    settings = load(bridge_redis_url=house.environment["BRIDGE_REDIS_URL"])
+    accept = Accept(house.ledger, EndpointBook(settings), settings)
+    origin = Origin(door="stream")
+    batch = [accept.prepare(f"batch-{n}", RunRequest(input={"n": n}), origin) for n in (1, 2)]
+    batch += [
+        accept.prepare("batch-1", RunRequest(input={"n": 1}), origin),
+        accept.prepare("batch-2", RunRequest(input={"n": 0}), origin),
+    ]
+    for _ in range(2):
+        assert [verdict.kind for verdict in accept.many(batch)] == ["accepted", "accepted", "repeat", "conflict"]
+    assert [event["type"] for event in house.events()] == ["bridge.job.accepted"] * 2
+    house.ledger.wish("batch-3", {"by": "anna", "door": "amqp"})
+    accept.many([accept.prepare("batch-3", RunRequest(input={"n": 3}), origin)])
+    assert house.names_of("batch-3")[-1] == "cancelled"
 
 
 def test_the_doors_can_be_off(house: House) -> None:
