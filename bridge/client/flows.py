@@ -27,6 +27,8 @@ ASK_S, ASK_MAX_S = 1.0, 10.0
 FETCHED_KEPT_S = 24 * 3600
 #: Entries of one read.
 COUNT = 500
+#: Requests submitted here that are known as our own, twice.
+REMEMBERED = 50_000
 TRANSITIONS = ("accepted", "submitted", "started", "progress", "end")
 
 
@@ -56,7 +58,9 @@ class Flows:
         """`answer_s`: how long the bridge is waited for where nothing else is said."""
         self.names = PublicNames(namespace)
         self._answer_s = answer_s
-        self._streaming: dict[str, bool] = {}  # ids submitted here, the newest of them: whether they stream
+        # Ids submitted here and whether they stream, the newest of them in two generations.
+        self._streaming: dict[str, bool] = {}
+        self._older: dict[str, bool] = {}
 
     def submit(
         self,
@@ -77,11 +81,15 @@ class Flows:
         told: dict[str, Any] = {"id": request_id, "input": dict(input), **arguments}
         if correlation_id is not None:
             told["correlation_id"] = correlation_id
+        if len(self._streaming) >= REMEMBERED:
+            self._older, self._streaming = self._streaming, {}
         self._streaming[request_id] = bool(arguments.get("stream"))
-        while len(self._streaming) > 100_000:  # noqa: PLR2004  (only spares a question each)
-            self._streaming.pop(next(iter(self._streaming)))
         yield self._do(None, "XADD", self.names.requests, "*", "data", json.dumps(told))
         return request_id
+
+    def _ours(self, request_id: str) -> bool | None:
+        """Whether a request that was submitted here streams; None for all others."""
+        return self._streaming.get(request_id, self._older.get(request_id))
 
     @staticmethod
     def reply_of(request_id: str) -> str:
@@ -145,7 +153,7 @@ class Flows:
         except TimeoutError:
             return None
         except UnknownRequest:
-            if request_id in self._streaming:  # ours: not accepted yet
+            if self._ours(request_id) is not None:  # not accepted yet
                 return None
             raise
         return told if told.get("completed") else None
@@ -172,7 +180,7 @@ class Flows:
                     return
 
     def _source(self, request_id: str, own: str) -> Flow:
-        if request_id not in self._streaming:
+        if self._ours(request_id) is None:
             return self.names.events
         first = yield from self._read({own: "0"}, time.monotonic() + self._answer_s, "")
         events = [Event.of(fields["data"]) for _, fields in first.get(own, ())]
@@ -183,7 +191,7 @@ class Flows:
         chunks, own = self.names.chunks(check_request_id(request_id)), self.names.reply(self.reply_of(request_id))
         until = None if timeout is None else time.monotonic() + timeout
         there = yield self._do(until, "EXISTS", chunks)
-        if not there and not self._streaming.get(request_id):
+        if not there and not self._ours(request_id):
             outcome_ = yield from self.command("stream", {"id": request_id}, timeout)
             if outcome_.get("outcome") == "already_ended":
                 return

@@ -75,6 +75,8 @@ class Event:
 def outcome(document: Mapping[str, Any]) -> Any:
     """The output of an ended request; raises the error that tells how else it ended."""
     status = document.get("status")
+    if status == Status.COMPLETED and document.get("retained") is False:
+        raise UnknownRequest(f"{document.get('id')}: completed; its output is not kept any more")
     if status == Status.COMPLETED:
         # A large output that was not kept whole on the way is told by its size and hash.
         return document["output"] if "output" in document else document.get("output_ref")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 CALLBACK_MAX = 1024 * 1024
 #: What RunPod's ids look like: anything else is evidence of nothing.
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_ID = re.compile(rb'"id"\s*:\s*"([A-Za-z0-9_-]{1,128})"')
 #: What a token is compared with where there is none.
 _NOBODYS = "0" * 32
 START_S = 5.0
@@ -140,26 +141,27 @@ class HttpDoor:
     # Callbacks
 
     async def _webhook(self, request: Request) -> Response:
-        """200 to every well-formed call, so that nothing can be learned from an answer."""
+        """200 to every well-formed call, so that nothing can be learned from an answer.
+
+        A body over CALLBACK_MAX (a large output comes back in it) is refused unread, and is a hint all the same.
+        """
         request_id, token = request.path_params["request_id"], request.path_params["token"]
-        size = 0
-        parts: list[bytes] = []
+        body, whole = b"", True
         async for part in request.stream():
-            size += len(part)
-            if size > CALLBACK_MAX:
-                tell("webhook.refused", why="too_large", request_id=None)
-                return PlainTextResponse("too large", 413)
-            parts.append(part)
+            body += part
+            if len(body) > CALLBACK_MAX:
+                whole = False
+                break
         if REQUEST_ID.fullmatch(request_id):
             try:
-                await run_in_threadpool(self._called_back, request_id, token, b"".join(parts))
+                await run_in_threadpool(self._called_back, request_id, token, body, whole)
             except BridgeError as error:
                 tell("webhook.refused", why="ledger", error=str(error), request_id=request_id)
         else:
             tell("webhook.refused", why="malformed", request_id=None)
-        return JSONResponse({"ok": True})
+        return JSONResponse({"ok": True}) if whole else PlainTextResponse("too large", 413)
 
-    def _called_back(self, request_id: str, token: str, body: bytes) -> None:
+    def _called_back(self, request_id: str, token: str, body: bytes, whole: bool) -> None:
         """A hint only: the record is made due, and the engines' next read, inside the budget, tells what is true."""
         bridge = self._bridge
         held = bridge.ledger.load(request_id)
@@ -168,7 +170,7 @@ class HttpDoor:
         if not hmac.compare_digest((expected or _NOBODYS).encode(), token.encode()) or not expected or held is None:
             tell("webhook.refused", why="forged" if expected else "unknown", request_id=request_id)
             return
-        table, job_id = bridge.ledger.table, _job_id(body)
+        table, job_id = bridge.ledger.table, _job_id(body) if whole else _first_id(body)
         if held.record.phase in {Phase.SUBMITTING, Phase.UNANSWERED} and not held.record.job_id:
             if job_id is None:
                 tell("webhook.refused", why="malformed", request_id=request_id)
@@ -187,3 +189,9 @@ def _job_id(body: bytes) -> str | None:
         return None
     found = told.get("id") if isinstance(told, dict) else None
     return found if isinstance(found, str) and JOB_ID.fullmatch(found) else None
+
+
+def _first_id(begun: bytes) -> str | None:
+    """RunPod names the job before it gives the input and the output back; whatever this finds is asked about first."""
+    found = _ID.search(begun)
+    return found[1].decode() if found else None

@@ -15,8 +15,6 @@ RUN_RETENTION_MS = 30 * 60_000
 SYNC_RETENTION_MS = 60_000
 #: A poll is a rescue when less than this is left of the retention, counted from the last sighting (I10).
 RESCUE_MARGIN_MS = 10 * 60_000
-#: How soon a read follows that may know more than the one a callback fell into.
-HINT_MS = 50
 #: A job whose /cancel has to wait (no budget, 429, RunPod away) is looked at meanwhile: it may end by itself.
 CANCEL_WATCH_MS = 30_000
 #: Submits are worked by priority, then age: nine bands, each wider than any clock.
@@ -171,7 +169,7 @@ class Draft:
         """
         if step is Step.POLL and self.record.hint:
             self.set(hint=0)
-            delay_ms = min(delay_ms, HINT_MS)
+            delay_ms = min(delay_ms, max(0, self.record.hinted_at - self.now))
         self._delay = max(0, delay_ms)
         return self.set(due=step.value if step else "", lease="", lease_until=0)
 

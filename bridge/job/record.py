@@ -113,6 +113,7 @@ class Record:
     claims: int = _number("cl")  # claims without a recorded change since (HARDENING 14)
     polls: int = _number("po")
     hint: int = _number("hn")  # somebody has called back while a read was under way: another follows at once
+    hinted_at: int = _number("ha")  # when the last read that a callback asked for is or was due
     submits: int = _number("su")
     cancels: int = _number("cn")
     retry_calls: int = _number("rc")

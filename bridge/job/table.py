@@ -85,7 +85,7 @@ RETRY_CHECK_MS = 2_000
 #: reader's lease, so that the stream of a reader that died is read on.
 DRAIN_MS, DRAIN_LOOK_MS = 40_000, 300
 CANCEL_AGAIN_MS = 5_000
-#: Reads that callbacks cause are at least this far behind the last one.
+#: Reads that callbacks cause are at least this far apart.
 HINTS_APART_MS = 200
 #: How many senders of one request are told of its end, beside the first.
 ALSO_MAX = 8
@@ -439,12 +439,15 @@ class Table:
         record = held.record
         if record.phase is not T:
             return same(held, "late")
-        if record.due in {Step.POLL, Step.RESCUE}:
-            soon = max(0, record.observed_at + HINTS_APART_MS - now)  # a flood of callbacks is no flood of reads
-            return check(self._draft(held, now).due(Step(record.due), soon).done("hinted"), "observed")
-        if record.hint:
+        if record.hint or (record.due and record.hinted_at > now):
             return same(held, "repeated")
-        return check(self._draft(held, now).set(hint=1).done("hinted"), "observed")
+        at = max(now, record.hinted_at + HINTS_APART_MS)  # a flood of callbacks is no flood of reads
+        draft = self._draft(held, now).set(hinted_at=at)
+        if record.due in {Step.POLL, Step.RESCUE}:
+            draft.due(Step(record.due), at - now)
+        else:
+            draft.set(hint=1)
+        return check(draft.done("hinted"), "observed")
 
     def _news(self, held: Held, now: int, heard: Heard, poll_ms: int) -> Change:
         record = held.record

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,25 @@ def test_a_terminal_follows_a_stream_as_it_comes_and_late(house: House) -> None:
     assert late.communicate(timeout=60)[0].startswith("Once upon a time")
 
 
+def test_every_status_read_has_a_permit_also_of_a_second_job(redis_url: str, tmp_path: Path) -> None:
+    """I9: the submit's answer was lost, both jobs live and both are looked at; the budget has counted each call."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, unanswered_grace_s="0.5") as house:
+        house.worker()
+        house.emulator.fault("lost_reply", op="run", times=1)
+        sent = house.send({"mock_delay": 3.0}, result="document")
+        assert eventually(lambda: len(house.emulator.jobs("demo")) == 2, timeout=30)
+        told = sent.get(timeout=30)
+        assert told["possible_duplicate"] is True
+        key = f"{house.ledger.names.prefix}budget:demo:status"
+
+        def counted() -> bool:
+            found: Any = house.client.hgetall(key)
+            permits = sum(int(count) for name, count in found.items() if name.startswith("b:"))
+            return bool(permits == sum(call["op"] == "status" for call in house.emulator.calls()))
+
+        eventually(counted, timeout=8)
+
+
 # A webhook and a poll at once
 
 
@@ -117,3 +137,25 @@ def test_observations_that_race_are_written_once(ledger: Ledger) -> None:
     ended = ledger.load("r")
     assert ended is not None
     assert ended.record.phase is Phase.SETTLED
+
+
+def seen_last(ledger: Ledger, name: str, ago_s: int) -> None:
+    """A job that was looked at so long ago: the engines have stood still since."""
+    table, then = ledger.table, ledger.now() - ago_s * 1000
+    new = Held(Record(id=name, endpoint="demo", endpoint_id="demo", sinks="celery", nonce="n"), {})
+    ledger.accept(name, lambda now, wish: table.accept(new, now, wish))
+    claimed = ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=30_000)
+    sent = ledger.change(
+        claimed.records[0], lambda h, now: table.sending(h, now, claimed.token, endpoint_id="demo", base_url="http://x")
+    )
+    ledger.change(sent.after, lambda h, _now: table.submitted(h, then, f"job-{name}", "IN_QUEUE", poll_ms=0))
+
+
+def test_the_oldest_result_is_rescued_first(ledger: Ledger) -> None:
+    """I10: what RunPod will forget soonest is read first, whatever else is due."""
+    for name, ago_s in (("b", 1_300), ("a", 1_700), ("c", 1_250), ("fresh", 10)):
+        seen_last(ledger, name, ago_s)
+    for held in ledger.timers()[0]:
+        ledger.change(held, ledger.table.tick)
+    rescued = ledger.claim(Step.RESCUE, {"demo": 9}, lease_ms=1_000)
+    assert [held.record.id for held in rescued.records] == ["a", "b", "c"]

@@ -13,16 +13,17 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.helpers import eventually, free_port
+from tests.helpers import eventually, free_ports
 from tests.house import House
 from tests.servers import RedisServer
 
 
 class Called(NamedTuple):
-    """A house whose callbacks go to a process that has no engine."""
+    """A house whose callbacks go to a process that has no engine, on a port of their own."""
 
     house: House
     base: str
+    inside: str  # where health and metrics are
 
     def post(self, path: str, body: bytes = b"{}") -> int:
         """The code of one call."""
@@ -41,7 +42,7 @@ class Called(NamedTuple):
 
     def counted(self, result: str) -> float:
         """How many callbacks came to this."""
-        with urllib.request.urlopen(f"{self.base}/metrics", timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{self.inside}/metrics", timeout=10) as answer:  # noqa: S310
             found = re.search(rf'bridge_webhooks_total{{result="{result}"}} (\S+)', answer.read().decode())
         return float(found[1]) if found else 0.0
 
@@ -56,12 +57,13 @@ class Called(NamedTuple):
 @pytest.fixture(scope="module")
 def called(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Called]:
     """One process with the engine and no HTTP, another with HTTP and no engine."""
-    url, port = redis_server.start().fresh_url(), free_port()
+    url, (port, inside) = redis_server.start().fresh_url(), free_ports(2)
     base = f"http://127.0.0.1:{port}"
     with House(tmp_path_factory.mktemp("called"), broker=url, redis_url=url, webhook_base_url=base) as house:
         house.worker()
-        house.worker(BRIDGE_ENGINE="off", BRIDGE_HTTP_BIND=f"127.0.0.1:{port}")
-        yield Called(house, base)
+        outside = f"127.0.0.1:{port}"
+        house.worker(BRIDGE_ENGINE="off", BRIDGE_WEBHOOK_BIND=outside, BRIDGE_HTTP_BIND=f"127.0.0.1:{inside}")
+        yield Called(house, base, f"http://127.0.0.1:{inside}")
 
 
 def test_any_process_hears_a_callback_for_any_other(called: Called) -> None:
@@ -132,4 +134,24 @@ def test_a_flood_for_a_lost_submit_is_confirmed_once(called: Called) -> None:
     assert held is not None
     assert held.record.job_id == job["id"]
     assert len([one for one in house.emulator.jobs("demo") if one["input"].get("lost")]) == 1
+    house.ask("cancel", id=sent.id)
+
+
+def test_a_port_of_its_own_serves_callbacks_and_nothing_else(called: Called) -> None:
+    """What the world can reach shows no metrics, and the inside takes no callbacks."""
+    for path in ("/metrics", "/healthz", "/readyz"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{called.base}{path}", timeout=5)  # noqa: S310
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{called.inside}/webhooks/runpod/a/b", b"{}", timeout=5)  # noqa: S310
+
+
+def test_a_callback_with_a_large_output_is_a_hint_all_the_same(called: Called) -> None:
+    """Its body is refused unread; the job is looked at now."""
+    house = called.house
+    sent = house.send({"mock_delay": 30, "large": True})
+    eventually(lambda: house.phase(sent.id) == "TRACKED")
+    before = called.counted("hinted")
+    assert called.post(called.hook(sent.id), b'{"id": "x", "output": "' + b"x" * (1 << 20) + b'"}') == 413
+    assert called.counted("hinted") == before + 1
     house.ask("cancel", id=sent.id)

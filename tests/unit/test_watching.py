@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.job.change import HINT_MS, Change, Rules
+from bridge.engine.stream import hold_ms, pause_ms
+from bridge.job.change import Change, Rules
 from bridge.job.document import Held, document
 from bridge.job.record import Long, Record
 from bridge.job.table import DRAIN_MS, Heard, Table
@@ -46,7 +47,7 @@ def test_a_hint_during_a_read_makes_another_follow_at_once() -> None:
     """The read may have left before the job ended; its answer must not put the next one far away."""
     hinted = TABLE.hinted(tracked(), NOW)
     answered = TABLE.observed(hinted.after, NOW + 1, heard("IN_PROGRESS"), poll_ms=60_000)
-    assert (answered.record.due, answered.delay_ms, answered.record.hint) == (Step.POLL, HINT_MS, 0)
+    assert (answered.record.due, answered.delay_ms, answered.record.hint) == (Step.POLL, 0, 0)
     again = TABLE.observed(answered.after, NOW + 2, heard("IN_PROGRESS"), poll_ms=60_000)
     assert again.delay_ms == 60_000  # one hint, one read
 
@@ -63,8 +64,10 @@ def test_a_hint_brings_a_waiting_read_forward() -> None:
     waiting = tracked(lease="", lease_until=0, due="poll")
     change = TABLE.hinted(waiting, NOW)
     assert (change.record.due, change.delay_ms) == (Step.POLL, 0)
-    just_read = tracked(lease="", lease_until=0, due="poll", observed_at=NOW - 50)
-    assert TABLE.hinted(just_read, NOW).delay_ms == 150  # a flood of callbacks is no flood of reads
+    assert TABLE.hinted(change.after, NOW - 1).empty  # it is due already
+    again = TABLE.hinted(change.after, NOW + 50)  # a flood of callbacks is no flood of reads
+    assert again.delay_ms == 150
+    assert TABLE.hinted(again.after, NOW + 60).empty
 
 
 @pytest.mark.parametrize("phase", [Phase.SETTLED, Phase.CLOSED, Phase.ACCEPTED])
@@ -207,3 +210,20 @@ def test_a_progress_is_told_once() -> None:
     assert [telling.name for telling in first.tellings] == ["progress"]
     again = TABLE.observed(first.after, NOW, heard("IN_PROGRESS", {"step": 1}), poll_ms=0)
     assert again.tellings == ()
+
+
+# How often streams are read
+
+
+@pytest.mark.parametrize("busy", [1, 10, 100, 400, 2_000])
+def test_busy_streams_together_stay_inside_runpods_limit(busy: int) -> None:
+    """200 reads a second and endpoint, evenly; a few streams are read as soon as there may be news."""
+    assert busy * 1_000 / pause_ms(busy) <= 200
+    assert pause_ms(9) == 50
+
+
+@pytest.mark.parametrize("holding", [0, 10, 100, 400])
+def test_idle_holds_leave_reads_for_chunks(holding: int) -> None:
+    """RunPod takes 1 s at least; with many held, each is held longer."""
+    assert 1_000 <= hold_ms(holding) <= 5_000
+    assert holding * 1_000 / hold_ms(holding) <= 80
