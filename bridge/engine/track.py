@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from bridge.runpod.client import RunPodClient
 
 IDLE_S = 1.0
+#: A running job whose stream is read tells its end there; its status is read at least so many ms apart.
+STREAMED_MS = 10_000
 #: Polls of one endpoint taken in one turn at most.
 BATCH = 32
 
@@ -156,6 +158,8 @@ class Track:
             poll_ms = self.pace.next_ms(
                 record.endpoint, heard.status, age_ms, delay_ms=heard.delay_time, progressing=progressing
             )
+            if record.stream and not record.stream_done and heard.status == Status.IN_PROGRESS:
+                poll_ms = max(poll_ms, STREAMED_MS)
             self.observed(held, heard, poll_ms)
 
     def _with_chunks(self, record: Record, heard: Heard) -> Heard:

@@ -83,7 +83,9 @@ RETRY_CALLS_MAX = 3
 RETRY_CHECK_MS = 2_000
 #: How long an end waits for the last chunks of its stream, and how often it is looked at meanwhile. Longer than a
 #: reader's lease, so that the stream of a reader that died is read on.
-DRAIN_MS, DRAIN_LOOK_MS = 40_000, 300
+DRAIN_MS, DRAIN_LOOK_MS = 40_000, 2_000
+#: How soon an end that lacks chunks, which were recorded while it was read, is read again.
+CHUNKS_AGAIN_MS = 100
 CANCEL_AGAIN_MS = 5_000
 #: Reads that callbacks cause are at least this far apart.
 HINTS_APART_MS = 200
@@ -456,7 +458,7 @@ class Table:
             return check(draft.done("draining"), "observed")
         if heard.status == Status.COMPLETED and self._needs_chunks(record, heard):
             # Chunks were recorded while this read was under way: without them the end would lack its last words.
-            return check(draft.due(Step.POLL, DRAIN_LOOK_MS).done("draining"), "observed")
+            return check(draft.due(Step.POLL, CHUNKS_AGAIN_MS).done("draining"), "observed")
         if record.phase is R:  # the /retry whose answer was lost did take
             self._reopen(draft)
         self._note(draft, heard)

@@ -41,6 +41,12 @@ def test_submit_and_result(client: Client) -> None:
     assert (document.status, document.succeeded, document.metadata) == ("COMPLETED", True, {"team": "x"})
 
 
+def test_an_output_larger_than_what_travels_inline_comes_whole(client: Client) -> None:
+    """It was asked for."""
+    request_id = client.submit({"mock_return": {"x": "y" * 1_000_000}})
+    assert len(client.result(request_id, timeout=20)["x"]) == 1_000_000
+
+
 def test_a_failure_is_raised_with_its_document(client: Client) -> None:
     """As AsyncResult.get would."""
     request_id = client.submit({"mock_error": "boom"})

@@ -187,6 +187,13 @@ def test_an_end_waits_for_its_stream_as_long_as_chunks_come() -> None:
     assert read(later, "x").record.drain_until == NOW + DRAIN_MS
 
 
+def test_a_chunk_keeps_what_the_handler_measured() -> None:
+    """RunPod's `metrics` stand beside the output, in the event and in what is kept."""
+    change = TABLE.stream_read(stream(), NOW, [("a", {"tokens": 7})], reader="me", again_ms=50, lost=False)
+    assert chunk_events(change)[0]["metrics"] == {"tokens": 7}
+    assert json.loads(change.chunks[0]) == {"index": 0, "output": "a", "metrics": {"tokens": 7}}
+
+
 def test_chunks_of_a_reader_that_lost_its_turn_are_kept_and_marked() -> None:
     """A fact is never refused; but who reads now alone says when the next read is due."""
     change = read(stream(reading="another"), "late")
