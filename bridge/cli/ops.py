@@ -46,6 +46,9 @@ def _ledger(house: Bridge) -> list[Finding]:
         ("FAULT", "ledger", fault) for fault in server.faults(allow_eviction=house.settings.bridge_allow_eviction)
     ]
     found += of_ledger(server, house.settings)
+    if unreadable := house.ledger.unreadable():
+        says = "; ".join(f"{name}: {fault}" for name, fault in list(unreadable.items())[:5])
+        found.append(("FAULT", "records", f"{len(unreadable)} cannot be worked on: {says}"))
     if rollbacks := house.ledger.rolled_back():
         says = f"came back {rollbacks} times without its latest writes; what was in doubt is marked possible_duplicate"
         found.append(("WARN", "ledger", says))

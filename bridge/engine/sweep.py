@@ -28,6 +28,7 @@ class Sweep:
     noticed: Callable[[Change], None]
     flush_budget: Callable[[], None]
     _beat_at: float = field(default=0.0, init=False)
+    _unreadable: set[str] = field(default_factory=set, init=False)
 
     def once(self) -> float:
         """Returns seconds until the next look."""
@@ -42,12 +43,8 @@ class Sweep:
             try:
                 change = self.ledger.change(one, table.tick)
             except (AssertionError, ValueError, TypeError, KeyError) as error:
-                tell(
-                    "record.failed",
-                    request_id=one.record.id,
-                    endpoint=one.record.endpoint,
-                    error=f"{type(error).__name__}: {error}",
-                )
+                # Its clock is set to an hour from now: many of its kind must not stand before everybody else's.
+                self.ledger.isolate(one.record.id, f"{type(error).__name__}: {error}")
                 continue
             self.noticed(change)
         if len(held) == BATCH:
@@ -62,6 +59,10 @@ class Sweep:
             tell("ledger.rolled_back", lost=beat.lost)
         if beat.doubt:
             self._doubt(beat.doubt)
+        unreadable = self.ledger.unreadable()
+        for request_id in unreadable.keys() - self._unreadable:
+            tell("record.failed", request_id=request_id, endpoint="", error=unreadable[request_id])
+        self._unreadable = set(unreadable)
 
     def _doubt(self, since: int) -> None:
         """What says "never sent" may have been: its answer counts as lost, and `delivery` decides. Then submits go on.

@@ -355,10 +355,16 @@ class Ledger:
             try:
                 found.append(self._held(flat[i], flat[i + 1], long, flat[i + 2]))
             except BridgeError as error:
-                self._isolate(flat[i], str(error))
+                self.isolate(flat[i], str(error))
         return found
 
-    def _isolate(self, request_id: str, fault: str) -> None:
+    def unreadable(self, limit: int = 100) -> dict[str, str]:
+        """Records that cannot be worked on, and why: somebody has edited them, or a newer version wrote them."""
+        with mapped():
+            answer: Any = self.client.hscan(self.names.key("unreadable"), count=limit)
+        return dict(list(answer[1].items())[:limit])
+
+    def isolate(self, request_id: str, fault: str) -> None:
         """A row that cannot be read stops nobody: its lease runs out, and from the tenth time on it is parked."""
         with mapped():
             self.client.hset(self.names.key("unreadable"), request_id, fault[:500])

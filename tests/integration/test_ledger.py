@@ -213,6 +213,47 @@ def test_a_row_that_was_edited_into_nonsense_stops_nobody(ledger: Ledger) -> Non
     assert "priority" in ledger.client.hget("bridge:_:unreadable", "b")  # type: ignore[operator]
 
 
+def test_a_record_of_the_wrong_form_stops_nobody(ledger: Ledger) -> None:
+    """Rows and long values replaced by texts, counters that are no numbers: each is named, the others go on."""
+    for name in "abcdef":
+        accept(ledger, name)
+    ledger.client.set("bridge:_:r:a", "garbage")
+    ledger.client.set("bridge:_:d:b", "garbage")
+    ledger.client.hset("bridge:_:r:c", "cl", "many")
+    ledger.client.hset("bridge:_:r:d", "v", "newest")
+    claimed = ledger.claim(Step.SUBMIT, {"demo": 6}, lease_ms=1_000)
+    assert [h.record.id for h in claimed.records] == ["e", "f"]
+    assert set(ledger.unreadable()) == set("abcd")
+    ledger.client.zadd("bridge:_:timer", dict.fromkeys("abcd", 1))
+    found, next_ms = ledger.timers()
+    assert found == []
+    assert 0 <= next_ms <= 3_600_000
+    assert ledger.claim(Step.SUBMIT, {"demo": 6}, lease_ms=1_000).records == []  # nobody meets them again
+
+
+def test_a_clock_that_cannot_be_acted_on_stands_before_nobody(ledger: Ledger) -> None:
+    """It is set to an hour from now, so that the clocks of the others are still read."""
+    accept(ledger, "a")
+    ledger.client.zadd("bridge:_:timer", {"a": 1})
+    ledger.isolate("a", "KeyError: jobs")
+    assert ledger.timers()[0] == []
+    assert ledger.unreadable() == {"a": "KeyError: jobs"}
+
+
+def test_what_another_version_wrote_is_kept(ledger: Ledger) -> None:
+    """Fields this version does not know survive its changes; fields it misses have their defaults."""
+    accept(ledger, "a")
+    ledger.client.hset("bridge:_:r:a", "zz", "from-tomorrow")
+    ledger.client.hset("bridge:_:d:a", "later", "{}")
+    ledger.client.hdel("bridge:_:r:a", "tl", "dl")
+    held = ledger.load("a")
+    assert held is not None
+    changed = ledger.change(held, lambda h, now: ledger.table.wish(h, now, Wish.CANCEL))
+    assert changed.record.status == "CANCELLED"
+    assert ledger.client.hget("bridge:_:r:a", "zz") == "from-tomorrow"
+    assert ledger.client.hget("bridge:_:d:a", "later") == "{}"
+
+
 def test_a_record_claimed_time_and_again_is_worked_alone_then_parked(ledger: Ledger) -> None:
     """HARDENING 14: what kills engines does not take others with it for ever."""
     accept(ledger, "bad")

@@ -39,6 +39,26 @@ local function due_key(endpoint, step) return p .. 'due:' .. endpoint .. ':' .. 
 
 -- Submits stand in their tenant's set too, so that tenants can be served in turn. One that comes (again) begins at the
 -- virtual time served last: waiting with nothing to do earns nothing.
+-- Whether a record's keys can be worked on. Those that somebody edited into another form are set aside, so that the others
+-- go on (HARDENING 14): named in `unreadable`, and looked at again in an hour.
+local function sound(id, now)
+  local row, long = redis.call('TYPE', p .. 'r:' .. id).ok, redis.call('TYPE', p .. 'd:' .. id).ok
+  local fault
+  if (row ~= 'hash' and row ~= 'none') or (long ~= 'hash' and long ~= 'none') then
+    fault = 'its keys are no hashes: ' .. row .. ', ' .. long
+  elseif row == 'hash' then
+    for _, field in ipairs({'v', 'cl', 'le'}) do
+      local value = redis.call('HGET', p .. 'r:' .. id, field)
+      if value and not string.match(value, '^%-?%d+$') then fault = field .. ' is no number: ' .. string.sub(value, 1, 40) end
+    end
+  end
+  if not fault then return true end
+  redis.call('HSET', p .. 'unreadable', id, fault)
+  redis.call('EXPIRE', p .. 'unreadable', 604800)
+  redis.call('ZADD', p .. 'timer', now + 3600000, id)
+  return false
+end
+
 local function submits(step) return step == 'submit' or step == 'submit_sync' end
 
 local function tenant_of(id) return redis.call('HGET', p .. 'r:' .. id, 'tn') or '' end

@@ -34,6 +34,10 @@ end
 -- "later" (it must be worked alone, and others were taken already), or "gone".
 local function lease(endpoint, id)
   local row = p .. 'r:' .. id
+  if not sound(id, now) then
+    redis.call('ZREM', due_key(endpoint, step), id)
+    return 'gone'
+  end
   if redis.call('EXISTS', row) == 0 then
     unstand(endpoint, step, id)
     return 'gone'

@@ -30,7 +30,8 @@ for i = 4 + n_fields, #ARGV, 2 do
   local key = due_key(ARGV[i], 'stream')
   for _, id in ipairs(redis.call('ZRANGE', key, '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[i + 1])) do
     local row = p .. 'r:' .. id
-    local has = redis.call('HMGET', row, 'ph', 'sd', 'rd')
+    local well = sound(id, now)
+    local has = well and redis.call('HMGET', row, 'ph', 'sd', 'rd') or {}
     if has[1] ~= 'TRACKED' or has[2] == '1' then
       redis.call('ZREM', key, id)
     else

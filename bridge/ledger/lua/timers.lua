@@ -8,10 +8,11 @@ for i = 1, tonumber(ARGV[2]) do fields[i] = ARGV[2 + i] end
 local answer = {now, -1}
 local found = redis.call('ZRANGE', p .. 'timer', '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(found) do
-  local row = redis.call('HGETALL', p .. 'r:' .. id)
-  if #row == 0 then
+  local well = sound(id, now)
+  local row = well and redis.call('HGETALL', p .. 'r:' .. id)
+  if well and #row == 0 then
     redis.call('ZREM', p .. 'timer', id)
-  else
+  elseif well then
     answer[#answer + 1] = id
     answer[#answer + 1] = row
     answer[#answer + 1] = redis.call('HMGET', p .. 'd:' .. id, unpack(fields))
