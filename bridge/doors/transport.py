@@ -155,6 +155,8 @@ class Channel(kombu_redis.Channel):
     _rings = True
     _doorbell: Doorbell | None = None
     _worth_looking = True
+    #: Whether the answer under way is the script's, and not BRPOP's.
+    _taking = False
     _looked_at = 0.0
 
     def ring(self) -> None:
@@ -170,18 +172,18 @@ class Channel(kombu_redis.Channel):
         """Ask for messages when it is worth it; kombu calls this each turn of its event loop while there is room."""
         hub = get_event_loop()
         if hub is None or not self._rings:  # gevent: kombu's own way
-            super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+            self._pop(timeout)
             return
         now = time.monotonic()
         if not self._worth_looking and now - self._looked_at < LOOK_S:
             return
         if self._doorbell is None and not self._hang_up(hub):
-            super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+            self._pop(timeout)
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
-        self._worth_looking, self._looked_at = False, now
+        self._worth_looking, self._looked_at, self._taking = False, now, True
         keys = [self._named(self._q_for_pri(queue, pri)) for pri in self.priority_steps for queue in queues]  # type: ignore[no-untyped-call]
         noted = [self._named(key) for key in (self.unacked_index_key, self.unacked_key, UNREADABLE)]
         room = self.qos.can_consume_max_estimate()
@@ -191,9 +193,13 @@ class Channel(kombu_redis.Channel):
         arguments = [wanted, repr(time.time()), UNREADABLE_MAX]
         connection.send_command("EVALSHA", _TAKE_SHA, len(noted) + len(keys), *noted, *keys, *arguments)
 
+    def _pop(self, timeout: float | None) -> None:
+        self._taking = False
+        super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+
     def _brpop_read(self, **options: Any) -> bool:
         """The answer: hand every message on."""
-        if not self._rings or get_event_loop() is None:
+        if not self._taking:
             return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
         connection = self.client.connection
         try:
@@ -207,6 +213,7 @@ class Channel(kombu_redis.Channel):
             raise
         finally:
             self._in_poll = None  # type: ignore[assignment]
+            self._taking = False
             self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
         taken = [(found[i].decode(), found[i + 1]) for i in range(0, len(found) - 2, 2)]
         if found[-1]:

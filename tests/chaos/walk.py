@@ -61,7 +61,7 @@ CELERY = {
 #: Requests under way at once, and bridge workers that carry them.
 FLYING, CHILDREN = 48, 3
 #: Seconds after which a request that has not ended counts as lost.
-PATIENCE_S = 180.0
+PATIENCE_S = 300.0
 
 
 @dataclass
@@ -208,7 +208,12 @@ class Walk:
         for sent in flying:
             if sent.slot in self._flying and now - sent.sent_at > PATIENCE_S:
                 told = {name: (self.house.phase(name), len(self._told[name])) for name in sent.ids}
-                self._fault(sent, f"not ended and told within {PATIENCE_S:.0f} s: {told}")
+                rows = {
+                    name: self.house.client.hgetall(self.house.ledger.names.row(name))
+                    for name in sent.ids
+                    if told[name][0] != "CLOSED"
+                }
+                self._fault(sent, f"not ended and told within {PATIENCE_S:.0f} s: {told} {rows}")
                 del self._flying[sent.slot]
 
     def _followed(self, sent: Sent) -> bool:
@@ -257,6 +262,8 @@ class Walk:
 
     def _fault(self, sent: Sent, what: str) -> None:
         self.figures.violations.append(f"{sent.workload} {sent.ids[0]}: {what}")
+        sys.stderr.write(f"{self.figures.violations[-1]}\n")
+        sys.stderr.flush()
 
     def _judge(self, sent: Sent) -> None:
         status, state = ENDS[sent.workload]

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from bridge.engine import publish
-from tests.chaos.points import Points, install
+from tests.chaos.points import Points, _scripts, install
 
 _PR_SET_PDEATHSIG = 1
 #: What a worker imports by itself, sooner or later.
@@ -51,6 +51,7 @@ def _warm() -> None:
     from bridge.app import app  # noqa: PLC0415
 
     app.finalize()
+    _scripts()
     assert app.conf.broker_url
     assert app.tasks
 
