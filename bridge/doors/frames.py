@@ -31,8 +31,14 @@ def reading_frames(connection: Any, callback: Callable[..., Any]) -> Callable[[F
     def on_frame(frame: Frame) -> Any:
         kind, channel, payload = frame
         if kind == _HEADER:
-            frame = (kind, channel, _readable_header(payload))
-        elif kind == _METHOD and struct.unpack_from(">HH", payload, 0) == _DELIVER:
+            try:
+                return inner(frame)
+            except Exception:
+                readable = _readable_header(payload)
+                if readable is payload:
+                    raise
+                return inner((kind, channel, readable))  # it failed at the header, before it noted anything
+        if kind == _METHOD and struct.unpack_from(">HH", payload, 0) == _DELIVER:
             frame = (kind, channel, _readable_delivery(payload))
         return inner(frame)
 
