@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bridge.engine.commits import Commits
     from bridge.engine.vitals import Vitals
     from bridge.job.document import Held
-    from bridge.job.record import Record
     from bridge.ledger import Ledger
     from bridge.runpod.client import RunPodClient
 
@@ -38,6 +37,8 @@ IDLE_READS = 80
 #: Milliseconds until the next read: after a page with chunks at least, after an empty one, after one that came back
 #: empty at once, after a failed one, and after a 404.
 AGAIN_MS, EMPTY_MS, HASTY_MS, FAILED_MS, UNKNOWN_MS = 50, 20, 500, 1_000, 2_000
+#: The longest that the stream of a job in RunPod's queue is left alone.
+QUEUED_MOST_MS = 60_000
 #: A stream that brought chunks so lately counts as busy. Seconds.
 BUSY_S = 5.0
 
@@ -77,6 +78,17 @@ def pause_ms(busy: int) -> int:
 def hold_ms(holding: int) -> int:
     """How long RunPod is asked to hold an empty read while so many are held."""
     return min(HOLD_MAX_MS, max(HOLD_MIN_MS, holding * 1000 // IDLE_READS))
+
+
+def after_nothing_ms(status: str, age_ms: float, *, hasty: bool) -> int:
+    """When a stream that brought nothing is read again; `hasty`: RunPod did not hold the read.
+
+    A job that waits for a GPU has no chunks: the longer it waits, the rarer its stream is read, so that ten thousand of
+    them leave the reads to those that run. A status read that sees it started makes the stream due at once (`table`).
+    """
+    if status == Status.IN_QUEUE:
+        return int(min(QUEUED_MOST_MS, max(EMPTY_MS, age_ms)))
+    return HASTY_MS if hasty else EMPTY_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +163,6 @@ class Stream:
             elif chunks:
                 again = AGAIN_MS if is_end(page.status) else self._share.again_ms(record.endpoint, record.id)
             else:
-                again = self._after_nothing(record, page.status, time.monotonic() - started < hold / 2000)
+                age_ms = self.ledger.now() - record.submitted_at
+                again = after_nothing_ms(page.status, age_ms, hasty=time.monotonic() - started < hold / 2000)
             self.commits.put(held, partial(read, chunks=chunks, again_ms=again, lost=False))
-
-    def _after_nothing(self, record: Record, status: str, hasty: bool) -> int:
-        """A job that waits for a GPU has no chunks: the longer it waits, the rarer its stream is read.
-
-        A read that sees it started makes the stream due at once (`table`).
-        """
-        if status == Status.IN_QUEUE:
-            return int(min(5_000, max(EMPTY_MS, (self.ledger.now() - record.submitted_at) / 4)))
-        return HASTY_MS if hasty else EMPTY_MS

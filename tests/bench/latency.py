@@ -27,6 +27,9 @@ from bridge.emulator import Emulator
 from tests.helpers import free_port
 from tests.house import API_KEY, House
 
+#: RunPod's own limit of 10 min would end half of the ten-minute jobs.
+LONG = {"executionTimeout": 3_600_000}
+
 
 def main() -> None:
     """See the module."""
@@ -99,7 +102,7 @@ def _send_all(house: House, runs: list[float], at_once: int) -> tuple[dict[int, 
         due = time.time() >= begun + n * apart if at_once > 1 else not waiting
         if n < len(runs) and len(waiting) < at_once and due:
             sent[n] = time.time()
-            waiting[n] = f"celery-task-meta-{house.send({'n': n, 'mock_delay': runs[n]}).id}"
+            waiting[n] = f"celery-task-meta-{house.send({'n': n, 'mock_delay': runs[n]}, policy=LONG).id}"
         found: Any = house.client.mget(waiting.values()) if waiting else ()
         now = time.time()
         for n, text in zip(list(waiting), found, strict=True):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.engine.stream import hold_ms, pause_ms
+from bridge.engine.stream import after_nothing_ms, hold_ms, pause_ms
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held, document
 from bridge.job.record import Long, Record
@@ -234,3 +234,14 @@ def test_idle_holds_leave_reads_for_chunks(holding: int) -> None:
     """RunPod takes 1 s at least; with many held, each is held longer."""
     assert 1_000 <= hold_ms(holding) <= 5_000
     assert holding * 1_000 / hold_ms(holding) <= 80
+
+
+def test_ten_thousand_queued_streams_leave_the_reads_to_those_that_run() -> None:
+    """A queued job is read as often as its age doubles, then once a minute; a running one goes on at once."""
+    looks, age = 0, 500.0
+    while age < 100_000:
+        age += after_nothing_ms("IN_QUEUE", age, hasty=False)
+        looks += 1
+    assert looks <= 10
+    assert after_nothing_ms("IN_PROGRESS", 100_000, hasty=False) <= 50
+    assert after_nothing_ms("IN_PROGRESS", 100_000, hasty=True) >= 500  # a server that does not hold is not hammered
