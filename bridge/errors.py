@@ -126,6 +126,10 @@ class OutputUnavailable(BridgeError):
     """The object store did not do what it was asked: it is away, or does not have the output (any more)."""
 
 
+class NotReplayable(BridgeError):
+    """A dead letter cannot be sent again; the message says why, and what can be done instead."""
+
+
 class JobError(BridgeError):
     """How a request ended when it did not end well; `args` is `(message, document)`, both JSON.
 

@@ -67,6 +67,11 @@ def _object(value: object) -> object:
     return found
 
 
+def _words(value: object) -> object:
+    """Words with commas between them."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
 def _http_url(value: str | None) -> str | None:
     if value is not None and not re.match(r"https?://[^/\s]+", value):
         fault = "must begin with http:// or https:// and name a host"
@@ -151,6 +156,7 @@ class Settings(BaseSettings):
     bridge_dead_bytes_max: Bytes = 64 * 1024 * 1024
     bridge_dead_retention_s: Seconds = 7 * 24 * 3600.0
     bridge_dead_originals: Switch = True
+    bridge_redact: Annotated[frozenset[str], NoDecode, BeforeValidator(_words)] = frozenset()
     bridge_waiting_max: Count = 100_000
     bridge_waiting_bytes_max: Bytes = 512 * 1024 * 1024
     bridge_memory_ratio_max: Annotated[float, Field(gt=0, lt=1)] = 0.75

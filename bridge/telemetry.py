@@ -80,6 +80,10 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
 }
 
 _SECRET = re.compile(r"(api_?key|token|secret|s3config|authorization|password)", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r'("(?:api_?key|[a-z_]*token|[a-z]*secret|s3config|authorization|password)"\s*:\s*)("[^"]*"?|\{[^}]*\}?)',
+    re.IGNORECASE,
+)
 _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+")
 _CREDENTIALS = re.compile(r"([a-z+]+://)[^/@\s:]*:[^/@\s]+@")
 _BEARER = re.compile(r"(bearer\s+)[^\s\"',;]+", re.IGNORECASE)
@@ -122,6 +126,27 @@ def redact(key: str, value: object) -> object:
     if isinstance(value, list | tuple):
         return [redact("", item) for item in value]
     return value
+
+
+def blotted(value: object, names: Iterable[str] = (), key: str = "") -> object:
+    """As `redact`, for what people are shown of others' messages: names of the settings' own are secret too.
+
+    In text that is no JSON, what follows such a name is blotted out.
+    """
+    wanted = frozenset(name.lower() for name in names)
+    if _SECRET.search(key) or key.lower() in wanted:
+        return "***"
+    if isinstance(value, Mapping):
+        return {name: blotted(item, wanted, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [blotted(item, wanted) for item in value]
+    if isinstance(value, str):
+        for name in wanted:
+            value = re.sub(
+                rf'("?{re.escape(name)}"?\s*[:=]\s*)("[^"]*"?|[^\s,;&}}]+)', r"\1***", value, flags=re.IGNORECASE
+            )
+        value = _SECRET_TEXT.sub(r"\1***", value)
+    return redact("", value)
 
 
 def configure_logging(level: str = "info", *, as_json: bool = False) -> None:

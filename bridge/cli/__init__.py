@@ -26,7 +26,7 @@ VERBS: Mapping[str, str] = {
     "purge": "bridge.cli.control",
     "pause": "bridge.cli.control",
     "resume": "bridge.cli.control",
-    "dead": "bridge.cli.ops",
+    "dead": "bridge.cli.dead",
     "topology": "bridge.cli.ops",
     "check": "bridge.cli.ops",
     "schema": "bridge.cli.ops",

@@ -1,4 +1,4 @@
-"""Verbs of who runs the bridge: check, topology, dead, schema."""
+"""Verbs of who runs the bridge: check, topology, schema."""
 
 from __future__ import annotations
 
@@ -125,39 +125,6 @@ def topology(*, declare: bool, as_json: bool) -> int:
                     amqp.declare(connection, kind, quorum=house.settings.bridge_queue_type == "quorum")
     show([{"queue": name, "existed": existed.get(name)} for name in names], as_json=as_json)
     return ExitCode.OK
-
-
-@click.group()
-def dead() -> None:
-    """What could not be taken or told."""
-
-
-@dead.command("list")
-@as_json
-def dead_list(*, as_json: bool) -> None:
-    """The newest first."""
-    show(
-        [{k: v for k, v in letter.items() if k != "original"} for letter in bridge().ledger.dead.newest()],
-        as_json=as_json,
-    )
-
-
-@dead.command("show")
-@click.argument("letter_id", metavar="ID")
-@as_json
-def dead_show(letter_id: str, *, as_json: bool) -> None:
-    """One, with its original."""
-    found = [letter for letter in bridge().ledger.dead.newest() if letter["id"] == letter_id]
-    if not found:
-        raise click.ClickException(f"there is no dead letter {letter_id}")
-    show(found[0], as_json=as_json)
-
-
-@dead.command("drop")
-@click.argument("letter_ids", metavar="ID...", nargs=-1, required=True)
-def dead_drop(letter_ids: tuple[str, ...]) -> None:
-    """Forget some."""
-    click.echo(f"{bridge().ledger.dead.drop(letter_ids)} dropped")
 
 
 @click.command()

@@ -6,6 +6,7 @@ held and tried again, however long that takes.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -116,6 +117,8 @@ class Commits:
                 endpoint=record.endpoint,
                 error=f"{type(error).__name__}: {error}",
             )
+            with contextlib.suppress(LedgerUnavailable):
+                self._ledger.fault_noted(record.id, f"{type(error).__name__}: {error}")
             return
         for put in batch:
             self._write([put])

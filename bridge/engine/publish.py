@@ -182,7 +182,11 @@ class Publish:
             request_id=parcel.request_id,
             source=parcel.key_name,
             detail=f"{parcel.kind} for {parcel.key_name}: {refusal.fault} (tried {late.tries} times)",
-            headers={"correlation_id": parcel.correlation_id, "content_type": CONTENT_TYPE},
+            headers={
+                "exchange": parcel.exchange,
+                "correlation_id": parcel.correlation_id,
+                "content_type": CONTENT_TYPE,
+            },
         )
         self.ledger.outbox.drop_late([late])
         self._delivered([parcel])

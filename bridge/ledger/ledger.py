@@ -39,6 +39,7 @@ SCHEMA = 1
 TRIES = 50
 #: Differences of clocks: below, the network's; above, a step of the server's clock (HARDENING 15).
 SAME_CLOCK_MS, STEP_MS = 1_000, 5_000
+FAULTS_MAX = 10_000
 #: How many values the scripts are given of each event (`tell` in `lua/_prelude.lua`).
 TELLING_ARGS = 5
 DOUBTFUL_AT_ONCE = 500
@@ -366,10 +367,17 @@ class Ledger:
 
     def isolate(self, request_id: str, fault: str) -> None:
         """A row that cannot be read stops nobody: its lease runs out, and from the tenth time on it is parked."""
+        self.fault_noted(request_id, fault)
         with mapped():
-            self.client.hset(self.names.key("unreadable"), request_id, fault[:500])
-            self.client.expire(self.names.key("unreadable"), 7 * 24 * 3600)
             self.client.zadd(self.names.key("timer"), {request_id: self.now() + 3_600_000}, xx=True)
+
+    def fault_noted(self, request_id: str, fault: str) -> None:
+        """Why a record could not be worked on, for whoever looks (`parked`); the last 10,000 of a week."""
+        key = self.names.key("unreadable")
+        with mapped():
+            if int(self.client.hlen(key)) < FAULTS_MAX or self.client.hexists(key, request_id):
+                self.client.hset(key, request_id, fault[:500])
+                self.client.expire(key, 7 * 24 * 3600)
 
     def give_back(self, claimed: Claimed, unused: Iterable[Held]) -> int:
         """Return leases that were not used; a lease that is no longer ours is left alone."""
@@ -643,6 +651,15 @@ class Ledger:
         """An event that no record has: the refusal of a message at a door."""
         with mapped():
             self.client.xadd(self.names.events, {"data": body, "key": key})
+
+    def send(self, stream: str, data: bytes, fields: Mapping[str, str]) -> None:
+        """Put a message into one of the streams that services write to, as they do."""
+        if stream not in {self.names.requests, self.names.commands}:
+            fault = f"{stream} is no stream of requests or commands"
+            raise LedgerError(fault)
+        entry: dict[Any, Any] = {**fields, "data": data}
+        with mapped():
+            self.client.xadd(stream, entry)
 
     def reply(self, answers: Sequence[tuple[str, str]]) -> None:
         """Write documents to reply streams: (reply_to, body). Bounded like those that the scripts write (I16)."""

@@ -188,3 +188,13 @@ def test_an_event_nobody_logs_costs_microseconds() -> None:
     for _ in range(20_000):
         tell("finish.sent", request_id="r")
     assert (time.process_time() - began) / 20_000 < 5e-6
+
+
+def test_what_is_shown_of_a_strangers_message_holds_no_secrets() -> None:
+    """At any depth, by names of the settings too, and in text that was cut off in the middle."""
+    cut = '{"input": {"pin": "hush"}, "s3Config": {"accessSecret": "hush", "buck'
+    shown = telemetry.blotted({"a": [{"PIN": 1, "api_key": "hush"}], "cut": cut, "u": "https://x/y?s=hush"}, ["pin"])
+    assert "hush" not in str(shown)
+    assert isinstance(shown, dict)
+    assert shown["a"] == [{"PIN": "***", "api_key": "***"}]
+    assert shown["cut"].startswith('{"input"')

@@ -1,0 +1,138 @@
+"""`bridge dead`: what could not be taken or told, and records that engines could not work."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.codes import ExitCode
+from bridge.cli.house import as_json, bridge, show
+
+if TYPE_CHECKING:
+    from bridge.wiring import Bridge
+
+
+@click.group()
+def dead() -> None:
+    """What could not be taken or told, and parked requests."""
+
+
+@dead.command("list")
+@click.option("--reason", help="Only these: malformed, too_large, rejected, id_conflict, undeliverable, parked ...")
+@click.option("--count", default=1_000, show_default=True, help="How many at most.")
+@as_json
+def dead_list(*, reason: str | None, count: int, as_json: bool) -> None:
+    """The newest first, without their originals; parked requests with their last error."""
+    from bridge.ledger.parked import parked  # noqa: PLC0415
+
+    house = bridge()
+    letters = [_shown(house, letter, ("original",)) for letter in house.ledger.dead.newest(count)]
+    found = [one for one in [*parked(house.ledger), *letters] if reason in (None, one["reason"])]
+    if as_json:
+        show(found, as_json=True)
+        return
+    for one in found:
+        about = one.get("source") or one.get("endpoint") or one["door"] or ""
+        size = f"{one['size']} bytes" if "size" in one else f"phase {one['phase']}"
+        click.echo(f"{one['id']}  {one['time'] or ''}  {one['reason']:13} {about}  {size}  {one['detail'][:160]}")
+
+
+@dead.command("show")
+@click.argument("letter_id", metavar="ID")
+@as_json
+def dead_show(letter_id: str, *, as_json: bool) -> None:
+    """One, with its original; secrets are blotted out."""
+    house = bridge()
+    show(_shown(house, _found(house, letter_id)), as_json=as_json)
+
+
+@dead.command("replay")
+@click.argument("letter_ids", metavar="ID...", nargs=-1)
+@click.option("--reason", help="All letters with this reason.")
+@click.option("--id", "request_id", help="Give the request another id (with a single letter).")
+@as_json
+def dead_replay(letter_ids: tuple[str, ...], *, reason: str | None, request_id: str | None, as_json: bool) -> int:
+    """Send letters again through the door they came by, and forget them; have parked requests worked now."""
+    from bridge.doors.replay import replay  # noqa: PLC0415
+    from bridge.errors import NotReplayable  # noqa: PLC0415
+    from bridge.ledger.parked import unpark  # noqa: PLC0415
+
+    house = bridge()
+    if reason is not None:
+        letter_ids += tuple(letter["id"] for letter in house.ledger.dead.newest() if letter["reason"] == reason)[::-1]
+    if not letter_ids:
+        raise click.UsageError("name a letter, or --reason of some that are there")
+    if request_id is not None and len(letter_ids) > 1:
+        raise click.UsageError("--id: one letter at a time")
+    told: list[dict[str, Any]] = []
+    for letter_id in letter_ids:
+        letter = _found(house, letter_id)
+        try:
+            if letter.get("kind") == "parked":
+                unpark(house.ledger, letter_id)
+                told.append({"id": letter_id, "replayed": True, "to": "engine"})
+                continue
+            where = replay(house, letter, request_id=request_id)
+        except NotReplayable as error:
+            told.append({"id": letter_id, "replayed": False, "why": str(error)})
+            continue
+        house.ledger.dead.drop([letter_id])
+        told.append({"id": letter_id, "replayed": True, "to": where})
+    if as_json:
+        show(told, as_json=True)
+    for one in () if as_json else told:
+        click.echo(f"{one['id']}  {'sent to ' + one['to'] if one['replayed'] else 'not sent: ' + one['why']}")
+    return ExitCode.OK if all(one["replayed"] for one in told) else ExitCode.REJECTED
+
+
+@dead.command("drop")
+@click.argument("letter_ids", metavar="ID...", nargs=-1, required=True)
+@as_json
+def dead_drop(letter_ids: tuple[str, ...], *, as_json: bool) -> int:
+    """Forget some. A parked request is not dropped: cancel it."""
+    house = bridge()
+    letters = [one for one in letter_ids if _is_letter(one)]
+    dropped = house.ledger.dead.drop(letters)
+    others = [one for one in letter_ids if one not in letters]
+    if as_json:
+        show({"dropped": dropped, "not_letters": others}, as_json=True)
+    else:
+        click.echo(f"{dropped} dropped")
+        for one in others:
+            click.echo(f"{one} is a request: `bridge cancel {one}` ends it", err=True)
+    return ExitCode.OK if dropped == len(letter_ids) else ExitCode.UNKNOWN
+
+
+def _is_letter(letter_id: str) -> bool:
+    at, dash, number = letter_id.partition("-")
+    return bool(dash) and at.isdigit() and number.isdigit()
+
+
+def _found(house: Bridge, letter_id: str) -> dict[str, Any]:
+    from bridge.errors import JobRejected  # noqa: PLC0415
+    from bridge.ledger.parked import parked  # noqa: PLC0415
+
+    letter = house.ledger.dead.get(letter_id) if _is_letter(letter_id) else None
+    if letter is None:
+        letter = next((one for one in parked(house.ledger) if one["id"] == letter_id), None)
+    if letter is None:
+        fault = f"there is no dead letter and no parked request {letter_id}"
+        raise JobRejected(fault, {"field": "id", "id": letter_id})
+    return letter
+
+
+def _shown(house: Bridge, letter: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """As it may be shown: no secrets, at any depth of the original (HARDENING 21)."""
+    from bridge.telemetry import blotted  # noqa: PLC0415
+
+    names = house.settings.bridge_redact
+    told = {name: blotted(value, names) for name, value in letter.items() if name not in without}
+    original = told.get("original")
+    if letter.get("encoding") == "utf-8" and isinstance(original, str):
+        try:
+            told["original"] = json.dumps(blotted(json.loads(letter["original"]), names), ensure_ascii=False)
+        except (ValueError, RecursionError):
+            told["original"] = blotted(original, names)
+    return told
