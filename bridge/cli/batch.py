@@ -1,11 +1,22 @@
-"""A batch from a file: one input a line in, one result a line out; a second run goes on where the first stopped."""
+"""A batch from a file: one input a line in, one result a line out; a second run goes on where the first stopped.
+
+A line's id is the batch's name and its number, so a line is never run twice, whenever and wherever a run was killed:
+what has a result in the file is done, and what the ledger knows is waited for. Neither file is ever held in memory.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import os
+import re
+import sys
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -16,68 +27,262 @@ if TYPE_CHECKING:
 
 #: Requests of one batch under way at once; the ledger would hold more, a file of results is read in order of ends.
 WINDOW = 1_000
-LOOK_S = 0.2
+#: Lines read and looked up, and ends fetched, in one round trip.
+PAGE = 100
+LOOK_S, TELL_S = 0.2, 5.0
+#: Seconds after which a request that no door has taken is sent again; the same one twice changes nothing.
+AGAIN_S = 60.0
+_NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._:\-]+")
 
 
-def run_batch(house: Bridge, batch: Path, out: Path, arguments: dict[str, Any], *, as_json: bool) -> int:
-    """Exit 0 when every line has COMPLETED, now or in an earlier run."""
-    done = _done(out)
-    lines = [
-        (f"{batch.stem}:{n}", line) for n, line in enumerate(batch.read_text().splitlines(), start=1) if line.strip()
-    ]
-    todo = [(request_id, line) for request_id, line in lines if request_id not in done]
-    failed = sum(1 for status in done.values() if status != "COMPLETED")
-    waiting: dict[str, None] = {}
-    endpoint = house.book.resolve(arguments.get("endpoint")).name
-    with out.open("a") as results, _bar(len(lines), len(done), quiet=as_json) as bar:
-        while todo or waiting:
-            while todo and len(waiting) < WINDOW and house.pressure.closed(endpoint) is None:
-                request_id, line = todo.pop(0)
-                _send(house, request_id, line, arguments)
-                waiting[request_id] = None
-            for told in _ended(house, list(waiting)):
-                waiting.pop(told["id"])
-                failed += told["status"] != "COMPLETED"
-                results.write(
-                    json.dumps({k: told.get(k) for k in ("id", "status", "reason", "output", "error")}) + "\n"
-                )
-                results.flush()
-                bar.update(1)
-            time.sleep(LOOK_S)
-    if as_json:
-        click.echo(json.dumps({"lines": len(lines), "failed": failed, "out": str(out)}))
-    else:
-        click.echo(f"{len(lines) - failed} of {len(lines)} completed; results in {out}", err=True)
-    return ExitCode.FAILED if failed else ExitCode.OK
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the file. `fault` says why it cannot be sent."""
+
+    number: int
+    request_id: str
+    mark: str  # tells a changed line: the request's fingerprint, of a bad line that of its text
+    arguments: Mapping[str, Any]
+    fault: str = ""
 
 
-def _send(house: Bridge, request_id: str, line: str, arguments: dict[str, Any]) -> None:
-    from bridge.cli.requests import send  # noqa: PLC0415  (they import each other)
+@dataclass(slots=True)
+class Tally:
+    """How the batch stands."""
 
+    lines: int
+    done: int = 0
+    failed: int = 0
+    bad: int = 0  # lines that could not be sent, of the failed
+    told_at: float = field(default_factory=time.monotonic)
+
+
+class Results:
+    """The file of results: what it holds, and what is added to it. One run at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Mends a line that a kill has torn. Raises UsageError when another run writes here, or it is no such file."""
+        self._file: IO[bytes] = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise click.UsageError(f"{path}: another run is writing to it") from None
+        self.done: dict[str, tuple[str, str]] = {}  # id -> status, mark
+        end = 0
+        self._file.seek(0)
+        for number, raw in enumerate(self._file, start=1):
+            told = _result(raw)
+            if told is not None:
+                self.done[told["id"]] = (told["status"], str(told.get("mark", "")))
+            elif raw.endswith(b"\n") and raw.strip():
+                raise click.UsageError(f"{path}: line {number} is no result: is it the right file?")
+            elif raw.strip():
+                break  # torn: what the ledger knows of it comes again
+            end += len(raw)
+            if not raw.endswith(b"\n"):  # whole, but for its end
+                self._file.truncate(end)
+                self._file.write(b"\n")
+                end += 1
+        self._file.truncate(end)
+        self._file.seek(0, os.SEEK_END)
+
+    def add(self, results: list[dict[str, Any]]) -> None:
+        """Whole lines, in one write."""
+        if results:
+            self._file.write("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in results).encode())
+            self._file.flush()
+
+    def close(self) -> None:
+        """Let another run write."""
+        self._file.close()
+
+
+def _result(raw: bytes) -> dict[str, Any] | None:
     try:
-        given = json.loads(line)
-    except ValueError as error:
-        raise click.UsageError(f"{request_id}: not JSON: {error}") from None
-    send(house, request_id, {"input": given, **arguments})
+        told = json.loads(raw)
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) and isinstance(told.get("id"), str) and "status" in told else None
 
 
-def _ended(house: Bridge, request_ids: list[str]) -> list[dict[str, Any]]:
-    phases = house.ledger.phases(request_ids) if request_ids else []
-    return [
-        house.control.status(id=request_id)
-        for request_id, phase in zip(request_ids, phases, strict=True)
-        if phase is not None and phase.ended
-    ]
+class Batch:
+    """One run of one file."""
+
+    def __init__(self, house: Bridge, path: Path, name: str, arguments: dict[str, Any]) -> None:
+        """`name` begins each line's id; `arguments` are the same for all. Raises JobRejected for an unknown endpoint."""
+        self._house = house
+        self._path = path
+        self._name = name
+        self._arguments = arguments
+        self._endpoint = house.book.resolve(arguments.get("endpoint")).name
+
+    def run(self, results: Results, tally: Tally) -> None:
+        """Send what has no result yet, and write each end as it comes."""
+        waiting: dict[str, tuple[Line, float]] = {}
+        pages = self._pages(results, tally)
+        more = True
+        while more or waiting:
+            while more and len(waiting) < WINDOW and self._house.pressure.closed(self._endpoint) is None:
+                page = next(pages, None)
+                more = page is not None
+                for line in self._told(page or [], results, tally):
+                    waiting[line.request_id] = (line, time.monotonic())
+            ended = self._ended(waiting)
+            for told in ended:
+                tally.done += 1
+                tally.failed += told["status"] != "COMPLETED"
+                del waiting[told["id"]]
+            results.add(ended)
+            _progress(tally, len(waiting))
+            if not ended and (waiting or more):
+                time.sleep(LOOK_S)
+
+    def _pages(self, results: Results, tally: Tally) -> Iterator[list[Line]]:
+        """Lines that have no result yet, some at a time."""
+        page: list[Line] = []
+        with self._path.open("rb") as lines:
+            for number, raw in enumerate(lines, start=1):
+                if not raw.strip():
+                    continue
+                line = self._line(number, raw)
+                status, mark = results.done.get(line.request_id, ("", ""))
+                changed = mark not in {"", line.mark}
+                if status and not (changed and status == "REJECTED"):  # a bad line may be mended
+                    tally.done += 1
+                    tally.failed += status != "COMPLETED" or changed
+                    if changed:
+                        _say(
+                            f"line {number}: id_conflict: it has changed since its result; give the batch another --id"
+                        )
+                    elif line.fault:
+                        tally.bad += 1
+                        _say(f"line {number}: {line.fault}")
+                    continue
+                page.append(line)
+                if len(page) == PAGE:
+                    yield page
+                    page = []
+        if page:
+            yield page
+
+    def _line(self, number: int, raw: bytes) -> Line:
+        from bridge.errors import JobRejected  # noqa: PLC0415
+        from bridge.job.request import fingerprint, parse_run  # noqa: PLC0415
+
+        request_id = f"{self._name}:{number}"
+        mark = "text:" + hashlib.sha256(raw.strip()).hexdigest()[:16]
+        try:
+            given = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            return Line(number, request_id, mark, {}, f"not JSON: {error}")
+        if not isinstance(given, dict):
+            return Line(number, request_id, mark, {}, "must be a JSON object: the job's input")
+        arguments = {"input": given, **self._arguments}
+        try:
+            request = parse_run(arguments)
+            endpoint = self._house.book.resolve(request.endpoint)
+        except JobRejected as error:
+            return Line(number, request_id, mark, {}, error.message)
+        return Line(number, request_id, fingerprint(endpoint.name, request), arguments)
+
+    def _told(self, page: list[Line], results: Results, tally: Tally) -> list[Line]:
+        """Send a page; answers the lines to wait for. Bad ones, and those whose id is another's, are told at once."""
+        known = self._house.ledger.load_many([line.request_id for line in page])
+        refused, waits = [], []
+        for line in page:
+            held = known.get(line.request_id)
+            if line.fault:
+                refused.append(self._refused(line, "rejected", line.fault, tally))
+            elif held is not None and held.record.fingerprint != line.mark:
+                fault = "the bridge knows this id with another input: it has changed since it was sent"
+                refused.append(self._refused(line, "id_conflict", f"{fault}; give the batch another --id", tally))
+            else:
+                if held is None:
+                    self._send(line)
+                waits.append(line)
+        results.add(refused)
+        return waits
+
+    def _refused(self, line: Line, reason: str, fault: str, tally: Tally) -> dict[str, Any]:
+        tally.done, tally.failed, tally.bad = tally.done + 1, tally.failed + 1, tally.bad + 1
+        _say(f"line {line.number}: {'' if reason == 'rejected' else reason + ': '}{fault}")
+        told = {"id": line.request_id, "line": line.number, "status": "REJECTED", "reason": reason, "error": fault}
+        return {**told, "mark": line.mark}
+
+    def _send(self, line: Line) -> None:
+        # Without a Celery result: the end is read from the ledger.
+        self._house.app.send_task(
+            "bridge.run", kwargs=dict(line.arguments), task_id=line.request_id, queue="bridge.run", ignore_result=True
+        )
+
+    def _ended(self, waiting: dict[str, tuple[Line, float]]) -> list[dict[str, Any]]:
+        ids = list(waiting)
+        if not ids:
+            return []
+        ledger, now = self._house.ledger, time.monotonic()
+        ended = []
+        for request_id, phase in zip(ids, ledger.phases(ids), strict=True):
+            if phase is not None and phase.ended:
+                ended.append(request_id)
+            elif phase is None and now - waiting[request_id][1] > AGAIN_S:
+                if ledger.tombstone(request_id) is not None:  # it ended so long ago that only its end is remembered
+                    ended.append(request_id)
+                    continue
+                line = waiting[request_id][0]
+                self._send(line)
+                waiting[request_id] = (line, now)
+        ended = ended[:PAGE]
+        held = ledger.load_many(ended, output=True)
+        told = []
+        for request_id in ended:
+            line = waiting[request_id][0]
+            one = held.get(request_id)
+            control = self._house.control
+            document = control.document(one, content=True) if one is not None else control.status(id=request_id)
+            wanted = ("status", "reason", "output", "output_ref", "error", "retained", "possible_duplicate")
+            said = {name: document[name] for name in wanted if document.get(name) is not None}
+            told.append({"id": request_id, "line": line.number, **said, "mark": line.mark})
+        return told
 
 
-def _done(out: Path) -> dict[str, str]:
-    if not out.exists():
-        return {}
-    told = [json.loads(line) for line in out.read_text().splitlines() if line.strip()]
-    return {one["id"]: one["status"] for one in told}
+def run_batch(
+    house: Bridge, path: Path, out: Path, arguments: dict[str, Any], *, name: str | None, as_json: bool
+) -> int:
+    """Exit 0 when every line has COMPLETED, now or in an earlier run; 4 when some have not; 130 when it was stopped."""
+    name = _NOT_IN_IDS.sub("-", name or path.stem)[:180]
+    tally = Tally(_count(path))
+    results = Results(out)
+    try:
+        Batch(house, path, name, arguments).run(results, tally)
+    except KeyboardInterrupt:
+        _say(f"stopped at {tally.done} of {tally.lines}; the same command goes on from here")
+        return ExitCode.STOPPED
+    finally:
+        results.close()
+    if as_json:
+        told = {"lines": tally.lines, "failed": tally.failed, "bad": tally.bad, "batch": name, "out": str(out)}
+        click.echo(json.dumps(told))
+    else:
+        _say(f"{tally.lines - tally.failed} of {tally.lines} completed; results in {out}")
+    return ExitCode.FAILED if tally.failed else ExitCode.OK
 
 
-def _bar(length: int, done: int, *, quiet: bool) -> Any:
-    bar = click.progressbar(length=length, label="batch", hidden=quiet)
-    bar.update(done)
-    return bar
+def _count(path: Path) -> int:
+    with path.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
+
+
+def _progress(tally: Tally, waiting: int) -> None:
+    """A line that is written over on a terminal, one every few seconds elsewhere."""
+    terminal, now = sys.stderr.isatty(), time.monotonic()
+    if not terminal and now - tally.told_at < TELL_S:
+        return
+    tally.told_at = now
+    text = f"{tally.done} of {tally.lines} done, {tally.failed} failed, {waiting} under way"
+    click.echo(f"\r{text:70}" if terminal else text, err=True, nl=not terminal)
+    if terminal and tally.done == tally.lines:
+        click.echo(err=True)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

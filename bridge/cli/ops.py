@@ -132,28 +132,50 @@ def topology(*, declare: bool, as_json: bool) -> int:
     "--write", "folder", type=click.Path(file_okay=False, path_type=Path), help="Write them into this folder."
 )
 @click.option(
-    "--check", "against", type=click.Path(file_okay=False, path_type=Path), help="Exit 4 unless this folder has them."
+    "--check",
+    "against",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Exit 4 unless this folder has them, and they hold only additions to those in its folder `released`.",
 )
-def schema(folder: Path | None, against: Path | None) -> int:
-    """The JSON Schemas of requests and documents."""
+@click.option("--asyncapi", is_flag=True, help="The AsyncAPI document instead: asyncapi.json.")
+def schema(folder: Path | None, against: Path | None, *, asyncapi: bool) -> int:
+    """The JSON Schemas of requests and documents, or the AsyncAPI document of all channels."""
+    from bridge.job.additions import as_text  # noqa: PLC0415
+    from bridge.job.asyncapi import document  # noqa: PLC0415
     from bridge.job.models import schemas  # noqa: PLC0415
 
-    made: dict[str, Any] = schemas()
-    texts = {f"{name}.json": json.dumps(body, indent=2, sort_keys=True) + "\n" for name, body in made.items()}
+    made: dict[str, Any] = {"asyncapi": document()} if asyncapi else schemas()
+    texts = {f"{name}.json": as_text(body) for name, body in made.items()}
     if against is not None:
-        stale = [
-            name
+        faults = [
+            f"{against / name} is not current: run `bridge schema {'--asyncapi ' if asyncapi else ''}--write {against}`"
             for name, text in texts.items()
             if not (against / name).is_file() or (against / name).read_text() != text
         ]
-        for name in stale:
-            click.echo(f"{against / name} is not current: run `bridge schema --write {against}`", err=True)
-        return ExitCode.FAILED if stale else ExitCode.OK
+        faults += [] if asyncapi else _broken(against / "released", made)
+        for fault in faults:
+            click.echo(fault, err=True)
+        return ExitCode.FAILED if faults else ExitCode.OK
     if folder is None:
-        click.echo(json.dumps(made, indent=2, sort_keys=True))
+        click.echo(as_text(made["asyncapi"] if asyncapi else made), nl=False)
         return ExitCode.OK
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text)
         click.echo(str(folder / name))
     return ExitCode.OK
+
+
+def _broken(released: Path, made: dict[str, Any]) -> list[str]:
+    """What the current schemas would break for those who know the released ones."""
+    from bridge.job.additions import breaks  # noqa: PLC0415
+    from bridge.job.models import INCOMING  # noqa: PLC0415
+
+    found = []
+    for path in sorted(released.glob("*.json")):
+        if path.stem not in made:
+            found.append(f"{path.stem}: the whole document is gone, and was released")
+            continue
+        old = json.loads(path.read_text())
+        found += [f"{path.stem}: {what}" for what in breaks(old, made[path.stem], incoming=path.stem in INCOMING)]
+    return found

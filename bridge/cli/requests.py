@@ -26,7 +26,11 @@ ENDS = ("completed", "failed", "cancelled", "timed_out", "lost", "rejected")
 @click.command()
 @click.option("--input", "given", metavar="JSON|@FILE|-", help="The job's input: a JSON object, a file, or stdin.")
 @click.option("--endpoint", help="Endpoint name; RUNPOD_ENDPOINT_ID when it is not given.")
-@click.option("--id", "request_id", help="Request id: the idempotency key. Made when it is not given.")
+@click.option(
+    "--id",
+    "request_id",
+    help="Request id, the idempotency key; made when not given. A batch's name.",
+)
 @click.option("--timeout", type=int, help="Milliseconds from acceptance to end; then the job is cancelled.")
 @click.option(
     "--policy", metavar="JSON", help='RunPod\'s policy: {"executionTimeout": ms, "ttl": ms, "lowPriority": bool}.'
@@ -40,8 +44,8 @@ ENDS = ("completed", "failed", "cancelled", "timed_out", "lost", "rejected")
 def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: bool, **options: Any) -> int:
     """Submit a request through the broker and watch it to its end; print its output.
 
-    `--file in.jsonl --out out.jsonl` runs a batch: ids are the file's name and the line, so a second run goes on where
-    the first one stopped.
+    `--file in.jsonl --out out.jsonl` runs a batch, one input a line: ids are the file's name (or --id) and the line's
+    number, so a second run goes on where the first one stopped. Bad lines are told by number, and the rest goes on.
     """
     house = bridge()
     if batch is not None:
@@ -49,7 +53,7 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
 
         if out is None:
             raise click.UsageError("--file needs --out")
-        return run_batch(house, batch, out, _arguments(options), as_json=as_json)
+        return run_batch(house, batch, out, _arguments(options), name=options["request_id"], as_json=as_json)
     if given is None:
         raise click.UsageError("--input or --file is needed")
     request_id = options["request_id"] or str(uuid.uuid4())

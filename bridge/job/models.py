@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bridge.job.request import Policy, RunRequest
-from bridge.job.words import Reason
+from bridge.job.words import DeadReason, Reason
 
 Time = str
 Words = Literal[
@@ -91,6 +91,88 @@ class JobEvent(Open):
     data: dict[str, Any]
 
 
+class Transition(Open):
+    """The `data` of an event that is no end; an event adds what it tells: `progress`, `index` and `output`, `by` ..."""
+
+    id: str
+    correlation_id: str | None = None
+    endpoint: str
+    job_id: str | None = None
+    phase: str
+    status: Words | str
+    attempt: int
+    round: int
+    reason: Reason | None = None
+    possible_duplicate: bool
+    metadata: dict[str, Any]
+    accepted_at: Time | None = None
+    submitted_at: Time | None = None
+    started_at: Time | None = None
+    index: int | None = Field(default=None, description="of a chunk, from 0")
+    output: Any = Field(default=None, description="of a chunk")
+    output_ref: OutputReference | None = Field(default=None, description="of a chunk over BRIDGE_INLINE_LIMIT")
+    metrics: Any = None
+    progress: Any = None
+
+
+class EndpointEvent(Open):
+    """A CloudEvents 1.0 document about an endpoint: purged, paused, resumed."""
+
+    specversion: Literal["1.0"]
+    id: str = Field(description="<endpoint>:<sequence>")
+    source: str = Field(description="/bridge/<endpoint>")
+    subject: str = Field(description="the endpoint")
+    type: str = Field(description="bridge.job.purged, .paused or .resumed")
+    sequence: str = Field(pattern=r"^\d{10}$", description="1, 2, 3 ... per endpoint, gapless")
+    time: Time
+    datacontenttype: Literal["application/json"]
+    dataschema: Literal["urn:bridge:schema:endpoint-event:1"]
+    data: dict[str, Any]
+
+
+class Letter(Open):
+    """What could not be taken or told."""
+
+    reason: DeadReason
+    time: Time
+    door: str = Field(description="amqp, stream, celery, finish or publish")
+    source: str | None = Field(default=None, description="the queue, stream or task it came by, or was meant for")
+    request_id: str | None = None
+    detail: str = Field(description="what was wrong, in a sentence")
+    size: int = Field(description="bytes of the whole original")
+    sha256: str = Field(description="of the whole original")
+    encoding: Literal["utf-8", "base64"] | None = Field(default=None, description="of `original`")
+    original: str | None = Field(default=None, description="at most 64 KiB; null with BRIDGE_DEAD_ORIGINALS=off")
+    truncated: bool
+    headers: dict[str, Any]
+
+
+class DeadLetter(Open):
+    """A dead letter on the stream `bridge:dead` and the queue `bridge.dead`: a CloudEvents 1.0 document."""
+
+    specversion: Literal["1.0"]
+    id: str
+    source: Literal["/bridge/dead"]
+    type: Literal["bridge.dead.kept"]
+    time: Time
+    datacontenttype: Literal["application/json"]
+    dataschema: Literal["urn:bridge:schema:dead-letter:1"]
+    data: Letter
+
+
+class Chunk(Open):
+    """An entry of the stream of a request's chunks; the last one has `end` and no `index`."""
+
+    index: int | None = None
+    output: Any = None
+    metrics: Any = None
+    repaired: bool = False
+    end: bool = False
+    status: str | None = None
+    reason: str | None = None
+    chunks: int | None = None
+
+
 class JsonRequest(RunRequest):
     """A request as a service sends it: `bridge.run`'s arguments beside these."""
 
@@ -131,13 +213,19 @@ class CommandAnswer(Open):
     data: dict[str, Any] = Field(description="op, id, correlation_id; result, or reason, field and error")
 
 
+#: Documents that services send, by the names of their schemas; and those that the bridge sends.
+INCOMING: dict[str, type[BaseModel]] = {"request": JsonRequest, "command": JsonCommand}
+OUTGOING: dict[str, type[BaseModel]] = {
+    "command-answer": CommandAnswer,
+    "document": Document,
+    "event": JobEvent,
+    "transition": Transition,
+    "endpoint-event": EndpointEvent,
+    "dead-letter": DeadLetter,
+    "chunk": Chunk,
+}
+
+
 def schemas() -> dict[str, Any]:
     """Name -> JSON Schema (2020-12)."""
-    models: dict[str, type[BaseModel]] = {
-        "request": JsonRequest,
-        "command": JsonCommand,
-        "command-answer": CommandAnswer,
-        "document": Document,
-        "event": JobEvent,
-    }
-    return {name: model.model_json_schema() for name, model in models.items()}
+    return {name: model.model_json_schema() for name, model in (INCOMING | OUTGOING).items()}

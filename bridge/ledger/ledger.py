@@ -188,7 +188,9 @@ class Ledger:
             return None
         return self._held(request_id, answers[0], wanted, answers[1], answers[2] if output else None)
 
-    def load_many(self, request_ids: Sequence[str], *, wanted: Sequence[Long] = COMMON) -> dict[str, Held]:
+    def load_many(
+        self, request_ids: Sequence[str], *, wanted: Sequence[Long] = COMMON, output: bool = False
+    ) -> dict[str, Held]:
         """Records by id, in one round trip; those that are gone are missing."""
         ids = list(dict.fromkeys(request_ids))
         if not ids:
@@ -197,9 +199,14 @@ class Ledger:
             for request_id in ids:
                 pipe.hgetall(self.names.row(request_id))
                 pipe.hmget(self.names.long(request_id), wanted)
+            if output:
+                pipe.mget([self.names.output(request_id) for request_id in ids])
             answers = pipe.execute()
-        rows = zip(ids, answers[::2], answers[1::2], strict=True)
-        return {request_id: self._held(request_id, row, wanted, long) for request_id, row, long in rows if row}
+        outputs = answers.pop() if output else [None] * len(ids)
+        rows = zip(ids, answers[::2], answers[1::2], outputs, strict=True)
+        return {
+            request_id: self._held(request_id, row, wanted, long, kept) for request_id, row, long, kept in rows if row
+        }
 
     def tombstone(self, request_id: str) -> dict[str, Any] | None:
         """What is remembered of a request whose record is gone."""

@@ -1,0 +1,173 @@
+"""The published models: current, held to additions, and true of what the code really writes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+
+from bridge.job import asyncapi
+from bridge.job.additions import breaks
+from bridge.job.change import Change, Rules
+from bridge.job.document import Held, dead_event, endpoint_event
+from bridge.job.models import INCOMING, schemas
+from bridge.job.record import Long, Record, altered
+from bridge.job.request import parse_run
+from bridge.job.table import Heard, Table
+from bridge.job.words import EventName, Phase, Wish
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+ASYNC = asyncapi.document()
+
+
+def test_the_committed_documents_are_the_code_s() -> None:
+    """And what was released is kept: `bridge schema --check` compares with it."""
+    for name, schema in schemas().items():
+        Draft202012Validator.check_schema(schema)
+        assert json.loads((DOCS / "schema" / f"{name}.json").read_text()) == schema
+        released = json.loads((DOCS / "schema" / "released" / f"{name}.json").read_text())
+        assert breaks(released, schema, incoming=name in INCOMING) == []
+    assert json.loads((DOCS / "asyncapi.json").read_text()) == ASYNC
+
+
+# Only additions
+
+EVENT, REQUEST, DOCUMENT = (schemas()[name] for name in ("event", "request", "document"))
+
+
+def changed(schema: dict[str, Any], change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """A copy with one change."""
+    made = copy.deepcopy(schema)
+    change(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("schema", "change", "where"),
+    [
+        (EVENT, lambda s: s["properties"].pop("sequence"), "sequence: removed or renamed"),
+        (EVENT, lambda s: s["properties"].update(seq=s["properties"].pop("sequence")), "sequence: removed or renamed"),
+        (EVENT, lambda s: s["properties"].update(sequence={"type": "integer"}), "sequence: retyped"),
+        (EVENT, lambda s: s["required"].remove("subject"), "subject: is not always there"),
+        (EVENT, lambda s: s["properties"]["specversion"].update(const="2.0"), "specversion"),
+        (EVENT, lambda s: s["properties"]["sequence"].update(pattern="x"), "sequence: pattern"),
+        (DOCUMENT, lambda s: s["properties"]["job_id"].update(anyOf=[{"type": "integer"}]), "job_id"),
+        (DOCUMENT, lambda s: s["$defs"]["OutputReference"]["properties"].pop("sha256"), "output_ref.sha256: removed"),
+        (DOCUMENT, lambda s: s["$defs"]["JobOfRequest"]["properties"].pop("attempt"), "jobs[].attempt: removed"),
+        (REQUEST, lambda s: s["properties"].pop("metadata"), "metadata: removed or renamed"),
+        (REQUEST, lambda s: s["required"].append("endpoint"), "endpoint: must be given now"),
+        (REQUEST, lambda s: s["properties"]["priority"].update(maximum=5), "priority: maximum"),
+        (REQUEST, lambda s: s["properties"]["retries"].update(type="string"), "retries: retyped"),
+        (REQUEST, lambda s: s["properties"]["result"]["enum"].remove("document"), "result: removed: document"),
+        (REQUEST, lambda s: s["$defs"]["Policy"]["properties"].pop("ttl"), "policy.ttl: removed"),
+    ],
+)  # fmt: skip
+def test_a_change_that_breaks_somebody_is_found(
+    schema: dict[str, Any], change: Callable[[dict[str, Any]], object], where: str
+) -> None:
+    """Removed, renamed, retyped, demanded, or bounded more tightly; at any depth."""
+    found = breaks(schema, changed(schema, change), incoming=schema is REQUEST)
+    assert [fault for fault in found if fault.startswith(where)], found
+
+
+@pytest.mark.parametrize(
+    ("schema", "change"),
+    [
+        (EVENT, lambda s: s["properties"].update(new={"type": "string"})),
+        (EVENT, lambda s: (s["properties"].update(new={"type": "string"}), s["required"].append("new"))),
+        (DOCUMENT, lambda s: s["$defs"]["Reason"]["enum"].append("more")),
+        (REQUEST, lambda s: s["properties"].update(new={"type": "string", "default": ""})),
+        (REQUEST, lambda s: s["properties"]["priority"].update(maximum=20)),
+        (REQUEST, lambda s: s["required"].remove("input")),
+    ],
+)
+def test_an_addition_is_none(schema: dict[str, Any], change: Callable[[dict[str, Any]], object]) -> None:
+    """New fields, new words, wider bounds."""
+    assert breaks(schema, changed(schema, change), incoming=schema is REQUEST) == []
+
+
+# AsyncAPI
+
+REGISTRY: Registry[Any] = Registry().with_resource(
+    "urn:async", Resource.from_contents({"$schema": "https://json-schema.org/draft/2020-12/schema", **ASYNC})
+)
+
+
+def check(message: str, document: object) -> None:
+    """Raises ValidationError unless the document is what its message says."""
+    payload = json.loads(json.dumps(ASYNC["components"]["messages"][message]["payload"]).replace('"#/', '"urn:async#/'))
+    Draft202012Validator(payload, registry=REGISTRY).validate(document)
+
+
+def test_every_channel_and_event_is_named() -> None:
+    """AMQP and Redis, in and out."""
+    assert {name.value for name in EventName} <= ASYNC["components"]["messages"].keys()
+    addresses = {channel["address"] for channel in ASYNC["channels"].values()}
+    amqp = {"job.submit.{endpoint}", "job.{event}.{endpoint}", "bridge.commands", "bridge.results", "bridge.dead"}
+    redis = {"bridge:requests", "bridge:events", "bridge:reply:{reply_to}", "bridge:dead", "bridge:chunks:{id}"}
+    assert amqp | redis | {"{reply_to}"} <= addresses
+    used = {ref["$ref"] for channel in ASYNC["channels"].values() for ref in channel["messages"].values()}
+    assert used == {f"#/components/messages/{name}" for name in ASYNC["components"]["messages"]}
+
+
+def test_what_the_code_writes_is_what_the_messages_say() -> None:
+    """A request from its acceptance over progress, chunks and a retry to its end, and others that ended early."""
+    table = Table(Rules(inline_limit=1024))
+    seen: set[str] = set()
+
+    def told(change: Change) -> Held:
+        for telling in change.tellings:
+            check(telling.name.value, json.loads(telling.body))
+            seen.add(telling.name.value)
+        return change.after
+
+    def begun(**more: Any) -> Held:
+        record = Record(id="r1", phase=Phase.ACCEPTED, endpoint="demo", door="amqp", fingerprint="f", **more)
+        return told(table.accept(Held(record, {Long.INPUT: "{}", Long.METADATA: '{"a":1}'}), 1))
+
+    def tracked(**more: Any) -> Held:
+        sending = table.sending(_leased(begun(**more)), 2, "lease", endpoint_id="e", base_url="u").after
+        return told(table.submitted(sending, 3, "j1", "IN_QUEUE", poll_ms=1))
+
+    held = tracked(stream=1, retries_left=1)
+    held = told(table.observed(held, 4, Heard("j1", "IN_PROGRESS", 1, output='{"p":1}'), poll_ms=1))
+    held = Held(altered(held.record, reading="reader"), held.long)
+    chunks = [("x", None), ("y" * 2_000, {"m": 1})]
+    held = told(table.stream_read(held, 5, chunks, again_ms=None, lost=False, reader="reader"))
+    held = told(table.observed(held, 6, Heard("j1", "FAILED", 1, error="no"), poll_ms=1))
+    table_end = table.observed(tracked(), 6, Heard("j1", "COMPLETED", 1, output='"' + "z" * 5_000 + '"'), poll_ms=1)
+    told(table_end)
+    told(table.observed(tracked(), 6, Heard("j1", "FAILED", 1, error='{"error_message":"m"}'), poll_ms=1))
+    told(table.observed(tracked(), 6, Heard("j1", "TIMED_OUT", 1), poll_ms=1))
+    told(table.wish(begun(), 2, Wish.CANCEL, by="me", door="cli"))
+    told(table.refused(begun(), 2, "input: no"))
+    assert {"accepted", "submitted", "queued", "started", "progress", "chunk", "retried"} <= seen
+    assert {"completed", "failed", "timed_out", "cancelled", "rejected"} <= seen
+    check("purged", json.loads(endpoint_event(EventName.PURGED, {"removed": 1}, endpoint="demo", sequence=1, time="t")))
+    letter: dict[str, Any] = dict.fromkeys(("source", "request_id", "encoding", "original"))
+    letter |= {"reason": "malformed", "time": "t", "door": "amqp", "detail": "d", "size": 1, "sha256": "f" * 64}
+    letter |= {"truncated": False, "headers": {}}
+    check("deadLetter", json.loads(dead_event(letter)))
+
+
+def _leased(held: Held) -> Held:
+    values = {**held.record.__dict__, "lease": "lease", "lease_until": 10**9}
+    return Held(Record(**values), held.long)
+
+
+def test_what_the_door_takes_is_what_the_schema_takes() -> None:
+    """A request that the model accepts is valid by the published schema, and the other way round for the gross ones."""
+    good = {"input": {"a": 1}, "policy": {"ttl": 10_000}, "retries": 1, "reply_on": ["end"], "metadata": {"k": "v"}}
+    parse_run(good)
+    check("request", good)
+    validator = Draft202012Validator(REQUEST)
+    some: dict[str, Any] = {"input": {"a": 1}}
+    bad: dict[str, Any]
+    for bad in ({"input": []}, {**some, "priority": 12}, {**some, "nonsense": 1}, {}):
+        assert not validator.is_valid(bad)
