@@ -109,7 +109,7 @@ class Batch:
     """One run of one file."""
 
     def __init__(self, house: Bridge, path: Path, name: str, arguments: dict[str, Any]) -> None:
-        """`name` begins each line's id; `arguments` are the same for all. Raises JobRejected for an unknown endpoint."""
+        """`name` begins each line's id; `arguments` are the same for all. Raises JobRejected (endpoint)."""
         self._house = house
         self._path = path
         self._name = name
