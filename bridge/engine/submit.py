@@ -62,7 +62,8 @@ class Submit:
     def once(self) -> float:
         """Returns seconds until the next look."""
         wait = IDLE_S
-        for due in self.ledger.due(Step.SUBMIT, Step.SUBMIT_SYNC):
+        # Who has least to do comes first: a flood of one endpoint costs another no turn.
+        for due in sorted(self.ledger.due(Step.SUBMIT, Step.SUBMIT_SYNC), key=lambda due: due.ready):
             wait = min(wait, self._endpoint(due.endpoint, due.step, due.ready))
         return wait
 

@@ -157,15 +157,23 @@ def test_what_this_process_took_since_is_measured_before_the_mark_is_passed(ledg
     assert pressure.closed() == "waiting"
 
 
-@pytest.mark.parametrize("broker", ["redis", "amqp"])
+@pytest.mark.parametrize(
+    ("broker", "pool", "mark", "flood"),
+    [
+        ("redis", "threads", 100, 600),
+        ("amqp", "threads", 100, 600),
+        pytest.param("redis", "gevent", 100, 600, marks=pytest.mark.bench),
+        pytest.param("amqp", "prefork", 100, 600, marks=pytest.mark.bench),
+        pytest.param("redis", "threads", 500, 5_000, marks=[pytest.mark.bench, pytest.mark.timeout(400)]),
+    ],
+)
 def test_a_flood_stays_in_the_broker_and_all_of_it_ends(
-    broker: str, redis_url: str, tmp_path: Path, request: pytest.FixtureRequest
+    broker: str, pool: str, mark: int, flood: int, redis_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """The ledger never holds more than the mark and what was prefetched; cancels go on; nobody has to open the door."""
     url = redis_url if broker == "redis" else request.getfixturevalue("amqp_url")
-    mark, flood = 100, 600
     with House(tmp_path, broker=url, redis_url=redis_url, waiting_max=str(mark)) as house:
-        worker = house.worker(BRIDGE_HTTP_BIND="127.0.0.1:0", BRIDGE_LOG_JSON="on")
+        worker = house.worker(pool=pool, BRIDGE_HTTP_BIND="127.0.0.1:0", BRIDGE_LOG_JSON="on")
         bound = re.search(r'"bind": "(127.0.0.1:\d+)"', worker.said())
         assert bound is not None
         house.ask("pause", endpoint="demo", reason="test")
@@ -187,7 +195,7 @@ def test_a_flood_stays_in_the_broker_and_all_of_it_ends(
         def flooded() -> bool:
             return waiting() >= mark and not thread.is_alive()
 
-        eventually(flooded, timeout=60)
+        eventually(flooded, timeout=60 + flood / 100)
         ready = urllib.request.urlopen(f"http://{bound[1]}/readyz").read().decode()
         assert '"intake":"waiting"' in ready
         cancelled = house.ask("cancel", id=sent[0])  # the control queue goes on
@@ -199,7 +207,7 @@ def test_a_flood_stays_in_the_broker_and_all_of_it_ends(
             phases = house.ledger.counts("demo")
             return phases.get("CLOSED", 0) == flood
 
-        eventually(ended, timeout=90)
+        eventually(ended, timeout=90 + flood / 20)
         prefetched = 4 * 4
         assert most <= mark + prefetched + 30, most
         assert house.submits() == flood - 1
