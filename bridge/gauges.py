@@ -35,7 +35,7 @@ def _read(bridge: Bridge) -> Iterator[Gauge]:
         yield "bridge_gpu_seconds_today", "executionTime of today (UTC).", {"endpoint": endpoint}, spent.ms / 1000
         twice = counts.get("paid_twice_ms", 0) / 1000
         yield "bridge_gpu_paid_twice_seconds", "GPU time paid twice; should be 0.", {"endpoint": endpoint}, twice
-        verdict = bridge.vitals.waiting_for(endpoint) or "ok"
+        verdict = bridge.control.verdict(endpoint)
         yield "bridge_endpoint_verdict", "1 for the verdict that holds.", {"endpoint": endpoint, "verdict": verdict}, 1
     lags = ledger.lags()
     yield "bridge_oldest_seconds", "Age of the oldest request that waits to be submitted.", {}, lags["oldest"]

@@ -118,7 +118,7 @@ def _asker(kwargs: dict[str, Any]) -> Asker:
 def _control_task(
     app: Celery, bridge: Callable[[], Bridge], name: str, ask: Callable[..., Any], allowed: frozenset[str]
 ) -> None:
-    def body(_task: Task, *args: Any, **kwargs: Any) -> Any:
+    def checked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asker:
         if len(args) == 1 and "id" in allowed and "id" not in kwargs:
             kwargs["id"] = args[0]
         elif len(args) == 1 and "endpoint" in allowed and "endpoint" not in kwargs:
@@ -130,8 +130,17 @@ def _control_task(
             raise rejected(unknown, f"{unknown}: unknown argument; {name} takes {', '.join(sorted(allowed))}")
         for field, value in kwargs.items():
             check_argument(field, value)
+        return asker
+
+    def body(task: Task, *args: Any, **kwargs: Any) -> Any:
         here = bridge()
-        return hold(lambda: ask(here, kwargs, asker))
+        try:
+            asker = checked(args, kwargs)
+            return hold(lambda: ask(here, kwargs, asker))
+        except JobRejected:
+            if task.request.ignore_result:  # nobody will hear of it (I12)
+                here.dead("rejected", f"{name} {task.request.id}", kwargs)
+            raise
 
     body.__doc__ = ask.__doc__
     body.__name__ = name.rpartition(".")[2]
@@ -160,12 +169,15 @@ def _check_where(value: object) -> None:
 
 def _cancel(bridge: Bridge, kwargs: dict[str, Any], asker: Asker) -> Any:
     """Cancel a request (`id`), a bare job (`job_id` and `endpoint`), a Celery `group`, or `where` metadata says so."""
-    where, group = kwargs.pop("where", None), kwargs.pop("group", None)
-    if where is not None or group is not None:
-        if kwargs or (where is not None and group is not None):
-            raise rejected("id", "id: name one of id, job_id with endpoint, group, where")
-        return bridge.control.cancel_all(asker, where=where, group=group)
-    return bridge.control.cancel(**kwargs, asker=asker)
+    where, group = kwargs.get("where"), kwargs.get("group")
+    if where is None and group is None:
+        kwargs = {name: value for name, value in kwargs.items() if name in _JOB}
+        if kwargs.get("id") is not None and kwargs.get("job_id") is not None:
+            raise rejected("id", "id: name either id, or job_id with endpoint")
+        return bridge.control.cancel(**kwargs, asker=asker)
+    if len([value for value in kwargs.values() if value is not None]) > 1:
+        raise rejected("id", "id: name one of id, job_id with endpoint, group, where")
+    return bridge.control.cancel_all(asker, where=where, group=group)
 
 
 def _status(bridge: Bridge, kwargs: dict[str, Any], _asker: Asker) -> Any:

@@ -470,6 +470,9 @@ class Table:
                 draft.result(heard.output or self.before_output(held))
                 draft.settle(Status.LOST, Reason.STUCK)
             else:
+                cause = self._passed(draft.record, now)
+                if cause is not None:  # this read is the one that the deadline waited for
+                    draft.set(wish=cause.value).keep(Long.WISHED, {"by": None, "door": None})
                 draft.due(*self._next_look(draft, poll_ms))
         return check(draft.done("settled" if draft.record.phase.ended else "heard"), "observed")
 

@@ -11,8 +11,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,10 +23,13 @@ from celery.exceptions import TaskRevokedError
 from bridge.emulator import Emulator
 from tests.helpers import eventually
 from tests.house import API_KEY, ROOT, House
-from tests.servers import RedisServer
 
 Answers = dict[str, dict[str, Any]]
 LONG = {"mock_delay": 120}
+#: Seconds that a passing phase is held: longer than a busy machine takes for all cancels of a house.
+HOLDS = {"redis": 25, "rabbitmq": 10}
+#: Stands for them in the table of phases.
+HOLD = "hold"
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,17 @@ class Phase:
     called: bool = True
     ends: str = "cancelled"
 
+    @property
+    def passes(self) -> bool:
+        """Whether it lasts for some seconds only."""
+        return self.fault is not None or self.ends == "completed"
+
 
 PHASES = {
     "unknown": Phase("demo", "unknown", called=False),
     "accepted": Phase("held", "cancelled", there=lambda r: r.phase == "ACCEPTED", called=False),
     "submitting": Phase(
-        "slow", "requested", fault=("run", "hang", {"seconds": 22}), there=lambda r: r.phase == "SUBMITTING"
+        "slow", "requested", fault=("run", "hang", {"seconds": HOLD}), there=lambda r: r.phase == "SUBMITTING"
     ),
     "unanswered": Phase(
         "mute", "requested", fault=("run", "lost_reply", {}), there=lambda r: r.phase == "UNANSWERED", called=False
@@ -62,14 +72,14 @@ PHASES = {
     ),
     "retrying, under way": Phase(
         "twice", "requested", {"mock_error": "x", "mock_delay": 2}, {"retries": 3},
-        fault=("retry", "hang", {"seconds": 22, "before": True}),
+        fault=("retry", "hang", {"seconds": HOLD, "before": True}),
         there=lambda r: r.phase == "RETRYING" and r.retried_at > 0,
     ),
     "ended": Phase(
         "demo", "already_ended", {"a": 1}, there=lambda r: r.phase == "CLOSED", called=False, ends="completed"
     ),
     "completes meanwhile": Phase(
-        "deaf", "requested", {"mock_delay": 25}, there=lambda r: r.status == "IN_PROGRESS", called=False,
+        "deaf", "requested", {"mock_delay": HOLD}, there=lambda r: r.status == "IN_PROGRESS", called=False,
         ends="completed",
     ),
     "RunPod is down": Phase("down", "requested", there=lambda r: r.status == "IN_PROGRESS"),
@@ -81,22 +91,31 @@ def by_task(house: House, ids: list[str]) -> Answers:
     return {one: house.ask("cancel", id=one, by="ann") for one in ids}
 
 
-def by_cli(house: House, ids: list[str]) -> Answers:
+#: A command line that has loaded what it needs and waits for its word, so that a busy machine changes no phase.
+READY = "import sys, bridge.app, {module}; print('ready', flush=True); sys.stdin.readline(); {module}.main()"
+COMMANDS = {
+    "cli": ("bridge.cli", ["cancel", "--json"]),
+    "control": ("celery.__main__", ["-A", "bridge.app", "control", "--json", "bridge_cancel"]),
+}
+
+
+def _said(house: House, door: str) -> str:
+    """What the door's command has written, once it has its word."""
+    process: subprocess.Popen[str] = house.commands[door]  # type: ignore[attr-defined]
+    out, _ = process.communicate("go\n", timeout=60)
+    assert process.returncode == 0
+    return out
+
+
+def by_cli(house: House, _ids: list[str]) -> Answers:
     """`bridge cancel ID ID ...`."""
-    command = [sys.executable, "-m", "bridge.cli", "cancel", *ids, "--json"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=60, check=True
-    )
-    return {answer["id"]: answer for answer in json.loads(done.stdout)}
+    return {answer["id"]: answer for answer in json.loads(_said(house, "cli"))}
 
 
-def by_control(house: House, ids: list[str]) -> Answers:
+def by_control(house: House, _ids: list[str]) -> Answers:
     """`celery control bridge_cancel ID ID ...`."""
-    command = [sys.executable, "-m", "celery", "-A", "bridge.app", "control", "--json", "bridge_cancel", *ids]
-    done = subprocess.run(
-        command, cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=60, check=True
-    )
-    told, _ = json.JSONDecoder().raw_decode(done.stdout[done.stdout.index("{") :])
+    said = _said(house, "control")
+    told, _ = json.JSONDecoder().raw_decode(said[said.index("{") :])
     (answers,) = told.values()
     return {answer["id"]: answer for answer in answers}
 
@@ -127,6 +146,40 @@ def by_stamp(house: House, _ids: list[str]) -> Answers:
     return {}
 
 
+def _command(request_id: str) -> str:
+    return json.dumps({"op": "cancel", "id": request_id, "by": "billing", "reply_to": "matrix"})
+
+
+def by_stream(house: House, ids: list[str]) -> Answers:
+    """JSON commands on the stream `bridge:commands`, answered on `bridge:reply:matrix`."""
+    for one in ids:
+        house.client.xadd("bridge:commands", {"data": _command(one)})
+
+    def answers() -> Answers:
+        entries: Any = house.client.xrange("bridge:reply:matrix")
+        told = [json.loads(entry["data"])["data"] for _, entry in entries]
+        return {data["id"]: data["result"] for data in told}
+
+    return eventually(lambda: len(found := answers()) == len(ids) and found, timeout=20) or {}
+
+
+def by_amqp(house: House, ids: list[str]) -> Answers:
+    """JSON commands on the queue `bridge.commands`, answered on the caller's queue."""
+    found: Answers = {}
+    with house.app.connection_for_write() as connection:
+        queue = connection.SimpleQueue("matrix")
+        producer = connection.Producer()
+        for one in ids:
+            producer.publish(_command(one), routing_key="bridge.commands", content_type="application/json")
+        while len(found) < len(ids):
+            message = queue.get(timeout=20)
+            data = json.loads(message.body)["data"]
+            found[data["id"]] = data["result"]
+            message.ack()
+        queue.close()
+    return found
+
+
 #: door -> how it cancels, and what its events say of who and which door
 DOORS: dict[str, tuple[Callable[[House, list[str]], Answers], str, str]] = {
     "task": (by_task, "ann", "celery"),
@@ -136,7 +189,12 @@ DOORS: dict[str, tuple[Callable[[House, list[str]], Answers], str, str]] = {
     "revoke terminate": (by_revoke_terminate, "revoke", "celery"),
     "terminate": (by_terminate, "revoke", "celery"),
     "stamp": (by_stamp, "revoke_by_stamped_headers", "celery"),
+    "stream": (by_stream, "billing", "stream"),
+    "amqp": (by_amqp, "billing", "amqp"),
+    "revoke over amqp": (by_revoke, "revoke", "celery"),
 }
+#: The doors that need RabbitMQ have a house of their own.
+ON_RABBITMQ = ("amqp", "revoke over amqp")
 
 
 def id_of(door: str, phase: str) -> str:
@@ -153,16 +211,25 @@ def endpoint_of(door: str, phase: str) -> str:
 class Matrix:
     """The house, and what each door was answered."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, doors: list[str], hold_s: int) -> None:
         """Brings every request into its phase, and cancels them all."""
         self.house = house
+        self._hold_s = hold_s
+        self._doors = doors
+        house.commands = {door: self._command(door) for door in doors if door in COMMANDS}  # type: ignore[attr-defined]
         self._set_up()
-        self.answers: dict[str, Answers] = {}
-        with ThreadPoolExecutor(len(DOORS)) as pool:
-            cancels = {door: pool.submit(self._cancel, door) for door in DOORS}
+        with ThreadPoolExecutor(len(doors)) as pool:
+            cancels = {door: pool.submit(self._cancel, door) for door in doors}
         self.answers = {door: future.result() for door, future in cancels.items()}
-        for door in DOORS:  # what was cancelled before it came
+        for door in doors:  # what was cancelled before it came
             self._send(door, "unknown")
+
+    def _command(self, door: str) -> subprocess.Popen[str]:
+        module, words = COMMANDS[door]
+        command = [sys.executable, "-c", READY.format(module=module), *words, *[id_of(door, name) for name in PHASES]]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=self.house.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def _set_up(self) -> None:
         house, emulator = self.house, self.house.emulator
@@ -171,18 +238,25 @@ class Matrix:
         emulator.fault("paused", endpoint="full", times=None)
         emulator.fault("429", op="retry", endpoint="again", times=None, retry_after=120)
         emulator.fault("429", op="cancel", endpoint="deaf", times=None, retry_after=120)
-        for door in DOORS:
-            for name, phase in PHASES.items():
-                if phase.fault is not None:
-                    op, kind, arguments = phase.fault
-                    emulator.fault(kind, op=op, endpoint=endpoint_of(door, name), **arguments)
-                if name != "unknown":
-                    self._send(door, name)
-        for door in DOORS:
-            for name in PHASES:
-                if name != "unknown":
-                    eventually(partial(self._is_there, door, name), timeout=20)
+        # Those that do not stay where they are come last: the time until the cancels is theirs.
+        passing = [name for name, phase in PHASES.items() if phase.passes]
+        for names in ([name for name in PHASES if name not in {*passing, "unknown"}], passing):
+            if names is passing:
+                for process in house.commands.values():  # type: ignore[attr-defined]
+                    assert process.stdout.readline() == "ready\n"
+            cells = [(door, name) for name in names for door in self._doors]
+            for door, name in cells:
+                if (fault := PHASES[name].fault) is not None:
+                    op, kind, arguments = fault
+                    emulator.fault(kind, op=op, endpoint=endpoint_of(door, name), **self.held(arguments))
+                self._send(door, name)
+            for door, name in cells:
+                eventually(partial(self._is_there, door, name), timeout=30)
         emulator.fault("reset", endpoint="down", times=5)
+
+    def held(self, values: dict[str, Any]) -> dict[str, Any]:
+        """With this house's time in place of HOLD."""
+        return {name: self._hold_s if value == HOLD else value for name, value in values.items()}
 
     def _is_there(self, door: str, name: str) -> str:
         """Says which and where it is, when it never gets there."""
@@ -193,7 +267,7 @@ class Matrix:
 
     def _send(self, door: str, name: str) -> None:
         phase = PHASES[name]
-        kwargs = {"input": phase.input, "endpoint": endpoint_of(door, name), **phase.arguments}
+        kwargs = {"input": self.held(phase.input), "endpoint": endpoint_of(door, name), **phase.arguments}
         signature = self.house.app.signature("bridge.run", kwargs=kwargs, queue="bridge.run")
         if door == "stamp":
             signature.stamp(batch="by stamp")
@@ -203,31 +277,43 @@ class Matrix:
         return DOORS[door][0](self.house, [id_of(door, name) for name in PHASES])
 
 
-@pytest.fixture(scope="module")
-def matrix(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
-    """One house for all cells."""
-    url = redis_server.start().fresh_url()
-    endpoints = sorted({endpoint_of(door, name) for door in DOORS for name in PHASES})
+@contextmanager
+def _house(request: pytest.FixtureRequest, directory: Path, broker: str) -> Iterator[Matrix]:
+    redis = broker == "redis"
+    url = request.getfixturevalue("redis_server").start().fresh_url()
+    broker_url = url if redis else request.getfixturevalue("rabbitmq_server").start().fresh_url()
+    doors = [door for door in DOORS if (door in ON_RABBITMQ) is not redis]
+    endpoints = sorted({endpoint_of(door, name) for door in doors for name in PHASES})
+    settings = {"endpoints": ",".join(endpoints), "unanswered_grace_s": str(HOLDS[broker]), "read_timeout_s": "40"}
     with (
         Emulator(endpoints=endpoints, api_keys=[API_KEY]) as emulator,
-        House(
-            tmp_path_factory.mktemp("matrix"),
-            broker=url,
-            redis_url=url,
-            emulator=emulator,
-            endpoints=",".join(endpoints),
-            unanswered_grace_s="22",
-            read_timeout_s="40",
-        ) as house,
+        House(directory, broker=broker_url, redis_url=url, emulator=emulator, **settings) as house,
     ):
         house.worker()
-        yield Matrix(house)
+        yield Matrix(house, doors, HOLDS[broker])
+
+
+@pytest.fixture(scope="module")
+def matrices(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Matrix]]:
+    """One house for all cells of a broker, made when it is first needed."""
+    made: dict[str, Matrix] = {}
+    with ExitStack() as stack:
+
+        def of(broker: str) -> Matrix:
+            if broker not in made:
+                made[broker] = stack.enter_context(_house(request, tmp_path_factory.mktemp(broker), broker))
+            return made[broker]
+
+        yield of
 
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("door", DOORS)
-def test_a_cancel_by_this_door_in_this_phase(matrix: Matrix, door: str, phase: str) -> None:
+def test_a_cancel_by_this_door_in_this_phase(matrices: Callable[[str], Matrix], door: str, phase: str) -> None:
     """See PHASES: the outcome, the end with who and which door, Celery's state, and RunPod's calls."""
+    matrix = matrices("rabbitmq" if door in ON_RABBITMQ else "redis")
     house, cell, request_id = matrix.house, PHASES[phase], id_of(door, phase)
     _, by, through = DOORS[door]
     result = house.app.AsyncResult(request_id)
@@ -246,7 +332,7 @@ def test_a_cancel_by_this_door_in_this_phase(matrix: Matrix, door: str, phase: s
     landed = [call for call in cancels if call["job_id"] == job_id and call["code"] == 200]
     assert bool(landed) is cell.called
     if cell.ends == "completed":
-        assert result.get(timeout=5) == cell.input
+        assert result.get(timeout=5) == matrix.held(cell.input)
         if phase == "completes meanwhile":  # the result is kept, and the document says that a cancel came
             assert end["data"]["wish"] == {"cause": "cancel", "by": by, "door": through}
             assert house.ask("cancel", id=request_id)["outcome"] == "already_ended"
@@ -260,6 +346,21 @@ def test_a_cancel_by_this_door_in_this_phase(matrix: Matrix, door: str, phase: s
     assert bool(end["data"].get("may_run")) is (phase == "unanswered")
 
 
-def test_nothing_leaves_for_what_was_cancelled_before(matrix: Matrix) -> None:
+def test_two_callers_at_once_are_one_cancel(matrices: Callable[[str], Matrix]) -> None:
+    """The first wish counts, the second finds it; RunPod hears once, and one end is told."""
+    house = matrices("redis").house
+    sent = house.send(LONG)
+    eventually(lambda: "started" in house.names_of(sent.id))
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda who: house.ask("cancel", id=sent.id, by=who), ["ann", "bob"]))
+    assert {answer["outcome"] for answer in answers} <= {"requested", "already_ended"}
+    eventually(lambda: house.phase(sent.id) == "CLOSED")
+    assert house.names_of(sent.id).count("cancelled") == 1
+    job_id = house.events(sent.id)[-1]["data"]["job_id"]
+    assert [call["op"] for call in house.emulator.calls("demo") if call["job_id"] == job_id].count("cancel") == 1
+    assert house.ask("cancel", id=sent.id)["outcome"] == "already_ended"
+
+
+def test_nothing_leaves_for_what_was_cancelled_before(matrices: Callable[[str], Matrix]) -> None:
     """Accepted or not yet known: RunPod never hears of them."""
-    assert not [call for call in matrix.house.emulator.calls("held") if call["op"] == "run"]
+    assert not [call for call in matrices("redis").house.emulator.calls("held") if call["op"] == "run"]

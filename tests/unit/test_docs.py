@@ -11,7 +11,9 @@ from pathlib import Path
 from click import Context, Group
 
 from bridge.cli import cli
+from bridge.doors.messages import Command, take
 from bridge.doors.tasks import _CONTROL
+from bridge.engine.control.health import TROUBLES
 from bridge.errors import EndpointTrouble
 from bridge.job.request import RunRequest
 from bridge.job.table import TABLE
@@ -149,7 +151,20 @@ def test_each_metric_shown_is_counted_or_read() -> None:
 def test_each_verdict_of_the_gate_is_explained() -> None:
     """docs/control.md knows every word that a closed gate can say."""
     reasons = {trouble.reason for trouble in EndpointTrouble.__subclasses__()}
-    assert reasons <= first_words("control.md", "## Verdicts of health")
+    assert reasons <= TROUBLES.keys()
+    verdicts = {verdict for verdict, _ in TROUBLES.values()}
+    known = {"ok", "cold", "throttled", "unhealthy", "paused", "unreachable", *verdicts}
+    assert first_words("control.md", "## Verdicts of health") == known
+    text = (DOCS / "control.md").read_text()
+    assert all(f"`{reason}`" in text for reason in reasons)
+
+
+def test_each_json_command_shown_is_taken_by_the_doors() -> None:
+    """A line of docs/control.md is a command as a service may send it; each operation has one."""
+    lines = re.findall(r'^    (\{"op": .+\})$', (DOCS / "control.md").read_text(), re.MULTILINE)
+    taken = [take(line, None, "stream", None, "commands") for line in lines]
+    assert all(isinstance(command, Command) for command in taken), taken
+    assert {f"bridge.{command.op}" for command in taken if isinstance(command, Command)} == set(_CONTROL)
 
 
 def anchors(page: Path) -> set[str]:

@@ -296,6 +296,32 @@ def test_a_deadline_is_acted_on_only_after_a_younger_read() -> None:
     assert TABLE_OF.tick(fresh, NOW).record.wish == Wish.TIMEOUT
 
 
+def test_the_read_that_a_deadline_waited_for_acts_on_it() -> None:
+    """However close the reads stand: a clock that is put off by each of them would never be heard."""
+    held = in_phase(Phase.TRACKED, deadline=NOW - 10, observed_at=NOW - 50, status="IN_PROGRESS")
+    change = TABLE_OF.observed(held, NOW, heard("IN_PROGRESS"), poll_ms=50)
+    assert (change.record.wish, change.record.due) == (Wish.TIMEOUT, "cancel")
+
+
+def test_a_job_whose_cancel_has_to_wait_is_looked_at() -> None:
+    """It may end by itself while RunPod takes no /cancel."""
+    held = in_phase(Phase.TRACKED, wish="cancel", observed_at=NOW - 31_000, lease="", lease_until=0, due="cancel")
+    change = TABLE_OF.tick(held, NOW)
+    assert change.record.due == "poll"
+    heard_still = TABLE_OF.observed(change.after, NOW, heard("IN_PROGRESS"), poll_ms=1_000)
+    assert (heard_still.record.due, heard_still.record.timer) == ("cancel", NOW + 30_000)
+
+
+def test_a_job_that_vanished_while_the_queue_was_purged_counts_as_purged() -> None:
+    """An answer that was under way is written after the purge: two 404s, and it is CANCELLED, not LOST."""
+    held = in_phase(Phase.TRACKED, status="IN_QUEUE", observed_at=NOW, submitted_at=NOW - 60_000)
+    first = TABLE_OF.gone(held, NOW + 1, "j1", 1, endpoint_ok_at=NOW, purged_at=NOW - 5, poll_ms=1)
+    assert first.verdict == "missed"
+    later = NOW + 31_000
+    last = TABLE_OF.gone(first.after, later, "j1", 1, endpoint_ok_at=later, purged_at=NOW - 5, poll_ms=1)
+    assert (last.record.status, last.record.reason) == ("CANCELLED", "purged")
+
+
 def test_a_stuck_job_ends_lost_with_its_last_output() -> None:
     """runpod-python#250: a late progress update leaves it IN_PROGRESS with an executionTime for good."""
     held = in_phase(Phase.TRACKED, execution_time=77, stuck_since=NOW - 11 * 60_000)

@@ -68,6 +68,15 @@ class Healths(Base):
                 one.update(verdict=None, reasons=["nobody has asked RunPod lately; `bridge health` does"])
         return told
 
+    def verdict(self, name: str) -> str:
+        """The verdict by what is known without a call: `ok` while nothing speaks against it."""
+        state = self.vitals.gate.state(name)
+        answer = self._shared.answers(name).get(name) or {}
+        if not (state.paused or state.reason or answer):
+            return "unreachable" if self.vitals.waiting_for(name) == "unreachable" else "ok"
+        runpod = answer.get("runpod") or (None if answer else {"jobs": {}, "workers": {}})
+        return judge(runpod, paused=state.paused, trouble=state.reason, fault=answer.get("fault"))[0]
+
     def heard_lately(self, name: str) -> Mapping[str, Any] | None:
         """RunPod's counters `{jobs, workers}` as somebody has heard them; asked for anew behind the caller's back.
 

@@ -1,0 +1,445 @@
+"""Control beyond the single cancel: many at once, groups, purge, pause, health, retry, deadlines, and bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+from celery import chain, chord, group
+from celery.canvas import Signature
+from celery.exceptions import TaskRevokedError
+
+from bridge.emulator import Emulator
+from bridge.errors import JobFailed, JobRejected, JobTimedOut
+from bridge.job.models import EndpointEvent
+from tests.helpers import eventually
+from tests.house import API_KEY, ROOT, House
+from tests.servers import RedisServer
+
+LONG = {"mock_delay": 120}
+ENDPOINTS = ("demo", "held", "full", "crowd", "quiet", "sick", "poor", "many")
+
+
+@pytest.fixture(scope="module")
+def house(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A bridge worker and another team's, which hears each broadcast and runs what follows."""
+    url = redis_server.start().fresh_url()
+    with (
+        Emulator(endpoints=list(ENDPOINTS), api_keys=[API_KEY]) as emulator,
+        House(
+            tmp_path_factory.mktemp("control"),
+            broker=url,
+            redis_url=url,
+            emulator=emulator,
+            endpoints=",".join(ENDPOINTS),
+            chord_abort="on",
+            cancel_is_failure="on",
+        ) as made,
+    ):
+        made.worker()
+        made.foreign_worker()
+        yield made
+
+
+def bridge(house: House, *words: str) -> subprocess.CompletedProcess[str]:
+    """One run of the command."""
+    command = [sys.executable, "-m", "bridge.cli", *words]
+    return subprocess.run(
+        command, cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def job(house: House, given: dict[str, Any] | None = None, **kwargs: Any) -> Signature:
+    """A request as a signature."""
+    return house.app.signature("bridge.run", kwargs={"input": given or LONG, **kwargs}, queue="bridge.run")
+
+
+def running(house: House, *request_ids: str) -> None:
+    """Wait until all of them run."""
+    for request_id in request_ids:
+        eventually(lambda one=request_id: "started" in house.names_of(one), timeout=30)  # type: ignore[misc]
+
+
+def ops(house: House, endpoint: str, op: str) -> list[dict[str, Any]]:
+    """Calls of one operation that the emulator has got."""
+    return [call for call in house.emulator.calls(endpoint) if call["op"] == op]
+
+
+# Many at once
+
+
+def test_five_thousand_are_cancelled_inside_runpods_limit(house: House) -> None:
+    """Those that nobody has sent are free and come first; the others leave at 100 in 10 s, and none is refused."""
+    house.ask("pause", endpoint="held")
+    with house.client.pipeline(transaction=False) as pipe:
+        for n in range(5000):
+            endpoint = "many" if n < 120 else "held"
+            request = {"id": f"mass-{n}", "input": LONG, "endpoint": endpoint, "metadata": {"campaign": "mass"}}
+            pipe.xadd("bridge:requests", {"data": json.dumps(request)})
+        pipe.execute()
+    eventually(lambda: house.ledger.counts("held").get("ACCEPTED", 0) >= 4880, timeout=60)
+    eventually(lambda: len(ops(house, "many", "run")) == 120, timeout=30)
+    running(house, "mass-0", "mass-119")
+    done = bridge(house, "cancel", "--where", "campaign=mass", "--wait", "--json")
+    answers = json.loads(done.stdout)
+    assert [answer["outcome"] for answer in answers] == ["cancelled"] * 4880 + ["requested"] * 120
+    assert {answer["status"] for answer in answers} == {"CANCELLED"}
+    calls = ops(house, "many", "cancel")
+    assert {call["code"] for call in calls} == {200}
+    assert len(calls) == 120
+    times = sorted(call["time"] for call in calls)
+    assert all(later - earlier >= 10 for earlier, later in zip(times, times[100:], strict=False))
+    assert not ops(house, "held", "run")
+    assert bridge(house, "cancel", "--where", "campaign=mass").returncode == 8
+
+
+def test_a_group_is_cancelled_by_its_id(house: House) -> None:
+    """Celery's group id; what belongs to no group goes on."""
+    sent = group(job(house) for _ in range(3)).apply_async()
+    alone = house.send(LONG)
+    running(house, *[one.id for one in sent.results], alone.id)
+    answer = house.ask("cancel", group=sent.id, by="ann")
+    assert (answer["found"], answer["requested"]) == (3, 3)
+    eventually(lambda: all(one.state == "REVOKED" for one in sent.results), timeout=20)
+    assert house.phase(alone.id) == "TRACKED"
+    assert house.ask("cancel", where={"nobody": "has this"})["found"] == 0
+    house.ask("cancel", id=alone.id)
+
+
+def test_a_chord_that_cannot_be_whole_any_more_frees_its_gpus(house: House) -> None:
+    """BRIDGE_CHORD_ABORT: one member fails, the header's other jobs are cancelled at RunPod, the body fails."""
+    others = [job(house) for _ in range(2)]
+    sent = chord([*others, job(house, {"mock_error": "bad member", "mock_delay": 1})], job(house)).apply_async()
+    with pytest.raises(Exception, match="bad member"):
+        sent.get(timeout=30)
+    ids = [one.id for one in sent.parent.results[:2]]
+    eventually(lambda: all(house.names_of(one)[-1] == "cancelled" for one in ids), timeout=20)
+    assert {house.events(one)[-1]["data"]["by"] for one in ids} == {"chord"}
+
+
+# Celery's view
+
+
+def test_nobody_waits_for_what_would_have_followed_a_cancelled_request(house: House) -> None:
+    """The members of the chain behind it are REVOKED too, whoever asks for them by id alone."""
+    sent = chain(job(house), house.app.signature("tests.foreign.tail"), job(house)).apply_async()
+    running(house, sent.parent.parent.id)
+    sent.parent.parent.revoke()
+    for request_id in (sent.id, sent.parent.id, sent.parent.parent.id):
+        with pytest.raises(TaskRevokedError):
+            house.app.AsyncResult(request_id).get(timeout=20)
+
+
+def test_a_chord_fails_when_the_first_of_a_members_chain_is_cancelled(house: House) -> None:
+    """The chord waits for the last of the chain, which will never run."""
+    first = job(house).set(task_id="first-of-chain")
+    header = [chain(first, house.app.signature("tests.foreign.tail")), house.app.signature("tests.foreign.make", (1,))]
+    sent = chord(header, house.app.signature("tests.foreign.collect")).apply_async()
+    running(house, "first-of-chain")
+    house.ask("cancel", id="first-of-chain")
+    with pytest.raises(Exception, match=r"[Rr]evoked|cancelled"):
+        sent.get(timeout=20)
+
+
+def test_a_cancel_fires_link_error_when_it_counts_as_failure(house: House) -> None:
+    """BRIDGE_CANCEL_IS_FAILURE; the state stays REVOKED."""
+    errback = house.app.signature("tests.foreign.note_error", kwargs={"key": "cancelled"})
+    sent = house.send(LONG, link_error=errback)
+    running(house, sent.id)
+    sent.revoke()
+    assert eventually(lambda: house.client.lrange("noted:cancelled", 0, -1), timeout=20) == [sent.id]
+    assert sent.state == "REVOKED"
+
+
+# Deadlines
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "reason"),
+    [
+        ({"soft_time_limit": 1.5}, {}, "timeout"),
+        ({"time_limit": 1.5}, {}, "timeout"),
+        ({"expires": 1.5}, {"endpoint": "full"}, "queue_timeout"),
+        ({}, {"endpoint": "full", "queue_timeout": 1500}, "queue_timeout"),
+        ({}, {"timeout": 1500}, "timeout"),
+        ({"time_limit": 60, "soft_time_limit": 50}, {"timeout": 1500}, "timeout"),
+    ],
+)
+def test_every_clock_cancels_at_runpod(
+    house: House, options: dict[str, Any], arguments: dict[str, Any], reason: str
+) -> None:
+    """Celery's own clocks and the request's: TIMED_OUT with its reason, the shortest counts, and the GPU is free."""
+    house.emulator.fault("paused", endpoint="full", times=None)
+    sent = house.app.send_task("bridge.run", kwargs={"input": LONG, **arguments}, queue="bridge.run", **options)
+    with pytest.raises(JobTimedOut) as caught:
+        sent.get(timeout=30)
+    document = caught.value.document
+    assert (document["status"], document["reason"]) == ("TIMED_OUT", reason)
+    cancels = ops(house, document["endpoint"], "cancel")
+    assert [call["code"] for call in cancels if call["job_id"] == document["job_id"]] == [200]
+
+
+# Endpoints
+
+
+def test_pause_and_resume_are_events_of_the_endpoint(house: House) -> None:
+    """Numbered for the endpoint itself; who, why and by which door; a repeated pause tells nothing."""
+    house.ask("pause", endpoint="quiet", reason="new image", by="ann")
+    house.ask("pause", endpoint="quiet", reason="new image", by="ann")
+    assert bridge(house, "resume", "quiet", "--reason", "done").returncode == 0
+    told = house.events("quiet")
+    assert all(EndpointEvent.model_validate(event) for event in told)
+    assert [event["type"] for event in told] == ["bridge.job.paused", "bridge.job.resumed"]
+    assert [event["sequence"] for event in told] == ["0000000001", "0000000002"]
+    assert [event["id"] for event in told] == ["quiet:1", "quiet:2"]
+    assert {event["source"] for event in told} == {"/bridge/quiet"}
+    first, second = (event["data"] for event in told)
+    assert (first["endpoint"], first["by"], first["door"], first["reason"]) == ("quiet", "ann", "celery", "new image")
+    assert (second["door"], second["reason"]) == ("cli", "done")
+
+
+def test_a_purge_settles_what_was_removed_and_nothing_else(house: House) -> None:
+    """Running ones go on, strangers' are counted by RunPod alone, pending ones end when asked; who did it is told."""
+    on = house.send(LONG, endpoint="crowd")
+    running(house, on.id)
+    house.emulator.fault("paused", endpoint="crowd", times=None)
+    queued = [house.send(LONG, endpoint="crowd") for _ in range(3)]
+    eventually(lambda: all("queued" in house.names_of(one.id) for one in queued), timeout=20)
+    stranger = requests.post(
+        f"{house.emulator.base_url}/crowd/run",
+        json={"input": LONG},
+        headers={"Authorization": f"Bearer {API_KEY}"},
+        timeout=5,
+    )
+    assert stranger.ok
+    house.ask("pause", endpoint="crowd")
+    pending = [house.send(LONG, endpoint="crowd") for _ in range(2)]
+    eventually(lambda: all(house.phase(one.id) == "ACCEPTED" for one in pending))
+    answer = house.ask("purge", endpoint="crowd", pending=True, by="ann", timeout=20)
+    assert answer == {
+        "endpoint": "crowd",
+        "status": answer["status"],
+        "removed": 4,
+        "settled": 5,
+        "checked": 3,
+        "unread": 0,
+    }
+    for one in queued + pending:
+        eventually(lambda one=one: one.state == "REVOKED", timeout=20)  # type: ignore[misc]
+        end = house.events(one.id)[-1]["data"]
+        assert (end["status"], end["reason"], end["by"], end["door"]) == ("CANCELLED", "purged", "ann", "celery")
+    assert house.phase(on.id) == "TRACKED"
+    event = house.events("crowd")[-1]
+    assert (event["type"], event["data"]["removed"], event["data"]["by"]) == ("bridge.job.purged", 4, "ann")
+    house.ask("cancel", id=on.id)
+
+
+def test_a_third_purge_within_ten_seconds_is_refused_with_the_time_to_wait(house: House) -> None:
+    """RunPod allows two."""
+    asked = [
+        house.app.send_task("bridge.purge", kwargs={"endpoint": "quiet"}, queue="bridge.control") for _ in range(3)
+    ]
+    told = [one.get(timeout=30, propagate=False) for one in asked]
+    refused = [one for one in told if isinstance(one, Exception)]
+    assert len(refused) == 1
+    assert "busy; try again in" in str(refused[0])
+    assert [call["code"] for call in ops(house, "quiet", "purge-queue")] == [200, 200]
+
+
+def test_one_call_to_health_serves_every_asker(house: House) -> None:
+    """Of every process: two workers and twenty askers at once are one call, or two where the time runs over."""
+    second = house.worker()
+    before = len(ops(house, "demo", "health"))
+    with ThreadPoolExecutor(20) as pool:
+        told = list(pool.map(lambda _: house.ask("health", endpoint="demo"), range(20)))
+    assert all(one["runpod"]["workers"] for one in told)
+    assert 1 <= len(ops(house, "demo", "health")) - before <= 2
+    second.stop()
+
+
+def test_a_dead_endpoint_makes_nobodys_health_late(house: House) -> None:
+    """All endpoints are asked at once, and an answer is not waited for longer than 3 s."""
+    house.emulator.fault("hang", op="health", endpoint="sick", times=None, seconds=15)
+    started = time.monotonic()
+    told = {one["endpoint"]: one for one in house.ask("health", timeout=20)}
+    assert time.monotonic() - started < 8
+    assert told.keys() >= set(ENDPOINTS)
+    assert told["sick"]["verdict"] == "unreachable"
+    assert told["demo"]["verdict"] in {"ok", "cold"}
+    own = told["demo"]["bridge"]
+    assert own.keys() >= {
+        *("phases", "oldest_waiting_s", "oldest_running_s", "results_near_expiry", "unanswered", "answers_429"),
+        *("budget", "waiting_for", "paused", "engines"),
+    }
+
+
+def test_health_tells_how_old_the_oldest_are(house: House) -> None:
+    """Waiting from acceptance, running from RunPod's taking the job."""
+    house.ask("pause", endpoint="quiet")
+    on, waiting = house.send(LONG), house.send(LONG, endpoint="quiet")
+    running(house, on.id)
+    eventually(lambda: house.phase(waiting.id) == "ACCEPTED")
+    assert house.ask("health", endpoint="demo")["bridge"]["oldest_running_s"] >= 0
+    eventually(lambda: house.ask("health", endpoint="quiet")["bridge"]["oldest_waiting_s"] > 0)
+    assert house.ask("health", endpoint="quiet")["verdict"] == "paused"
+    house.ask("cancel", id=on.id)
+    house.ask("cancel", id=waiting.id)
+    house.ask("resume", endpoint="quiet")
+    eventually(lambda: house.ask("health", endpoint="quiet")["bridge"]["oldest_waiting_s"] is None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict"),
+    [("unauthorised", "unauthorised"), ("forbidden", "unauthorised"), ("out_of_credit", "out_of_credit")],
+)
+def test_our_accounts_trouble_is_the_verdict(house: House, fault: str, verdict: str) -> None:
+    """401, 403 and 402, with a sentence that says what to do."""
+    house.client.delete("bridge:_:gate:sick", "bridge:_:health:sick")
+    house.emulator.clear_faults()
+    house.emulator.fault(fault, endpoint="sick", times=None)
+    told = eventually(lambda: (t := house.ask("health", endpoint="sick"))["verdict"] == verdict and t, timeout=20)
+    assert "RunPod answers 40" in told["reasons"][0]
+    house.emulator.clear_faults()
+    house.client.delete("bridge:_:gate:sick", "bridge:_:health:sick")
+
+
+def test_a_thousand_wait_for_the_balance_and_none_is_rejected(house: House) -> None:
+    """The balance goes and comes back: the verdict says so, it is told once, and all of them end well."""
+    house.send({"warm": 1}, endpoint="poor").get(timeout=20)
+    house.emulator.fault("out_of_credit", endpoint="poor", times=None)
+    with house.client.pipeline(transaction=False) as pipe:
+        for n in range(1000):
+            request = {"id": f"poor-{n}", "input": {"n": n}, "endpoint": "poor"}
+            pipe.xadd("bridge:requests", {"data": json.dumps(request)})
+        pipe.execute()
+    eventually(lambda: house.ledger.counts("poor").get("ACCEPTED", 0) == 1000, timeout=60)
+    eventually(lambda: house.ask("health", endpoint="poor")["verdict"] == "out_of_credit", timeout=20)
+    assert house.ask("status", id="poor-500")["waiting_for"] == "out_of_credit"
+    assert "".join(path.read_text() for path in house.directory.glob("worker-*.log")).count("gate.closed") <= 4
+    house.emulator.clear_faults()
+    eventually(lambda: house.ledger.counts("poor").get("CLOSED", 0) == 1001, timeout=90, every=0.2)
+    names = [event["type"] for event in house.events() if event["data"].get("endpoint") == "poor"]
+    assert names.count("bridge.job.completed") == 1001
+    assert "bridge.job.rejected" not in names
+
+
+# Retry
+
+
+def test_an_asked_retry_replaces_the_result(house: House) -> None:
+    """FAILED, retried at RunPod under the same job id, and the stored result is the new end's."""
+    sent = house.send({"mock_error": 1, "n": 1})
+    with pytest.raises(JobFailed) as caught:
+        sent.get(timeout=20)
+    told = house.ask("retry", id=sent.id, by="ann")
+    assert (told["round"], told["job_id"]) == (2, caught.value.document["job_id"])
+    eventually(lambda: house.app.AsyncResult(sent.id).state == "SUCCESS", timeout=20)
+    retried = next(event for event in house.events(sent.id) if event["type"] == "bridge.job.retried")
+    assert (retried["data"]["by"], retried["data"]["door"]) == ("ann", "celery")
+    assert house.ask("status", id=sent.id)["attempt"] == 2
+    with pytest.raises(JobRejected, match="only FAILED and TIMED_OUT"):
+        house.ask("retry", id=sent.id)
+
+
+def test_a_bare_job_is_asked_about_and_controlled(house: House) -> None:
+    """`job_id` and `endpoint`, for a job that the bridge has no record of; inside the shared budget."""
+    answer = requests.post(
+        f"{house.emulator.base_url}/demo/run",
+        json={"input": {"mock_error": 1, "mock_delay": 0.1}},
+        headers={"Authorization": f"Bearer {API_KEY}"},
+        timeout=5,
+    )
+    bare = {"job_id": answer.json()["id"], "endpoint": "demo"}
+    eventually(lambda: house.ask("status", **bare)["status"] == "FAILED")
+    assert house.ask("retry", **bare)["status"] == "IN_QUEUE"
+    eventually(lambda: house.ask("status", **bare)["status"] == "COMPLETED")
+    assert house.ask("cancel", **bare)["outcome"] == "already_ended"
+    with pytest.raises(JobRejected, match="job_id"):
+        house.ask("retry", **bare)
+    assert house.ask("cancel", job_id="nobody", endpoint="demo")["outcome"] == "unknown"
+    assert house.client.hlen("bridge:_:budget:demo:retry") > 0
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "field"),
+    [
+        ("cancel", {}, "id"),
+        ("cancel", {"id": "no spaces"}, "id"),
+        ("cancel", {"id": 5}, "id"),
+        ("cancel", {"job_id": "j1"}, "id"),
+        ("cancel", {"job_id": "j1", "endpoint": "stranger"}, "endpoint"),
+        ("cancel", {"id": "a", "group": "b"}, "id"),
+        ("cancel", {"where": {}}, "where"),
+        ("cancel", {"where": "campaign=1"}, "where"),
+        ("cancel", {"id": "a", "colour": "red"}, "colour"),
+        ("status", {}, "id"),
+        ("status", {"id": "nobody-knows"}, "id"),
+        ("status", {"id": "a", "refresh": "yes"}, "refresh"),
+        ("stream", {}, "id"),
+        ("retry", {}, "id"),
+        ("retry", {"id": "nobody-knows"}, "id"),
+        ("health", {"endpoint": "stranger"}, "endpoint"),
+        ("purge", {}, "endpoint"),
+        ("purge", {"endpoint": "stranger"}, "endpoint"),
+        ("purge", {"endpoint": "demo", "pending": 1}, "pending"),
+        ("pause", {}, "endpoint"),
+        ("pause", {"endpoint": "stranger"}, "endpoint"),
+        ("resume", {}, "endpoint"),
+    ],
+)
+def test_a_bad_command_names_field_and_rule(house: House, task: str, arguments: dict[str, Any], field: str) -> None:
+    """A typed error to whoever asked."""
+    with pytest.raises(JobRejected, match=field) as caught:
+        house.ask(task, **arguments)
+    assert caught.value.document["field"] == field
+
+
+def test_a_bad_command_that_nobody_waits_for_is_kept(house: House) -> None:
+    """`ignore_result`: there is nobody to answer, so it stands in the dead letters with its reason."""
+    house.app.send_task("bridge.purge", kwargs={"by": "ann"}, queue="bridge.control", ignore_result=True)
+    assert eventually(lambda: [one for one in house.client.xrange("bridge:dead") or () if "purge" in str(one)])
+
+
+def test_an_unknown_command_changes_nothing(house: House) -> None:
+    """Celery itself answers for a task that does not exist; the worker goes on."""
+    house.app.send_task("bridge.explode", queue="bridge.control")
+    assert house.ask("health", endpoint="demo")["endpoint"] == "demo"
+
+
+# Pause in every process
+
+
+def test_a_pause_holds_every_process_and_outlives_them(
+    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A second after the pause nothing leaves from either of two workers, nor after a restart; running jobs end."""
+    url = redis_server.start().fresh_url()
+    with House(tmp_path_factory.mktemp("pause"), broker=url, redis_url=url) as house:
+        workers = [house.worker(), house.worker()]
+        on = house.send({"mock_delay": 4})
+        running(house, on.id)
+        paused_at = time.monotonic()
+        house.ask("pause", endpoint="demo", reason="new image")
+        eventually(lambda: time.monotonic() - paused_at > 1.0)
+        before = house.submits()
+        sent = [house.send({"n": n}) for n in range(20)]
+        eventually(lambda: all(house.phase(one.id) == "ACCEPTED" for one in sent))
+        eventually(lambda: sent[0].info["waiting_for"] == "paused")
+        assert on.get(timeout=20)
+        for worker in workers:
+            worker.stop()
+        house.worker()
+        assert house.ask("status", id=sent[0].id)["waiting_for"] == "paused"
+        assert house.submits() == before
+        house.ask("resume", endpoint="demo")
+        assert [one.get(timeout=20)["n"] for one in sent] == list(range(20))
