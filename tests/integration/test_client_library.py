@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bridge.client import AsyncClient, Client, JobFailed, Refused, UnknownRequest
+from bridge.ledger import connect
 from tests.helpers import eventually
 from tests.house import House
 from tests.servers import RedisServer
@@ -148,3 +149,20 @@ def test_threads_share_a_client(client: Client) -> None:
         ids = list(threads.map(lambda n: client.submit({"n": n, "mock_delay": 0.2}), range(16)))
         found = list(threads.map(lambda request_id: client.result(request_id, timeout=30)["n"], ids))
     assert found == list(range(16))
+
+
+def test_following_goes_on_after_lost_connections(redis_url: str) -> None:
+    """Every connection is cut while a chunk is waited for: the next ones come, none of them twice."""
+    admin, key = connect(redis_url), "bridge:chunks:x"
+    with Client(redis_url) as client, ThreadPoolExecutor(1) as thread:
+        admin.xadd(key, {"data": '{"index":0,"output":"a"}'}, id="1-0")
+        following = client.stream("x", timeout=30)
+        assert next(following).output == "a"
+        waiting = thread.submit(next, following)
+        eventually(lambda: any(one["cmd"] == "xread" for one in admin.client_list()))
+        admin.client_kill_filter(_type="normal", skipme=True)
+        admin.xadd(key, {"data": '{"index":1,"output":"b"}'}, id="2-0")
+        admin.execute_command("XADD", key, "2-*", "data", '{"end":true,"status":"COMPLETED"}')
+        assert waiting.result(20).output == "b"
+        assert list(following) == []
+    admin.close()
