@@ -176,6 +176,8 @@ class HttpDoor:
                 tell("webhook.refused", why="malformed", request_id=request_id)
                 return
             change = bridge.ledger.change(held, lambda fresh, now: table.evidence(fresh, now, job_id))
+        elif job_id is not None and table.names_another(held, job_id):
+            change = bridge.ledger.change(held, lambda fresh, now: table.evidence(fresh, now, job_id))
         else:
             change = bridge.ledger.change(held, table.hinted)
         tell("webhook.received", request_id=request_id, endpoint=held.record.endpoint, result=change.verdict)

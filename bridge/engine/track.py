@@ -109,14 +109,19 @@ class Track:
             # More than one job lives (a submit's answer was lost): each is looked at (HARDENING 3).
             if job["job_id"] != record.job_id and not is_end(job["status"]) and job["status"] != "GONE":
                 self._read_other(held, job["job_id"], job["endpoint_id"])
+        if Long.EVIDENCE in held.long:
+            self._read_other(held, held.long[Long.EVIDENCE], record.endpoint_id, unknown=True)
 
-    def _read_other(self, held: Held, job_id: str, endpoint_id: str) -> None:
+    def _read_other(self, held: Held, job_id: str, endpoint_id: str, *, unknown: bool = False) -> None:
         """A permit of its own (I9); where none is left, the next look at the record tries again."""
         token, budget = secrets.token_hex(8), self.vitals.budget
         if not budget.acquire(endpoint_id, Operation.STATUS, 1, token=token, slot_ms=self.slot_ms, small=True).count:
             return
         try:
-            self._read_job(held, job_id, endpoint_id)
+            if unknown:
+                self._confirm(held)
+            else:
+                self._read_job(held, job_id, endpoint_id)
         finally:
             budget.release(endpoint_id, Operation.STATUS, token, used=1, unused=0)
 

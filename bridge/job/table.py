@@ -256,7 +256,7 @@ class Table:
                 "status": Status.IN_QUEUE.value,
             }
         )
-        draft.keep(Long.JOBS, jobs).set(possible_duplicate=1)
+        draft.keep(Long.JOBS, jobs).set(possible_duplicate=1).drop(Long.EVIDENCE)
         if record.phase.ended:
             draft.cancel_job(job_id, record.endpoint_id)
         return draft.done("another_job")
@@ -311,8 +311,19 @@ class Table:
         return check(self._give_up(draft).done("given_up"), "grace_ended")
 
     def evidence(self, held: Held, now: int, job_id: str) -> Change:
-        """A callback names a job while the submit's answer is lost: a status read will confirm it, or not."""
+        """A callback names a job while the submit's answer is lost: a status read will confirm it, or not.
+
+        So it is when the answer was lost, another submit followed, and the first job calls back after all: it may have
+        been paid for and be done (HARDENING 3).
+        """
         record = held.record
+        if self.names_another(held, job_id):
+            draft = self._draft(held, now).keep_text(Long.EVIDENCE, job_id)
+            if record.due in {Step.POLL, Step.RESCUE}:
+                draft.due(Step(record.due))
+            else:
+                draft.set(hint=1)
+            return check(draft.done("evidence"), "observed")
         if record.phase not in {S, U} or record.job_id:
             return same(held, "late")
         if held.long.get(Long.EVIDENCE) == job_id:
@@ -322,8 +333,17 @@ class Table:
             draft.due(Step.POLL)
         return draft.done("evidence")
 
+    @staticmethod
+    def names_another(held: Held, job_id: str) -> bool:
+        """Whether this may be a job of the request that nobody knows of yet: only where a submit's answer was lost."""
+        record = held.record
+        known = {record.job_id, *(job["job_id"] for job in held.json(Long.JOBS) or ())}
+        return record.phase is T and bool(record.possible_duplicate) and job_id not in known
+
     def unconfirmed(self, held: Held, now: int, *, again_ms: int | None) -> Change:
         """RunPod does not know the job that a callback named (None), or could not be asked now."""
+        if held.record.phase is T and again_ms is None:
+            return self._draft(held, now).drop(Long.EVIDENCE).done("unconfirmed")
         if held.record.phase is not U:
             return same(held, "late")
         draft = self._draft(held, now)

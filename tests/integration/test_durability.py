@@ -104,3 +104,13 @@ def test_a_ledger_that_lost_its_latest_writes_submits_nothing_twice_unmarked(
         assert late.get(timeout=20) == {"n": 3}
         assert house.events(late.id)[-1]["data"]["possible_duplicate"] is False
         assert worker.stop() == 0
+
+
+def test_a_ledger_of_a_newer_version_is_refused_with_the_version_it_needs(tmp_path: Path, redis_url: str) -> None:
+    """A worker that would not understand its records does not start; the records are untouched."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
+        house.client.hset("bridge:_:meta", "schema", "2")
+        worker = house.worker(ready=False)
+        eventually(lambda: not worker.running, timeout=20)
+        assert "has schema 2; this version knows 1: start a newer one" in worker.said()
+        assert house.client.hget("bridge:_:meta", "schema") == "2"
