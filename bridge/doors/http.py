@@ -77,7 +77,9 @@ class HttpDoor:
                 raise SettingsError(f"{name.upper()}: {bind}: {error.strerror}") from error
             tell("http.taken", bind=bind)
             return
-        config = uvicorn.Config(Starlette(routes=routes), log_level="critical", access_log=False, lifespan="off")
+        # uvloop would block the one thread of a gevent pool; asyncio's own loop goes through gevent's patched select.
+        options: dict[str, Any] = {"loop": "asyncio", "log_level": "critical", "access_log": False, "lifespan": "off"}
+        config = uvicorn.Config(Starlette(routes=routes), **options)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name=f"bridge-{name}", daemon=True)
         thread.start()

@@ -45,6 +45,16 @@ def test_health_and_metrics_tell_the_truth(redis_url: str, tmp_path: Path) -> No
         assert sent.get(timeout=30) == {"a": 2}  # nobody was rejected
 
 
+def test_a_gevent_pool_serves_http_and_works_on(redis_url: str, tmp_path: Path) -> None:
+    """One thread for all: a server that held it would stop the bridge worker."""
+    port = free_port()
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, http_bind=f"127.0.0.1:{port}") as house:
+        house.worker(pool="gevent")
+        code, text = ask(port, "/readyz")
+        assert (code, json.loads(text)["intake"]) == (200, "open")
+        assert house.send({"a": 1}).get(timeout=15) == {"a": 1}
+
+
 def test_a_taken_default_port_is_no_fault(redis_url: str, tmp_path: Path) -> None:
     """A second worker on a host says so and goes on; an address that was set by hand is a fault."""
     port = free_port()
