@@ -27,6 +27,8 @@ EXCHANGE = "bridge.jobs"
 #: Queue and key of each kind of message.
 QUEUES = {"requests": ("bridge.requests", "job.submit.#"), "commands": ("bridge.commands", "job.command.#")}
 HEARTBEAT_S, CONNECT_S, CONFIRM_S = 30, 5.0, 30.0
+#: Not 0: py-amqp turns without a pause on a socket that does not wait, until the rest of a frame is there.
+AT_ONCE_S = 0.001
 _PROPERTIES = (
     "content_type", "content_encoding", "message_id", "correlation_id", "reply_to", "type", "app_id", "user_id",
     "expiration",
@@ -55,7 +57,7 @@ class AmqpDoor(Door):
         if not self._buffer:
             self._drain(wait_s)
         size = _bytes_of(self._buffer)
-        while self._buffer and len(self._buffer) < BATCH and size < BATCH_BYTES and self._drain(0):
+        while self._buffer and len(self._buffer) < BATCH and size < BATCH_BYTES and self._drain(AT_ONCE_S):
             size = _bytes_of(self._buffer)
         messages, self._buffer = self._buffer, []
         self._connection.heartbeat_check()
@@ -74,7 +76,7 @@ class AmqpDoor(Door):
         """Hold what has come, and keep both sides from believing the other dead."""
         if self._connection is not None:
             if _bytes_of(self._buffer) < BATCH_BYTES:
-                self._drain(0)
+                self._drain(AT_ONCE_S)
             self._connection.heartbeat_check()
 
     def _pause(self) -> None:
@@ -83,7 +85,7 @@ class AmqpDoor(Door):
             channel, self._channel, self._buffer = self._channel, None, []
             channel.close()
         if self._connection is not None:
-            self._drain(0)
+            self._drain(AT_ONCE_S)
             self._connection.heartbeat_check()
 
     def _connected(self) -> None:
