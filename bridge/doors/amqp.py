@@ -58,7 +58,7 @@ class AmqpDoor(Door):
             self._drain(wait_s)
         size = _bytes_of(self._buffer)
         while self._buffer and len(self._buffer) < BATCH and size < BATCH_BYTES and self._drain(AT_ONCE_S):
-            size = _bytes_of(self._buffer)
+            size += len(self._buffer[-1].body)
         messages, self._buffer = self._buffer, []
         self._connection.heartbeat_check()
         return [_delivery(message) for message in messages]
