@@ -195,7 +195,8 @@ class Outbox:
                 oldest = str(cursor)
             self.client.xtrim(stream, minid=oldest, approximate=True)
             kept = min(bounds.count, int(length * bounds.bytes / used * 0.9) if used > bounds.bytes else length)
-            self.client.xtrim(stream, maxlen=max(kept, behind), approximate=True)
+            if kept < length:  # else what came since the length was read would push out as much
+                self.client.xtrim(stream, maxlen=max(kept, behind), approximate=True)
         return max(0, behind - kept) if used > bounds.bytes else 0
 
     def oldest_unconfirmed(self, count: int) -> list[Entry]:

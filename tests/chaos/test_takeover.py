@@ -29,7 +29,9 @@ def told_once(house: House, ids: list[str]) -> None:
         told.setdefault(event["subject"], []).append(event)
     for one in ids:
         events = told[one]
-        assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
+        assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1)), [
+            (one, event["type"], event["time"]) for event in events
+        ]
         assert [bool(event["data"].get("completed")) for event in events].count(True) == 1
         assert events[-1]["data"]["completed"]
         marked += bool(events[-1]["data"]["possible_duplicate"])
