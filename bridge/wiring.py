@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 #: Seconds. Turns of the busy loops are at least this far apart, so that a burst becomes a batch.
 BURST_S = 0.02
 #: Threads, started as needed. RunPod allows an endpoint 20 cancels at once, so one that hangs leaves some free.
-CANCELS, CARRIERS = 32, 8
+CANCELS, CARRIERS = 32, 16
 #: States on the way are for people: of several within this time only the newest is written.
 STATES_BURST_S = 0.05
 #: Ends that are told at once in this process.

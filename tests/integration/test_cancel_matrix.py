@@ -203,9 +203,9 @@ def id_of(door: str, phase: str) -> str:
 
 
 def endpoint_of(door: str, phase: str) -> str:
-    """Answers that are lost in a row space the next calls of their endpoint: there each request has its own."""
+    """Where answers are lost or hang, the next calls of their endpoint are held back: there each has its own."""
     name = PHASES[phase].endpoint
-    return f"{name}-{list(DOORS).index(door)}" if name == "mute" else name
+    return f"{name}-{list(DOORS).index(door)}" if name in {"mute", "slow", "twice"} else name
 
 
 class Matrix:
