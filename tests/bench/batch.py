@@ -23,6 +23,7 @@ def main() -> None:
     """Prints one line of figures."""
     parser = argparse.ArgumentParser(prog="scripts/bench batch")
     parser.add_argument("--lines", type=int, default=10_000)
+    parser.add_argument("--resume-only", action="store_true", help="every line has its result already")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as directory:
         home = Path(directory)
@@ -34,11 +35,17 @@ def main() -> None:
             file.writelines(json.dumps({"n": n, "prompt": "x" * 200}) + "\n" for n in range(asked.lines))
         try:
             with House(home, broker=url, redis_url=url) as house:
-                house.worker()
+                if asked.resume_only:
+                    told = [
+                        {"id": f"lines:{n}", "status": "COMPLETED", "output": {}} for n in range(1, asked.lines + 1)
+                    ]
+                    out.write_text("".join(json.dumps(one) + "\n" for one in told))
+                else:
+                    house.worker()
                 first, again = _run(house, lines, out), _run(house, lines, out)
         finally:
             redis.stop()
-        told = {
+        figures = {
             "lines": asked.lines,
             "seconds": round(first[0], 1),
             "lines_per_s": round(asked.lines / first[0], 1),
@@ -46,7 +53,7 @@ def main() -> None:
             "second_run_s": round(again[0], 1),
             "results": len(out.read_bytes().splitlines()),
         }
-        print(json.dumps(told))  # noqa: T201
+        print(json.dumps(figures))  # noqa: T201
 
 
 def _run(house: House, lines: Path, out: Path) -> tuple[float, float]:
