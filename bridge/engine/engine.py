@@ -79,7 +79,7 @@ class Engine:
     def changed(self, change: Change) -> None:
         """Wake whoever works the step that the change made due."""
         record = change.record
-        if record.due and not change.empty:
+        if record.due and not change.empty and not change.keeps_due:
             self.wake(Step(record.due), change.delay_ms / 1000)
         if change.stream_ms is not None and change.stream_ms >= 0:
             self.loops["stream"].wake(change.stream_ms / 1000)

@@ -76,6 +76,7 @@ class Change:
     drop_output: bool = False
     tellings: tuple[Telling, ...] = ()
     delay_ms: int = 0  # of the new due time; a submit is ordered by priority and age instead
+    keeps_due: bool = False  # the record stands where it stood, and its due time is left alone
     strays: tuple[Stray, ...] = ()
     closes: bool = False
     reopens: bool = False
@@ -112,6 +113,7 @@ class Draft:
         self._events: list[tuple[EventName, dict[str, Any]]] = []
         self._large: dict[int, str] = {}  # outputs of chunks that are too large for an event, by its place
         self._delay = 0
+        self._due_set = False
         self._strays: list[Stray] = []
         self._chunks: list[str] = []
         self._stream_ms: int | None = None
@@ -170,7 +172,7 @@ class Draft:
         if step is Step.POLL and self.record.hint:
             self.set(hint=0)
             delay_ms = min(delay_ms, max(0, self.record.hinted_at - self.now))
-        self._delay = max(0, delay_ms)
+        self._delay, self._due_set = max(0, delay_ms), True
         return self.set(due=step.value if step else "", lease="", lease_until=0)
 
     def cancel_job(self, job_id: str, endpoint_id: str) -> Draft:
@@ -270,6 +272,7 @@ class Draft:
             drop_output=self._drop_output or stored,
             tellings=tuple(self._telling(after, name, more, first, i) for i, (name, more) in enumerate(self._events)),
             delay_ms=self._delay,
+            keeps_due=not self._due_set and self.record.due == self.before.record.due,
             strays=tuple(self._strays),
             closes=closes,
             reopens=was is Phase.CLOSED and now_is is not Phase.CLOSED,

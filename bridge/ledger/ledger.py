@@ -596,7 +596,7 @@ class Ledger:
         record: Record = change.record
         if record.due in SUBMITS:
             return str(submit_score(record))
-        return f"+{change.delay_ms}" if record.due else ""
+        return f"+{change.delay_ms}" if record.due and not change.keeps_due else ""
 
     def _telling(self, telling: Telling) -> list[str]:
         relayed = [

@@ -343,3 +343,14 @@ def test_run_times_are_shared_and_the_newest_push_the_oldest_out(ledger: Ledger)
     submit(ledger, "a")
     assert other.runs.read("demo")[1] == 1
     other.client.close()
+
+
+def test_a_change_that_says_nothing_of_the_due_time_leaves_it(ledger: Ledger) -> None:
+    """A page of a stream is no reason to read the status: the record keeps its place in the due set."""
+    held = submit(ledger, "a")
+    later = ledger.change(held, lambda h, now: ledger.table.missed(h, now, delay_ms=60_000)).after
+    key = ledger.names.due("demo", Step.POLL.value)
+    before = ledger.client.zscore(key, "a")
+    ledger.change(later, ledger.table.stream_on)
+    assert ledger.client.zscore(key, "a") == before
+    assert ledger.due(Step.POLL)[0].ready == 0

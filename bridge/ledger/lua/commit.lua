@@ -1,7 +1,7 @@
 -- commit: write one change of one record, with its events and its next due time, or nothing.
 -- KEYS 1 prefix  2 events stream
 -- ARGV 1 id  2 version it was made from  3 token of this change  4 endpoint  5 phase before  6 phase after
---      7 due step before or ""  8 due step after or ""  9 due: "+ms" from now, or an absolute score
+--      7 due step before or ""  8 due step after or ""  9 due: "+ms" from now, an absolute score, "" unchanged
 --      10 timer in ledger ms, "0" none, "" unchanged  11 lease end in ledger ms, "0" none
 --      12 closes: ms to keep the record, "0" keep for ever again (reopened), "" unchanged
 --      13 ms to keep the output when it closes  14 tombstone or ""  15 ms to keep it
@@ -62,7 +62,7 @@ if freed > 0 then -- no input waits where nothing waits: that heals whatever an 
   else redis.call('HINCRBY', count, 'waiting_bytes', -freed) end
 end
 if ARGV[7] ~= '' and ARGV[7] ~= ARGV[8] then unstand(endpoint, ARGV[7], id) end
-if ARGV[8] ~= '' then
+if ARGV[8] ~= '' and ARGV[9] ~= '' then
   local score = ARGV[9]
   if string.sub(score, 1, 1) == '+' then score = now + tonumber(string.sub(score, 2)) end
   stand(endpoint, ARGV[8], score, id)
