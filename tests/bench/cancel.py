@@ -123,12 +123,17 @@ def _calls(emulator: Emulator) -> dict[str, float]:
 
 
 def _clock_of(emulator: Emulator) -> float:
-    """What to add to the emulator's times to get wall time."""
-    sent_at = time.time()
-    answer = requests.get(f"{emulator.base_url}/demo/health", headers={"Authorization": f"Bearer {API_KEY}"}, timeout=5)
-    assert answer.ok
-    at = next(call["time"] for call in emulator.calls("demo") if call["op"] == "health")
-    return float((sent_at + time.time()) / 2 - at)
+    """What to add to the emulator's times to get wall time: by the quickest of many calls, right to half its time."""
+    found: list[tuple[float, float]] = []
+    with requests.Session() as session:
+        for n in range(50):
+            sent_at = time.time()
+            url, key = f"{emulator.base_url}/demo/status/clock-{n}", {"Authorization": f"Bearer {API_KEY}"}
+            session.get(url, headers=key, timeout=5)
+            took = time.time() - sent_at
+            at = next(call["time"] for call in emulator.calls("demo") if call["job_id"] == f"clock-{n}")
+            found.append((took, sent_at + took / 2 - at))
+    return min(found)[1]
 
 
 if __name__ == "__main__":
