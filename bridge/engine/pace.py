@@ -39,6 +39,9 @@ PROGRESSING, PROGRESSING_MS = 12, (2_000, 60_000)
 USABLE = 0.7
 #: An endpoint's queue puts a look at a queued job off by this part of the wait it speaks of, at most so long (ms).
 QUEUE_SHARE, QUEUE_MOST_MS = 0.125, 30_000
+#: Where runs are too short for a plan of starts, and few jobs are watched: a queued job is looked at again after this
+#: part of its wait, so that `started` comes in time when this one job waits or runs far longer than its like.
+WAIT_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,8 @@ def next_look_ms(
         away = about.whole.after(age_ms)
         if about.start is not None:
             away = min(away, about.start.after(age_ms))
+        elif not about.load.in_flight:
+            away = min(away, max(FIRST_MS, age_ms * WAIT_SHARE))
         away = max(away, _queue_ms(about))
         most = MOST_MS
     return int(min(max(away, LEAST_MS), max(most, LEAST_MS), MOST_MS)) + 1

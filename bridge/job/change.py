@@ -233,7 +233,8 @@ class Draft:
         self.tell(END_EVENT.get(status, EventName.LOST), **more)  # type: ignore[call-overload]
         sinks = self.record.waiting_sinks
         # On Redis a reply and a result are written in the very call that settles; only AMQP has to be waited for.
-        if not any(reply.get("via") == "amqp" for reply in replies_of(self.before)):
+        # Who did not ask for the end is not told it, so nobody would ever say that he was.
+        if not any(reply.get("via") == "amqp" and "end" in reply.get("on", ()) for reply in replies_of(self.before)):
             sinks -= {Sink.REPLY}
         if (self.before.json(Long.REPLY) or {}).get("via") != "amqp":
             sinks -= {Sink.RESULTS}

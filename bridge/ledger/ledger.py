@@ -131,6 +131,10 @@ class LedgerClock:
         """How far the ledger's clock has jumped against ours."""
         return 0 if self._ahead_ms is None else int(now_ms - self.now())
 
+    def seconds(self) -> float:
+        """Of the steady clock, for measuring how long something took."""
+        return self._steady()
+
     def now(self) -> int:
         """Ledger time in milliseconds; wall time until a script was heard."""
         if self._ahead_ms is None:
@@ -453,8 +457,11 @@ class Ledger:
 
     def beat(self, engine: str, *, silent_ms: int = 15_000) -> Beat:
         """Say that an engine lives; follows a step of the server's clock, and finds a ledger that was rolled back."""
-        had = self._changes
+        had, asked_at = self._changes, self.clock.seconds()
         answer = run(self.client, "beat", [self.names.prefix], [engine, silent_ms, 0, 0, had])
+        if self.clock.seconds() - asked_at > SAME_CLOCK_MS / 1000:  # an answer that was long on its way tells no time
+            self._counted(answer[3])
+            return Beat(engines=int(answer[2]), doubt=int(answer[4]), lost=int(answer[5]))
         step = self.clock.step_ms(answer[0])
         if abs(step) > STEP_MS:
             answer = run(self.client, "beat", [self.names.prefix], [engine, silent_ms, -step, answer[1], had])

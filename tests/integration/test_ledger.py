@@ -315,6 +315,27 @@ def test_a_step_of_the_servers_clock_fires_nothing(ledger: Ledger) -> None:
         assert ledger.timers()[0] == []
 
 
+def test_an_answer_that_was_long_on_its_way_moves_no_clock(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I17: a process that is stopped for half a minute while its beat is answered takes nothing for a step."""
+    stood = 0.0
+    steady = ledger.clock._steady
+    call: Any = ledger.client.execute_command
+
+    def stopped_meanwhile(*args: Any) -> Any:
+        nonlocal stood
+        answer = call(*args)
+        stood += 30.0
+        return answer
+
+    monkeypatch.setattr(ledger.clock, "_steady", lambda: steady() + stood)
+    ledger.beat("e1")
+    before = ledger.client.hget("bridge:_:meta", "clock_offset")
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.client, "execute_command", stopped_meanwhile)
+        ledger.beat("e1")
+    assert ledger.client.hget("bridge:_:meta", "clock_offset") == before
+
+
 def test_memory_over_the_limit_still_saves_what_was_paid_for(ledger: Ledger) -> None:
     """HARDENING 11: accept is refused by a full server, a job id and an end are not."""
     held = submit(ledger, "a")
