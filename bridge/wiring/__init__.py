@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
@@ -24,57 +21,34 @@ from bridge.doors.entrance import Entrance
 from bridge.doors.http import HttpDoor
 from bridge.endpoints import EndpointBook
 from bridge.engine.accept import Accept, Verdict
-from bridge.engine.ask import AskHealth
-from bridge.engine.broker import Broker
-from bridge.engine.calls import Callers
-from bridge.engine.carry_out import CarryOut
-from bridge.engine.commits import Commits
 from bridge.engine.control import Control
 from bridge.engine.count import count
 from bridge.engine.engine import Engine
-from bridge.engine.finish import Finish, Here
+from bridge.engine.finish import Here
 from bridge.engine.outputs import Outputs
-from bridge.engine.paces import Pace
-from bridge.engine.pressure import Marks, Pressure
-from bridge.engine.publish import Publish
-from bridge.engine.spending import Spending
+from bridge.engine.pressure import Pressure
 from bridge.engine.states import States
-from bridge.engine.stream import Stream
-from bridge.engine.submit import Submit
-from bridge.engine.sweep import Sweep
-from bridge.engine.track import Track
-from bridge.engine.trim import Trim
 from bridge.engine.vitals import Vitals
-from bridge.engine.wake import Wake
 from bridge.errors import SchemaTooNew, SettingsError
-from bridge.job.change import Change, Rules
+from bridge.job.change import Change
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect, inspect_server
 from bridge.ledger.disk import Disk, fault_of
 from bridge.ledger.ledger import SCHEMA
 from bridge.ledger.load import measure
-from bridge.ledger.outbox import Bounds
-from bridge.loop import Loop
 from bridge.runpod.budget import Budget
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
 from bridge.runpod.operations import Limit, Operation
 from bridge.settings import Settings, load
 from bridge.telemetry import register_snapshot
+from bridge.wiring.engine import build_engine
+from bridge.wiring.figures import marks, rules
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from bridge.job.document import Held
-
-#: Seconds. Turns of the busy loops are at least this far apart, so that a burst becomes a batch.
-BURST_S = 0.02
-#: Threads, started as needed. RunPod allows an endpoint 20 cancels at once, so one that hangs leaves some free.
-CANCELS, CARRIERS = 32, 16
-#: States on the way are for people: of several within this time only the newest is written.
-STATES_BURST_S = 0.05
-#: Ends that are told at once in this process.
-FINISHERS = 16
 
 
 class Bridge:
@@ -123,7 +97,8 @@ class Bridge:
             self.outputs.whole,
         )
         self.engine: Engine | None = None
-        self._capped: set[str] = set()
+        #: Endpoints whose cap on jobs in flight keeps requests waiting: an end of any of them makes room.
+        self.capped: set[str] = set()
         self.http: HttpDoor | None = None
         self.entrance: Entrance | None = None
         self._scraped = False
@@ -162,7 +137,7 @@ class Bridge:
         self.states.changed(change)
         if self.engine is not None:
             self.engine.changed(change)
-            if self._capped and change.record.phase.ended:
+            if self.capped and change.record.phase.ended:
                 self.engine.wake(Step.SUBMIT)
         elif not change.empty:
             self.ledger.wake()
@@ -215,7 +190,7 @@ class Bridge:
 
     def start_engine(self, finish_here: Here | None = None) -> Engine:
         """Build the loops and start them. `finish_here` tells ends in this process, where Celery's tasks run in it."""
-        self.engine = self._engine(finish_here)
+        self.engine = build_engine(self, finish_here)
         self.engine.start()
         return self.engine
 
@@ -266,105 +241,6 @@ class Bridge:
     def purged_at(self, endpoint: str) -> int:
         """When the bridge last purged the endpoint's queue; 0 for never."""
         return self.ledger.counts(endpoint).get("purged_at", 0)
-
-    def _engine(self, finish_here: Here | None) -> Engine:
-        s = self.settings
-        commits = Commits(self.ledger, self.noticed)
-        observed = partial(self.outputs.observed, commits)
-        submitters, trackers = Callers("submit", s.bridge_submit_threads), Callers("track", s.bridge_track_threads)
-        syncers, carriers = Callers("sync", s.bridge_sync_threads), Callers("cancel", CANCELS)
-        retriers = Callers("retry", CARRIERS)
-        streamers = Callers("stream", s.bridge_stream_threads)
-        finishers = Callers("finish", FINISHERS)
-        pace = Pace(self.ledger.runs, self.budget, self.endpoint_id_of, self.control.heard_lately)
-        lease_ms = int(s.bridge_lease_s * 1000)
-        slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
-        submit = Submit(
-            self.ledger, commits, self.vitals, self.book, submitters, syncers, pace, self.client_of,
-            lease_ms, slot_ms, observed, s.bridge_webhook_base_url, spending=Spending(self.ledger), capped=self._capped,
-        )  # fmt: skip
-        track = Track(
-            self.ledger,
-            commits,
-            self.vitals,
-            trackers,
-            pace,
-            self.client_of,
-            self.endpoint_id_of,
-            lease_ms,
-            slot_ms,
-            self.purged_at,
-            observed,
-        )
-        carry_out = CarryOut(
-            self.ledger, commits, self.vitals, carriers, retriers, pace, self.client_of, self.endpoint_id_of,
-            lease_ms, slot_ms, observed,
-        )  # fmt: skip
-        stream = Stream(self.ledger, commits, self.vitals, streamers, self.client_of, self.endpoint_id_of, slot_ms)
-        finish = Finish(self.ledger, self.app, lease_ms, s.bridge_finish_resend_s, finishers, finish_here)
-        bounds = Bounds(s.bridge_events_max, s.bridge_events_bytes_max, int(s.bridge_events_retention_s * 1000))
-        publish = (
-            Publish(
-                self.ledger, Broker(self.app), self.noticed, bounds, s.bridge_message_limit, s.bridge_reply_patience_s
-            )
-            if s.amqp
-            else None
-        )
-        trim = Trim(self.ledger, bounds, s.bridge_dead_bytes_max, int(s.bridge_dead_retention_s * 1000))
-        engine_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        sweep = Sweep(self.ledger, engine_id, self.noticed, self.budget.flush)
-        wake = Wake(self.ledger, lambda: None)
-        loops = {
-            "submit": Loop("submit", submit.once, at_least_s=BURST_S),
-            "track": Loop("track", track.once, at_least_s=BURST_S),
-            "carry_out": Loop("carry-out", carry_out.once, at_least_s=BURST_S),
-            "strays": Loop("strays", carry_out.strays),
-            "stream": Loop("stream", stream.once, at_least_s=BURST_S),
-            "finish": Loop("finish", finish.once, at_least_s=BURST_S),
-            "states": Loop("states", self.states.once, at_least_s=STATES_BURST_S),
-            "sweep": Loop("sweep", sweep.once),
-            "ask": Loop("ask", AskHealth(self.ledger, self.vitals, self.client_of, self.endpoint_id_of).once),
-            "wake": Loop("wake", wake.once),
-            "trim": Loop("trim", trim.once),
-            "outputs": Loop("outputs", self.outputs.once),
-        }
-        if publish is not None:
-            loops["publish"] = Loop("publish", publish.once, at_least_s=BURST_S)
-        self.states.wake, self.outputs.wake = loops["states"].wake, loops["outputs"].wake
-        submitters.on_free = syncers.on_free = loops["submit"].wake
-        trackers.on_free = loops["track"].wake
-        carriers.on_free = retriers.on_free = loops["carry_out"].wake
-        streamers.on_free = loops["stream"].wake
-        finishers.on_free = loops["finish"].wake
-        closers: tuple[Callable[[], None], ...] = (finish.close, wake.close, *((publish.close,) if publish else ()))
-        callers = (submitters, trackers, syncers, carriers, retriers, streamers, finishers, self.outputs)
-        engine = Engine(engine_id, loops, commits, callers, closers)
-        wake.woken = engine.wake_all
-        return engine
-
-
-def rules(settings: Settings) -> Rules:
-    """The table's rules, from the settings."""
-    return Rules(
-        grace_ms=int(settings.bridge_unanswered_grace_s * 1000),
-        submits_max=settings.bridge_submits_max,
-        delivery=settings.bridge_delivery,
-        retention_ms=int(settings.bridge_retention_s * 1000),
-        output_retention_ms=int(settings.bridge_output_retention_s * 1000),
-        id_memory_ms=int(settings.bridge_id_memory_s * 1000),
-        inline_limit=settings.bridge_inline_limit,
-        message_limit=settings.bridge_message_limit,
-    )
-
-
-def marks(settings: Settings) -> Marks:
-    """The high-water marks of the doors, from the settings."""
-    return Marks(
-        waiting=settings.bridge_waiting_max,
-        waiting_bytes=settings.bridge_waiting_bytes_max,
-        memory_ratio=settings.bridge_memory_ratio_max,
-        outbox=settings.bridge_outbox_max,
-    )
 
 
 _lock = threading.Lock()
