@@ -115,18 +115,18 @@ class Batch:
         self._name = name
         self._arguments = arguments
         self._endpoint = house.book.resolve(arguments.get("endpoint")).name
+        self._unseen = 0  # lines that were sent, and that no door has taken yet
 
     def run(self, results: Results, tally: Tally) -> None:
         """Send what has no result yet, and write each end as it comes."""
         waiting: dict[str, tuple[Line, float]] = {}
         pages = self._pages(results, tally)
-        more = True
-        while more or waiting:
-            while more and len(waiting) < WINDOW and self._house.pressure.closed(self._endpoint) is None:
-                page = next(pages, None)
-                more = page is not None
-                for line in self._told(page or [], results, tally):
+        page: list[Line] | None = []
+        while page is not None or waiting:
+            while page is not None and (room := self._room(len(waiting))) > 0:
+                for line in self._told(page[:room], results, tally):
                     waiting[line.request_id] = (line, time.monotonic())
+                page = page[room:] or next(pages, None)
             ended = self._ended(waiting)
             for told in ended:
                 tally.done += 1
@@ -134,8 +134,15 @@ class Batch:
                 del waiting[told["id"]]
             results.add(ended)
             _progress(tally, len(waiting))
-            if not ended and (waiting or more):
+            if not ended and (waiting or page is not None):
                 time.sleep(LOOK_S)
+
+    def _room(self, waiting: int) -> int:
+        """How many more lines may leave: what is on its way to a door counts as waiting there.
+
+        What was on its way is looked up before what waits is counted, so that a line is counted twice and never not.
+        """
+        return min(WINDOW - waiting, self._house.pressure.room(self._endpoint) - self._unseen)
 
     def _pages(self, results: Results, tally: Tally) -> Iterator[list[Line]]:
         """Lines that have no result yet, some at a time."""
@@ -199,6 +206,7 @@ class Batch:
             else:
                 if held is None:
                     self._send(line)
+                    self._unseen += 1
                 waits.append(line)
         results.add(refused)
         return waits
@@ -218,10 +226,13 @@ class Batch:
     def _ended(self, waiting: dict[str, tuple[Line, float]]) -> list[dict[str, Any]]:
         ids = list(waiting)
         if not ids:
+            self._unseen = 0
             return []
         ledger, now = self._house.ledger, time.monotonic()
         ended = []
-        for request_id, phase in zip(ids, ledger.phases(ids), strict=True):
+        phases = ledger.phases(ids)
+        self._unseen = phases.count(None)
+        for request_id, phase in zip(ids, phases, strict=True):
             if phase is not None and phase.ended:
                 ended.append(request_id)
             elif phase is None and now - waiting[request_id][1] > AGAIN_S:

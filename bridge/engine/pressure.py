@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,7 @@ class Pressure:
         #: Set when this process has filled the room that was measured: somebody should ask at once.
         self.full = threading.Event()
         self._over: set[tuple[str, str]] = set()  # (word, endpoint or "")
+        self._waiting: Mapping[str, int] = {}
 
     def closed(self, endpoint: str | None = None) -> str | None:
         """Why nothing more may be taken: `memory`, `waiting`, `waiting_bytes`, `outbox`; None while the door is open.
@@ -65,6 +66,14 @@ class Pressure:
             if (word, "") in over:
                 return word
         return "endpoint" if endpoint is not None and ("endpoint", endpoint) in over else None
+
+    def room(self, endpoint: str) -> int:
+        """How many more requests of an endpoint may wait, measured now; 0 while the door is closed for it."""
+        self._at = float("-inf")
+        if self.closed(endpoint) is not None:
+            return 0
+        share = self._max_waiting(endpoint) or int(self._marks.waiting * ENDPOINT_SHARE)
+        return max(0, min(self._room, share - int(self._waiting.get(endpoint, 0))))
 
     def took(self, count: int = 1) -> None:
         """This process has taken so many since it measured: near the mark it measures again, and does not overshoot."""
