@@ -73,7 +73,7 @@ class Pressure:
         if self.closed(endpoint) is not None:
             return 0
         share = self._max_waiting(endpoint) or int(self._marks.waiting * ENDPOINT_SHARE)
-        return max(0, min(self._room, share - int(self._waiting.get(endpoint, 0))))
+        return int(max(0, min(self._room, share - self._waiting.get(endpoint, 0))))
 
     def took(self, count: int = 1) -> None:
         """This process has taken so many since it measured: near the mark it measures again, and does not overshoot."""
