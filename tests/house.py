@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from celery import Celery
+from celery.backends.redis import RedisBackend
 
 from bridge.embedded import tied
 from bridge.emulator import Emulator
@@ -116,7 +117,7 @@ class House:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        self.app.close()
+        hang_up(self.app)
         self.client.close()
 
     def start(self, name: str, *command: str, **more: str) -> Process:
@@ -212,6 +213,15 @@ class House:
     def submits(self) -> int:
         """How many POST /run and /runsync the emulator has taken."""
         return sum(1 for call in self.emulator.calls() if call["op"] in {"run", "runsync"} and call["code"] == 200)
+
+
+def hang_up(app: Celery) -> None:
+    """Close a producer, and what its result backend still holds open: Celery leaves that to the garbage collector."""
+    backend = app.backend
+    if isinstance(backend, RedisBackend):
+        backend.result_consumer.stop()
+        backend.client.connection_pool.disconnect()
+    app.close()
 
 
 def foreign_app(broker: str, backend: str) -> Celery:
