@@ -110,15 +110,18 @@ class QoS(kombu_redis.QoS):
 class Doorbell:
     """A connection on which Redis says that one of the queues has changed; what it says is not read."""
 
-    def __init__(self, channel: Channel, hub: Any, keys: list[str]) -> None:
+    def __init__(self, channel: Channel, hub: Any, keys: frozenset[str]) -> None:
         """Raises RedisError or OSError when the server does not ring."""
         pool = channel.pool
+        self.keys = keys
         self._hub = hub
         self._channel = channel
         self._connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
         try:
             self._connection.connect()
-            prefixes = [part for key in keys for part in ("PREFIX", key)]
+            # What begins like another one is rung with it; the server refuses to be asked for both.
+            heads = [key for key in keys if not any(key != other and key.startswith(other) for other in keys)]
+            prefixes = [part for key in heads for part in ("PREFIX", key)]
             self._connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", *prefixes)
             self._connection.read_response()
         except BaseException:
@@ -177,7 +180,7 @@ class Channel(kombu_redis.Channel):
         now = time.monotonic()
         if not self._worth_looking and now - self._looked_at < LOOK_S:
             return
-        if self._doorbell is None and not self._hang_up(hub):
+        if not self._hung_up(hub):
             self._pop(timeout)
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
@@ -226,10 +229,15 @@ class Channel(kombu_redis.Channel):
             self.connection._deliver(message, queue)  # noqa: SLF001
         return bool(messages)
 
-    def _hang_up(self, hub: Any) -> bool:
-        """Open the doorbell. Whether the server rings."""
+    def _hung_up(self, hub: Any) -> bool:
+        """See that the doorbell hangs for every queue: Celery adds them one by one. Whether the server rings."""
+        keys = frozenset(self._named(queue) for queue in self.active_queues)
+        if self._doorbell is not None and self._doorbell.keys == keys:
+            return True
+        if self._doorbell is not None:
+            self._doorbell.close()
         try:
-            self._doorbell = Doorbell(self, hub, [self._named(queue) for queue in self.active_queues])
+            self._doorbell = Doorbell(self, hub, keys)
         except (kombu_redis.exceptions.ResponseError, kombu_redis.exceptions.NoPermissionError) as error:
             self._rings = False
             tell("broker.not_tracked", error=str(error))
