@@ -16,7 +16,7 @@ from typing import Any
 
 from bridge.client.words import Chunk, Event, Refused, UnknownRequest, outcome
 from bridge.job.models import Document
-from bridge.job.request import check_request_id, parse_run
+from bridge.job.request import check_request_id, fingerprint, parse_run
 from bridge.names import PublicNames
 
 #: Milliseconds that one read waits; the next one goes on where it stopped.
@@ -58,9 +58,9 @@ class Flows:
         """`answer_s`: how long the bridge is waited for where nothing else is said."""
         self.names = PublicNames(namespace)
         self._answer_s = answer_s
-        # Ids submitted here and whether they stream, the newest of them in two generations.
-        self._streaming: dict[str, bool] = {}
-        self._older: dict[str, bool] = {}
+        # What was submitted here, by id: the newest, in two generations.
+        self._submitted: dict[str, Submitted] = {}
+        self._older: dict[str, Submitted] = {}
 
     def submit(
         self,
@@ -74,27 +74,37 @@ class Flows:
         """Check the request here, and write it where any bridge worker takes it."""
         request_id = check_request_id(id) if id is not None else str(uuid.uuid4())
         arguments = {name: value for name, value in arguments.items() if value is not None}
-        if "reply_to" not in arguments:
-            arguments["reply_to"] = self.reply_of(request_id)
+        request = parse_run({"input": dict(input), **arguments})
+        reply = self.reply_of(request_id, fingerprint(request.endpoint or "", request))
+        if "reply_to" in arguments:
+            reply = ""  # the caller's own stream may hear of other requests too
+        else:
+            arguments["reply_to"] = reply
             arguments.setdefault("reply_on", TRANSITIONS if events else ("end",))
-        parse_run({"input": dict(input), **arguments})
         told: dict[str, Any] = {"id": request_id, "input": dict(input), **arguments}
         if correlation_id is not None:
             told["correlation_id"] = correlation_id
-        if len(self._streaming) >= REMEMBERED:
-            self._older, self._streaming = self._streaming, {}
-        self._streaming[request_id] = bool(arguments.get("stream"))
+        if len(self._submitted) >= REMEMBERED:
+            self._older, self._submitted = self._submitted, {}
+        self._submitted[request_id] = Submitted(bool(arguments.get("stream")), reply)
         yield self._do(None, "XADD", self.names.requests, "*", "data", json.dumps(told))
         return request_id
 
-    def _ours(self, request_id: str) -> bool | None:
-        """Whether a request that was submitted here streams; None for all others."""
-        return self._streaming.get(request_id, self._older.get(request_id))
+    def _ours(self, request_id: str) -> Submitted | None:
+        """What was submitted here under this id; None for all others."""
+        return self._submitted.get(request_id) or self._older.get(request_id)
 
     @staticmethod
-    def reply_of(request_id: str) -> str:
-        """The `reply_to` of a request: anybody who knows the id can follow it."""
-        return f"client.{request_id}"
+    def reply_of(request_id: str, mark: str) -> str:
+        """The `reply_to` of a request: one for each id and content, so that of two requests that use the same id the
+        refused one hears its refusal, and the other its own end.
+        """  # noqa: D205
+        return f"client.{request_id}.{mark[:8]}"
+
+    def _replies(self, request_id: str) -> str | None:
+        """The stream of the replies to what was submitted here."""
+        ours = self._ours(request_id)
+        return self.names.reply(ours.reply) if ours is not None and ours.reply else None
 
     def command(self, op: str, arguments: Mapping[str, Any], timeout: float | None) -> Flow:
         """Send a command and wait for its answer. Raises Refused, UnknownRequest, TimeoutError."""
@@ -131,8 +141,10 @@ class Flows:
 
     def end(self, request_id: str, timeout: float | None) -> Flow:
         """Wait for the end: its document."""
-        reply = self.names.reply(self.reply_of(check_request_id(request_id)))
+        reply = self._replies(check_request_id(request_id))
         until = None if timeout is None else time.monotonic() + timeout
+        if reply is None:
+            return (yield from self._end_of_others(request_id, until))
         last, found, asks = "0", None, Asks()
         while found is None:
             entries = (yield from self._read({reply: last}, until, f"{request_id} has not ended")).get(reply, ())
@@ -143,6 +155,21 @@ class Flows:
                 found = yield from self._asked(request_id, until)
         if last != "0":
             yield self._do(until, "EXPIRE", reply, FETCHED_KEPT_S, "LT")
+        return found
+
+    def _end_of_others(self, request_id: str, until: float | None) -> Flow:
+        """Another process submitted it: the bridge is asked, and the stream of all events is listened to meanwhile."""
+        events, last = self.names.events, "$"
+        found, asks = (yield from self._asked(request_id, until)), Asks()
+        while found is None:
+            for entry_id, fields in (yield from self._read({events: last}, until, f"{request_id} has not ended")).get(
+                events, ()
+            ):
+                last, event = entry_id, Event.of(fields["data"])
+                if event.request_id == request_id and event.ends and event.sequence:
+                    found = event.data
+            if found is None and asks.now():
+                found = yield from self._asked(request_id, until)
         return found
 
     def _asked(self, request_id: str, until: float | None) -> Flow:
@@ -164,9 +191,8 @@ class Flows:
         From the request's own replies where it was submitted with `events`; else out of the stream of all events.
         """
         check_request_id(request_id)
-        own, until = self.names.reply(self.reply_of(request_id)), None
         until = None if timeout is None else time.monotonic() + timeout
-        source = yield from self._source(request_id, own)
+        source = yield from self._source(request_id)
         last, seen = "0", after
         while True:
             found = yield from self._read({source: last}, until, f"{request_id} has told nothing more")
@@ -179,8 +205,9 @@ class Flows:
                 if event.ends:
                     return
 
-    def _source(self, request_id: str, own: str) -> Flow:
-        if self._ours(request_id) is None:
+    def _source(self, request_id: str) -> Flow:
+        own = self._replies(request_id)
+        if own is None:
             return self.names.events
         first = yield from self._read({own: "0"}, time.monotonic() + self._answer_s, "")
         events = [Event.of(fields["data"]) for _, fields in first.get(own, ())]
@@ -188,14 +215,13 @@ class Flows:
 
     def stream(self, request_id: str, start: int, timeout: float | None) -> Following:
         """Chunks from index `start` on, as they come or as they are kept; raises the request's error at its end."""
-        chunks, own = self.names.chunks(check_request_id(request_id)), self.names.reply(self.reply_of(request_id))
+        chunks, own = self.names.chunks(check_request_id(request_id)), self._replies(request_id)
         until = None if timeout is None else time.monotonic() + timeout
-        there = yield self._do(until, "EXISTS", chunks)
-        if not there and not self._ours(request_id):
-            outcome_ = yield from self.command("stream", {"id": request_id}, timeout)
-            if outcome_.get("outcome") == "already_ended":
-                return
-        places, status = {chunks: f"{start}-0" if start else "0", own: "0"}, None
+        if (yield from self._over(request_id, chunks, until, timeout)):
+            return
+        places, status = {chunks: f"{start}-0" if start else "0"}, None
+        if own is not None:
+            places[own] = "0"
         asks = Asks()
         while status is None:
             found = yield from self._read(places, until, f"{request_id} has streamed nothing more")
@@ -207,13 +233,21 @@ class Flows:
                 elif told["index"] >= start:
                     status = None  # another round has begun
                     yield Item(Chunk.of(told))
-            if status is None and chunks not in found:
+            if status is None and chunks not in found and own is not None:
                 status = self._ended(found.get(own, ()), places, own)
             if status is None and not found and asks.now():
                 document = yield from self._asked(request_id, until)
                 status = document["status"] if document else None
         if status != "COMPLETED":
             yield from self.result(request_id, timeout)
+
+    def _over(self, request_id: str, chunks: str, until: float | None, timeout: float | None) -> Flow:
+        """Turn streaming on where it was off; whether the request has ended without a chunk."""
+        ours = self._ours(request_id)
+        if (ours is not None and ours.streams) or (yield self._do(until, "EXISTS", chunks)):
+            return False
+        told = yield from self.command("stream", {"id": request_id}, timeout)
+        return told.get("outcome") == "already_ended"
 
     @staticmethod
     def _ended(entries: Sequence[tuple[str, Mapping[str, str]]], places: dict[str, str], own: str) -> str | None:
@@ -244,6 +278,14 @@ class Flows:
 
     def _later(self) -> float:
         return time.monotonic() + self._answer_s
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A request of this process: whether it streams, and where its replies go ("" for a place of the caller's own)."""
+
+    streams: bool
+    reply: str
 
 
 class Asks:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bridge.client import AsyncClient, Client, JobFailed, Refused, UnknownRequest
+from bridge.client import AsyncClient, Client, JobFailed, JobRejected, Refused, UnknownRequest
 from bridge.ledger import connect
 from tests.helpers import eventually
 from tests.house import House
@@ -80,6 +80,24 @@ def test_a_stream_that_fails_raises_behind_its_last_chunk(client: Client) -> Non
     assert client.result(refused, timeout=20) == 1
 
 
+def test_an_id_that_another_request_has_is_refused_to_who_used_it_again(house: House, client: Client) -> None:
+    """Whoever comes first goes on untouched and hears the own end; the other never gets an output that is not his."""
+    with Client(house.environment["BRIDGE_REDIS_URL"]) as other:
+        for n in range(5):
+            client.submit({"animal": "fox", "mock_delay": 0.3}, id=f"twice-{n}")
+            other.submit({"animal": "cat"}, id=f"twice-{n}")
+            with pytest.raises(JobRejected):
+                other.result(f"twice-{n}", timeout=20)
+            assert client.result(f"twice-{n}", timeout=20)["animal"] == "fox"
+
+
+def test_a_request_of_another_process_is_waited_for_by_its_id(house: House, client: Client) -> None:
+    """While it runs: its end is heard, not asked for again and again."""
+    sent = house.send({"a": 1, "mock_delay": 1.5})
+    eventually(lambda: house.phase(sent.id) == "TRACKED")
+    assert client.result(sent.id, timeout=20)["a"] == 1
+
+
 def test_following_a_request_of_another_door_turns_its_stream_on(house: House, client: Client) -> None:
     """A Celery producer sent it without `stream`; whoever knows the id may follow."""
     sent = house.send({"mock_stream": ["x", "y", "z"], "mock_delay": 1.0})
@@ -93,7 +111,8 @@ def test_events_of_ones_own_and_of_others(house: House, client: Client) -> None:
     mine = client.submit({"mock_delay": 0.3}, events=True)
     names = [event.name for event in client.events(mine, timeout=30)]
     assert (names[0], names[-1]) == ("accepted", "completed")
-    assert house.client.xlen(house.ledger.names.reply(f"client.{mine}")) == len(names)
+    own = list(house.client.scan_iter(house.ledger.names.reply(f"client.{mine}.*"), count=1000))
+    assert [house.client.xlen(name) for name in own] == [len(names)]
     theirs = house.send({"mock_delay": 0.3})
     told = list(client.events(theirs.id, timeout=30))
     assert [event.sequence for event in told] == list(range(1, len(told) + 1))

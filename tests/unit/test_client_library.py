@@ -43,12 +43,15 @@ def written(flow: Any) -> dict[str, Any]:
 
 
 def test_what_it_sends_is_the_contracts_request() -> None:
-    """The published model takes it; the reply can be found by whoever knows the id."""
+    """The published model takes it; the replies to another content of the same id go elsewhere."""
     flows = Flows("_", 1.0)
     told = written(flows.submit({"a": 1}, id="r-1", endpoint="demo", stream=True, metadata={"k": "v"}))
+    mark = told["reply_to"].removeprefix("client.r-1.")
+    assert len(mark) == 8
+    assert mark not in written(flows.submit({"a": 2}, id="r-1", endpoint="demo"))["reply_to"]
     assert told == {
         "id": "r-1", "input": {"a": 1}, "endpoint": "demo", "stream": True, "metadata": {"k": "v"},
-        "reply_to": "client.r-1", "reply_on": ["end"],
+        "reply_to": f"client.r-1.{mark}", "reply_on": ["end"],
     }  # fmt: skip
     assert JsonRequest.model_validate(told).id == "r-1"
 
