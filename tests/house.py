@@ -216,11 +216,13 @@ class House:
 
 
 def hang_up(app: Celery) -> None:
-    """Close a producer, and what its result backend still holds open: Celery leaves that to the garbage collector."""
+    """Close a producer, with its pools and its result backend: Celery leaves their sockets to the garbage collector."""
     backend = app.backend
     if isinstance(backend, RedisBackend):
         backend.result_consumer.stop()
         backend.client.connection_pool.disconnect()
+    app.amqp.producer_pool.force_close_all()
+    app.pool.force_close_all()
     app.close()
 
 
@@ -232,5 +234,6 @@ def foreign_app(broker: str, backend: str) -> Celery:
         result_serializer="json",
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
+        result_backend_thread_safe=True,  # one for all threads, so that `hang_up` finds all that is open
     )
     return app

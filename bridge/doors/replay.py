@@ -121,5 +121,7 @@ def _as_task(bridge: Bridge, letter: Mapping[str, Any], raw: bytes, request_id: 
     if arguments.get("s3Config") == "***":
         raise NotReplayable("its s3Config was a secret and is not kept: let its producer send it again")
     task_id = request_id or str(letter["request_id"])
-    bridge.app.send_task("bridge.run", kwargs=arguments, task_id=task_id, queue="bridge.run")
-    return "bridge.run"
+    task = str(letter["source"])  # a control task's letter goes back as that task, never as a run
+    queue = task if task == "bridge.run" else "bridge.control"
+    bridge.app.send_task(task, kwargs=arguments, task_id=task_id, queue=queue)
+    return task

@@ -106,7 +106,8 @@ def _accept(context: Context, bridge: Bridge, args: tuple[Any, ...], kwargs: dic
     bridge.accepted(verdict)
     if verdict.kind == "conflict" and verdict.fault is not None:
         # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
-        bridge.dead("id_conflict", context.id, arguments)
+        detail = f"id {context.id} has been used for another request"
+        bridge.dead("id_conflict", context.id, arguments, detail, "bridge.run")
     raise Ignore
 
 
@@ -137,9 +138,9 @@ def _control_task(
         try:
             asker = checked(args, kwargs)
             return hold(lambda: ask(here, kwargs, asker))
-        except JobRejected:
+        except JobRejected as error:
             if task.request.ignore_result:  # nobody will hear of it (I12)
-                here.dead("rejected", f"{name} {task.request.id}", kwargs)
+                here.dead("rejected", task.request.id, kwargs, error.message, name)
             raise
 
     body.__doc__ = ask.__doc__

@@ -187,15 +187,15 @@ def parse_run(arguments: Mapping[str, Any]) -> RunRequest:
     return request
 
 
+#: What pydantic puts into a path beside field names: the members of a union.
+_KINDS = frozenset({"S3Config", "str", "bool", "int", "float", "dict"})
+
+
 def explain(error: ValidationError) -> tuple[str, str]:
     """The first field at fault, and every fault in one line: `policy.ttl: must be at least ...`."""
     faults: dict[str, str] = {}
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        path = [
-            str(part)
-            for part in fault["loc"]
-            if not str(part).startswith(("function-", "S3Config", "str", "bool", "int", "dict"))
-        ]
+        path = [str(part) for part in fault["loc"] if str(part) not in _KINDS and not str(part).startswith("function-")]
         rule = fault["msg"].removeprefix("Value error, ")
         field = ".".join(path)
         if not field:

@@ -142,17 +142,17 @@ class Bridge:
         elif not change.empty:
             self.ledger.wake()
 
-    def dead(self, reason: str, request_id: str, arguments: Mapping[str, Any]) -> None:
-        """Keep what was refused without a record of its own (I12): its arguments as JSON, without secrets (I11)."""
+    def dead(self, reason: str, task_id: str, arguments: Mapping[str, Any], detail: str, task: str) -> None:
+        """Keep what a task asked for and was refused without a record (I12): arguments as JSON, no secrets (I11)."""
         secret = isinstance(arguments.get("s3Config"), Mapping)
         kept = {**arguments, "s3Config": "***"} if secret else dict(arguments)
         self.ledger.dead_letter(
             reason,
             door="celery",
             body=json.dumps(kept, default=str),
-            request_id=request_id,
-            source="bridge.run",
-            detail=f"id {request_id} has been used for another request",
+            request_id=task_id,
+            source=task,
+            detail=detail,
         )
 
     def client_of(self, endpoint: str) -> RunPodClient:

@@ -360,7 +360,9 @@ class Heard:
         walk.figures.violations += [f"RabbitMQ missed events: {gap}" for gap in self.gaps]
         self._stop.set()
         self._thread.join(5)
+        channel = self._connection.connection
         self._connection.release()
+        channel.collect()  # the socket, also where the broker did not say goodbye
 
 
 def lane(directory: Path, broker: str, redis_url: str, *, workloads: list[str] | None = None, seed: int = 7) -> Walk:

@@ -407,7 +407,10 @@ def test_a_bad_command_names_field_and_rule(house: House, task: str, arguments: 
 def test_a_bad_command_that_nobody_waits_for_is_kept(house: House) -> None:
     """`ignore_result`: there is nobody to answer, so it stands in the dead letters with its reason."""
     house.app.send_task("bridge.purge", kwargs={"by": "ann"}, queue="bridge.control", ignore_result=True)
-    assert eventually(lambda: [one for one in house.client.xrange("bridge:dead") or () if "purge" in str(one)])
+    kept: Any = eventually(lambda: [one for one in house.client.xrange("bridge:dead") or () if "purge" in str(one)])
+    letter = json.loads(kept[-1][1]["data"])["data"]
+    assert (letter["reason"], letter["source"]) == ("rejected", "bridge.purge")
+    assert letter["detail"].startswith("endpoint: is required")
 
 
 def test_an_unknown_command_changes_nothing(house: House) -> None:

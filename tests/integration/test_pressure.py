@@ -208,8 +208,9 @@ def test_a_flood_stays_in_the_broker_and_all_of_it_ends(
             return phases.get("CLOSED", 0) == flood
 
         eventually(ended, timeout=90 + flood / 20)
-        prefetched = 4 * 4
-        assert most <= mark + prefetched + 30, most
+        # Beyond the mark: what was prefetched, and what a worker takes in the tenths of a second while the door shuts.
+        prefetched, closing = 4 * 4, 150
+        assert most <= mark + prefetched + closing, most
         assert house.submits() == flood - 1
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from bridge.doors.messages import Command, Refused, Request, take
 from bridge.doors.strict import BODY_MAX
+from bridge.errors import JobRejected
+from bridge.job.request import parse_run
 
 
 def request(document: Any, **properties: str) -> Any:
@@ -197,3 +199,9 @@ def test_nothing_but_a_request_a_command_or_a_refusal_comes_out(
 ) -> None:
     """Whatever goes in."""
     assert isinstance(take(body, headers, "amqp", properties, kind), Request | Command | Refused)
+
+
+def test_a_refusal_names_the_field_also_where_its_name_begins_like_a_kind() -> None:
+    """`stream` begins with what pydantic calls a string."""
+    with pytest.raises(JobRejected, match=r"^stream: "):
+        parse_run({"input": {"a": 1}, "stream": "yes"})
