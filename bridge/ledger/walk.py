@@ -82,6 +82,21 @@ def find(ledger: Ledger, value: Long, wanted: Callable[[Mapping[str, Any]], bool
     return free + others
 
 
+def of_job(ledger: Ledger, endpoint: str, job_id: str) -> str | None:
+    """The request whose current job this is, also of one that has ended; None when there is none. Reads every row."""
+    prefix = ledger.names.row("")
+    with mapped():
+        rows = [str(key) for key in ledger.client.scan_iter(f"{prefix}*", count=1_000)]
+        for batch in batches(rows):
+            with ledger.client.pipeline(transaction=False) as pipe:
+                for row in batch:
+                    pipe.hmget(row, "ep", "jb")
+                for row, has in zip(batch, pipe.execute(), strict=True):
+                    if has == [endpoint, job_id]:
+                        return row.removeprefix(prefix)
+    return None
+
+
 def batches(ids: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
     """So many at a time."""
     for start in range(0, len(ids), size):

@@ -348,6 +348,21 @@ def test_an_asked_retry_replaces_the_result(house: House) -> None:
         house.ask("retry", id=sent.id)
 
 
+def test_a_job_that_the_bridge_holds_is_its_request_also_by_runpods_id(house: House) -> None:
+    """Status, cancel and retry go through the record, with who asked; the retry's end reaches the caller."""
+    sent = house.send({"mock_error": "once", "mock_return": 1})
+    eventually(lambda: house.phase(sent.id) == "CLOSED")
+    bare = {"job_id": house.ask("status", id=sent.id)["job_id"], "endpoint": "demo"}
+    assert house.ask("status", **bare)["id"] == sent.id
+    assert house.ask("retry", **bare, by="ann")["id"] == sent.id
+    eventually(lambda: house.names_of(sent.id).count("failed") == 2)
+    running = house.send({"mock_delay": 60})
+    job_id = eventually(lambda: house.ask("status", id=running.id)["job_id"])
+    assert house.ask("cancel", job_id=job_id, endpoint="demo", by="ann")["id"] == running.id
+    eventually(lambda: house.phase(running.id) == "CLOSED")
+    assert house.ask("status", id=running.id)["wish"]["by"] == "ann"
+
+
 def test_a_bare_job_is_asked_about_and_controlled(house: House) -> None:
     """`job_id` and `endpoint`, for a job that the bridge has no record of; inside the shared budget."""
     answer = requests.post(

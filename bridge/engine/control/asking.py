@@ -40,7 +40,9 @@ class Asking(Base):
         store that has it does not answer.
         """
         if id is None:
-            return self._job(self.job_of(job_id, endpoint), job_id or "")
+            found = self.job_of(job_id, endpoint)
+            known = self.held_by(found, job_id or "")
+            return self.status(id=known, refresh=refresh, content=content) if known else self._job(found, job_id or "")
         held = self.ledger.load(check_request_id(id), wanted=ALL, output=True)
         if held is None:
             tomb = self.ledger.tombstone(id)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge.errors import ApiError
 from bridge.job.request import rejected
+from bridge.ledger import walk
 
 if TYPE_CHECKING:
     from bridge.endpoints import Endpoint, EndpointBook
@@ -63,6 +64,10 @@ class Base:
         if not job_id or not endpoint:
             raise rejected("id", "id: is required, or job_id together with endpoint")
         return self.book.resolve(endpoint)
+
+    def held_by(self, endpoint: Endpoint, job_id: str) -> str | None:
+        """The request of a job that was named by RunPod's id: what the bridge holds is its own to change."""
+        return walk.of_job(self.ledger, endpoint.name, job_id)
 
     def call(self, endpoint: Endpoint, op: Operation, call: Callable[[RunPodClient], T]) -> T:
         """One call with a permit. Raises JobRejected when there is none for PERMIT_S, else what the client raises."""

@@ -43,7 +43,9 @@ class Changing(Asking):
     ) -> dict[str, Any]:
         """Cancel in whatever phase the request is. Answers `{id, job_id, status, outcome}`."""
         if id is None:
-            return self._cancel_job(self.job_of(job_id, endpoint), job_id or "", asker)
+            found = self.job_of(job_id, endpoint)
+            known = self.held_by(found, job_id or "")
+            return self.cancel(id=known, asker=asker) if known else self._cancel_job(found, job_id or "", asker)
         return next(self.cancel_many([id], asker))
 
     def cancel_many(self, request_ids: Sequence[str], asker: Asker) -> Iterator[dict[str, Any]]:
@@ -123,7 +125,9 @@ class Changing(Asking):
     ) -> dict[str, Any]:
         """Another round of a FAILED or TIMED_OUT request. Raises JobRejected for any other."""
         if id is None:
-            return self._retry_job(self.job_of(job_id, endpoint), job_id or "")
+            found = self.job_of(job_id, endpoint)
+            known = self.held_by(found, job_id or "")
+            return self.retry(id=known, asker=asker) if known else self._retry_job(found, job_id or "")
         nonce, ends = secrets.token_hex(8), time.monotonic() + TOLD_S
         ask = partial(self.ledger.table.ask_retry, nonce=nonce, by=asker.by, door=asker.door)
         check_request_id(id)
