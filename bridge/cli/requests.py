@@ -116,7 +116,9 @@ def status(request_id: str, *, refresh: bool, content: bool, as_json: bool) -> i
 @as_json
 def watch(request_id: str, *, as_json: bool) -> int:
     """Follow a request's transitions to its end."""
-    return follow(bridge(), request_id, as_json=as_json, stream=True)
+    house = bridge()
+    house.control.status(id=request_id)  # one that nobody knows would be watched for ever
+    return follow(house, request_id, as_json=as_json, stream=True)
 
 
 def follow(house: Bridge, request_id: str, *, as_json: bool, stream: bool, after: str = "-") -> int:

@@ -69,7 +69,8 @@ def test_status_watch_and_cancel(house: House) -> None:
     watched = bridge(house, "watch", sent["id"])
     assert watched.returncode == ExitCode.CANCELLED
     assert "cancelled" in watched.stderr
-    assert bridge(house, "status", "nobody").returncode == ExitCode.UNKNOWN
+    for verb in ("status", "watch"):
+        assert bridge(house, verb, "nobody").returncode == ExitCode.UNKNOWN
 
 
 def test_cancel_by_metadata(house: House) -> None:
