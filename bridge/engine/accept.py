@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import JobRejected
 from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered, dumps
-from bridge.job.request import MAX_POLICY_MS, RunRequest, check_request_id, fingerprint, parse_run, rejected
+from bridge.job.request import (
+    MAX_POLICY_MS,
+    RunRequest,
+    check_body,
+    check_request_id,
+    fingerprint,
+    parse_run,
+    rejected,
+)
 from bridge.job.words import Phase, Reason, Sink
 from bridge.ledger import Accepted
 from bridge.telemetry import tell
@@ -104,7 +112,18 @@ class Accept:
         held = self._held(request_id, request, endpoint, policy, origin)
         if s3 is not None:
             held = Held(held.record, {**held.long, Long.S3CONFIG: s3.model_dump_json()})
+        self._check_size(held, policy)
         return Prepared(held, request, origin)
+
+    def _check_size(self, held: Held, policy: Mapping[str, Any]) -> None:
+        """Whoever sent too much hears of it here, not when its turn to be submitted comes."""
+        rest: dict[str, Any] = {"policy": policy} if policy else {}
+        if Long.S3CONFIG in held.long:
+            rest["s3Config"] = held.json(Long.S3CONFIG)
+        if self._settings.bridge_webhook_base_url:  # the token is made at the submit
+            token = "0" * 32
+            rest["webhook"] = f"{self._settings.bridge_webhook_base_url}/webhooks/runpod/{held.record.id}/{token}"
+        check_body(held.long[Long.INPUT], dumps(rest) if rest else "", sync=held.record.sync_wait_ms > 0)
 
     def many(self, batch: Sequence[Prepared]) -> list[Verdict]:
         """Accept several in one round trip, in their order. Raises LedgerUnavailable: do it again, with the same."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.engine.heard import heard_from
 from bridge.errors import ApiError, EndpointTrouble, JobRejected, Refused, SettingsError, Throttled, Unreachable
 from bridge.job.record import Long, dumps
-from bridge.job.request import RUN_BODY_MAX, RUNSYNC_BODY_MAX, SYNC_WAIT_MAX_MS
+from bridge.job.request import BODY_START, RUN_BODY_MAX, RUNSYNC_BODY_MAX, SYNC_WAIT_MAX_MS, too_large
 from bridge.job.words import Step, is_end
 from bridge.ledger.ledger import COMMON
 from bridge.runpod.operations import Operation
@@ -171,9 +171,9 @@ class Submit:
             rest["s3Config"] = s3
         if self.webhook_base and hook:
             rest["webhook"] = f"{self.webhook_base}/webhooks/runpod/{record.id}/{hook}"
-        body = ('{"input":' + text + ("," + dumps(rest)[1:] if rest else "}")).encode()
-        limit = RUNSYNC_BODY_MAX if record.sync_wait_ms else RUN_BODY_MAX
-        return body if len(body) <= limit else f"input: the request is {len(body)} bytes; RunPod takes at most {limit}"
+        body = (BODY_START + text + ("," + dumps(rest)[1:] if rest else "}")).encode()
+        limit = RUNSYNC_BODY_MAX if record.sync_wait_ms else RUN_BODY_MAX  # the endpoint's policy may have grown
+        return body if len(body) <= limit else too_large(len(body), limit)
 
     def _post(
         self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, token: str, op: Operation

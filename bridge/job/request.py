@@ -9,11 +9,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bridge.errors import JobRejected
+from bridge.job.record import dumps
 from bridge.job.words import Reason
 
 #: Milliseconds. RunPod refuses less (documented minimums); ours keeps seconds from being taken for them.
@@ -24,12 +25,16 @@ MAX_POLICY_MS = 7 * 24 * 3_600_000
 #: Bytes. RunPod answers 400 above these.
 RUN_BODY_MAX = 10 * 1024 * 1024
 RUNSYNC_BODY_MAX = 20 * 1024 * 1024
+#: How the body of a submit begins; the input follows, then the rest.
+BODY_START = '{"input":'
 #: RunPod's `wait` of /runsync, milliseconds.
 SYNC_WAIT_MIN_MS, SYNC_WAIT_MAX_MS = 1_000, 300_000
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,200}")
 ENDPOINT = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 METADATA_KEYS_MAX, METADATA_VALUE_MAX = 32, 256
+#: Characters of a field's name that a refusal repeats.
+FIELD_NAME_MAX = 100
 
 #: Names that are promised for later. Refused by name today, so that they can be added without changing a meaning.
 RESERVED = frozenset({"callback", "not_before", "fallback", "canary", "rerun"})
@@ -179,37 +184,91 @@ def parse_run(arguments: Mapping[str, Any]) -> RunRequest:
     """
     try:
         request = RunRequest.model_validate(dict(arguments))
-        json.dumps(request.input, allow_nan=False)
+        text = json.dumps(request.input, allow_nan=False)
     except ValidationError as error:
         raise rejected(*explain(error)) from None
     except (ValueError, TypeError, RecursionError) as error:
         raise rejected("input", f"input: cannot be sent as JSON: {error}") from None
+    if len(text) > RUN_BODY_MAX:  # escapes make it longer than what is sent
+        check_body(dumps(request.input), "", sync=request.sync_wait_ms is not None)
     return request
 
 
-#: What pydantic puts into a path beside field names: the members of a union.
-_KINDS = frozenset({"S3Config", "str", "bool", "int", "float", "dict"})
+def check_body(input_text: str, rest: str, *, sync: bool) -> None:
+    """Refuse what RunPod would not take for its size. Raises JobRejected.
+
+    `input_text` is the input as JSON; `rest`, that of an object with all that is sent beside it ("" for nothing).
+    """
+    limit = RUNSYNC_BODY_MAX if sync else RUN_BODY_MAX
+    if 4 * (len(input_text) + len(rest)) <= limit:  # UTF-8 has at most four bytes for a character
+        return
+    size = len(BODY_START) + len(input_text.encode()) + (len(rest.encode()) if rest else 1)
+    if size > limit:
+        raise rejected("input", too_large(size, limit))
+
+
+def too_large(size: int, limit: int) -> str:
+    """The sentence that says so."""
+    return f"input: the request is {size} bytes; RunPod takes at most {limit}"
+
+
+#: What each argument must be, for who gave it as something else.
+_TIME = "must be a whole number of milliseconds"
+_SWITCH = "must be true or false"
+_RULES: Mapping[str, str] = {
+    "input": "must be an object",
+    "policy": "must be an object of executionTimeout, ttl and lowPriority",
+    "policy.executionTimeout": _TIME,
+    "policy.ttl": _TIME,
+    "policy.lowPriority": _SWITCH,
+    "timeout": _TIME,
+    "queue_timeout": _TIME,
+    "stream": _SWITCH,
+    "sync": f"must be true, false or milliseconds, {SYNC_WAIT_MIN_MS} to {SYNC_WAIT_MAX_MS}",
+    "delivery": "must be at_least_once or at_most_once",
+    "retries": "must be a whole number, 0 to 100",
+    "retry_on": f"must be a list of {', '.join(sorted({*DEFAULT_RETRY_ON, Reason.EXECUTION_TIMEOUT}))}",
+    "priority": "must be a whole number, 0 to 9",
+    "s3Config": "must be an object of accessId, accessSecret, bucketName and endpointUrl, or the name of one",
+    "reply_on": f"must be a list of {', '.join(get_args(ReplyOn))}",
+    "result": "must be output or document",
+    "metadata": "must be an object",
+}
+#: The same inside of those that have parts.
+_PARTS: Mapping[str, str] = {
+    "s3Config": "must be a string",
+    "metadata": "must be a string, a number, true, false or null",
+}
 
 
 def explain(error: ValidationError) -> tuple[str, str]:
-    """The first field at fault, and every fault in one line: `policy.ttl: must be at least ...`."""
+    """The first field at fault, and every fault in one line: `policy.ttl: must be at least ...`.
+
+    In the caller's words: nothing of what the checking library says or calls things comes through.
+    """
     faults: dict[str, str] = {}
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        path = [str(part) for part in fault["loc"] if str(part) not in _KINDS and not str(part).startswith("function-")]
-        rule = fault["msg"].removeprefix("Value error, ")
-        field = ".".join(path)
-        if not field:
-            field, _, rule = rule.partition(": ") if ": " in rule else ("arguments", "", rule)
-        faults.setdefault(field, _plain(fault["type"], rule))
-    field = next(iter(faults))
-    return field, "; ".join(f"{name}: {rule}" for name, rule in faults.items())
+        kind, said = fault["type"], fault["msg"].removeprefix("Value error, ")
+        field = _field_of(fault["loc"])
+        if not field:  # of the whole: the sentence begins with its field
+            field, _, said = said.partition(": ")
+        rules = {"value_error": said, "extra_forbidden": "unknown argument", "missing": "is required"}
+        rule = rules.get(kind) or _RULES.get(field) or _PARTS.get(field.partition(".")[0], "must be a string")
+        faults.setdefault(field, rule)
+    told = {name: rule for name, rule in faults.items() if not any(other.startswith(f"{name}.") for other in faults)}
+    return next(iter(told)), "; ".join(f"{name}: {rule}" for name, rule in told.items())
 
 
-def _plain(kind: str, rule: str) -> str:
-    """Pydantic's sentence in the words of a caller."""
-    return {"extra_forbidden": "unknown argument", "missing": "is required"}.get(
-        kind, rule[0].lower() + rule[1:] if rule.startswith("Input") else rule
-    )
+def _field_of(place: tuple[int | str, ...]) -> str:
+    """The argument, and which part of it where it has named parts; not the item of a list, nor a kind of a union."""
+    if not place:
+        return ""
+    field, *inside = map(str, place)
+    if field == "s3Config" and inside:
+        inside = inside[1:]
+    if field in {"policy", *_PARTS} and inside:
+        field = f"{field}.{inside[0]}"
+    return field[:FIELD_NAME_MAX]
 
 
 def rejected(field: str, message: str, **extra: Any) -> JobRejected:

@@ -124,12 +124,34 @@ def test_bad_input_is_rejected_and_nothing_is_sent(house: House, arguments: dict
 
 
 def test_an_oversized_body_never_leaves(house: House) -> None:
-    """RunPod takes 10 MiB; more is refused before the POST."""
+    """RunPod takes 10 MiB; more is refused at the door, as it comes in."""
     before = house.submits()
     sent = house.send({"blob": "x" * (10 * 1024 * 1024)})
+    with pytest.raises(JobRejected, match="10485760") as caught:
+        sent.get(timeout=30)
+    assert caught.value.document["reason"] == "rejected"
+    assert house.names_of(sent.id) == ["rejected"]  # never accepted
+    assert house.events(sent.id)[0]["data"]["field"] == "input"
+    assert house.submits() == before
+
+
+def test_what_is_sent_beside_an_input_counts_for_its_size(house: House) -> None:
+    """An input that would fit alone, with a policy that makes it too large."""
+    sent = house.send({"blob": "x" * (10 * 1024 * 1024 - 40)}, policy={"executionTimeout": 60_000, "ttl": 120_000})
     with pytest.raises(JobRejected, match="10485760"):
         sent.get(timeout=30)
-    assert house.submits() == before
+    assert house.names_of(sent.id) == ["rejected"]
+
+
+def test_a_job_that_ran_between_two_looks_has_started(house: House) -> None:
+    """FAILED at once: `started` is told before the end, in the order of sequence, and the document says so."""
+    sent = house.send({"mock_error": "at once"})
+    with pytest.raises(JobFailed) as caught:
+        sent.get(timeout=20)
+    assert caught.value.document["started"] is True
+    assert caught.value.document["submitted_at"] <= caught.value.document["started_at"]
+    assert house.names_of(sent.id) == ["accepted", "submitted", "queued", "started", "failed"]
+    assert [int(event["sequence"]) for event in house.events(sent.id)] == [1, 2, 3, 4, 5]
 
 
 def test_a_timeout_cancels_the_job_at_runpod(house: House) -> None:
