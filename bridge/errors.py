@@ -168,6 +168,10 @@ class JobLost(JobError):
     """Nobody can tell how the job ended; `document["reason"]` says why."""
 
 
+#: The `reason` of a refused command that breaks no rule: it may be sent again.
+BUSY = "busy"
+
+
 class JobRejected(JobError):
     """The request was refused before or by RunPod; the message names the field and the rule."""
 

@@ -26,7 +26,7 @@ def read(bridge: Bridge) -> Iterator[Gauge]:
 
 def _read(bridge: Bridge) -> Iterator[Gauge]:
     ledger = bridge.ledger
-    for endpoint in ledger.endpoints():
+    for endpoint in filter(bridge.control.in_use, ledger.endpoints()):
         counts = ledger.counts(endpoint)
         for phase in _LIVE:
             labels = {"endpoint": endpoint, "phase": phase.value}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from bridge.errors import ApiError, JobRejected, LedgerUnavailable, OutputUnavailable, SettingsError
+from bridge.errors import BUSY, ApiError, JobRejected, LedgerUnavailable, OutputUnavailable, SettingsError
 
 
 class ExitCode(IntEnum):
@@ -27,7 +27,9 @@ class ExitCode(IntEnum):
     def of(cls, error: Exception) -> ExitCode:
         """The code of an error."""
         if isinstance(error, JobRejected):
-            return cls.UNKNOWN if error.document.get("field") in {"id", "job_id"} else cls.REJECTED
+            if error.document.get("unknown"):
+                return cls.UNKNOWN
+            return cls.UNAVAILABLE if error.document.get("reason") == BUSY else cls.REJECTED
         if isinstance(error, LedgerUnavailable | ApiError | OutputUnavailable):
             return cls.UNAVAILABLE
         return cls.SETTINGS if isinstance(error, SettingsError) else cls.FAILED

@@ -119,7 +119,7 @@ class HttpDoor:
             told["intake"] = bridge.pressure.closed() or "open"
             told["degraded"] = [
                 {"endpoint": name, "waiting_for": why}
-                for name in bridge.ledger.endpoints()
+                for name in filter(bridge.control.in_use, bridge.ledger.endpoints())
                 if (why := bridge.vitals.waiting_for(name))
             ]
             if rollbacks := bridge.ledger.rolled_back():

@@ -16,6 +16,7 @@ from celery import chain, chord, group
 from celery.canvas import Signature
 from celery.exceptions import TaskRevokedError
 
+from bridge.client import Client
 from bridge.emulator import Emulator
 from bridge.errors import JobFailed, JobRejected, JobTimedOut
 from bridge.job.models import EndpointEvent
@@ -383,6 +384,45 @@ def test_a_bare_job_is_asked_about_and_controlled(house: House) -> None:
 
 
 # Bad input
+
+
+def test_an_endpoint_that_is_not_allowed_is_refused_at_every_door(house: House) -> None:
+    """BRIDGE_ENDPOINTS is the list: as a task, on a stream, from the client, from the command; nothing leaves."""
+    before = house.submits()
+    with pytest.raises(JobRejected, match=r"^endpoint: 'stranger' is not allowed") as caught:
+        house.send({"a": 1}, endpoint="stranger").get(timeout=15)
+    assert caught.value.document["field"] == "endpoint"
+    with Client(house.environment["BRIDGE_REDIS_URL"]) as client, pytest.raises(JobRejected, match="not allowed"):
+        client.result(client.submit({"a": 1}, endpoint="stranger"), timeout=15)
+    for more in ((), ("--no-wait",)):
+        done = bridge(house, "run", "--input", '{"a": 1}', "--endpoint", "stranger", *more)
+        assert (done.returncode, "'stranger' is not allowed" in done.stderr) == (3, True)
+    assert house.submits() == before
+
+
+def test_what_is_too_large_for_runpod_is_refused_before_it_is_sent(house: House) -> None:
+    """By the client and the command at once: nothing comes to the doors."""
+    large = {"a": "a" * 10 * 1024 * 1024}
+    before = int(house.client.info("stats")["total_net_input_bytes"])
+    with Client(house.environment["BRIDGE_REDIS_URL"]) as client, pytest.raises(JobRejected, match=r"^input: "):
+        client.submit(large)
+    command = [sys.executable, "-m", "bridge.cli", "run", "--input", "-", "--no-wait"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=house.environment, input=json.dumps(large), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "RunPod takes at most 10485760" in done.stderr) == (3, True)
+    assert int(house.client.info("stats")["total_net_input_bytes"]) - before < 5 * 1024 * 1024
+
+
+def test_a_purge_too_many_is_busy(house: House) -> None:
+    """RunPod allows two in 10 s; the third may be sent again: a reason of its own, and exit code 9."""
+    house.send({"a": 1}, endpoint="crowd").get(timeout=15)
+    for _ in range(2):
+        house.ask("purge", endpoint="crowd")
+    with pytest.raises(JobRejected, match="try again in") as caught:
+        house.ask("purge", endpoint="crowd")
+    assert (caught.value.document["reason"], caught.value.document["field"]) == ("busy", "endpoint")
+    assert bridge(house, "purge", "crowd", "--yes").returncode == 9
 
 
 @pytest.mark.parametrize(

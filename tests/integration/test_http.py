@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.errors import JobRejected
 from tests.helpers import eventually, free_port
 from tests.house import House
 
@@ -43,6 +44,22 @@ def test_health_and_metrics_tell_the_truth(redis_url: str, tmp_path: Path) -> No
         assert "bridge_engines 1.0" in metrics
         house.emulator.clear_faults()
         assert sent.get(timeout=30) == {"a": 2}  # nobody was rejected
+
+
+def test_a_misspelt_endpoint_is_nobodys_trouble(redis_url: str, tmp_path: Path) -> None:
+    """Its request was refused; afterwards it stands in no list of what is degraded, and has no verdict."""
+    port = free_port()
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, http_bind=f"127.0.0.1:{port}") as house:
+        house.worker()
+        house.send({"a": 1}).get(timeout=15)
+        with pytest.raises(JobRejected, match="endpoint"):
+            house.send({"a": 1}, endpoint="demmo").get(timeout=15)
+        eventually(lambda: house.ledger.counts("demmo").get("CLOSED") == 1)
+        assert [one["endpoint"] for one in house.ask("health")] == ["demo"]
+        assert json.loads(ask(port, "/readyz")[1])["degraded"] == []
+        metrics = ask(port, "/metrics")[1]
+        assert 'bridge_endpoint_verdict{endpoint="demo"' in metrics
+        assert "demmo" not in "".join(line for line in metrics.splitlines(True) if "bridge_endpoint_verdict" in line)
 
 
 def test_a_gevent_pool_serves_http_and_works_on(redis_url: str, tmp_path: Path) -> None:

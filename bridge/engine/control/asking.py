@@ -47,7 +47,7 @@ class Asking(Base):
         if held is None:
             tomb = self.ledger.tombstone(id)
             if tomb is None:
-                raise rejected("id", f"id: the bridge knows no request {id}", id=id)
+                raise rejected("id", f"id: the bridge knows no request {id}", id=id, unknown=True)
             return {
                 "id": id,
                 "endpoint": tomb.get("ep"),
@@ -108,9 +108,8 @@ class Asking(Base):
         try:
             heard = self.call(endpoint, Operation.STATUS, lambda client: client.status(endpoint.id, job_id))
         except JobUnknown:
-            raise rejected(
-                "job_id", f"job_id: RunPod knows no job {job_id} of {endpoint.name}", job_id=job_id
-            ) from None
+            fault = f"job_id: RunPod knows no job {job_id} of {endpoint.name}"
+            raise rejected("job_id", fault, job_id=job_id, unknown=True) from None
         told: dict[str, Any] = {
             "id": None,
             "endpoint": endpoint.name,

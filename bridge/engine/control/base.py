@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.errors import ApiError
+from bridge.errors import BUSY, ApiError
 from bridge.job.request import rejected
+from bridge.job.words import Phase
 from bridge.ledger import walk
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Seconds that a caller waits for a permit of the budget before it is told to come again.
 PERMIT_S = 2.0
+#: Where a record is not done with.
+LIVE_PHASES = tuple(phase for phase in Phase if phase is not Phase.CLOSED)
 #: Milliseconds after which the permit of a caller that died counts as used.
 SLOT_MS = 30_000
 
@@ -65,6 +68,32 @@ class Base:
             raise rejected("id", "id: is required, or job_id together with endpoint")
         return self.book.resolve(endpoint)
 
+    def in_use(self, name: str) -> bool:
+        """Whether an endpoint is named in the settings, has ever answered with success, or has work that is not done.
+
+        All others are names that somebody has misspelt: they are no trouble of anybody's.
+        """
+        if name in self.book.all():
+            return True
+        state = self.vitals.gate.state(name)
+        if state.ever_succeeded or state.paused:
+            return True
+        counts = self.ledger.counts(name)
+        return any(counts.get(phase.value, 0) > 0 for phase in LIVE_PHASES)
+
+    def named(self, endpoint: str) -> Endpoint:
+        """The endpoint that a command is about. Raises JobRejected for one that nobody uses: see `in_use`."""
+        found = self.book.resolve(endpoint)
+        self.vitals.gate.forget(found.name)
+        if not self.in_use(found.name):
+            known = {*self.book.all(), *filter(self.in_use, self.ledger.endpoints())}
+            said = f"known are {', '.join(sorted(known)[:20])}" if known else "none is known yet"
+            raise rejected(
+                "endpoint",
+                f"endpoint: {found.name!r} is not known: no setting names it, and no request has used it; {said}",
+            )
+        return found
+
     def held_by(self, endpoint: Endpoint, job_id: str) -> str | None:
         """The request of a job that was named by RunPod's id: what the bridge holds is its own to change."""
         return walk.of_job(self.ledger, endpoint.name, job_id)
@@ -78,7 +107,8 @@ class Base:
                 break
             wait = grant.retry_after_ms / 1000
             if time.monotonic() + wait > ends:
-                raise rejected("endpoint", f"endpoint: {op.value} is busy; try again in {wait:.1f} s")
+                said = f"endpoint: {op.value} is busy: its limit of calls is used up; try again in {wait:.1f} s"
+                raise rejected("endpoint", said, reason=BUSY)
             time.sleep(wait)
         try:
             answer = call(self.client_of(endpoint.name))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.control.asking import Asking
 from bridge.engine.control.base import Asker
-from bridge.errors import JobUnknown, Refused
+from bridge.errors import BUSY, JobUnknown, Refused
 from bridge.job.request import check_request_id, rejected
 from bridge.job.words import Outcome, Status, Wish, is_end
 from bridge.ledger import endpoint as endpoints
@@ -134,7 +134,8 @@ class Changing(Asking):
         while True:
             held = self.ledger.load(id, wanted=ALL, output=True)
             if held is None:
-                raise rejected("id", f"id: the bridge knows no request {id}, or its retention is over", id=id)
+                fault = f"id: the bridge knows no request {id}, or its retention is over"
+                raise rejected("id", fault, id=id, unknown=True)
             change = self.ledger.change(held, ask)
             # Whoever heard the end a moment ago may ask before the ledger has heard that it was told.
             if change.verdict != "try_again" or time.monotonic() > ends:
@@ -144,7 +145,8 @@ class Changing(Asking):
             status = change.record.status
             why = _WHY_NOT.get(change.verdict, f"it ended {status}; only FAILED and TIMED_OUT can be retried")
             why = f"it is {status}, not ended" if change.verdict == "not_ended" else why
-            raise rejected("id", f"id: {id} cannot be retried: {why}", id=id)
+            more = {"reason": BUSY} if change.verdict == "try_again" else {}
+            raise rejected("id", f"id: {id} cannot be retried: {why}", id=id, **more)
         self.noticed(change)
         return self.document(change.after)
 
@@ -153,7 +155,7 @@ class Changing(Asking):
             heard = self.call(endpoint, Operation.RETRY, lambda client: client.retry(endpoint.id, job_id))
         except (JobUnknown, Refused) as error:
             fault = f"job_id: RunPod does not retry job {job_id} of {endpoint.name}: {error.message}"
-            raise rejected("job_id", fault, job_id=job_id) from None
+            raise rejected("job_id", fault, job_id=job_id, unknown=isinstance(error, JobUnknown)) from None
         return {
             "id": None,
             "job_id": heard.job_id,
@@ -166,14 +168,14 @@ class Changing(Asking):
         """Turn streaming on for a request that is under way. Raises JobRejected when there is none."""
         held = self.ledger.load(check_request_id(id), wanted=ALL, output=True)
         if held is None:
-            raise rejected("id", f"id: the bridge knows no request {id}", id=id)
+            raise rejected("id", f"id: the bridge knows no request {id}", id=id, unknown=True)
         change = self.ledger.change(held, self.ledger.table.stream_on)
         self.noticed(change)
         return {"id": id, "status": change.record.status, "outcome": change.verdict}
 
     def pause(self, endpoint: str, reason: str | None, asker: Asker) -> dict[str, Any]:
         """No submit leaves for the endpoint in any process within a second."""
-        found = self.book.resolve(endpoint)
+        found = self.named(endpoint)
         data = told_of(found, asker, reason=reason)
         if endpoints.pause(self.ledger, found.name, data, reason=reason or "", by=asker.by or ""):
             tell("endpoint.paused", endpoint=found.name, reason=reason, by=asker.by, door=asker.door)
@@ -183,7 +185,7 @@ class Changing(Asking):
 
     def resume(self, endpoint: str, asker: Asker, reason: str | None = None) -> dict[str, Any]:
         """Submits leave again."""
-        found = self.book.resolve(endpoint)
+        found = self.named(endpoint)
         if endpoints.resume(self.ledger, found.name, told_of(found, asker, reason=reason)):
             tell("endpoint.resumed", endpoint=found.name, by=asker.by, door=asker.door)
         self.vitals.gate.forget(found.name)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bridge.engine.control.base import Base
+from bridge.engine.control.base import LIVE_PHASES, Base
 from bridge.errors import ApiError, BridgeError, EndpointTrouble, JobRejected, LedgerUnavailable, Throttled
 from bridge.job.words import Phase
 from bridge.ledger import gpu
@@ -32,11 +32,13 @@ HEALTH_CACHE_S, ANSWER_S, LOOK_S = 2.0, 3.0, 0.05
 TURN_MS = 30_000
 #: How old an answer the pace of status reads goes by, in milliseconds, before RunPod is asked again.
 LATELY_MS = 30_000
-_LIVE_PHASES = (Phase.ACCEPTED, Phase.SUBMITTING, Phase.UNANSWERED, Phase.TRACKED, Phase.RETRYING, Phase.SETTLED)
 #: The gate's word for a trouble -> the verdict, which is a closed list, and what to look at.
 TROUBLES: Mapping[str, tuple[str, str]] = {
     "out_of_credit": ("out_of_credit", "RunPod answers 402: the account's balance is used up"),
-    "unauthorised": ("unauthorised", "RunPod answers 401: RUNPOD_API_KEY is missing or wrong"),
+    "unauthorised": (
+        "unauthorised",
+        "RunPod answers 401: RUNPOD_API_KEY (or the endpoint's api_key_file) is missing or wrong",
+    ),
     "forbidden": ("unauthorised", "RunPod answers 403: the key may not use this endpoint"),
     "endpoint_unknown": ("unreachable", "RunPod answers 404: there is no such endpoint; is its id right?"),
 }
@@ -55,12 +57,12 @@ class Healths(Base):
     def health(self, endpoint: str | None = None) -> Any:
         """`{endpoint, endpoint_id, runpod, bridge, verdict, reasons}`; a list of all when none is named."""
         if endpoint is not None:
-            return self._healths([self.book.resolve(endpoint).name])[0]
+            return self._healths([self.named(endpoint).name])[0]
         return self._healths(sorted({*self.book.all(), *self._used()}))
 
     def known(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """The same without a call to RunPod: what it said within the last minute. `verdict` None when nobody asked."""
-        names = [self.book.resolve(endpoint).name] if endpoint else sorted({*self.book.all(), *self._used()})
+        names = [self.named(endpoint).name] if endpoint else sorted({*self.book.all(), *self._used()})
         heard = self._shared.answers(*names)
         told = [self._told(name, heard.get(name)) for name in names]
         for one in told:
@@ -88,9 +90,9 @@ class Healths(Base):
         return answer.get("runpod") if answer else None
 
     def _used(self) -> list[str]:
-        """Endpoints that have had requests and are still allowed."""
+        """Endpoints that have had requests, are no misspelt ones, and are still allowed."""
         found = []
-        for name in self.ledger.endpoints():
+        for name in filter(self.in_use, self.ledger.endpoints()):
             try:
                 found.append(self.book.resolve(name).name)
             except JobRejected:  # taken off the list, or never was on it
@@ -165,7 +167,7 @@ class Healths(Base):
         counts = self.ledger.counts(name)
         budget = self.vitals.budget.state(endpoint.id)
         own: dict[str, Any] = {
-            "phases": {phase.value: counts.get(phase.value, 0) for phase in _LIVE_PHASES},
+            "phases": {phase.value: counts.get(phase.value, 0) for phase in LIVE_PHASES},
             **vital_signs.read(self.ledger, name),
             "unanswered": counts.get(Phase.UNANSWERED.value, 0),
             "waiting_for": self.vitals.waiting_for(name),
