@@ -17,9 +17,10 @@ from bridge.doors.tasks import _CONTROL
 from bridge.engine.accept import Origin, Prepared
 from bridge.engine.again import answer_again
 from bridge.engine.control import Asker
-from bridge.errors import ApiError, BridgeError, JobError, JobRejected, LedgerUnavailable
-from bridge.job.document import cloud_event, command_event, stamp
-from bridge.job.words import EventName, Reason
+from bridge.errors import BUSY, ApiError, BridgeError, JobError, JobRejected, LedgerUnavailable, Throttled
+from bridge.job.document import Held, cloud_event, command_event, document, stamp
+from bridge.job.record import Long, Record, dumps
+from bridge.job.words import EventName, Phase, Reason, Status
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class Desk:
     def take(self, deliveries: Sequence[Delivery]) -> list[Item]:
         """Read them; nothing is written."""
         return [
-            Item(found, take(found.body, found.headers, self.door, found.properties, self.kind)) for found in deliveries
+            Item(found, take(found.body, found.headers, self.door, found.properties, self.kind, self.source))
+            for found in deliveries
         ]
 
     def hold(self, items: Sequence[Item]) -> None:
@@ -197,7 +199,7 @@ class Desk:
         else:
             item.call = self._callers.submit(lambda: self._carried_out(command))
             if item.call is None:
-                busy = {"reason": "busy", "error": "too many commands wait for RunPod; send it again"}
+                busy = {"reason": BUSY, "error": "too many commands wait for RunPod; send it again"}
                 item.answers = self._answered(command, "refused", busy)
         item.held = True
 
@@ -209,10 +211,11 @@ class Desk:
         except LedgerUnavailable:
             raise
         except JobRejected as fault:
-            field = fault.document.get("field")
-            return self._answered(command, "refused", {"reason": "rejected", "field": field, "error": fault.message})
+            field, reason = fault.document.get("field"), fault.document.get("reason", Reason.REJECTED.value)
+            return self._answered(command, "refused", {"reason": reason, "field": field, "error": fault.message})
         except ApiError as fault:
-            return self._answered(command, "refused", {"reason": "runpod", "error": f"{type(fault).__name__}: {fault}"})
+            reason = BUSY if isinstance(fault, Throttled) else "runpod"
+            return self._answered(command, "refused", {"reason": reason, "error": f"{type(fault).__name__}: {fault}"})
         except (BridgeError, JobError) as fault:
             return self._answered(command, "refused", {"reason": "failed", "error": str(fault)})
         except Exception as error:  # noqa: BLE001  (I12: one command must not stop the others)
@@ -266,19 +269,20 @@ class Desk:
         item.held = True
 
     def _rejected(self, refused: Refused, told: Mapping[str, Any]) -> list[Answer]:
+        """The document of a request that was refused, though no record was made of it."""
         ledger, endpoint = self._bridge.ledger, refused.endpoint or "_invalid"
-        data = {
-            "id": refused.id,
-            "correlation_id": refused.correlation_id,
-            "endpoint": refused.endpoint,
-            "status": "REJECTED",
-            "completed": True,
-            "succeeded": False,
-            "door": self.door,
-            **told,
-        }
+        record = Record(
+            id=refused.id or "unknown",
+            phase=Phase.CLOSED,
+            endpoint=endpoint,
+            door=self.door,
+            status=Status.REJECTED.value,
+            reason=str(told["reason"]),
+        )
+        asked = dumps({"correlation_id": refused.correlation_id})
+        data = document(Held(record, {Long.REPLY: asked})) | {"door": self.door, **told}
         body = cloud_event(
-            EventName.REJECTED, data, request_id=refused.id or "unknown", endpoint=endpoint, sequence=0,
+            EventName.REJECTED, data, request_id=record.id, endpoint=endpoint, sequence=0,
             time=stamp(ledger.now(), ledger.clock.offset) or "", trace=refused.trace, suffix=refused.digest[:8],
         )  # fmt: skip
         if refused.id is not None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from bridge.doors.strict import Fault, read_object
+from bridge.doors.strict import Fault, glimpse, read_object
 from bridge.doors.tasks import _CONTROL, check_argument
 from bridge.errors import JobRejected
 from bridge.job.request import ENDPOINT, REQUEST_ID, RunRequest, explain
@@ -33,6 +33,8 @@ _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
 #: Commands whose endpoint may come from the routing key.
 _OF_ENDPOINTS = frozenset({"health", "purge", "pause", "resume"})
+#: What a stream's door says of the content of an entry without field `data`.
+NO_DATA = "(no field data)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +86,22 @@ def take(
     door: str,
     properties: Mapping[str, Any] | None,
     kind: Kind = "requests",
+    source: str = "",
 ) -> Taken:
     """Read one message.
 
     `properties` are AMQP's by name (content_type, content_encoding, message_id, correlation_id, reply_to) and
-    `routing_key`; on a stream, the entry's other fields serve as both headers and properties. `door` (amqp, stream) is
-    told in refusals alone.
+    `routing_key`; on a stream, the entry's other fields serve as both headers and properties. `door` (amqp, stream)
+    and `source`, its queue or stream, are told in refusals alone. Who asked is in the refusal, however little else of
+    the message can be read.
     """
     raw = body if isinstance(body, bytes) else str(body).encode(errors="surrogatepass")
     reader = _Reader(raw, _texts(headers), _texts(properties), kind)
+    reader.source = source or f"{'bridge:' if door == 'stream' else 'bridge.'}{kind}"
     try:
         return reader.read()
     except Fault as fault:
+        reader.look_for_the_sender()
         return reader.refused(fault.reason, fault.field, fault.text)
     except JobRejected as fault:
         return reader.refused("rejected", str(fault.document.get("field", "arguments")), fault.message)
@@ -110,6 +116,8 @@ class _Reader:
 
     def __init__(self, body: bytes, headers: Mapping[str, str], properties: Mapping[str, str], kind: Kind) -> None:
         self.body = body
+        self.source = ""
+        self.parsed = False
         self.headers = headers
         self.properties = properties
         self.kind: Kind = kind
@@ -128,12 +136,24 @@ class _Reader:
             id=self.id, endpoint=self.endpoint, op=self.op,
         )  # fmt: skip
 
+    def look_for_the_sender(self) -> None:
+        """Who asked, and for what, as far as a document says so that could not be read whole."""
+        if self.parsed:
+            return
+        said = glimpse(self.body, ("id", "reply_to", "correlation_id", "endpoint", "op"))
+        self.id = _fitting(said.get("id"), REQUEST_ID) or self.id
+        self.reply_to = said.get("reply_to") or self.reply_to
+        correlation_id = said.get("correlation_id", "")
+        if correlation_id and _short(correlation_id):
+            self.correlation_id = correlation_id
+        self.endpoint = _fitting(said.get("endpoint"), ENDPOINT)
+        if self.kind == "commands" and f"bridge.{said.get('op')}" in _CONTROL:
+            self.op = said["op"]
+
     def read(self) -> Taken:
         """Raises Fault, JobRejected or ValidationError."""
         document = self._unwrapped()
-        named = document.get("reply_to")
-        if isinstance(named, str):
-            self.reply_to = named
+        self._sender(document)
         said = document.pop("correlation_id", None)
         if isinstance(said, str):
             self.correlation_id = said
@@ -152,13 +172,14 @@ class _Reader:
         attributes = self._attributes()
         if "specversion" in attributes:  # binary mode: the body is the data
             self._event(attributes)
-            return read_object(self.body)
-        document = read_object(self.body)
+            return self._read_body()
+        document = self._read_body()
         if not _CLOUD_EVENT.fullmatch(content_type) and "specversion" not in document:
-            self._endpoint_and_id(document)
             return document
-        self._event(document)
         data = document.get("data")
+        if isinstance(data, dict):
+            self._sender(data)
+        self._event(document)
         if "data_base64" in document:
             try:
                 data = read_object(base64.b64decode(document["data_base64"], validate=True))
@@ -166,11 +187,17 @@ class _Reader:
                 raise Fault("malformed", "data_base64: is not base64 of a JSON object") from None
         if not isinstance(data, dict):
             raise Fault("malformed", "data: must be the request or command, a JSON object")
-        self._endpoint_and_id(data)
         return data
+
+    def _read_body(self) -> dict[str, Any]:
+        document = read_object(self.body)
+        self.parsed = True
+        return document
 
     def _content_type(self) -> str:
         """The media type in small letters; nothing said means JSON."""
+        if self.properties.get("content_type") == NO_DATA:
+            raise Fault("malformed", "data: the entry has no field `data`, which is to hold the JSON document", "data")
         encoding = self.properties.get("content_encoding", "").strip().lower()
         if encoding not in {"", "utf-8", "utf8", "us-ascii", "ascii", "identity"}:
             raise Fault("malformed", f"content_encoding: {encoding[:60]!r} is not taken; send UTF-8, uncompressed")
@@ -201,15 +228,15 @@ class _Reader:
         if self.id is None and self.kind == "requests":
             self.id = _fitting(event.get("id"), REQUEST_ID)
 
-    def _endpoint_and_id(self, document: dict[str, Any]) -> None:
-        """Note them early, so that a refusal can be answered."""
-        endpoint = document.get("endpoint")
-        self.endpoint = _fitting(endpoint, ENDPOINT)
+    def _sender(self, document: dict[str, Any]) -> None:
+        """Note early whom a refusal is to be told to, and of what."""
+        if isinstance(document.get("reply_to"), str):
+            self.reply_to = document["reply_to"]
+        self.endpoint = _fitting(document.get("endpoint"), ENDPOINT)
         if self.kind == "requests" and document.get("id") is not None:
             self.id = _fitting(document["id"], REQUEST_ID)
 
     def _request(self, document: dict[str, Any]) -> Request:
-        self._endpoint_and_id(document)
         given = document.pop("id", None)
         said = given if given is not None else self.properties.get("message_id") or None
         if said is not None and self.id is None:
@@ -219,6 +246,9 @@ class _Reader:
             self.endpoint = _fitting(word, ENDPOINT)
         if document.get("reply_to") is None and self.reply_to is not None:
             document["reply_to"] = self.reply_to
+        if "input" not in document and "op" in document:
+            self.op = document["op"] if f"bridge.{document['op']}" in _CONTROL else None
+            raise self._misplaced("op", "this is a command", "commands")
         if "input" not in document and document.keys() - RunRequest.model_fields.keys():
             raise Fault("unknown_kind", "body: is no request: it has no input, and names that no request has", "input")
         run = RunRequest.model_validate(document)
@@ -226,6 +256,9 @@ class _Reader:
 
     def _command(self, document: dict[str, Any]) -> Command:
         op = document.pop("op", None)
+        self.id = _fitting(document.get("id"), REQUEST_ID)
+        if op is None and "input" in document:
+            raise self._misplaced("input", "this is a request", "requests")
         if not isinstance(op, str) or f"bridge.{op}" not in _CONTROL:
             ops = ", ".join(sorted(name.removeprefix("bridge.") for name in _CONTROL))
             raise Fault("unknown_kind", "op: is required: " + ops if op is None else f"op: must be one of {ops}", "op")
@@ -236,6 +269,7 @@ class _Reader:
             raise _rejected("by", f"must be a string of at most {TEXT_MAX} bytes")
         if op in _OF_ENDPOINTS and document.get("endpoint") is None and (word := self._routed()) is not None:
             document["endpoint"] = word
+            self.endpoint = _fitting(word, ENDPOINT)
         allowed = _CONTROL[f"bridge.{op}"][1]
         for name, value in document.items():
             if name not in allowed:
@@ -243,9 +277,13 @@ class _Reader:
             if name == "id" and value is None:
                 continue
             check_argument(name, value)
-        self.id = document.get("id")
-        self.endpoint = _fitting(document.get("endpoint"), ENDPOINT)
         return Command(**self._asked(), op=op, arguments=document, by=by)
+
+    def _misplaced(self, field: str, what: str, kind: Kind) -> Fault:
+        """It is answered as what it is: a command names a request that is not to be told as refused."""
+        place, self.kind = self.source.removesuffix(self.kind) + kind, kind
+        key = "" if ":" in place else f", exchange bridge.jobs, key job.{'submit' if kind == 'requests' else 'command'}"
+        return Fault("unknown_kind", f"{field}: {what}; {kind} go to {place}{key}", field)
 
     def _routed(self) -> str | None:
         """The third word of `job.submit.<endpoint>` or `job.command.<endpoint>`."""

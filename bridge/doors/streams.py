@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from bridge.doors.desk import Answer, Delivery, Desk, Item
 from bridge.doors.door import BATCH, BATCH_BYTES, Door
+from bridge.doors.messages import NO_DATA
 from bridge.ledger.inbox import Inbox
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class StreamDoor(Door):
         body = fields.get(b"data")
         if body is None:
             body = json.dumps({_text(name): _text(value) for name, value in fields.items()}).encode()
-            others["content_type"] = "(no field data)"  # refused by its name, with all that there was
+            others["content_type"] = NO_DATA  # refused for that, with all that there was
         made = uuid.uuid5(_SPACE, f"{self._desk.source}:{entry_id}").hex
         return Delivery(entry_id, body, others, others, made_id=made)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 from bridge.job.request import RUNSYNC_BODY_MAX
@@ -56,11 +57,54 @@ def read_object(body: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise Fault("malformed", f"body: is not JSON: {str(error)[:200]}") from None
     if not isinstance(found, dict):
-        raise Fault("malformed", "body: must be one JSON object")
+        task = isinstance(found, list) and len(found) == 3 and isinstance(found[1], dict)  # noqa: PLR2004  (Celery's form)
+        hint = "; this is a Celery task: those go to the queue bridge.run" if task else ""
+        raise Fault("malformed", f"body: must be one JSON object{hint}")
     if containers > DEPTH_MAX and _deeper(found):
         raise Fault("malformed", f"body: is nested deeper than {DEPTH_MAX} levels")
     if _HALF_PAIR.search(body) and not _encodes(found):
         raise Fault("malformed", "body: holds half of a surrogate pair, which UTF-8 cannot carry")
+    return found
+
+
+#: Characters that are looked at of a document whose size alone is its fault.
+_GLIMPSE = 65_536
+_EVENT = frozenset({"specversion", "data"})
+_MEMBER = re.compile(r'[\s,]*"([^"\\]*)"\s*:\s*')
+_LENIENT = json.JSONDecoder(
+    strict=False, parse_int=lambda _: 0, parse_float=lambda _: 0.0, parse_constant=lambda _: None
+)
+
+
+def glimpse(body: bytes, wanted: Collection[str]) -> dict[str, str]:
+    """Of a document that is not taken: the texts that stand under these names at its top, so that somebody can be told.
+
+    As far as it can be read; also inside the `data` of a CloudEvent. A name that stands twice says nothing.
+    """
+    whole = len(body) <= BODY_MAX and body.count(b"{") + body.count(b"[") <= CONTAINERS_MAX
+    text = (body if whole else body[:_GLIMPSE]).decode("utf-8-sig", errors="replace")
+    start = re.match(r"\s*\{", text)
+    return _top(text, start.end(), frozenset(wanted)) if start else {}
+
+
+def _top(text: str, at: int, wanted: frozenset[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    places: dict[str, int] = {}
+    while (member := _MEMBER.match(text, at)) is not None:
+        name, at = member[1], member.end()
+        first = name not in places
+        if name in wanted or name in _EVENT:
+            places.setdefault(name, at)
+        try:
+            value, at = _LENIENT.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            break
+        if name in wanted and first and isinstance(value, str):
+            found[name] = value
+        elif not first:
+            found.pop(name, None)
+    if places.keys() >= _EVENT and text.startswith("{", places["data"]):
+        found |= _top(text, places["data"] + 1, wanted)
     return found
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from bridge.emulator import Emulator
+from bridge.job.models import schemas
 from bridge.job.record import Record
 from tests.helpers import eventually
 from tests.house import API_KEY, House
@@ -210,7 +212,104 @@ def test_ends_that_nobody_was_named_for_go_to_the_results(house: House, door: st
         assert json.loads(entries[-1][1]["data"])["subject"] == f"{door}-r"
 
 
+@pytest.mark.parametrize("fault", ["NaN", "twice", "deep", "half"])
+def test_who_sends_what_cannot_be_read_is_told_so(house: House, door: str, service: Any, fault: str) -> None:
+    """Named by the message's properties or in the document: a typed refusal, with the correlation id."""
+    broken = {"NaN": "NaN", "twice": '{"b": 1, "b": 2}', "deep": "[" * 200 + "]" * 200, "half": '"\\ud800"'}[fault]
+    name, request_id = f"unread-{fault}-{door}", f"{door}-unread-{fault}"
+    service.own(name)
+    given = '"input": {"a": ' + broken + "}}"
+    properties = {"reply_to": name, "correlation_id": "c-1", "message_id": request_id}
+    service.send(("{" + given).encode(), **properties)
+    named = json.dumps({"id": f"{request_id}-2", "reply_to": name, "correlation_id": "c-2"})
+    service.send((named[:-1] + ", " + given).encode())
+    for n, told in enumerate(service.replies(name, 2), start=1):
+        data = told["data"]
+        assert (told["type"], told["subject"]) == (
+            "bridge.job.rejected",
+            f"{request_id}-2" if n == 2 else request_id,
+        )
+        assert (data["reason"], data["field"], data["correlation_id"]) == ("rejected", "body", f"c-{n}")
+        assert (data["phase"], data["status"], data["completed"]) == ("CLOSED", "REJECTED", True)
+        assert data["error"].startswith("body: ")
+        assert data["dead_letter"] == letters(house, told["subject"])[0]["id"]
+        assert Draft202012Validator(schemas()["document"]).is_valid(data)
+        assert Draft202012Validator(schemas()["transition"]).is_valid(data)
+    service.send(b'{"op": "status", "id": "x", "where": {"a": ' + broken.encode() + b"}}", "commands", **properties)
+    told = service.replies(name, 3)[2]
+    assert (told["type"], told["data"]["correlation_id"]) == ("bridge.command.refused", "c-1")
+
+
+def test_a_refusal_without_an_id_is_a_whole_document_too(house: House, door: str, service: Any) -> None:
+    """Its subject and id are `unknown`."""
+    name = f"nameless-{door}"
+    service.own(name)
+    service.send(b"[1, 2]", reply_to=name)
+    (told,) = service.replies(name, 1)
+    assert (told["subject"], told["data"]["id"], told["data"]["endpoint"]) == ("unknown", "unknown", "_invalid")
+    assert Draft202012Validator(schemas()["document"]).is_valid(told["data"])
+
+
+def test_a_message_at_the_wrong_door_is_told_the_right_one(house: House, door: str, service: Any) -> None:
+    """A command among requests, and the other way round; nothing is told of the request that the command names."""
+    name = f"astray-{door}"
+    service.own(name)
+    service.send({"op": "cancel", "id": f"{door}-astray", "reply_to": name})
+    told = service.replies(name, 1)[0]
+    assert (told["type"], told["data"]["op"]) == ("bridge.command.refused", "cancel")
+    assert source(door, "commands") in told["data"]["error"]
+    assert not house.events(f"{door}-astray")
+    service.send({"input": {"a": 1}, "id": f"{door}-astray", "reply_to": name}, "commands")
+    told = service.replies(name, 2)[1]
+    assert (told["type"], told["data"]["field"]) == ("bridge.job.rejected", "input")
+    assert source(door) in told["data"]["error"]
+
+
+def test_a_request_that_runpod_would_not_take_is_refused_at_the_door(house: House, door: str, service: Any) -> None:
+    """For its size: no record, no submit, and a refusal that names field and rule."""
+    name, request_id = f"large-{door}", f"{door}-large"
+    service.own(name)
+    service.send({"input": {"a": "a" * 10 * 1024 * 1024}, "id": request_id, "reply_to": name})
+    data = service.replies(name, 1)[0]["data"]
+    assert (data["status"], data["field"]) == ("REJECTED", "input")
+    assert data["error"].endswith("RunPod takes at most 10485760")
+    assert house.ledger.load(request_id) is None
+    assert letters(house, request_id)[0]["reason"] == "rejected"
+
+
 # Commands
+
+
+def test_a_command_about_an_endpoint_that_nobody_uses_is_refused(house: House, door: str, service: Any) -> None:
+    """Also one that a request has misspelt: it has never answered."""
+    name = f"misspelt-{door}"
+    service.own(name)
+    service.send({"input": {"a": 1}, "endpoint": f"demmo-{door}", "reply_to": name})
+    assert service.replies(name, 1)[0]["type"] == "bridge.job.rejected"
+    asked = [(op, word) for op in ("pause", "resume", "health") for word in ("nowhere", f"demmo-{door}")]
+    for n, (op, word) in enumerate(asked, start=2):
+        service.send({"op": op, "endpoint": word, "reply_to": name}, "commands")
+        data = service.replies(name, n)[-1]["data"]
+        assert (data["op"], data["reason"], data["field"]) == (op, "rejected", "endpoint")
+        assert f"'{word}' is not known" in data["error"]
+        assert "demo" in data["error"]
+    service.send({"op": "health", "reply_to": name}, "commands")
+    told = service.replies(name, len(asked) + 2)[-1]["data"]["result"]
+    assert {one["endpoint"] for one in told} <= {"demo", *DOORS}
+
+
+def test_a_command_that_comes_too_often_is_told_that_it_is_busy(house: House, door: str, service: Any) -> None:
+    """RunPod allows two purges in 10 s: the third breaks no rule, and may be sent again."""
+    name = f"purges-{door}"
+    service.own(name)
+    service.send({"input": {"a": 1}, "endpoint": door, "reply_to": name})
+    service.replies(name, 1)
+    for _ in range(3):
+        service.send({"op": "purge", "endpoint": door, "reply_to": name}, "commands")
+    told = [event["data"] for event in service.replies(name, 4)[1:]]
+    refused = [data for data in told if "result" not in data]
+    assert [(data["reason"], data["field"]) for data in refused] == [("busy", "endpoint")]
+    assert "try again in" in refused[0]["error"]
 
 
 def test_commands_are_answered_where_they_say(house: House, door: str, service: Any) -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.doors.messages import Command, Refused, Request, take
+from bridge.doors.messages import NO_DATA, Command, Refused, Request, take
 from bridge.doors.strict import BODY_MAX
 from bridge.errors import JobRejected
-from bridge.job.request import parse_run
+from bridge.job.request import RUN_BODY_MAX, RUNSYNC_BODY_MAX, RunRequest, parse_run
 
 
 def request(document: Any, **properties: str) -> Any:
@@ -205,3 +205,158 @@ def test_a_refusal_names_the_field_also_where_its_name_begins_like_a_kind() -> N
     """`stream` begins with what pydantic calls a string."""
     with pytest.raises(JobRejected, match=r"^stream: "):
         parse_run({"input": {"a": 1}, "stream": "yes"})
+
+
+@pytest.mark.parametrize("name", POISON)
+def test_who_sent_poison_is_found_out_where_it_can_be(name: str) -> None:
+    """By the message's properties always; by the document as far as it can be read."""
+    body, properties = POISON[name]
+    found = request(body, **properties, reply_to="q", correlation_id="c", message_id="m-1")
+    assert (found.reply_to, found.correlation_id or "c") == ("q", "c")
+    assert found.id in {"m-1", "x", "y", None}  # None: it names one that is none, or two
+
+
+MALFORMED = {
+    "duplicate": b'{"a":1,"a":2}',
+    "NaN": b'{"a":NaN}',
+    "infinite": b'{"a":1e999}',
+    "over 64 bits": b'{"a":' + b"9" * 5000 + b"}",
+    "half a pair": b'{"a":"\\ud800"}',
+    "101 levels": b"[" * 101 + b"]" * 101,
+    "many lists": b"[" + b"[]," * 1_000_001 + b"[]]",
+    "too large": b'"' + b"a" * BODY_MAX + b'"',
+    "latin": '{"a":"café"}'.encode("latin-1"),
+    "truncated": b'{"a',
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_document_that_cannot_be_taken_still_says_whom_to_answer(name: str) -> None:
+    """What stands before the fault is read, and behind it where the fault is not in the spelling; in an event too."""
+    told = b'"id": "x", "reply_to": "billing", "correlation_id": "c", "endpoint": "sdxl"'
+    asked = b"{" + told + b', "input": ' + MALFORMED[name] + b"}"
+    for body in (asked, b'{"specversion": "1.0", "id": "e", "data": ' + asked + b"}"):
+        found = request(body)
+        assert isinstance(found, Refused)
+        assert found.reason in {"malformed", "too_large"}
+        assert (found.id, found.reply_to, found.correlation_id, found.endpoint) == ("x", "billing", "c", "sdxl")
+    if name not in {"truncated", "many lists", "too large"}:
+        found = request(b'{"input": ' + MALFORMED[name] + b", " + told + b"}")
+        assert (found.id, found.reply_to) == ("x", "billing")
+    order = b'{"op": "status", ' + told + b', "where": ' + MALFORMED[name] + b"}"
+    found = take(order, {}, "amqp", {}, "commands")
+    assert isinstance(found, Refused)
+    assert (found.kind, found.op, found.id, found.reply_to) == ("commands", "status", "x", "billing")
+
+
+def test_a_name_that_stands_twice_names_nobody() -> None:
+    """Of two reply_to, neither is chosen; the message's own counts."""
+    body = b'{"reply_to": "a", "reply_to": "b", "id": "x", "input": {"a": 1}}'
+    assert (request(body).reply_to, request(body, reply_to="q").reply_to) == (None, "q")
+
+
+def test_a_message_at_the_wrong_door_is_told_the_right_one() -> None:
+    """And answered as what it is: a command that names a request says nothing of that request."""
+    found = request({"op": "cancel", "id": "order-1", "reply_to": "q"})
+    assert (found.kind, found.op, found.id, found.reply_to) == ("commands", "cancel", "order-1", "q")
+    assert found.message == (
+        "op: this is a command; commands go to bridge.commands, exchange bridge.jobs, key job.command"
+    )
+    found = command({"input": {"a": 1}, "id": "order-1", "reply_to": "q"})
+    assert (found.kind, found.id, found.reply_to) == ("requests", "order-1", "q")
+    assert found.message == (
+        "input: this is a request; requests go to bridge.requests, exchange bridge.jobs, key job.submit"
+    )
+    body = b'{"op": "cancel", "id": "order-1"}'
+    assert take(body, {}, "stream", {}, "requests", "bridge:team:requests").message == (  # type: ignore[union-attr]
+        "op: this is a command; commands go to bridge:team:commands"
+    )
+    assert "bridge.run" in request(b'[[], {"input": {"a": 1}}, {"callbacks": null}]').message
+
+
+def test_an_entry_without_its_field_is_told_so() -> None:
+    """A stream's document stands in `data`; the other fields say whom to answer."""
+    fields = {"date": '{"input": {"a": 1}}', "reply_to": "q", "content_type": NO_DATA}
+    found = take(json.dumps(fields).encode(), fields, "stream", fields)
+    assert isinstance(found, Refused)
+    assert (found.reason, found.field, found.reply_to) == ("malformed", "data", "q")
+    assert found.message.startswith("data: the entry has no field `data`")
+
+
+S3 = {"accessId": "a", "accessSecret": "a", "bucketName": "b", "endpointUrl": "c"}
+S3_RULE = "must be an object of accessId, accessSecret, bucketName and endpointUrl, or the name of one"
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"input": "text"}, "input: must be an object"),
+    ({"input": [1]}, "input: must be an object"),
+    ({"input": None}, "input: must be an object"),
+    ({}, "input: is required"),
+    ({"endpoint": 7}, "endpoint: must be a string"),
+    ({"policy": []}, "policy: must be an object of executionTimeout, ttl and lowPriority"),
+    ({"policy": {"ttl": "1"}}, "policy.ttl: must be a whole number of milliseconds"),
+    ({"policy": {"ttl": 10}}, "policy.ttl: must be at least 10000 (milliseconds: 600 is 0.6 s)"),
+    ({"policy": {"lowPriority": 1}}, "policy.lowPriority: must be true or false"),
+    ({"policy": {"int": 1}}, "policy.int: unknown argument"),
+    ({"timeout": 1.5e4}, "timeout: must be a whole number of milliseconds"),
+    ({"timeout": True}, "timeout: must be a whole number of milliseconds"),
+    ({"stream": "yes"}, "stream: must be true or false"),
+    ({"sync": "yes"}, "sync: must be true, false or milliseconds, 1000 to 300000"),
+    ({"delivery": "twice"}, "delivery: must be at_least_once or at_most_once"),
+    ({"retries": -1}, "retries: must be a whole number, 0 to 100"),
+    ({"retries": 101}, "retries: must be a whole number, 0 to 100"),
+    ({"retry_on": "all"}, "retry_on: must be a list of execution_timeout, handler_error, ttl_expired, worker_lost"),
+    ({"retry_on": [1]}, "retry_on: must be a list of execution_timeout, handler_error, ttl_expired, worker_lost"),
+    ({"priority": 10}, "priority: must be a whole number, 0 to 9"),
+    ({"s3Config": 1}, f"s3Config: {S3_RULE}"),
+    ({"s3Config": S3 | {"accessId": 1}}, "s3Config.accessId: must be a string"),
+    ({"s3Config": S3 | {"colour": "red"}}, "s3Config.colour: unknown argument"),
+    ({"reply_to": {}}, "reply_to: must be a string"),
+    ({"reply_on": "end"}, "reply_on: must be a list of accepted, submitted, started, progress, chunk, end"),
+    ({"reply_on": ["end", "start"]}, "reply_on: must be a list of accepted, submitted, started, progress, chunk, end"),
+    ({"result": "both"}, "result: must be output or document"),
+    ({"metadata": "flat"}, "metadata: must be an object"),
+    ({"metadata": {"float": [1]}}, "metadata.float: must be a string, a number, true, false or null"),
+    ({"imput": {}}, "imput: unknown argument"),
+    ({"callback": "http://x"}, "callback: not yet: the name is reserved for a later version"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "text"), WRONG)
+def test_a_refusal_names_the_field_and_the_rule_in_our_words(wrong: dict[str, Any], text: str) -> None:
+    """Whole sentences: nothing of what the checking library calls things."""
+    arguments = ({"input": {"a": 1}} | wrong) if wrong else {}
+    with pytest.raises(JobRejected) as caught:
+        parse_run(arguments)
+    assert (caught.value.message, caught.value.document["field"]) == (text, text.partition(":")[0])
+    refused = request({"id": "x", **arguments})
+    assert (refused.reason, refused.message) == ("rejected", text)
+
+
+WORDLESS = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text("ab")),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text("ab"), inner)),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*RunRequest.model_fields, "imput"]), WORDLESS, min_size=1, max_size=4))
+def test_no_refusal_speaks_in_the_librarys_words(arguments: dict[str, Any]) -> None:
+    """Whatever is wrong."""
+    said = ""
+    try:
+        parse_run(arguments)
+    except JobRejected as fault:
+        said = fault.message
+    for words in ("nput should", "valid ", "function-", "pydantic", "tuple", "dictionary", "S3Config.", ".0:"):
+        assert words not in said
+
+
+def test_what_runpod_would_not_take_for_its_size_is_refused() -> None:
+    """10 MiB for /run, 20 MiB for /runsync; counted in bytes as they are sent."""
+    bound, brim = {"a": "a" * (RUN_BODY_MAX - 20)}, {"a": "a" * RUN_BODY_MAX}
+    assert parse_run({"input": bound}).input == bound
+    with pytest.raises(JobRejected, match=r"^input: the request is 104857\d\d bytes; RunPod takes at most 10485760$"):
+        parse_run({"input": brim})
+    assert parse_run({"input": brim, "sync": True}).input == brim
+    assert parse_run({"input": {"a": "é" * (RUN_BODY_MAX // 2 - 20)}}).input  # two bytes each, six in an escape
+    with pytest.raises(JobRejected, match="at most 20971520"):
+        parse_run({"input": {"a": "é" * (RUNSYNC_BODY_MAX // 2)}, "sync": True})
