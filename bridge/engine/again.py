@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge.job.document import cloud_event, document, stamp, transition
-from bridge.job.record import Long
-from bridge.job.words import END_EVENT, EventName, Status
+from bridge.job.record import Long, altered
+from bridge.job.words import END_EVENT, EventName, Phase, Status
 from bridge.ledger.ledger import COMMON
 
 if TYPE_CHECKING:
@@ -34,8 +35,13 @@ def answer_again(ledger: Ledger, request_id: str, reply: Mapping[str, Any], *, m
 
 
 def _accepted(ledger: Ledger, held: Held, reply: Mapping[str, Any]) -> str:
-    offset, record = ledger.clock.offset, held.record
-    data = transition(held, clock_offset=offset, door=record.door) | _correlated(reply)
+    """As it was told at first, whatever has come of the request since."""
+    offset = ledger.clock.offset
+    record = altered(
+        held.record, phase=Phase.ACCEPTED, status=Status.ACCEPTED.value, job_id="", attempt=1, round=1, reason="",
+        possible_duplicate=0, submitted_at=0, started_at=0,
+    )  # fmt: skip
+    data = transition(replace(held, record=record), clock_offset=offset, door=record.door) | _correlated(reply)
     return cloud_event(
         EventName.ACCEPTED, data, request_id=record.id, endpoint=record.endpoint, sequence=1,
         time=stamp(record.accepted_at, offset) or "", trace=held.long.get(Long.TRACE),

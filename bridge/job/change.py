@@ -110,7 +110,7 @@ class Draft:
         self._drop: list[Long] = []
         self._output: str | None = None
         self._drop_output = False
-        self._events: list[tuple[EventName, dict[str, Any]]] = []
+        self._events: list[tuple[EventName, dict[str, Any], Record]] = []
         self._large: dict[int, str] = {}  # outputs of chunks that are too large for an event, by its place
         self._delay = 0
         self._due_set = False
@@ -160,9 +160,22 @@ class Draft:
         return self.drop(Long.OUTPUT_REF) if Long.OUTPUT_REF in self.before.long else self
 
     def tell(self, name: EventName, **more: Any) -> Draft:
-        """One event; its sequence is given at the end."""
-        self._events.append((name, more))
+        """One event, of the record as it stands now; its sequence is given at the end.
+
+        Several events of one change tell each its own step of the way: `accepted` of a request that is born cancelled
+        says ACCEPTED. An end is told as the record is when all is done.
+        """
+        self._events.append((name, more, self.record))
         return self
+
+    def began(self, at: int) -> Draft:
+        """The job runs, or has run since `at`: told once for each attempt, before whatever came of it."""
+        record = self.record
+        if record.phase.ended or not record.job_id:
+            return self.set(started_at=record.started_at or at)
+        if record.started_at:
+            return self
+        return self.set(status=Status.IN_PROGRESS.value, started_at=at).tell(EventName.STARTED)
 
     def due(self, step: Step | None, delay_ms: int = 0) -> Draft:
         """Where the record goes on, and in how many milliseconds; gives the lease back.
@@ -228,6 +241,10 @@ class Draft:
         )
         if self.record.stream:  # who follows the chunks hears that there are no more
             end = {"end": True, "status": str(status), "reason": str(reason) or None, "chunks": self.record.chunks}
+            if self.record.stream_incomplete:
+                end["stream_incomplete"] = "possible"
+            if self.record.stream_repaired >= 0:
+                end["stream_repaired"] = self.record.stream_repaired
             self._chunks.append(dumps(end))
         self.drop(Long.INPUT, Long.S3CONFIG)
         self.tell(END_EVENT.get(status, EventName.LOST), **more)  # type: ignore[call-overload]
@@ -271,7 +288,7 @@ class Draft:
             drop_long=tuple(dict.fromkeys(name for name in self._drop if name not in self._put)),
             output=None if stored else self._output,
             drop_output=self._drop_output or stored,
-            tellings=tuple(self._telling(after, name, more, first, i) for i, (name, more) in enumerate(self._events)),
+            tellings=tuple(self._telling(after, first, place) for place in range(len(self._events))),
             delay_ms=self._delay,
             keeps_due=not self._due_set and self.record.due == self.before.record.due,
             strays=tuple(self._strays),
@@ -283,13 +300,13 @@ class Draft:
             paid_twice_ms=self._twice_ms,
         )
 
-    def _telling(self, after: Held, name: EventName, more: dict[str, Any], first: int, place: int) -> Telling:
-        record = after.record
+    def _telling(self, after: Held, first: int, place: int) -> Telling:
+        record, (name, more, then) = after.record, self._events[place]
         ends = name in END_EVENT.values()
         if ends:
             data = document(after, inline_limit=self.rules.inline_limit, clock_offset=self._offset) | more
         else:
-            data = transition(after, clock_offset=self._offset, **more)
+            data = transition(Held(then, after.long), clock_offset=self._offset, **more)
         event = event_of(
             name,
             data,

@@ -171,6 +171,8 @@ class Chunk(Open):
     status: str | None = None
     reason: str | None = None
     chunks: int | None = None
+    stream_incomplete: str | None = Field(default=None, description="of the end: `possible` when chunks may be missing")
+    stream_repaired: int | None = Field(default=None, description="of the end: chunks filled in from the aggregate")
 
 
 class JsonRequest(RunRequest):

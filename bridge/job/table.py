@@ -564,14 +564,14 @@ class Table:
             rank(heard.status) == rank(record.status) and heard.status != record.status
         ):
             draft.set(status=heard.status)
-            if heard.status == Status.IN_PROGRESS:
-                draft.set(started_at=record.started_at or draft.now).tell(EventName.STARTED)
-                if record.stream and not record.reading and not record.stream_done:
-                    draft.read_stream(0)
-            elif heard.status == Status.IN_QUEUE:
+            if heard.status == Status.IN_QUEUE:
                 draft.tell(EventName.QUEUED)
         elif rank(heard.status) < rank(record.status):
             return
+        if heard.status == Status.IN_PROGRESS and not record.started_at:
+            draft.began(self._began_at(draft, heard))
+            if record.stream and not record.reading and not record.stream_done:
+                draft.read_stream(0)
         if heard.status == Status.IN_PROGRESS and heard.output not in (None, draft.before.long.get(Long.PROGRESS)):
             progress = heard.output or ""
             if len(progress) <= self.rules.inline_limit:
@@ -585,12 +585,25 @@ class Table:
         )
         return bool(past_ttl or stands_still)
 
+    @staticmethod
+    def _began_at(draft: Draft, heard: Heard) -> int:
+        """When the job began to run, by RunPod's own times as far as it tells them; never before it was submitted."""
+        record, at = draft.record, draft.now
+        if heard.delay_time is not None and record.attempt == 1:  # of a later attempt it may count from the first
+            at = min(at, record.submitted_at + heard.delay_time)
+        if heard.execution_time is not None and is_end(heard.status):
+            at = min(at, draft.now - heard.execution_time)
+        return max(at, record.submitted_at)
+
     def _end_heard(self, draft: Draft, heard: Heard) -> None:
         record = draft.record
         self._forget_job(draft, record.job_id, heard.status)
+        if heard.status == Status.COMPLETED or heard.execution_time is not None:
+            # It has run between two looks (fact: what ends in the queue has no executionTime).
+            draft.began(self._began_at(draft, heard))
         if heard.status == Status.COMPLETED:
             heard = self._with_chunks(draft, heard)
-            draft.set(started_at=record.started_at or draft.now, output_missing=int(heard.output is None))
+            draft.set(output_missing=int(heard.output is None))
             draft.result(heard.output, heard.ref).paid(heard.execution_time)
             self._strays(draft)
             draft.settle(Status.COMPLETED)
@@ -781,6 +794,8 @@ class Table:
         draft = self._draft(held, now)
         if lost or not mine:
             draft.set(stream_incomplete=1)
+        if chunks and (mine or record.attempt == 1):  # of an attempt before this one they say nothing of this one
+            draft.began(now)
         for output, metrics in chunks:
             draft.chunk(output, metrics)
         if chunks and record.drain_until:

@@ -348,3 +348,94 @@ def test_who_sends_a_request_again_from_elsewhere_hears_the_rest_too() -> None:
     for n in range(20):
         full = table.also_reply(full, 1_000, {**again, "to": f"q{n}"}).after
     assert len(json.loads(full.long[Long.REPLY])["also"]) == 8
+
+
+def told(change: Change) -> list[tuple[str, str, int]]:
+    """What a change tells: name, status in its data, sequence."""
+    found = [(telling.name.value, json.loads(telling.body)) for telling in change.tellings]
+    return [(name, body["data"]["status"], int(body["sequence"])) for name, body in found]
+
+
+def queued(**more: object) -> Held:
+    """A job that was last seen in RunPod's queue."""
+    return in_phase(Phase.TRACKED, status="IN_QUEUE", sequence=3, **more)
+
+
+@pytest.mark.parametrize(
+    ("end", "name"),
+    [
+        ({"status": "COMPLETED", "output": "1"}, "completed"),
+        ({"status": "FAILED", "error": "boom"}, "failed"),
+        ({"status": "TIMED_OUT"}, "timed_out"),
+        ({"status": "CANCELLED"}, "cancelled"),
+    ],
+)
+def test_a_job_that_ran_between_two_looks_is_told_started_first(end: dict[str, str], name: str) -> None:
+    """In the change that tells its end (I3: without a gap), with RunPod's own times."""
+    change = TABLE_OF.observed(queued(), NOW, heard(delay_time=9_000, execution_time=2_500, **end), poll_ms=1)
+    assert told(change) == [("started", "IN_PROGRESS", 4), (name, end["status"], 5)]
+    started, ended = (json.loads(telling.body)["data"] for telling in change.tellings)
+    assert started["phase"] == "TRACKED"
+    assert (started["started_at"], ended["started"]) == (ended["started_at"], True)
+    assert change.record.started_at == NOW - 50_000 + 9_000
+    late = TABLE_OF.observed(queued(), NOW, heard(delay_time=49_000, execution_time=2_500, **end), poll_ms=1)
+    assert late.record.started_at == NOW - 2_500  # it cannot have begun later than that
+
+
+def test_what_never_ran_is_not_told_as_started() -> None:
+    """Out of the queue: RunPod gives it no executionTime."""
+    for status, name in (("CANCELLED", "cancelled"), ("TIMED_OUT", "timed_out")):
+        change = TABLE_OF.observed(queued(), NOW, heard(status), poll_ms=1)
+        assert told(change) == [(name, status, 4)]
+        assert json.loads(change.tellings[0].body)["data"]["started"] is False
+    assert TABLE_OF.observed(queued(), NOW, heard("TIMED_OUT"), poll_ms=1).record.reason == "ttl_expired"
+
+
+def test_started_is_told_once_for_each_attempt() -> None:
+    """Seen running, it is not told again at the end; a retry begins anew."""
+    running = TABLE_OF.observed(queued(), NOW, heard("IN_PROGRESS", delay_time=20_000), poll_ms=1)
+    assert running.record.started_at == NOW - 30_000
+    ended = TABLE_OF.observed(running.after, NOW, heard("COMPLETED", execution_time=5, output="1"), poll_ms=1)
+    assert [name for name, _, _ in told(ended)] == ["completed"]
+    failed = TABLE_OF.observed(queued(retries_left=1), NOW, heard("FAILED", execution_time=5, error="x"), poll_ms=1)
+    assert told(failed) == [("started", "IN_PROGRESS", 4), ("retried", "FAILED", 5)]
+    again = TABLE_OF.retry_answered(failed.after, NOW, poll_ms=1).after
+    second = heard("COMPLETED", attempt=2, delay_time=70_000, execution_time=7, output="1")
+    ended = TABLE_OF.observed(again, NOW + 20, second, poll_ms=1)
+    assert [name for name, _, _ in told(ended)] == ["started", "completed"]
+    assert ended.record.started_at == NOW + 13
+
+
+def test_a_chunk_of_a_job_in_the_queue_says_that_it_runs() -> None:
+    """Nobody has looked since it began: `started` comes before its first chunk, and only once."""
+    held = queued(stream=1, reading="r", due="poll", lease="")
+    first = TABLE_OF.stream_read(held, NOW, [("a", None), ("b", None)], reader="r", again_ms=10, lost=False)
+    assert told(first) == [("started", "IN_PROGRESS", 4), ("chunk", "IN_PROGRESS", 5), ("chunk", "IN_PROGRESS", 6)]
+    assert (first.record.status, first.record.started_at) == ("IN_PROGRESS", NOW)
+    held = Held(replace(first.record, reading="r"), first.after.long)
+    more = TABLE_OF.stream_read(held, NOW, [("c", None)], reader="r", again_ms=10, lost=False)
+    assert told(more) == [("chunk", "IN_PROGRESS", 7)]
+    assert not TABLE_OF.observed(more.after, NOW, heard("IN_PROGRESS"), poll_ms=1).tellings
+    by_sync = in_phase(Phase.TRACKED, submitted_at=NOW - 5, sequence=3)  # the submit's answer said IN_PROGRESS
+    assert told(TABLE_OF.observed(by_sync, NOW, heard("IN_PROGRESS"), poll_ms=1)) == [("started", "IN_PROGRESS", 4)]
+    stale = queued(stream=1, reading="another", attempt=2)
+    late = TABLE_OF.stream_read(stale, NOW, [("z", None)], reader="r", again_ms=10, lost=False)
+    assert told(late) == [("chunk", "IN_QUEUE", 4)]  # of the attempt before, as far as anybody knows
+
+
+def test_each_event_of_a_change_tells_its_own_step() -> None:
+    """A request that is born cancelled was accepted first."""
+    record = Record(id="r", endpoint="demo", door="amqp", fingerprint="f")
+    born = TABLE_OF.accept(Held(record, {}), NOW, {"by": "ann", "door": "cli"})
+    assert told(born) == [("accepted", "ACCEPTED", 1), ("cancelled", "CANCELLED", 2)]
+    assert json.loads(born.tellings[0].body)["data"]["phase"] == "ACCEPTED"
+
+
+def test_the_end_of_the_chunks_says_whether_all_of_them_are_there() -> None:
+    """I13: who follows them alone hears of a hole too."""
+    held = in_phase(Phase.TRACKED, stream=1, stream_done=1, stream_incomplete=1, chunks=1)
+    end = json.loads(TABLE_OF.observed(held, NOW, heard("FAILED", error="x"), poll_ms=1).chunks[-1])
+    assert (end["end"], end["stream_incomplete"]) == (True, "possible")
+    whole = in_phase(Phase.TRACKED, stream=1, stream_done=1, chunks=1)
+    end = json.loads(TABLE_OF.observed(whole, NOW, heard("FAILED", error="x"), poll_ms=1).chunks[-1])
+    assert end == {"end": True, "status": "FAILED", "reason": "handler_error", "chunks": 1}

@@ -22,7 +22,8 @@ def tracked(**more: object) -> Held:
     """A job that runs, leased for a status read."""
     record = Record(
         id="r1", phase=Phase.TRACKED, endpoint="demo", endpoint_id="demo", door="celery", sinks="celery", nonce="n",
-        job_id="j1", status="IN_PROGRESS", submits=1, submitted_at=NOW - 5_000, observed_at=NOW - 1_000,
+        job_id="j1", status="IN_PROGRESS", submits=1, submitted_at=NOW - 5_000, started_at=NOW - 4_000,
+        observed_at=NOW - 1_000,
         lease="mine", lease_until=NOW + 30_000,
     )  # fmt: skip
     return Held(replace(record, **more), {})  # type: ignore[arg-type]
