@@ -10,13 +10,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, bootsteps
+from celery.exceptions import WorkerShutdown
 from celery.signals import worker_shutting_down
+from click import ClickException
 
 from bridge import celeryconfig, wiring
 from bridge.doors import hold, intake, remote, tasks
 from bridge.doors.finish_here import finish_here
+from bridge.errors import LedgerUnavailable, SchemaTooNew, SettingsError
 from bridge.settings import load
-from bridge.telemetry import configure_logging
+from bridge.telemetry import configure_logging, tell
 
 if TYPE_CHECKING:
     from celery.worker import WorkController
@@ -31,6 +34,21 @@ class BridgeCelery(Celery):  # type: ignore[misc]
         self.config_from_object(_LazyConfig())
 
 
+#: Exit code of a worker whose ledger does not answer as it starts; as of the `bridge` command.
+UNAVAILABLE = 9
+
+
+class Unusable(ClickException, SettingsError):
+    """Faults of the settings as the `celery` command shows them: sentences, not a traceback."""
+
+    exit_code = 11  # as of the `bridge` command
+
+    def __init__(self, *faults: str) -> None:
+        """One line a fault."""
+        super().__init__("the settings cannot be used:\n" + "\n".join(f"  {fault}" for fault in faults))
+        self.args = self.faults = faults
+
+
 class _LazyConfig:
     """An object of settings that is filled at first look."""
 
@@ -43,7 +61,11 @@ class _LazyConfig:
     def _config(self) -> dict[str, Any]:
         found = self.__dict__.get("_found")
         if found is None:
-            found = self.__dict__["_found"] = celeryconfig.build(load())
+            try:
+                found = celeryconfig.build(load())
+            except SettingsError as error:
+                raise Unusable(*error.faults) from None
+            self.__dict__["_found"] = found
         return found
 
     def __dir__(self) -> list[str]:
@@ -63,6 +85,17 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, worker: WorkController) -> None:
         """After the pool has forked, so that no connection is shared with its children."""
         hold.stopping.clear()
+        try:
+            self._start(worker)
+        except (SettingsError, SchemaTooNew) as error:
+            # Celery would show a traceback for what one sentence says.
+            tell("settings.unusable", error=str(error))
+            raise WorkerShutdown(Unusable.exit_code) from None
+        except LedgerUnavailable as error:
+            tell("ledger.unavailable", error=f"{error}; is BRIDGE_REDIS_URL right?", waiting=0)
+            raise WorkerShutdown(UNAVAILABLE) from None
+
+    def _start(self, worker: WorkController) -> None:
         self.bridge = wiring.current(worker.app)
         configure_logging(self.bridge.settings.bridge_log_level, as_json=self.bridge.settings.bridge_log_json)
         self.bridge.check()

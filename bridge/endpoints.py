@@ -167,6 +167,11 @@ class EndpointBook:
             return endpoint.api_key_file.read_text().strip()
         return self._settings.runpod_api_key
 
+    @property
+    def has_key(self) -> bool:
+        """Whether there is a key for any endpoint."""
+        return bool(self._settings.runpod_api_key) or any(one.api_key_file for one in self._file.endpoints.values())
+
     def _reload(self) -> None:
         path = self._settings.bridge_config_file
         if path is None or time.monotonic() - self._looked < RELOAD_S:

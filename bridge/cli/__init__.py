@@ -12,24 +12,42 @@ from bridge import __version__
 from bridge.cli.codes import EPILOG, ExitCode
 from bridge.errors import BridgeError, SettingsError
 
-#: verb -> the module that has it, as a click command of the same name
-VERBS: Mapping[str, str] = {
-    "worker": "bridge.cli.serve",
-    "engine": "bridge.cli.serve",
-    "emulate": "bridge.cli.serve",
-    "run": "bridge.cli.requests",
-    "status": "bridge.cli.requests",
-    "watch": "bridge.cli.requests",
-    "cancel": "bridge.cli.control",
-    "retry": "bridge.cli.control",
-    "health": "bridge.cli.control",
-    "purge": "bridge.cli.control",
-    "pause": "bridge.cli.control",
-    "resume": "bridge.cli.control",
-    "dead": "bridge.cli.dead",
-    "topology": "bridge.cli.ops",
-    "check": "bridge.cli.ops",
-    "schema": "bridge.cli.ops",
+#: verb -> the module that has it, as a click command of the same name; and what the overview says of it
+VERBS: Mapping[str, tuple[str, str]] = {
+    "worker": (
+        "bridge.cli.serve",
+        "Consume the bridge's queues and run the engine: `celery -A bridge.app worker ARGS`.",
+    ),
+    "engine": ("bridge.cli.serve", "Run the engine alone, for workers that have BRIDGE_ENGINE=off."),
+    "emulate": ("bridge.cli.serve", "Run RunPod Serverless on this machine."),
+    "run": ("bridge.cli.requests", "Submit a request through the broker and watch it to its end; print its output."),
+    "status": ("bridge.cli.requests", "The document of a request."),
+    "watch": ("bridge.cli.requests", "Follow a request's transitions to its end."),
+    "cancel": (
+        "bridge.cli.control",
+        "Cancel requests in whatever phase they are; running ones are cancelled at RunPod.",
+    ),
+    "retry": ("bridge.cli.control", "Run a FAILED or TIMED_OUT request once more, while RunPod keeps its job."),
+    "health": (
+        "bridge.cli.control",
+        "RunPod's counters and the bridge's own, with a verdict; all endpoints when none is named.",
+    ),
+    "purge": ("bridge.cli.control", "Clear an endpoint's queue at RunPod: for everyone on that endpoint."),
+    "pause": (
+        "bridge.cli.control",
+        "Let no submit leave for an endpoint; running jobs are watched, requests wait.",
+    ),
+    "resume": ("bridge.cli.control", "Let submits leave again."),
+    "dead": ("bridge.cli.dead", "What could not be taken or told, and parked requests."),
+    "topology": ("bridge.cli.ops", "The queues the bridge consumes, and whether the broker has them."),
+    "check": (
+        "bridge.cli.ops",
+        "Look at settings, ledger, broker, key and engines; say what is wrong and how to mend it.",
+    ),
+    "schema": (
+        "bridge.cli.ops",
+        "The JSON Schemas of requests and documents (or that of NAME), or the AsyncAPI document of all channels.",
+    ),
 }
 
 
@@ -44,8 +62,13 @@ class Verbs(click.Group):
         """The verb, None for an unknown one."""
         if name not in VERBS:
             return None
-        found = getattr(importlib.import_module(VERBS[name]), name)
+        found = getattr(importlib.import_module(VERBS[name][0]), name)
         return found() if not isinstance(found, click.Command) else found
+
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The overview, without loading any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, says) for name, (_, says) in VERBS.items()])
 
 
 @click.group(cls=Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,17 +81,17 @@ def main() -> None:
     """The entry point: errors are told to people, never as tracebacks."""
     try:
         code = cli.main(standalone_mode=False)
+    except SettingsError as error:
+        click.echo("The settings cannot be used:", err=True)
+        for fault in error.faults:
+            click.echo(f"  {fault}", err=True)
+        sys.exit(ExitCode.SETTINGS)
     except click.ClickException as error:
         error.show()
         sys.exit(ExitCode.USAGE)
     except click.Abort:
         click.echo("stopped", err=True)
         sys.exit(ExitCode.STOPPED)
-    except SettingsError as error:
-        click.echo("The settings cannot be used:", err=True)
-        for fault in error.faults:
-            click.echo(f"  {fault}", err=True)
-        sys.exit(ExitCode.SETTINGS)
     except BridgeError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(ExitCode.of(error))

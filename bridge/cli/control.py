@@ -49,6 +49,12 @@ def cancel(
         show(answers if len(answers) != 1 or where or group else answers[0], as_json=as_json)
     else:
         click.echo(progress.summary)
+    if unknown := [answer["id"] for answer in answers if answer["outcome"] == "unknown"]:
+        some = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")  # noqa: PLR2004
+        click.echo(
+            f"{some}: the bridge knows no such request (yet); the cancel is kept for 24 h, and ends it if it comes",
+            err=True,
+        )
     return ExitCode.UNKNOWN if all(answer["outcome"] == "unknown" for answer in answers) else ExitCode.OK
 
 

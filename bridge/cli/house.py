@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import getpass
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from bridge.engine.control import Asker
     from bridge.wiring import Bridge
 
@@ -18,12 +20,20 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable
 def bridge() -> Bridge:
     """The ledger, control and clients of this process, as the environment sets them."""
     from bridge import wiring  # noqa: PLC0415  (heavy)
-    from bridge.app import app  # noqa: PLC0415
     from bridge.telemetry import configure_logging  # noqa: PLC0415
 
-    made = wiring.current(app)
+    made = wiring.current(cast("Celery", _Later()))
     configure_logging("error", as_json=made.settings.bridge_log_json)
     return made
+
+
+class _Later:
+    """The Celery app, loaded by the first verb that sends a task or asks the broker: the others do without."""
+
+    def __getattr__(self, name: str) -> Any:
+        from bridge.app import app  # noqa: PLC0415  (heavy)
+
+        return getattr(app, name)
 
 
 def asker() -> Asker:

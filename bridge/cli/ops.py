@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.codes import ExitCode
-from bridge.cli.durability import of_broker, of_ledger
 from bridge.cli.house import as_json, bridge, show
 from bridge.errors import ApiError, LedgerUnavailable, OutputUnavailable
 
@@ -35,6 +34,7 @@ Finding = tuple[str, str, str]
 
 
 def _ledger(house: Bridge) -> list[Finding]:
+    from bridge.cli.durability import of_ledger  # noqa: PLC0415
     from bridge.ledger import inspect_server  # noqa: PLC0415
 
     try:
@@ -62,6 +62,7 @@ def _ledger(house: Bridge) -> list[Finding]:
 
 
 def _broker(house: Bridge) -> list[Finding]:
+    from bridge.cli.durability import of_broker  # noqa: PLC0415
     from bridge.doors.topology import look_at_broker  # noqa: PLC0415
 
     try:
@@ -76,8 +77,8 @@ def _broker(house: Bridge) -> list[Finding]:
 
 
 def _endpoints(house: Bridge) -> list[Finding]:
-    if not house.settings.runpod_api_key:
-        return [("FAULT", "key", "RUNPOD_API_KEY is not set")]
+    if not house.book.has_key:
+        return [("FAULT", "key", "RUNPOD_API_KEY is not set, nor RUNPOD_API_KEY_FILE")]
     found: list[Finding] = []
     for name, endpoint in house.book.all().items():
         try:
@@ -138,13 +139,22 @@ def topology(*, declare: bool, as_json: bool) -> int:
     help="Exit 4 unless this folder has them, and they hold only additions to those in its folder `released`.",
 )
 @click.option("--asyncapi", is_flag=True, help="The AsyncAPI document instead: asyncapi.json.")
-def schema(folder: Path | None, against: Path | None, *, asyncapi: bool) -> int:
-    """The JSON Schemas of requests and documents, or the AsyncAPI document of all channels."""
+@click.argument("wanted", metavar="[NAME]", required=False)
+def schema(wanted: str | None, folder: Path | None, against: Path | None, *, asyncapi: bool) -> int:
+    """The JSON Schemas of requests and documents (or that of NAME), or the AsyncAPI document of all channels."""
     from bridge.job.additions import as_text  # noqa: PLC0415
-    from bridge.job.asyncapi import document  # noqa: PLC0415
     from bridge.job.models import schemas  # noqa: PLC0415
 
+    if asyncapi:
+        from bridge.job.asyncapi import document  # noqa: PLC0415
     made: dict[str, Any] = {"asyncapi": document()} if asyncapi else schemas()
+    if wanted is not None:
+        if asyncapi or folder or against:
+            raise click.UsageError("NAME prints one schema; it goes with no option")
+        if wanted not in made:
+            raise click.UsageError(f"there is no schema {wanted!r}; there are {', '.join(made)}")
+        click.echo(as_text(made[wanted]), nl=False)
+        return ExitCode.OK
     texts = {f"{name}.json": as_text(body) for name, body in made.items()}
     if against is not None:
         faults = [

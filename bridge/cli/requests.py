@@ -59,11 +59,21 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
     request_id = options["request_id"] or str(uuid.uuid4())
     # Nothing of a new request is told before it is sent; one that exists may have told all of it already.
     after = "-" if options["request_id"] else f"({house.ledger.newest_event()}"
-    send(house, request_id, {"input": _object(given), **_arguments(options)})
+    arguments = {"input": _object(given), **_arguments(options)}
+    check(house, request_id, arguments)
+    send(house, request_id, arguments)
     if options["no_wait"]:
         show({"id": request_id}, as_json=as_json)
         return ExitCode.OK
     return follow(house, request_id, as_json=as_json, stream=options["stream"], after=after)
+
+
+def check(house: Bridge, request_id: str, arguments: dict[str, Any]) -> None:
+    """What any door would refuse is not sent. Raises JobRejected."""
+    from bridge.engine.accept import Origin  # noqa: PLC0415
+    from bridge.job.request import parse_run  # noqa: PLC0415
+
+    house.accept.prepare(request_id, parse_run(arguments), Origin(door="cli"))
 
 
 def send(house: Bridge, request_id: str, arguments: dict[str, Any]) -> None:

@@ -95,8 +95,10 @@ def _replace(name: str, command: Callable[..., Any]) -> None:
 
 def _asking(bridge: Callable[[], Bridge]) -> None:
     @inspect_command(args=[("id", str)], signature="<request id>")  # type: ignore[untyped-decorator]
-    def bridge_status(_state: Any, id: str, **_kwargs: Any) -> Any:
+    def bridge_status(_state: Any, id: str | None = None, **_kwargs: Any) -> Any:
         """The document of a request, in a list: Celery takes a bare one for a fault, because it has a field `error`."""
+        if id is None:
+            return nok("id: is required: celery -A bridge.app inspect bridge_status ID")
         return _answer(lambda: [bridge().control.status(id=id)])
 
     @inspect_command(args=[("endpoint", str)], signature="[endpoint]")  # type: ignore[untyped-decorator]
@@ -112,14 +114,18 @@ def _asking(bridge: Callable[[], Bridge]) -> None:
 
 def _changing(bridge: Callable[[], Bridge]) -> None:
     @control_command(variadic="ids", signature="<request id> ...")  # type: ignore[untyped-decorator]
-    def bridge_cancel(_state: Any, ids: Sequence[str], **_kwargs: Any) -> Any:
+    def bridge_cancel(_state: Any, ids: Sequence[str] = (), **_kwargs: Any) -> Any:
         """Cancel requests."""
+        if not ids:
+            return nok("id: is required: celery -A bridge.app control bridge_cancel ID ...")
         asker = Asker(by="control", door="celery")
         return _answer(lambda: list(bridge().control.cancel_many([*map(check_request_id, ids)], asker)))
 
     @control_command(args=[("endpoint", str)], signature="<endpoint>")  # type: ignore[untyped-decorator]
-    def bridge_purge(state: Any, endpoint: str, **_kwargs: Any) -> Any:
+    def bridge_purge(state: Any, endpoint: str | None = None, **_kwargs: Any) -> Any:
         """Purge an endpoint's queue at RunPod: sent as a task, because it calls RunPod."""
+        if endpoint is None:
+            return nok("endpoint: is required: celery -A bridge.app control bridge_purge ENDPOINT")
         sent = state.app.send_task(
             "bridge.purge", kwargs={"endpoint": endpoint, "by": "control"}, queue="bridge.control"
         )

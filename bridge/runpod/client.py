@@ -183,7 +183,8 @@ class RunPodClient:
     def _headers(self, body: bytes | None) -> dict[str, str]:
         key = self._api_key()
         if not key or not key.isascii() or not key.isprintable():
-            raise Unauthorised("the API key is empty, or holds a line's end or another character no header can carry")
+            fault = "is empty, or holds a line's end or another character that no header can carry"
+            raise Unauthorised(f"{_KEY} {fault}")
         headers = {
             "Authorization": f"Bearer {key}",
             "Accept": "application/json",
@@ -328,12 +329,14 @@ def _mapped(url: str) -> Iterator[None]:
         raise Unanswered(f"{where}: no answer: {type(error).__name__}: {error}") from error
 
 
+#: How the key is set, for who reads that it is wrong.
+_KEY = "the key (RUNPOD_API_KEY, or the endpoint's api_key_file)"
 #: What RunPod's codes mean, with what to say when the body says nothing.
 _MEANING: Mapping[int, tuple[type[ApiError], str]] = {
     400: (Refused, "bad request"),
-    401: (Unauthorised, "the API key is missing or wrong"),
+    401: (Unauthorised, f"{_KEY} is missing or wrong"),
     402: (OutOfCredit, "the balance is used up"),
-    403: (Forbidden, "the API key may not use this endpoint"),
+    403: (Forbidden, f"{_KEY} may not use this endpoint"),
     404: (JobUnknown, "job not found"),
 }
 
@@ -349,8 +352,10 @@ def _error_of(answer: urllib3.BaseHTTPResponse, text: bytes, *, about_job: bool)
     if code == HTTPStatus.TOO_MANY_REQUESTS:
         return Throttled(said or "too many requests", code, _retry_after(answer.headers))
     if code in _MEANING:
-        kind, default = _MEANING[code]
-        return kind(said or default, code)
+        kind, meaning = _MEANING[code]
+        # RunPod's sentence cannot know where our key comes from.
+        ours = kind in {Unauthorised, Forbidden}
+        return kind(f"{meaning} (RunPod: {said or code})" if ours else said or meaning, code)
     if HTTPStatus.BAD_REQUEST < code < HTTPStatus.INTERNAL_SERVER_ERROR and code != HTTPStatus.REQUEST_TIMEOUT:
         return Refused(said or f"HTTP {code}", code)
     return Unanswered(f"HTTP {code}{': ' + said if said else ''}", code)

@@ -1,7 +1,8 @@
 """The only place that constructs: settings in; ledger, clients, doors' functions and the engine out.
 
 `current()` is this process' own instance, built at first use and built anew after a fork, so that no connection and no
-key is ever shared between processes.
+key is ever shared between processes. What only a bridge worker needs (Celery, the doors, the engine's loops) is loaded
+when it is started: a command that asks the ledger does without.
 """
 
 from __future__ import annotations
@@ -13,21 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kombu.exceptions import OperationalError
-
 from bridge import gauges
 from bridge.blob import Blobs
-from bridge.doors.entrance import Entrance
-from bridge.doors.http import HttpDoor
 from bridge.endpoints import EndpointBook
 from bridge.engine.accept import Accept, Verdict
 from bridge.engine.control import Control
 from bridge.engine.count import count
-from bridge.engine.engine import Engine
-from bridge.engine.finish import Here
 from bridge.engine.outputs import Outputs
 from bridge.engine.pressure import Pressure
-from bridge.engine.states import States
 from bridge.engine.vitals import Vitals
 from bridge.errors import SchemaTooNew, SettingsError
 from bridge.job.change import Change
@@ -41,13 +35,17 @@ from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
 from bridge.runpod.operations import Limit, Operation
 from bridge.settings import Settings, load
-from bridge.telemetry import register_snapshot
-from bridge.wiring.engine import build_engine
+from bridge.telemetry import register_snapshot, tell
 from bridge.wiring.figures import marks, rules
 
 if TYPE_CHECKING:
     from celery import Celery
 
+    from bridge.doors.entrance import Entrance
+    from bridge.doors.http import HttpDoor
+    from bridge.engine.engine import Engine
+    from bridge.engine.finish import Here
+    from bridge.engine.states import States
     from bridge.job.document import Held
 
 
@@ -79,7 +77,6 @@ class Bridge:
         self._clients: dict[str, RunPodClient] = {}
         self._clients_lock = threading.Lock()
         self.accept = Accept(self.ledger, self.book, settings)
-        self.states = States(self.ledger, app, self.vitals.waiting_for, settings.celery_limit)
         blobs = (
             Blobs(settings.bridge_blob_url, settings.bridge_blob_options, timeout_s=settings.bridge_blob_timeout_s)
             if settings.bridge_blob_url
@@ -102,6 +99,17 @@ class Bridge:
         self.http: HttpDoor | None = None
         self.entrance: Entrance | None = None
         self._scraped = False
+        self._states: States | None = None
+
+    @property
+    def states(self) -> States:
+        """Celery's view of requests on their way."""
+        from bridge.engine.states import States  # noqa: PLC0415  (Celery's)
+
+        with self._clients_lock:
+            if self._states is None:
+                self._states = States(self.ledger, self.app, self.vitals.waiting_for, self.settings.celery_limit)
+        return self._states
 
     # Called by the doors
 
@@ -134,7 +142,8 @@ class Bridge:
     def noticed(self, change: Change) -> None:
         """A change was written: wake who works on, tell Celery's state, and count."""
         count(change)
-        self.states.changed(change)
+        if self._states is not None:  # a process that writes no states has nobody to tell
+            self._states.changed(change)
         if self.engine is not None:
             self.engine.changed(change)
             if self.capped and change.record.phase.ended:
@@ -187,9 +196,16 @@ class Bridge:
                 f"the ledger {self.names.prefix} has schema {schema}; this version knows {SCHEMA}: start a newer one"
             )
             raise SchemaTooNew(fault)
+        if not self.book.has_key:  # once, by who starts to work; `bridge check` says it too
+            says = (
+                "is not set: RunPod will answer 401, and requests are refused or wait; set it, or RUNPOD_API_KEY_FILE"
+            )
+            tell("settings.doubtful", setting="RUNPOD_API_KEY", says=says)
 
     def start_engine(self, finish_here: Here | None = None) -> Engine:
         """Build the loops and start them. `finish_here` tells ends in this process, where Celery's tasks run in it."""
+        from bridge.wiring.engine import build_engine  # noqa: PLC0415
+
         self.engine = build_engine(self, finish_here)
         self.engine.start()
         return self.engine
@@ -202,6 +218,8 @@ class Bridge:
     def start_doors(self) -> None:
         """Take what services send as plain JSON, unless BRIDGE_JSON_DOORS is off."""
         if self.settings.bridge_json_doors:
+            from bridge.doors.entrance import Entrance  # noqa: PLC0415
+
             self.entrance = Entrance(self)
             self.entrance.start()
 
@@ -212,6 +230,8 @@ class Bridge:
 
     def start_http(self) -> HttpDoor:
         """Health, metrics and callbacks. Raises SettingsError when an address that was set by hand is taken."""
+        from bridge.doors.http import HttpDoor  # noqa: PLC0415
+
         if not self._scraped:
             self._scraped = True
             register_snapshot(lambda: gauges.read(self))
@@ -221,6 +241,8 @@ class Bridge:
 
     def broker_answers(self) -> None:
         """Raises OSError when the broker does not answer."""
+        from kombu.exceptions import OperationalError  # noqa: PLC0415
+
         try:
             with self.app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, timeout=2)

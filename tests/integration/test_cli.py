@@ -8,9 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from bridge.cli import VERBS, cli
 from bridge.cli.codes import ExitCode
+from bridge.errors import JobRejected
 from tests.helpers import eventually
 from tests.house import ROOT, House
 from tests.servers import RedisServer
@@ -73,6 +76,30 @@ def test_status_watch_and_cancel(house: House) -> None:
         assert bridge(house, verb, "nobody").returncode == ExitCode.UNKNOWN
 
 
+def test_what_cannot_be_is_told_apart_from_what_is_unknown(house: House) -> None:
+    """A retry of what has completed is refused (3); an unknown request is unknown (8), whatever is asked of it."""
+    sent = house.send({"a": 1})
+    sent.get(timeout=15)
+    eventually(lambda: house.phase(sent.id) == "CLOSED")
+    done = bridge(house, "retry", sent.id)
+    assert (done.returncode, "only FAILED and TIMED_OUT" in done.stderr) == (ExitCode.REJECTED, True)
+    for verb in ("retry", "status"):
+        done = bridge(house, verb, "nobody")
+        assert (done.returncode, "knows no request nobody" in done.stderr) == (ExitCode.UNKNOWN, True)
+    assert bridge(house, "status", "no spaces").returncode == ExitCode.REJECTED
+    done = bridge(house, "cancel", "nobody")
+    assert done.returncode == ExitCode.UNKNOWN
+    assert "nobody: the bridge knows no such request (yet); the cancel is kept for 24 h" in done.stderr
+
+
+def test_one_schema_is_printed_by_its_name(house: House) -> None:
+    """As the file of that name; an unknown name is told the others."""
+    done = bridge(house, "schema", "request")
+    assert done.stdout == (ROOT / "docs" / "schema" / "request.json").read_text()
+    done = bridge(house, "schema", "nonsense")
+    assert (done.returncode, "command-answer" in done.stderr) == (ExitCode.USAGE, True)
+
+
 def test_cancel_by_metadata(house: House) -> None:
     """`--where` finds every request that says so and has not ended."""
     sent = [house.send({"mock_delay": 60}, metadata={"campaign": "c7"}) for _ in range(3)]
@@ -119,12 +146,46 @@ def test_check_says_what_is_wrong(house: House) -> None:
     wrong = bridge(house, "check", RUNPOD_API_KEY="wrong")
     assert wrong.returncode == ExitCode.UNHEALTHY
     assert "Unauthorised" in wrong.stdout
+    assert "RUNPOD_API_KEY" in wrong.stdout
     assert "wrong" not in wrong.stdout.replace("missing or wrong", "")
     none = bridge(house, "check", BRIDGE_REDIS_URL="memcached://x", BRIDGE_LEASE_S="1")
     assert none.returncode == ExitCode.SETTINGS
     assert "BRIDGE_REDIS_URL" in none.stderr
     assert "BRIDGE_LEASE_S" in none.stderr
     assert "Traceback" not in none.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "says", "code"),
+    [
+        ({"BRIDGE_LEASE_S": "1"}, "BRIDGE_LEASE_S: must be over", ExitCode.SETTINGS),
+        ({"BRIDGE_CELERY_CONFIG": "nowhere.to.be"}, "BRIDGE_CELERY_CONFIG: nowhere.to.be: ", ExitCode.SETTINGS),
+        ({"BRIDGE_REDIS_URL": "redis://127.0.0.1:1/0"}, "is BRIDGE_REDIS_URL right?", ExitCode.UNAVAILABLE),
+    ],
+)  # fmt: skip
+def test_a_worker_that_cannot_start_says_why_in_sentences(
+    house: House, more: dict[str, str], says: str, code: ExitCode
+) -> None:
+    """Started by the `celery` command too: the setting and the rule, no traceback, the command's own exit codes."""
+    process = house.worker(ready=False, **more)
+    eventually(lambda: not process.running, timeout=60)
+    assert says in process.said()
+    assert "Traceback" not in process.said()
+    assert process.stop() == code
+
+
+def test_a_worker_without_a_key_says_so_once(redis_url: str, tmp_path: Path) -> None:
+    """As it starts, and what to set; a request is refused with the same name in its text."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
+        process = house.worker(RUNPOD_API_KEY="")
+        assert process.said().count("settings.doubtful") == 1
+        assert "RUNPOD_API_KEY" in process.said()
+        with pytest.raises(JobRejected, match="RUNPOD_API_KEY"):
+            house.send({"a": 1}).get(timeout=15)
+        process.stop()
+        house.worker(RUNPOD_API_KEY="wrong")
+        with pytest.raises(JobRejected, match="RUNPOD_API_KEY"):
+            house.send({"a": 1}).get(timeout=15)
 
 
 def test_purge_asks_first(house: House) -> None:
@@ -142,10 +203,37 @@ def test_the_engine_runs_alone_and_stops_in_good_order(house: House) -> None:
     assert process.stop() == 0
 
 
-def test_importing_the_command_is_quick() -> None:
-    """No engine, no Celery, before a verb needs them."""
-    code = "import sys, bridge.cli; print([m for m in ('celery', 'redis', 'uvicorn', 'requests') if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("words", "not_needed"),
+    [
+        (["--help"], ("celery", "kombu", "redis", "pydantic", "uvicorn", "urllib3", "bridge.emulator")),
+        (["schema", "request"], ("celery", "kombu", "redis", "uvicorn", "urllib3")),
+        (["status", "nobody"], ("celery", "kombu", "uvicorn", "starlette", "fsspec")),
+        (["cancel", "nobody"], ("celery", "kombu", "uvicorn", "starlette", "fsspec")),
+    ],
+)
+def test_a_verb_loads_what_it_needs_and_no_more(house: House, words: list[str], not_needed: tuple[str, ...]) -> None:
+    """Celery alone takes half a second; whoever asks for a status does without it."""
+    code = f"""
+import sys
+from bridge.cli import main
+sys.argv = ["bridge", *{words!r}]
+try:
+    main()
+except SystemExit:
+    pass
+print([name for name in {not_needed!r} if name in sys.modules], file=sys.stderr)
+"""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
-    )
-    assert done.stdout.strip() == "[]"
+        [sys.executable, "-c", code],
+        cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=20, check=True,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_overview_says_of_each_verb_what_the_verb_says() -> None:
+    """It is written down apart, so that an overview loads no verb."""
+    for name, (_, says) in VERBS.items():
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert command.get_short_help_str(200) == says, name
