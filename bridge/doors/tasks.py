@@ -39,17 +39,16 @@ _OPTIONS: dict[str, Any] = {
 def register(app: Celery, bridge: Callable[[], Bridge]) -> None:
     """Put the tasks on the app. `bridge` gives this process' own instance, built after any fork."""
 
-    @app.task(name="bridge.run", base=AcceptTask, **_OPTIONS)
+    def accept(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        _accept(context, bridge(), args, kwargs, ignores=context.__dict__.get("ignore_result", run.ignore_result))
+
+    # Given as an option: to set it on the task would make Celery read the settings as this module is imported.
+    @app.task(name="bridge.run", base=AcceptTask, accept=staticmethod(accept), **_OPTIONS)
     def run(self: AcceptTask, *args: Any, **kwargs: Any) -> Any:
         """Run a job on RunPod; the result is its output. See docs/quickstart-celery.md."""
         if self.request.is_eager or self.request.called_directly:
             return inline.run(bridge(), bind_input(args, kwargs))
         return self.accept(self.request, args, kwargs)
-
-    def accept(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        _accept(context, bridge(), args, kwargs, ignores=context.__dict__.get("ignore_result", run.ignore_result))
-
-    run.accept = accept
 
     @app.task(name="bridge.finish", base=FinishTask, **{**_OPTIONS, "track_started": False})
     def bridge_finish(self: FinishTask, **kwargs: Any) -> Any:
