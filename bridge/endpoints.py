@@ -8,7 +8,9 @@ from __future__ import annotations
 import threading
 import time
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -92,6 +94,7 @@ class EndpointBook:
         self._lock = threading.Lock()
         self._looked = 0.0
         self._stamp: tuple[int, int] | None = None
+        self._known: tuple[_File, Mapping[str, Endpoint]] | None = None  # `all`, and the file it was made from
         self.fault: str | None = None
         self._file = self._read() if settings.bridge_config_file else _File()
 
@@ -117,17 +120,23 @@ class EndpointBook:
     def _open(self) -> bool:
         return not self._settings.bridge_endpoints and not self._file.endpoints
 
-    def all(self) -> dict[str, Endpoint]:
-        """Every endpoint that is named in the settings."""
+    def all(self) -> Mapping[str, Endpoint]:
+        """Every endpoint that is named in the settings. Asked for each call to RunPod, so it is made once a file."""
+        file, known = self._file, self._known
+        if known is None or known[0] is not file:
+            known = self._known = (file, MappingProxyType(self._all(file)))
+        return known[1]
+
+    def _all(self, file: _File) -> dict[str, Endpoint]:
         found = {
             name: Endpoint(name=name, id=endpoint_id) for name, endpoint_id in self._settings.bridge_endpoints.items()
         }
-        for name, endpoint in self._file.endpoints.items():
+        for name, endpoint in file.endpoints.items():
             before = found.get(name)
             endpoint_id = endpoint.id or (before.id if before else name)
             found[name] = endpoint.model_copy(update={"name": name, "id": endpoint_id})
         default = self._settings.runpod_endpoint_id
-        if default and self._open:
+        if default and not self._settings.bridge_endpoints and not file.endpoints:
             found[default] = Endpoint(name=default, id=default)
         return found
 

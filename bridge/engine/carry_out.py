@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 IDLE_S = 1.0
 BATCH = 20
 STRAY_AGAIN_MS = 5_000
+#: Until the next look at a job whose /retry was not answered, when this one was not possible.
+LOOK_AGAIN_MS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +107,15 @@ class CarryOut:
 
     def _retry(self, held: Held, endpoint_id: str, token: str, lease: str) -> None:
         """RunPod's /retry. One whose answer was lost is looked for by a status read before another leaves."""
+        budget = self.vitals.budget
+        if held.record.retried_at:
+            budget.release(endpoint_id, Operation.RETRY, token, used=0, unused=1)
+            self._look(held, endpoint_id)
+            return
         try:
-            if held.record.retried_at:
-                self._look(held)
-            else:
-                self._ask(held, lease)
+            self._ask(held, lease)
         finally:
-            self.vitals.budget.release(endpoint_id, Operation.RETRY, token, used=1, unused=0)
+            budget.release(endpoint_id, Operation.RETRY, token, used=1, unused=0)
 
     def _ask(self, held: Held, lease: str) -> None:
         record, table = held.record, self.ledger.table
@@ -135,20 +139,27 @@ class CarryOut:
             self.vitals.ok(record.endpoint)
             self.commits.put(change.after, lambda fresh, now: table.retry_answered(fresh, now, poll_ms=poll_ms))
 
-    def _look(self, held: Held) -> None:
+    def _look(self, held: Held, endpoint_id: str) -> None:
+        """A status read, with a status read's permit (I9)."""
         record, table = held.record, self.ledger.table
         loaded = self.ledger.load(record.id, output=True) or held
+        token, budget = secrets.token_hex(8), self.vitals.budget
+        if not budget.acquire(endpoint_id, Operation.STATUS, 1, token=token, slot_ms=self.slot_ms, kind="small").count:
+            self.commits.put(loaded, lambda fresh, now: table.missed(fresh, now, delay_ms=LOOK_AGAIN_MS))
+            return
         try:
             answer = self.client_of(record.endpoint).status(record.endpoint_id, record.job_id)
         except JobUnknown:
             self.commits.put(loaded, table.retry_refused)
         except ApiError as error:
             self.vitals.failed(record.endpoint, record.endpoint_id, Operation.STATUS, error)
-            self.commits.put(loaded, lambda fresh, now: table.missed(fresh, now, delay_ms=1_000))
+            self.commits.put(loaded, lambda fresh, now: table.missed(fresh, now, delay_ms=LOOK_AGAIN_MS))
         else:
             self.vitals.ok(record.endpoint)
             heard = heard_from(answer, record.attempt)
             self.observed(loaded, heard, 500)
+        finally:
+            budget.release(endpoint_id, Operation.STATUS, token, used=1, unused=0)
 
     def strays(self) -> float:
         """Cancel jobs of ended requests, watch them to their end, and count what they cost as paid twice."""
@@ -180,7 +191,7 @@ class CarryOut:
     def _permitted(self, stray: Stray, op: Operation) -> Observation | None:
         """One call inside the budget (I9); None when there is no permit now."""
         token, budget = secrets.token_hex(8), self.vitals.budget
-        if not budget.acquire(stray.endpoint_id, op, 1, token=token, slot_ms=self.slot_ms, small=True).count:
+        if not budget.acquire(stray.endpoint_id, op, 1, token=token, slot_ms=self.slot_ms, kind="small").count:
             return None
         client = self.client_of(stray.endpoint)
         try:

@@ -28,6 +28,8 @@ BATCH = 64
 #: what anybody notices.
 GATHER_S = 0.002
 WAIT_S, WAIT_MAX_S = 0.1, 2.0
+#: So many changes may wait: an answer that stands only in this process is lost with it, and may be paid for again.
+BACKLOG_MAX = 4 * BATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,10 @@ class Commits:
     def backlog(self) -> int:
         """How many changes wait."""
         return self._queue.qsize()
+
+    def room(self) -> int:
+        """How many more calls to RunPod may leave whose answers are to be written; 0 for none at the moment."""
+        return max(0, BACKLOG_MAX - self.backlog())
 
     def _run(self) -> None:
         ending, busy = False, False

@@ -86,10 +86,10 @@ class Pace:
         rate = LIMITS[Operation.STATUS].calls / 10
         if in_flight < MANY:
             return Load(0, rate)
-        left = self._budget.state(self._endpoint_id_of(endpoint)).get(Operation.STATUS.value, {})
-        limit = left.get("limit", rate * 10)
+        left = self._budget.state_of(self._endpoint_id_of(endpoint), Operation.STATUS)
+        limit = left["limit"]
         # Others use it too, or RunPod has said 429: while little is left, half of it is planned with.
-        rate = limit / 10 * (0.5 if left.get("left", limit) < limit / 10 else 1.0)
+        rate = limit / 10 * (0.5 if left["left"] < limit / 10 else 1.0)
         heard = self._queue_of(endpoint) or {}
         workers = heard.get("workers") or {}
         up = workers.get("running", 0) + workers.get("idle", 0)

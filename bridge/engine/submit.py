@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Seconds between looks when nothing is due; new work wakes the loop.
 IDLE_S = 1.0
+#: Seconds until another look while as many answers as may wait to be written.
+FULL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Submit:
         if wanted <= 0:
             return wait
         slot_ms = self.slot_ms + (SYNC_WAIT_MAX_MS if sync else 0)
-        grant = self.vitals.budget.acquire(endpoint.id, op, wanted, token=token, slot_ms=slot_ms)
+        grant = self.vitals.budget.acquire(endpoint.id, op, wanted, token=token, slot_ms=slot_ms, kind="paced")
         if grant.count == 0:
             return grant.retry_after_ms / 1000
         lease_ms = self.lease_ms + (SYNC_WAIT_MAX_MS if sync else 0)
@@ -97,7 +99,10 @@ class Submit:
 
     def _wanted(self, endpoint: Endpoint, step: Step, ready: int, free: int, token: str) -> tuple[int, float]:
         """How many may be submitted as far as threads, caps and the gate go; else the seconds until another look."""
-        wanted = min(ready, free, self._room(endpoint))
+        room = self.commits.room()
+        if room <= 0:  # what is with RunPod must reach the ledger before more is sent there
+            return 0, FULL_S
+        wanted = min(ready, free, room, self._room(endpoint))
         if wanted <= 0:
             return 0, self._held_back(endpoint.name) if free else IDLE_S
         ceiling = self.spending.over(endpoint) if self.spending is not None else None

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from bridge.runpod.client import RunPodClient
 
 IDLE_S = 1.0
+#: Seconds until another look while as many answers as may wait to be written.
+FULL_S = 0.02
 #: A running job whose stream is read tells its end there; its status is read at least so many ms apart.
 STREAMED_MS = 10_000
 #: Polls of one endpoint taken in one turn at most.
@@ -75,11 +77,12 @@ class Track:
         token = secrets.token_hex(8)
         allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
         ready = sum(steps.values())
-        wanted = min(ready, self.callers.free_for(endpoint), BATCH)
+        room = self.commits.room()
+        wanted = min(ready, self.callers.free_for(endpoint), BATCH, room)
         if allowed is not None:
             wanted = min(wanted, allowed)
         if wanted <= 0:
-            return wait or IDLE_S
+            return wait or (IDLE_S if room else FULL_S)
         endpoint_id = self.endpoint_id_of(endpoint)
         grant = self.vitals.budget.acquire(endpoint_id, Operation.STATUS, wanted, token=token, slot_ms=self.slot_ms)
         left = grant.count
@@ -115,7 +118,7 @@ class Track:
     def _read_other(self, held: Held, job_id: str, endpoint_id: str, *, unknown: bool = False) -> None:
         """A permit of its own (I9); where none is left, the next look at the record tries again."""
         token, budget = secrets.token_hex(8), self.vitals.budget
-        if not budget.acquire(endpoint_id, Operation.STATUS, 1, token=token, slot_ms=self.slot_ms, small=True).count:
+        if not budget.acquire(endpoint_id, Operation.STATUS, 1, token=token, slot_ms=self.slot_ms, kind="small").count:
             return
         try:
             if unknown:

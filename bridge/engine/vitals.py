@@ -68,7 +68,7 @@ class Vitals:
     ) -> T | None:
         """One call inside the budget (I9), its outcome noted; None when there is no permit now. Raises ApiError."""
         token = secrets.token_hex(8)
-        if not self.budget.acquire(endpoint_id, op, 1, token=token, slot_ms=slot_ms, small=True).count:
+        if not self.budget.acquire(endpoint_id, op, 1, token=token, slot_ms=slot_ms, kind="small").count:
             return None
         try:
             answer = call()

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import redis
 
@@ -30,6 +30,8 @@ KEEP_MS = 3_600_000
 HALT_S = 0.5
 #: How long the number of running RunPod workers is believed.
 WORKERS_MS = 60_000
+
+Kind = Literal["", "small", "paced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,14 @@ class Budget:
         self._halted: dict[tuple[str, Operation], float] = {}
 
     def acquire(
-        self, endpoint_id: str, op: Operation, wanted: int, *, token: str, slot_ms: int, small: bool = False
+        self, endpoint_id: str, op: Operation, wanted: int, *, token: str, slot_ms: int, kind: Kind = ""
     ) -> Grant:
         """Up to `wanted` permits. A process that dies with them loses them `slot_ms` later.
 
         `small` is for single calls beside the loops': refused, they have 10 % of the limit left to them for a while.
+        `paced` is for calls in bulk: beyond half of the limit they are spread evenly over the seconds.
         """
-        granted, wait = self._acquire(endpoint_id, op, wanted, token, slot_ms, small=small)
+        granted, wait = self._acquire(endpoint_id, op, wanted, token, slot_ms, kind)
         if granted:
             with self._lock:
                 self._out.setdefault((endpoint_id, op), {})[token] = granted
@@ -132,26 +135,27 @@ class Budget:
 
     def state(self, endpoint_id: str) -> dict[str, Any]:
         """What is left of each operation's budget, for health."""
-        told: dict[str, Any] = {}
+        return {op.value: self.state_of(endpoint_id, op) for op in (Operation.RUN, Operation.STATUS, Operation.CANCEL)}
+
+    def state_of(self, endpoint_id: str, op: Operation) -> dict[str, int]:
+        """`limit`, `left`, `under_way`, `cuts_by_429` of one operation."""
         now = ledger_now(self._client, self._prefix)
-        for op in (Operation.RUN, Operation.STATUS, Operation.CANCEL):
-            found = read(self._client, self._key(endpoint_id, op))
-            out = sum(int(count) for count in read(self._client, self._key(endpoint_id, op) + ":held").values())
-            recent = sum(int(count) for name, count in found.items() if name.startswith("b:") and _in_window(name, now))
-            limit = self.limit(endpoint_id, op)
-            told[op.value] = {
-                "limit": _limit_now(found, now, limit),
-                "left": max(0, _limit_now(found, now, limit) - recent - out),
-                "under_way": out,
-                "cuts_by_429": int(found.get("cuts", 0)),
-            }
-        return told
+        found = read(self._client, self._key(endpoint_id, op))
+        out = sum(int(count) for count in read(self._client, self._key(endpoint_id, op) + ":held").values())
+        recent = sum(int(count) for name, count in found.items() if name.startswith("b:") and _in_window(name, now))
+        limit = _limit_now(found, now, self.limit(endpoint_id, op))
+        return {
+            "limit": limit,
+            "left": max(0, limit - recent - out),
+            "under_way": out,
+            "cuts_by_429": int(found.get("cuts", 0)),
+        }
 
     def _key(self, endpoint_id: str, op: Operation) -> str:
         return f"{self._prefix}budget:{endpoint_id}:{op.value}"
 
     def _acquire(
-        self, endpoint_id: str, op: Operation, wanted: int, token: str, slot_ms: int, *, small: bool = False
+        self, endpoint_id: str, op: Operation, wanted: int, token: str, slot_ms: int, kind: Kind = ""
     ) -> tuple[int, int]:
         key = endpoint_id, op
         with self._lock:
@@ -159,7 +163,7 @@ class Budget:
             left = {name: self._out[key].get(name, 0) for name in untold}
         limit = self.limit(endpoint_id, op)
         args: list[Any] = [endpoint_id, op.value, wanted, token, slot_ms, limit.calls, limit.concurrent]
-        args += (limit.per_worker, RECOVERY, "1" if small else "")
+        args += (limit.per_worker, RECOVERY, kind)
         for name, unused in untold.items():
             args += (name, left[name], unused)
         try:

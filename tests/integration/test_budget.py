@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from bridge.errors import LedgerUnavailable
-from bridge.runpod.budget import Budget
+from bridge.runpod.budget import Budget, Grant
 from bridge.runpod.operations import LIMITS, Limit, Operation
 from bridge.runpod.shared import ledger_now
 from tests.helpers import eventually, free_port
@@ -351,13 +351,53 @@ def test_what_small_classes_are_refused_is_kept_for_them(client: redis.Redis) ->
     """Loops that take all there is leave a tenth once a single call had to wait, for ten seconds."""
     budget = budget_of(client, 100)
     assert take(budget, 100, token="bulk") == 100
-    assert budget.acquire(EP, RUN, 1, token="s1", slot_ms=1_000, small=True).count == 0
+    assert budget.acquire(EP, RUN, 1, token="s1", slot_ms=1_000, kind="small").count == 0
     budget.release(EP, RUN, "bulk", used=0, unused=100)
     assert take(budget, 100, token="again") == 90
-    assert budget.acquire(EP, RUN, 1, token="s2", slot_ms=1_000, small=True).count == 1
+    assert budget.acquire(EP, RUN, 1, token="s2", slot_ms=1_000, kind="small").count == 1
 
 
 # Running RunPod workers
+
+
+def test_calls_in_bulk_are_spread_once_half_of_the_limit_is_used(client: redis.Redis) -> None:
+    """The first half as fast as it comes, then a tenth of the limit and a little more each second; others are not held."""
+    budget = budget_of(client, calls=1000, concurrent=1000)
+    client.hset(
+        f"{PREFIX}meta", "clock_offset", 250 - int(client.time()[1]) // 1000 % 250
+    )  # begins with a quarter second
+
+    def bulk(wanted: int) -> Grant:
+        token = next(tokens)
+        grant = budget.acquire(EP, RUN, wanted, token=token, slot_ms=30_000, kind="paced")
+        budget.release(EP, RUN, token, used=grant.count, unused=0)
+        return grant
+
+    assert bulk(500).count == 500
+    refused = bulk(500)
+    assert refused.count == 0
+    assert 0 < refused.retry_after_ms <= 250
+    assert take(budget, 20) == 20  # what is no bulk goes at once
+    pass_time(client, 1_000)
+    assert bulk(500).count == 110
+    assert bulk(1).count == 0
+    counted = 630
+    for _ in range(30):
+        pass_time(client, 250)
+        counted += bulk(500).count
+    assert counted == 1000  # and the whole limit is used within its ten seconds
+
+
+def test_permits_handed_back_do_not_count_as_a_part_of_the_pace(client: redis.Redis) -> None:
+    """Who finds nothing to do with them leaves the second to the others."""
+    budget = budget_of(client, calls=1000, concurrent=1000)
+    take(budget, 600, token="first")
+    budget.release(EP, RUN, "first", used=600, unused=0)
+    pass_time(client, 1_500)
+    given = budget.acquire(EP, RUN, 110, token="second", slot_ms=30_000, kind="paced")
+    budget.release(EP, RUN, "second", used=0, unused=given.count)
+    assert given.count == 110
+    assert budget.acquire(EP, RUN, 110, token="third", slot_ms=30_000, kind="paced").count == 110
 
 
 def test_running_workers_raise_the_limit_and_their_end_lowers_it(client: redis.Redis) -> None:

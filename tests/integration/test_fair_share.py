@@ -12,16 +12,23 @@ import pytest
 
 from bridge.emulator import Emulator, EndpointConfig
 from bridge.emulator.config import PUBLISHED_LIMITS, Limit
+from bridge.endpoints import EndpointBook
 from bridge.engine.ask import AskHealth
 from bridge.engine.calls import Callers
+from bridge.engine.commits import BACKLOG_MAX, Commits
+from bridge.engine.paces import Pace
+from bridge.engine.submit import Submit
 from bridge.engine.track import share_of_polls
 from bridge.engine.vitals import Vitals
 from bridge.job.change import Rules
+from bridge.job.document import Held
+from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
 from bridge.runpod.budget import Budget
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
 from bridge.runpod.operations import Operation
+from bridge.settings import Settings
 from tests.helpers import eventually
 from tests.house import API_KEY, House
 
@@ -141,6 +148,47 @@ def test_every_call_that_runpod_sees_has_a_permit(redis_url: str, tmp_path: Path
             return counted() == dict(seen) and seen["run"] > 0
 
         eventually(same, timeout=10)
+
+
+def _born(name: str, ledger: Ledger) -> Any:
+    record = Record(id=name, endpoint="demo", endpoint_id="demo", door="json", sinks="", fingerprint="f")
+    return lambda now, wish: ledger.table.accept(Held(record, {Long.INPUT: "{}"}), now, wish)
+
+
+def test_no_more_is_sent_than_answers_may_wait_to_be_written(redis_url: str) -> None:
+    """While nothing reaches the ledger, few job ids stand in this process alone: a kill would lose them (I6)."""
+    client = connect(redis_url)
+    ledger = Ledger(client, Names(), Rules())
+    with Emulator(endpoints={"demo": EndpointConfig()}, api_keys=[API_KEY]) as emulator:
+        runpod = RunPodClient(emulator.base_url, lambda: API_KEY)
+        budget = Budget(client)
+        vitals = Vitals(Gate(client), budget, ledger.now)
+        commits = Commits(ledger, lambda _: None)  # never started
+        callers = Callers("test", 16)
+        pace = Pace(ledger.runs, budget, lambda name: name)
+        book = EndpointBook(Settings())
+        submit = Submit(
+            ledger, commits, vitals, book, callers, callers, pace, lambda _: runpod, 60_000, 60_000, lambda *_: None
+        )
+        wanted = BACKLOG_MAX + 100
+        ledger.accept_many([(f"r{n}", _born(f"r{n}", ledger)) for n in range(wanted)])
+
+        def full() -> bool:
+            submit.once()
+            return callers.busy == 0 and not commits.room()
+
+        eventually(full, timeout=30)
+        for _ in range(20):
+            submit.once()
+        eventually(lambda: callers.busy == 0)
+        assert BACKLOG_MAX <= len(emulator.jobs("demo")) < BACKLOG_MAX + 16
+        commits.start()
+        eventually(lambda: (submit.once(), len(emulator.jobs("demo")) == wanted)[1], timeout=30)
+        assert commits.stop(10)
+        assert ledger.counts("demo")["TRACKED"] == wanted
+        callers.close()
+        runpod.close()
+    client.close()
 
 
 def small(calls: int) -> dict[str, Limit]:

@@ -102,7 +102,7 @@ class Base:
         """One call with a permit. Raises JobRejected when there is none for PERMIT_S, else what the client raises."""
         token, budget, ends = secrets.token_hex(8), self.vitals.budget, time.monotonic() + PERMIT_S
         while True:
-            grant = budget.acquire(endpoint.id, op, 1, token=token, slot_ms=SLOT_MS, small=True)
+            grant = budget.acquire(endpoint.id, op, 1, token=token, slot_ms=SLOT_MS, kind="small")
             if grant.count:
                 break
             wait = grant.retry_after_ms / 1000

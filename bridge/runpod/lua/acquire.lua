@@ -2,12 +2,14 @@
 -- KEYS 1 prefix
 -- ARGV 1 endpoint id  2 operation  3 wanted  4 token  5 ms after which the permits count as ended  6 calls per 10 s
 --      7 concurrent  8 calls per 10 s and running RunPod worker  9 recovery per second (part of the whole)
---      10 "1" for a small class of calls, which the large ones must leave its part
+--      10 class: "small" calls have a part left to them by the others; "paced" ones come in bulk (see PACED); "" neither
 --      then triples: token, how many of its permits are still out, how many of the others were never used
 -- Returns {granted, ms until another try is worth while}
 -- Invariant: a call counts from its grant until 10 s after its end, wherever in between RunPod saw it; so no 10 s of
 -- RunPod's clock ever hold more than the limit. The same token is granted the same again, and what is still out is
 -- told as it is, not as a difference, so that a call repeated after a lost reply ends nothing twice (I15).
+-- Bulk calls are spread once half of the limit is used: a flood that spends ten seconds' permits in two leaves those two
+-- seconds' processor to nobody else, and gets nothing for it.
 -- After a 429 one call alone is let out at a time, until one is answered: then the limit is what went through (learn).
 local base = p .. 'budget:' .. ARGV[1] .. ':' .. ARGV[2]
 local held, slots = base .. ':held', base .. ':slots'
@@ -16,6 +18,8 @@ local now = ledger_now()
 local QUARTER, WINDOW, PROBE_WAIT = 250, 10000, 50
 -- A refused small class has this part of the limit left to it, for so long.
 local SMALL, SMALL_MS = 0.1, 10000
+-- Beyond this part of the limit bulk calls are granted so much of it a second: a tenth, and some to catch up with.
+local PACED_FROM, PACED = 0.5, 0.11
 local probe, passed = redis.call('HGET', base, 'probe'), false
 
 local function ended(count, at)
@@ -28,6 +32,7 @@ end
 local function take_back(from, left, unused, dead)
   local gone = tonumber(redis.call('HGET', held, from) or '0') - left
   if gone <= 0 then return end
+  if unused > 0 then redis.call('HINCRBY', base, 'g:' .. math.floor(now / QUARTER), -math.min(unused, gone)) end
   ended(gone - math.min(unused, gone), now)
   if left > 0 then
     redis.call('HSET', held, from, left)
@@ -52,11 +57,15 @@ local before = redis.call('HGET', held, token)
 if before then return {tonumber(before), 0} end
 
 local f = redis.call('HGETALL', base)
-local recent, oldest, state = 0, nil, {}
+local recent, oldest, state, granted_lately = 0, nil, {}, 0
 for i = 1, #f, 2 do
-  local quarter = tonumber(string.match(f[i], '^b:(%d+)$'))
+  local kind, number = string.match(f[i], '^([bg]):(%d+)$')
+  local quarter = tonumber(number)
   if not quarter then
     state[f[i]] = f[i + 1]
+  elseif kind == 'g' then
+    if (quarter + 4) * QUARTER <= now then redis.call('HDEL', base, f[i])
+    else granted_lately = granted_lately + tonumber(f[i + 1]) end
   elseif quarter * QUARTER + QUARTER + WINDOW <= now then
     redis.call('HDEL', base, f[i])
   else
@@ -93,11 +102,18 @@ local free = math.min(calls - recent - out, concurrent - out)
 if state.probing then
   if state.probe then return {0, PROBE_WAIT} end
   free = math.min(1, free)
-elseif ARGV[10] ~= '1' and tonumber(state.small or '0') > now then
+elseif ARGV[10] ~= 'small' and tonumber(state.small or '0') > now then
   free = free - math.max(1, math.floor(SMALL * calls))
+end
+local paced = false
+if ARGV[10] == 'paced' and recent + out >= PACED_FROM * calls then
+  local now_free = math.max(1, math.ceil(PACED * calls)) - granted_lately
+  paced = now_free <= 0 and free > 0
+  free = math.min(free, now_free)
 end
 local granted = math.max(0, math.min(wanted, free))
 if granted > 0 then
+  redis.call('HINCRBY', base, 'g:' .. math.floor(now / QUARTER), granted)
   redis.call('HSET', held, token, granted)
   redis.call('ZADD', slots, now + tonumber(ARGV[5]), token)
   redis.call('PEXPIRE', held, 3600000)
@@ -105,6 +121,7 @@ if granted > 0 then
   if state.probing then redis.call('HSET', base, 'probe', token) end
   return {granted, 0}
 end
-if ARGV[10] == '1' then redis.call('HSET', base, 'small', now + SMALL_MS) end
+if ARGV[10] == 'small' then redis.call('HSET', base, 'small', now + SMALL_MS) end
+if paced then return {0, QUARTER - now % QUARTER} end
 if concurrent - out <= 0 or not oldest then return {0, 50} end
 return {0, math.max(10, oldest * QUARTER + QUARTER + WINDOW - now)}
