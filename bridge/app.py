@@ -100,7 +100,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         configure_logging(self.bridge.settings.bridge_log_level, as_json=self.bridge.settings.bridge_log_json)
         self.bridge.check()
         if self.bridge.settings.bridge_engine:
-            self.bridge.start_engine(finish_here(worker.app, worker))
+            self.bridge.start_engine(finish_here(self.bridge, worker))
         self.bridge.start_doors()
         self.bridge.start_http()
 

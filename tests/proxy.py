@@ -104,6 +104,11 @@ class FaultProxy:
 
     async def _close(self) -> None:
         await self._refuse()
+        # A connection taken in the last turn has its handler in the next, and an aborted one closes its socket then.
+        for _ in range(3):
+            await asyncio.sleep(0)
+            await self._cut()
+        await asyncio.sleep(0)
         if self._parked is not None:
             self._parked.close()
 

@@ -12,22 +12,37 @@ from typing import TYPE_CHECKING, Any
 
 from celery.concurrency.thread import TaskPool
 
+from bridge.doors.plain_ends import PlainEnds
+
 if TYPE_CHECKING:
-    from celery import Celery
+    from collections.abc import Sequence
+
     from celery.worker import WorkController
+
+    from bridge.job.document import Held
+    from bridge.wiring import Bridge
 
 
 class FinishHere:
     """Called by the finish loop, in a thread of its own for each end."""
 
-    def __init__(self, app: Celery, listened_to: Callable[[], bool]) -> None:
+    def __init__(self, bridge: Bridge, listened_to: Callable[[], bool]) -> None:
         """`listened_to` says whether task events are wanted now."""
-        self._task = app.tasks["bridge.finish"]
+        self._task = bridge.app.tasks["bridge.finish"]
         self._listened_to = listened_to
+        self._plain = PlainEnds(bridge)
 
     def ready(self) -> bool:
         """Whether ends may be told here now."""
         return self._task.__trace__ is not None and not self._listened_to()
+
+    def plain(self, held: Held) -> bool:
+        """Whether `store` takes this end."""
+        return self._plain.ready() and self._plain.takes(held)
+
+    def store(self, batch: Sequence[Held]) -> Sequence[Held]:
+        """Plain ends, together. Returns those that must be traced all the same."""
+        return self._plain(batch)
 
     def __call__(self, request_id: str, message: Any, headers: dict[str, Any] | None) -> None:
         """Trace one finish, as the worker would that had taken its message."""
@@ -47,7 +62,7 @@ class FinishHere:
         self._task.__trace__(request_id, args, kwargs, request)
 
 
-def finish_here(app: Celery, worker: WorkController) -> FinishHere | None:
+def finish_here(bridge: Bridge, worker: WorkController) -> FinishHere | None:
     """For this worker; None where tasks do not run in the engine's own process."""
     if not isinstance(worker.pool, TaskPool):
         return None
@@ -58,4 +73,4 @@ def finish_here(app: Celery, worker: WorkController) -> FinishHere | None:
             return False
         return not dispatcher.groups or "task" in dispatcher.groups  # the heartbeat alone uses the group "worker"
 
-    return FinishHere(app, listened_to)
+    return FinishHere(bridge, listened_to)

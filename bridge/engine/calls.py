@@ -52,11 +52,11 @@ class Callers:
         return self._threads - self._free
 
     def start(self, call: Callable[..., None], *args: Any, owner: str = "") -> None:
-        """Run the call in a free thread, for this owner."""
+        """Run the call in a free thread, for this owner; where none is free, in the next that is."""
         with self._lock:
             self._free -= 1
             self._held[owner] = self._held.get(owner, 0) + 1
-            if self._started < self._threads - self._free:
+            if self._started < min(self._threads, self._threads - self._free):
                 self._started += 1
                 name = f"bridge-{self._name}-{self._started}"
                 threading.Thread(target=self._run, name=name, daemon=True).start()

@@ -24,6 +24,8 @@ from bridge.telemetry import tell
 from bridge.timing import backoff
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery import Celery
 
     from bridge.engine.calls import Callers
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 QUEUE = "bridge.finish"
 IDLE_S, BROKER_AWAY_S = 1.0, 1.0
 BATCH = 100
+#: Plain ends that are told together.
+PLAIN_BATCH = 25
 #: A queue this long is not read fast enough; copies would only make it longer (HARDENING 9).
 DEPTH_MAX = 1_000
 RESEND_MAX_S = 3_600.0
@@ -106,6 +110,14 @@ class Here(Protocol):
         """Run Celery's tracer over the finish."""
         ...
 
+    def plain(self, held: Held) -> bool:
+        """Whether `store` takes this end: nothing follows it."""
+        ...
+
+    def store(self, batch: Sequence[Held]) -> Sequence[Held]:
+        """Tell plain ends together, without the tracer. Returns those that must go through it all the same."""
+        ...
+
 
 @dataclass(slots=True)
 class Finish:
@@ -130,10 +142,9 @@ class Finish:
             else:
                 wait = min(wait, due.wait_ms / 1000)
         here = self.here if self.here is not None and self.here.ready() else None
-        room = BATCH if here is None else min(BATCH, self.callers.free)
-        if not ready or not room:  # a caller that becomes free wakes this loop
+        if not ready or (here is not None and self.callers.free <= 0):  # a caller that becomes free wakes this loop
             return wait
-        share = -(-room // len(ready))  # of each endpoint, so that none waits behind another
+        share = -(-BATCH // len(ready))  # of each endpoint, so that none waits behind another
         claimed = self.ledger.claim(
             Step.FINISH, {name: min(count, share) for name, count in ready.items()},
             lease_ms=self.lease_ms, long=(Long.CANVAS,),
@@ -142,9 +153,23 @@ class Finish:
             if not self._send_all(claimed):
                 return BROKER_AWAY_S
         else:
-            for held in claimed.records:
-                self.callers.start(here, held.record.id, *self._message(held))
+            self._tell_here(claimed.records, here)
         return 0.0 if 0 < len(claimed.records) < sum(ready.values()) else wait
+
+    def _tell_here(self, records: Sequence[Held], here: Here) -> None:
+        """In threads of their own; plain ends together, as many as may be in memory at once with all their outputs."""
+        plain: list[Held] = []
+        for held in records:
+            if here.plain(held):
+                plain.append(held)
+            else:
+                self.callers.start(here, held.record.id, *self._message(held))
+        for start in range(0, len(plain), PLAIN_BATCH):
+            self.callers.start(self._store_here, plain[start : start + PLAIN_BATCH], here)
+
+    def _store_here(self, plain: Sequence[Held], here: Here) -> None:
+        for held in here.store(plain):
+            here(held.record.id, *self._message(held))
 
     def _send_all(self, claimed: Claimed) -> bool:
         """By message; what the broker did not take is given back. Whether it took all."""

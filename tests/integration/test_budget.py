@@ -361,7 +361,7 @@ def test_what_small_classes_are_refused_is_kept_for_them(client: redis.Redis) ->
 
 
 def test_calls_in_bulk_are_spread_once_half_of_the_limit_is_used(client: redis.Redis) -> None:
-    """The first half as fast as it comes, then a tenth of the limit and a little more each second; others are not held."""
+    """The first half as fast as it comes, then a tenth and a little more each second; other calls are not held."""
     budget = budget_of(client, calls=1000, concurrent=1000)
     client.hset(
         f"{PREFIX}meta", "clock_offset", 250 - int(client.time()[1]) // 1000 % 250

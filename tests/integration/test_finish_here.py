@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from celery import chain
+from celery import chain, group
 
+from bridge.errors import JobFailed
 from tests.helpers import eventually
 from tests.house import House
+from tests.servers import RedisServer
 
 
 def received(tmp_path: Path, redis_url: str, *args: str, pool: str = "threads") -> int:
@@ -37,3 +41,59 @@ def test_an_end_goes_by_message_where_events_are_watched_or_tasks_run_elsewhere(
 ) -> None:
     """Flower and the like see the finish as they see any task."""
     assert received(tmp_path, redis_url, *args, pool=pool) == 2
+
+
+def stored(house: House, request_id: str) -> dict[str, Any]:
+    """What Celery's backend keeps of a request, without the moment."""
+    eventually(lambda: house.phase(request_id) == "CLOSED")
+    found: dict[str, Any] = json.loads(str(house.client.get(f"celery-task-meta-{request_id}")))
+    assert found.pop("date_done")
+    return found
+
+
+def test_ends_that_nothing_follows_are_stored_as_the_tracer_stores_them(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """A success, a failure, a document, a task with a parent, a group: by `-E` through the tracer, else together."""
+
+    def ends(*args: str) -> list[dict[str, Any]]:
+        url = redis_server.start().fresh_url()
+        with House(tmp_path, broker=url, redis_url=url) as house:
+            worker = house.worker(*args)
+            sent = [
+                house.send({"value": 1}, task_id="p1"),
+                house.send({"mock_error": "boom"}, task_id="p2"),
+                house.send({"value": 3}, task_id="p3", result="document"),
+                house.app.send_task(
+                    "bridge.run", kwargs={"input": {}}, queue="bridge.run", task_id="p4", parent_id="parent"
+                ),
+            ]
+            one = house.app.signature("bridge.run", kwargs={"input": {"n": 1}}, queue="bridge.run")
+            members = group([one, one]).apply_async()
+            assert sent[0].get(timeout=30) == {"value": 1}
+            with pytest.raises(JobFailed):
+                sent[1].get(timeout=30)
+            assert members.get(timeout=30) == [{"n": 1}, {"n": 1}]
+            found = [stored(house, request.id) for request in (*sent, members.results[0])]
+            assert (worker.said().count("Task bridge.run[p1] received") > 1) is bool(args)
+            return found
+
+    plain, traced = ends(), ends("-E")
+    for one, other in zip(plain, traced, strict=True):
+        assert one.keys() == other.keys()
+        for name in ("status", "traceback", "children", "parent_id"):
+            assert one.get(name) == other.get(name)
+    assert "group_id" in plain[4]
+    assert plain[0] == traced[0]
+    assert plain[1]["result"]["exc_type"] == traced[1]["result"]["exc_type"]
+    assert plain[2]["result"].keys() == traced[2]["result"].keys()
+
+
+def test_an_end_that_celery_cannot_store_with_others_goes_its_own_way(tmp_path: Path, redis_url: str) -> None:
+    """The result store refuses for a moment: nothing is lost, and the rest of the batch goes on."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, finish_resend_s="1") as house:
+        house.worker()
+        house.client.sadd("celery-task-meta-s1", "of another type")  # GET and PUBLISH would work, SETs replace it
+        sent = [house.send({"n": n}, task_id=f"s{n}") for n in range(5)]
+        assert [one.get(timeout=30)["n"] for one in sent] == list(range(5))
+        eventually(lambda: all(house.phase(one.id) == "CLOSED" for one in sent))
