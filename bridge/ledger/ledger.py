@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import BridgeError, LedgerError
+from bridge.errors import BridgeError, LedgerError, SchemaTooNew
 from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS, Change, Rules, Stray, Telling, submit_score
 from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered, difference, from_row
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bridge.ledger.disk import Disk
     from bridge.ledger.keys import Names
 
-#: The version of the records' form. A process refuses a ledger of a higher one.
+#: The version of the records' form: raised by whatever the version before would not understand (`claim_schema`).
 SCHEMA = 1
 #: How often a change is made anew before somebody must look (each try means that another process was faster).
 TRIES = 50
@@ -525,11 +525,19 @@ class Ledger:
             listener.subscribe(self.names.wake)
             return listener
 
-    def claim_schema(self) -> int:
-        """The ledger's schema number; a new ledger gets ours."""
-        with mapped():
-            self.client.hsetnx(self.names.key("meta"), "schema", str(SCHEMA))
-            return int(self.client.hget(self.names.key("meta"), "schema"))  # type: ignore[arg-type]
+    def claim_schema(self, version: str) -> None:
+        """Say that this version of the bridge works here. Raises SchemaTooNew where it must not.
+
+        The ledger holds the least schema that may. Ours works on the records of the one before and beside its
+        processes, and back; so it shuts out, at their start, those that are older than that.
+        """
+        least, by = run(self.client, "schema", [self.names.prefix], [SCHEMA, version])
+        if least > SCHEMA:
+            fault = (
+                f"the ledger {self.names.prefix} needs schema {least} or newer, since {by or 'a newer version'} has "
+                f"worked on it; this is {version}, with schema {SCHEMA}: start {by or 'a newer version'} or newer"
+            )
+            raise SchemaTooNew(fault)
 
     # What the scripts are given
 

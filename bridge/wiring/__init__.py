@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bridge import gauges
+from bridge import __version__, gauges
 from bridge.blob import Blobs
 from bridge.endpoints import EndpointBook
 from bridge.engine.accept import Accept, Verdict
@@ -23,12 +23,11 @@ from bridge.engine.count import count
 from bridge.engine.outputs import Outputs
 from bridge.engine.pressure import Pressure
 from bridge.engine.vitals import Vitals
-from bridge.errors import SchemaTooNew, SettingsError
+from bridge.errors import SettingsError
 from bridge.job.change import Change
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect, inspect_server
 from bridge.ledger.disk import Disk, fault_of
-from bridge.ledger.ledger import SCHEMA
 from bridge.ledger.load import measure
 from bridge.runpod.budget import Budget
 from bridge.runpod.client import RunPodClient
@@ -190,12 +189,7 @@ class Bridge:
             faults.append(fault)
         if faults:
             raise SettingsError(*faults)
-        schema = self.ledger.claim_schema()
-        if schema > SCHEMA:
-            fault = (
-                f"the ledger {self.names.prefix} has schema {schema}; this version knows {SCHEMA}: start a newer one"
-            )
-            raise SchemaTooNew(fault)
+        self.ledger.claim_schema(__version__)
         if not self.book.has_key:  # once, by who starts to work; `bridge check` says it too
             says = (
                 "is not set: RunPod will answer 401, and requests are refused or wait; set it, or RUNPOD_API_KEY_FILE"

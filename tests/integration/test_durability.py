@@ -109,8 +109,9 @@ def test_a_ledger_that_lost_its_latest_writes_submits_nothing_twice_unmarked(
 def test_a_ledger_of_a_newer_version_is_refused_with_the_version_it_needs(tmp_path: Path, redis_url: str) -> None:
     """A worker that would not understand its records does not start; the records are untouched."""
     with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
-        house.client.hset("bridge:_:meta", "schema", "2")
+        house.client.hset("bridge:_:meta", mapping={"schema": "2", "schema_by": "9.1.0"})
         worker = house.worker(ready=False)
         eventually(lambda: not worker.running, timeout=20)
-        assert "has schema 2; this version knows 1: start a newer one" in worker.said()
+        assert "needs schema 2 or newer, since 9.1.0 has worked on it" in worker.said()
+        assert "start 9.1.0 or newer" in worker.said()
         assert house.client.hget("bridge:_:meta", "schema") == "2"

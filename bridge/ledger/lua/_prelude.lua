@@ -25,7 +25,7 @@
 --   <p>runs:<ep>         list    delayTime:executionTime of its last jobs, the newest first
 --   <p>told:<ep>         hash    the sequence of the endpoint's own events
 --   <p>engines           zset    live engines by last beat
---   <p>meta              hash    schema, clock_offset, cursor, changes
+--   <p>meta              hash    schema, schema_by, clock_offset, cursor, changes
 local p = KEYS[1]
 
 -- Ledger time in ms (I17): Redis' clock plus the offset that the engines keep.
