@@ -13,7 +13,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.heard import heard_from
-from bridge.errors import ApiError, EndpointTrouble, JobRejected, Refused, SettingsError, Throttled, Unreachable
+from bridge.errors import (
+    ApiError,
+    EndpointTrouble,
+    JobRejected,
+    LedgerUnavailable,
+    Refused,
+    SettingsError,
+    Throttled,
+    Unreachable,
+)
 from bridge.job.record import Long, dumps
 from bridge.job.request import BODY_START, RUN_BODY_MAX, RUNSYNC_BODY_MAX, SYNC_WAIT_MAX_MS, too_large
 from bridge.job.words import Step, is_end
@@ -60,10 +69,13 @@ class Submit:
     spending: Spending | None = None
     #: Endpoints whose cap, or whose tenants' caps, held work back: an end makes room there.
     capped: set[str] = field(default_factory=set)
+    #: Leases of records that may have been marked, and whose POST did not leave: see `_take_back`.
+    _unsent: list[Claimed] = field(default_factory=list, init=False)
 
     def once(self) -> float:
         """Returns seconds until the next look."""
         wait = IDLE_S
+        self._take_back()
         # Who has least to do comes first: a flood of one endpoint costs another no turn.
         for due in sorted(self.ledger.due(Step.SUBMIT, Step.SUBMIT_SYNC), key=lambda due: due.ready):
             wait = min(wait, self._endpoint(due.endpoint, due.step, due.ready))
@@ -112,10 +124,22 @@ class Submit:
         if allowed is not None:
             wanted = min(wanted, allowed)
         trouble = self.vitals.closed_too_long(endpoint.name)
+        if wanted <= 0 and self.vitals.to_be_asked(endpoint.name):
+            self.callers.start(self._ask, endpoint, owner=endpoint.name)
         if wanted <= 0 and trouble is not None:  # one at a time still tries: it may be over
             message = f"endpoint: {endpoint.name} has answered {trouble} for too long"
             return 0, self._refuse_all(endpoint.name, step, ready, message)
         return wanted, wait or IDLE_S
+
+    def _ask(self, endpoint: Endpoint) -> None:
+        """The last submit was not answered: the next one leaves when somebody answers there."""
+        health = self.client_of(endpoint.name).health
+        try:
+            self.vitals.permitted(endpoint.name, endpoint.id, Operation.HEALTH, lambda: health(endpoint.id))
+        except ApiError:  # noted by `permitted`, which spaces the next one
+            pass
+        finally:
+            self.vitals.asked(endpoint.name)
 
     def _send(self, endpoint: Endpoint, claimed: Claimed, records: Sequence[Held], token: str, op: Operation) -> None:
         """Mark those whose POST leaves now, in one round trip, and let it leave."""
@@ -124,18 +148,18 @@ class Submit:
         client = self.client_of(endpoint.name)
         hooks = {held.record.id: self._hook(held) for held in records}
         bodies = {held.record.id: self._body(held, hooks[held.record.id]) for held in records}
-        changes = self.ledger.change_many(
-            [
-                (
-                    held,
-                    self._sending(
-                        claimed.token, endpoint, client.base_url, bodies[held.record.id], hooks[held.record.id]
-                    ),
-                )
-                for held in records
-            ],
-            durable=True,
-        )
+        wanted = [
+            (
+                held,
+                self._sending(claimed.token, endpoint, client.base_url, bodies[held.record.id], hooks[held.record.id]),
+            )
+            for held in records
+        ]
+        try:
+            changes = self.ledger.change_many(wanted, durable=True)
+        except LedgerUnavailable:
+            self._unsent.append(claimed)
+            raise
         callers = self.sync_callers if op is Operation.RUNSYNC else self.callers
         unused = 0
         for held, change in zip(records, changes, strict=True):
@@ -148,6 +172,20 @@ class Submit:
                 self.commits.notice(change)
         if unused:
             self.vitals.budget.release(endpoint.id, op, token, used=0, unused=unused)
+
+    def _take_back(self) -> None:
+        """The ledger's answer to `sending` was lost, or its disk was slow: no POST has left, and this process knows it.
+
+        Without this their leases would end, and each would count as a submit that nobody answered.
+        """
+        while self._unsent:
+            claimed = self._unsent[0]
+            found = self.ledger.load_many([held.record.id for held in claimed.records])
+            marked = [held for held in found.values() if held.record.lease == claimed.token]
+            for change in self.ledger.change_many([(held, self.ledger.table.deferred) for held in marked]):
+                self.commits.notice(change)
+            self.ledger.give_back(claimed, claimed.records)
+            self._unsent.pop(0)
 
     def _sending(
         self, lease: str, endpoint: Endpoint, base_url: str, body: bytes | str, hook: str
@@ -197,7 +235,7 @@ class Submit:
         except ApiError as error:
             self._not_taken(held, endpoint, op, error)
         else:
-            self.vitals.ok(endpoint.name)
+            self.vitals.ok(endpoint.name, submitted=True)
             heard = heard_from(answer, record.attempt) if is_end(answer.status) else None
 
             def ended(change: Change) -> None:  # /runsync brought the end too: written behind the job id
@@ -221,7 +259,7 @@ class Submit:
         table = self.ledger.table
         if isinstance(error, Refused):
             message = f"input: RunPod refused the request: {error.message}"
-            self.vitals.ok(endpoint.name)
+            self.vitals.ok(endpoint.name, submitted=True)
             self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
             return
         if isinstance(error, EndpointTrouble) and self.vitals.refuses_at_once(endpoint.name):

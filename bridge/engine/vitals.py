@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Throttled, Unanswered, Unreachable
+from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 from bridge.timing import backoff
 
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 
     from bridge.runpod.budget import Budget
     from bridge.runpod.gate import Gate
-    from bridge.runpod.operations import Operation
 
 T = TypeVar("T")
 AWAY_BASE_S, AWAY_MAX_S = 0.25, 15.0
+#: Seconds between looks for the answer to a call that asks whether anybody is there.
+ASK_S = 0.1
 #: Milliseconds after which the permit of a process that died counts as used.
 SLOT_MS = 30_000
 
@@ -36,10 +38,14 @@ class Vitals:
         self._lock = threading.Lock()
         self._ok_at: dict[str, int] = {}
         self._away: dict[str, tuple[int, float]] = {}  # fails in a row, monotonic time of the next try
+        #: Endpoints whose last submit was not answered: whether anything else was since.
+        self._silent: dict[str, bool] = {}
+        self._asking: set[str] = set()
 
-    def ok(self, endpoint: str) -> None:
-        """A call was answered with success."""
+    def ok(self, endpoint: str, *, submitted: bool = False) -> None:
+        """A call was answered with success; `submitted`: it was a submit."""
         self._ok_at[endpoint] = self._now()
+        self._answered(endpoint, submitted=submitted)
         if endpoint in self._away:
             with self._lock:
                 self._away.pop(endpoint, None)
@@ -60,8 +66,20 @@ class Vitals:
             with self._lock:
                 fails = self._away.get(endpoint, (0, 0.0))[0] + 1
                 self._away[endpoint] = (fails, time.monotonic() + backoff(fails, AWAY_BASE_S, AWAY_MAX_S))
+                if isinstance(error, Unanswered) and op in {Operation.RUN, Operation.RUNSYNC}:
+                    self._silent[endpoint] = False
             if fails in {1, 10, 100}:
                 tell("runpod.away", endpoint=endpoint, error=error.message, fails=fails)
+            return
+        self._answered(endpoint, submitted=False)
+
+    def _answered(self, endpoint: str, *, submitted: bool) -> None:
+        if endpoint in self._silent:
+            with self._lock:
+                if submitted:
+                    self._silent.pop(endpoint, None)
+                elif endpoint in self._silent:
+                    self._silent[endpoint] = True
 
     def permitted(
         self, endpoint: str, endpoint_id: str, op: Operation, call: Callable[[], T], *, slot_ms: int = SLOT_MS
@@ -123,6 +141,34 @@ class Vitals:
             if wait > 0:
                 return 0, min(wait, 1.0)
             return (1, 0.0) if self.gate.try_turn(endpoint, token) else (0, 0.5)
-        if endpoint in self._away:
-            return 1, 0.0
-        return None, 0.0
+        silent = submitting and endpoint in self._silent
+        if silent and not self._sign_of_life(endpoint):
+            return 0, ASK_S
+        return (1 if silent or endpoint in self._away else None), 0.0
+
+    def _sign_of_life(self, endpoint: str) -> bool:
+        """Whether something was answered since the last submit was not; used up by the submit that it lets go."""
+        with self._lock:
+            heard = self._silent.get(endpoint, True)
+            if heard and endpoint in self._silent:
+                self._silent[endpoint] = False
+            return heard
+
+    def to_be_asked(self, endpoint: str) -> bool:
+        """Whether submits wait for a sign of life that nobody asks for yet. The caller asks, and then calls `asked`.
+
+        A request has few submits, and one that nobody answers uses one of them up: an endpoint that hangs for minutes
+        would end all that wait for it as LOST. So another call is tried first.
+        """
+        if self._silent.get(endpoint, True) or self.wait_s(endpoint) > 0:
+            return False
+        with self._lock:
+            if endpoint in self._asking:
+                return False
+            self._asking.add(endpoint)
+            return True
+
+    def asked(self, endpoint: str) -> None:
+        """The call that `to_be_asked` wanted is over, whatever came of it."""
+        with self._lock:
+            self._asking.discard(endpoint)

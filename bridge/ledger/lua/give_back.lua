@@ -1,13 +1,15 @@
 -- give_back: return leases that were not used, as if they had never been taken.
 -- KEYS 1 prefix
 -- ARGV 1 token  2 step  then triples: endpoint, id, score
--- Returns how many were given back. Records that the token no longer holds are left alone (fencing of intents).
+-- Returns how many were given back. Records that the token no longer holds are left alone (fencing of intents), and those
+-- whose POST may have left meanwhile: a call whose answer nobody waited for may be carried out late.
 local token, step = ARGV[1], ARGV[2]
 local count = 0
 for i = 3, #ARGV, 3 do
   local endpoint, id, score = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local row = p .. 'r:' .. id
-  if redis.call('HGET', row, 'lt') == token then
+  local fields = redis.call('HMGET', row, 'lt', 'ph')
+  if fields[1] == token and (not submits(step) or fields[2] == 'ACCEPTED') then
     redis.call('HDEL', row, 'lt', 'le')
     redis.call('HSET', row, 'du', step)
     redis.call('HINCRBY', row, 'cl', -1)
