@@ -246,15 +246,18 @@ class Finish:
 
     def _look_at_queue(self) -> bool:
         channel = self._connected().channel
+        amqp = self._connection.transport.driver_type == "amqp"
+        depth = readers = 0
         try:
             found = channel.queue_declare(queue=QUEUE, passive=True)
-        except self._connection.channel_errors:  # it does not exist: a copy would be dropped
+            depth, readers = found.message_count, found.consumer_count
+        except self._connection.channel_errors:  # on Redis that is an empty list; elsewhere a copy would be dropped
             self._disconnect()
+        # Redis knows nobody who waits at a list; there its length alone tells.
+        if depth > DEPTH_MAX or (amqp and not readers):
+            tell("finish.unread", depth=depth)
             return False
-        readable = found.message_count <= DEPTH_MAX
-        if not readable:
-            tell("finish.unread", depth=found.message_count)
-        return bool(readable)
+        return True
 
     def _connected(self) -> Any:
         if self._producer is None:
