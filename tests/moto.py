@@ -56,6 +56,10 @@ class S3Server:
         text = self._call("get", "/outputs?list-type=2").text
         return [part.partition("</Key>")[0] for part in text.split("<Key>")[1:]]
 
+    def log(self) -> str:
+        """What it has said: each request with the code of its answer."""
+        return self._log.read_text(errors="replace")
+
     def get(self, key: str) -> bytes:
         """One object."""
         return self._call("get", f"/outputs/{key}").content
