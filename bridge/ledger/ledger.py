@@ -135,6 +135,11 @@ class LedgerClock:
         """Of the steady clock, for measuring how long something took."""
         return self._steady()
 
+    @property
+    def known(self) -> bool:
+        """Whether a script has been heard."""
+        return self._ahead_ms is not None
+
     def now(self) -> int:
         """Ledger time in milliseconds; wall time until a script was heard."""
         if self._ahead_ms is None:
@@ -596,7 +601,7 @@ class Ledger:
             sum(map(len, tellings)) // TELLING_ARGS,
             len(change.strays),
             len(change.chunks),
-            "" if change.stream_ms is None else "-" if change.stream_ms < 0 else f"+{change.stream_ms}",
+            "" if change.stream_ms is None else "-" if change.stream_ms < 0 else self._at(change.stream_ms),
             change.gpu_ms,
             change.paid_twice_ms,
         ]
@@ -606,12 +611,18 @@ class Ledger:
         args += change.chunks
         return args
 
-    @staticmethod
-    def _score(change: Change) -> str:
+    def _at(self, delay_ms: int) -> str:
+        """A due time, by this process' own clock; one that has not heard the ledger's time leaves it to the script.
+
+        Between a step of the server's clock and the beat that takes it out, the script's would be an hour off.
+        """
+        return str(self.now() + delay_ms) if self.clock.known else f"+{delay_ms}"
+
+    def _score(self, change: Change) -> str:
         record: Record = change.record
         if record.due in SUBMITS:
             return str(submit_score(record))
-        return f"+{change.delay_ms}" if record.due and not change.keeps_due else ""
+        return self._at(change.delay_ms) if record.due and not change.keeps_due else ""
 
     def _telling(self, telling: Telling) -> list[str]:
         relayed = [

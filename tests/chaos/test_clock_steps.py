@@ -78,8 +78,8 @@ def redis_time(house: House) -> float:
 
 
 def reach(house: House, ids: list[str], phase: str) -> None:
-    """All of them are there, within what a request takes and no lease lasts."""
-    eventually(lambda: set(house.ledger.phases(ids)) == {phase}, timeout=40)
+    """All of them are there, within what a request takes: no look at a job was put off by the step."""
+    eventually(lambda: set(house.ledger.phases(ids)) == {phase}, timeout=15)
 
 
 @pytest.mark.chaos_full
@@ -89,7 +89,7 @@ def test_an_hours_step_of_any_clock_fires_nothing_and_stops_nothing(
 ) -> None:
     """Redis' clock, the worker's, both; forth and back: no lease ends, no deadline passes, no job is lost.
 
-    At each step jobs run, POSTs wait for their answers, and a deadline is half a minute away.
+    At each step jobs run, POSTs wait for their answers, and a deadline is a minute away.
     """
     workers_clock = Clock(stepper, tmp_path / "worker.time")
     url = server.fresh_url()
@@ -106,7 +106,7 @@ def test_an_hours_step_of_any_clock_fires_nothing_and_stops_nothing(
             before = redis_time(house)
             running = [f"s{number}-{n}" for n in range(8)]
             for one in running:
-                house.send({"ref": one, "mock_delay": 4}, task_id=one, timeout=30_000)
+                house.send({"ref": one, "mock_delay": 4}, task_id=one, timeout=60_000)
             reach(house, running, "TRACKED")
             slow = [f"s{number}-slow{n}" for n in range(4)]
             house.emulator.fault("hang", op="run", seconds=3, times=len(slow))

@@ -16,6 +16,11 @@
 local id, endpoint = ARGV[1], ARGV[4]
 local row, long = p .. 'r:' .. id, p .. 'd:' .. id
 local now = ledger_now()
+
+local function score_of(text)
+  return string.sub(text, 1, 1) == '+' and now + tonumber(string.sub(text, 2)) or text
+end
+
 local has = redis.call('HMGET', row, 'v', 'tk', 'lt', 'tn')
 if not has[1] then return {-1, now} end
 if has[1] ~= ARGV[2] then
@@ -63,9 +68,7 @@ if freed > 0 then -- no input waits where nothing waits: that heals whatever an 
 end
 if ARGV[7] ~= '' and ARGV[7] ~= ARGV[8] then unstand(endpoint, ARGV[7], id) end
 if ARGV[8] ~= '' and ARGV[9] ~= '' then
-  local score = ARGV[9]
-  if string.sub(score, 1, 1) == '+' then score = now + tonumber(string.sub(score, 2)) end
-  stand(endpoint, ARGV[8], score, id)
+  stand(endpoint, ARGV[8], score_of(ARGV[9]), id)
 end
 if ARGV[11] == '0' then redis.call('ZREM', p .. 'leased:' .. endpoint, id) end
 if ARGV[10] == '0' then redis.call('ZREM', p .. 'timer', id)
@@ -93,7 +96,7 @@ if ARGV[24] ~= '0' then
   end
 end
 if ARGV[25] == '-' then redis.call('ZREM', due_key(endpoint, 'stream'), id)
-elseif ARGV[25] ~= '' then redis.call('ZADD', due_key(endpoint, 'stream'), now + tonumber(string.sub(ARGV[25], 2)), id) end
+elseif ARGV[25] ~= '' then redis.call('ZADD', due_key(endpoint, 'stream'), score_of(ARGV[25]), id) end
 if ARGV[12] == '0' then
   redis.call('PERSIST', row)
   redis.call('PERSIST', long)
