@@ -179,13 +179,16 @@ class Submit:
         Without this their leases would end, and each would count as a submit that nobody answered.
         """
         while self._unsent:
-            claimed = self._unsent[0]
-            found = self.ledger.load_many([held.record.id for held in claimed.records])
-            marked = [held for held in found.values() if held.record.lease == claimed.token]
-            for change in self.ledger.change_many([(held, self.ledger.table.deferred) for held in marked]):
-                self.commits.notice(change)
-            self.ledger.give_back(claimed, claimed.records)
-            self._unsent.pop(0)
+            claimed = self._unsent.pop()
+            try:
+                found = self.ledger.load_many([held.record.id for held in claimed.records])
+                marked = [held for held in found.values() if held.record.lease == claimed.token]
+                for change in self.ledger.change_many([(held, self.ledger.table.deferred) for held in marked]):
+                    self.commits.notice(change)
+                self.ledger.give_back(claimed, claimed.records)
+            except LedgerUnavailable:
+                self._unsent.append(claimed)
+                raise
 
     def _sending(
         self, lease: str, endpoint: Endpoint, base_url: str, body: bytes | str, hook: str
