@@ -51,7 +51,7 @@ class Pace:
             self._learnt.setdefault(endpoint, []).append(pair)
 
     def first_ms(self, endpoint: str) -> int:
-        """The first look after the submit."""
+        """The first look after the submit. Asks Redis nothing, but for an endpoint that is new here."""
         return self.next_ms(endpoint, Status.IN_QUEUE, 0)
 
     def next_ms(
@@ -61,6 +61,11 @@ class Pace:
         return next_look_ms(self._about(endpoint), status, age_ms, delay_ms=delay_ms, progressing=progressing)
 
     def _about(self, endpoint: str) -> Known:
+        found = self._known.get(endpoint)
+        return found[2] if found is not None else self.refresh(endpoint)
+
+    def refresh(self, endpoint: str) -> Known:
+        """Look at what the ledger knows, if that was long ago. Done by the tracker: a commit waits for no look."""
         now = time.monotonic()
         at, basis, about = self._known.get(endpoint, (0.0, None, Known()))
         if now - at < FRESH_S and at:

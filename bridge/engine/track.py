@@ -75,6 +75,7 @@ class Track:
 
     def _endpoint(self, endpoint: str, steps: dict[Step, int]) -> float:
         token = secrets.token_hex(8)
+        self.pace.refresh(endpoint)
         allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
         ready = sum(steps.values())
         room = self.commits.room()

@@ -1,6 +1,6 @@
 -- Prepended to each script of this room. KEYS 1 is the prefix of the ledger's keys.
---   <p>budget:<endpoint id>:<op>        hash  b:<n> calls that ended in quarter second n; g:<n> granted in it, for a second;
---                                             calls, cuts (sums); workers, workers_at;
+--   <p>budget:<endpoint id>:<op>        hash  b:<n> calls that ended in quarter second n; calls, cuts (sums); workers, workers_at;
+--                                             pace (until when bulk calls have been spread);
 --                                             pause_until; probing, probe, backoff, refused, met, good (a 429 is being answered);
 --                                             limit, limit_at, hold (learned from it); small (until when 10 % are left)
 --   <p>budget:<endpoint id>:<op>:held   hash  permits still out, by token

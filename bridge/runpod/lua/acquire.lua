@@ -18,8 +18,9 @@ local now = ledger_now()
 local QUARTER, WINDOW, PROBE_WAIT = 250, 10000, 50
 -- A refused small class has this part of the limit left to it, for so long.
 local SMALL, SMALL_MS = 0.1, 10000
--- Beyond this part of the limit bulk calls are granted so much of it a second: a tenth, and some to catch up with.
-local PACED_FROM, PACED = 0.5, 0.11
+-- Beyond this part of the limit bulk calls are granted a tenth of it a second, and some to catch up with; at most what
+-- falls into so many ms is granted at once.
+local PACED_FROM, PACED, PACED_MS = 0.5, 0.11, 100
 local probe, passed = redis.call('HGET', base, 'probe'), false
 
 local function ended(count, at)
@@ -32,7 +33,6 @@ end
 local function take_back(from, left, unused, dead)
   local gone = tonumber(redis.call('HGET', held, from) or '0') - left
   if gone <= 0 then return end
-  if unused > 0 then redis.call('HINCRBY', base, 'g:' .. math.floor(now / QUARTER), -math.min(unused, gone)) end
   ended(gone - math.min(unused, gone), now)
   if left > 0 then
     redis.call('HSET', held, from, left)
@@ -57,15 +57,11 @@ local before = redis.call('HGET', held, token)
 if before then return {tonumber(before), 0} end
 
 local f = redis.call('HGETALL', base)
-local recent, oldest, state, granted_lately = 0, nil, {}, 0
+local recent, oldest, state = 0, nil, {}
 for i = 1, #f, 2 do
-  local kind, number = string.match(f[i], '^([bg]):(%d+)$')
-  local quarter = tonumber(number)
+  local quarter = tonumber(string.match(f[i], '^b:(%d+)$'))
   if not quarter then
     state[f[i]] = f[i + 1]
-  elseif kind == 'g' then
-    if (quarter + 4) * QUARTER <= now then redis.call('HDEL', base, f[i])
-    else granted_lately = granted_lately + tonumber(f[i + 1]) end
   elseif quarter * QUARTER + QUARTER + WINDOW <= now then
     redis.call('HDEL', base, f[i])
   else
@@ -105,15 +101,16 @@ if state.probing then
 elseif ARGV[10] ~= 'small' and tonumber(state.small or '0') > now then
   free = free - math.max(1, math.floor(SMALL * calls))
 end
-local paced = false
+-- Each paced permit takes its place on a line of even steps; `pace` is where the line has come to.
+local step, pace
 if ARGV[10] == 'paced' and recent + out >= PACED_FROM * calls then
-  local now_free = math.max(1, math.ceil(PACED * calls)) - granted_lately
-  paced = now_free <= 0 and free > 0
-  free = math.min(free, now_free)
+  step = 1000 / (PACED * calls)
+  pace = math.max(tonumber(state.pace or '0'), now - math.max(PACED_MS, step))
+  free = math.min(free, math.floor((now - pace) / step + 0.000001))
 end
 local granted = math.max(0, math.min(wanted, free))
 if granted > 0 then
-  redis.call('HINCRBY', base, 'g:' .. math.floor(now / QUARTER), granted)
+  if step then redis.call('HSET', base, 'pace', string.format('%.3f', pace + granted * step)) end
   redis.call('HSET', held, token, granted)
   redis.call('ZADD', slots, now + tonumber(ARGV[5]), token)
   redis.call('PEXPIRE', held, 3600000)
@@ -122,6 +119,6 @@ if granted > 0 then
   return {granted, 0}
 end
 if ARGV[10] == 'small' then redis.call('HSET', base, 'small', now + SMALL_MS) end
-if paced then return {0, QUARTER - now % QUARTER} end
+if step and pace + step > now then return {0, math.max(PACED_MS * 0.4, math.ceil(pace + step - now))} end
 if concurrent - out <= 0 or not oldest then return {0, 50} end
 return {0, math.max(10, oldest * QUARTER + QUARTER + WINDOW - now)}
