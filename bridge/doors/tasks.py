@@ -14,14 +14,16 @@ from bridge.doors.accepting import AcceptTask
 from bridge.doors.canvas import canvas_of, clocks_of, continues
 from bridge.doors.finishing import FinishTask, finish
 from bridge.doors.hold import hold
+from bridge.doors.together import STRATEGY, Together
 from bridge.engine.accept import Origin, Verdict
 from bridge.engine.control import Asker
 from bridge.errors import JobError, JobRejected
-from bridge.job.request import check_request_id, rejected
+from bridge.job.request import check_request_id, parse_run, rejected
 
 if TYPE_CHECKING:
     from celery import Celery
 
+    from bridge.engine.accept import Prepared
     from bridge.wiring import Bridge
 
 _OPTIONS: dict[str, Any] = {
@@ -42,8 +44,15 @@ def register(app: Celery, bridge: Callable[[], Bridge]) -> None:
     def accept(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _accept(context, bridge(), args, kwargs, ignores=context.__dict__.get("ignore_result", run.ignore_result))
 
-    # Given as an option: to set it on the task would make Celery read the settings as this module is imported.
-    @app.task(name="bridge.run", base=AcceptTask, accept=staticmethod(accept), **_OPTIONS)
+    def prepare(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
+        here = bridge()
+        origin = _origin(context, here, ignores=context.__dict__.get("ignore_result", run.ignore_result))
+        return here.accept.prepare(context.id, parse_run(bind_input(args, kwargs)), origin)
+
+    # Given as options: to set them on the task would make Celery read the settings as this module is imported.
+    own = {"accept": staticmethod(accept), "together": Together(bridge, prepare), "Strategy": STRATEGY}
+
+    @app.task(name="bridge.run", base=AcceptTask, **own, **_OPTIONS)
     def run(self: AcceptTask, *args: Any, **kwargs: Any) -> Any:
         """Run a job on RunPod; the result is its output. See docs/quickstart-celery.md."""
         if self.request.is_eager or self.request.called_directly:
@@ -88,9 +97,21 @@ def _accept(context: Context, bridge: Bridge, args: tuple[Any, ...], kwargs: dic
         arguments = bind_input(args, kwargs)
     except JobRejected as error:
         arguments, fault = kwargs, error
+    origin = _origin(context, bridge, ignores=ignores)
+    verdict: Verdict = hold(lambda: bridge.accept(context.id, arguments, origin, fault=fault))
+    bridge.accepted(verdict)
+    if verdict.kind == "conflict" and verdict.fault is not None:
+        # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
+        detail = f"id {context.id} has been used for another request"
+        bridge.dead("id_conflict", context.id, arguments, detail, "bridge.run")
+    raise Ignore
+
+
+def _origin(context: Context, bridge: Bridge, *, ignores: bool) -> Origin:
+    """What the message says beside its arguments."""
     canvas = canvas_of(context, ignore_result=bool(ignores))
     expires_at, time_limit_ms = clocks_of(context, bridge.ledger.now())
-    origin = Origin(
+    return Origin(
         door="celery",
         via="amqp" if bridge.settings.amqp else "redis",
         canvas=canvas,
@@ -101,13 +122,6 @@ def _accept(context: Context, bridge: Bridge, args: tuple[Any, ...], kwargs: dic
         expires_at=expires_at,
         time_limit_ms=time_limit_ms,
     )
-    verdict: Verdict = hold(lambda: bridge.accept(context.id, arguments, origin, fault=fault))
-    bridge.accepted(verdict)
-    if verdict.kind == "conflict" and verdict.fault is not None:
-        # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
-        detail = f"id {context.id} has been used for another request"
-        bridge.dead("id_conflict", context.id, arguments, detail, "bridge.run")
-    raise Ignore
 
 
 def _asker(kwargs: dict[str, Any]) -> Asker:

@@ -129,9 +129,13 @@ class Bridge:
             self.engine.wake(record.step)
 
     def accepted_many(self, verdicts: Sequence[Verdict]) -> None:
-        """Requests of a door for plain JSON are in: one wake for all of them."""
-        created = [v.accepted.held.record for v in verdicts if v.accepted.kind == "created" and v.accepted.held]
+        """Requests are in: one wake for all of them."""
+        new = [v.accepted.held for v in verdicts if v.accepted.kind == "created" and v.accepted.held]
+        created = [held.record for held in new]
         self.pressure.took(len(created))
+        for held in new:
+            if held.record.door == "celery" and not held.record.silent and not held.record.phase.ended:
+                self.states.put(held)
         if self.engine is None and created:
             self.ledger.wake()
         elif self.engine is not None:
