@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from bridge.job.record import Long, Record, dumps
@@ -33,6 +34,7 @@ class Held:
         return None if text is None else json.loads(text)
 
 
+@lru_cache(maxsize=4096)  # each event of a request tells the same moments again
 def stamp(ledger_ms: int, clock_offset: int = 0) -> str | None:
     """RFC 3339 in UTC; None for "never". Documents tell wall time, so the ledger's offset is taken off (I17)."""
     if not ledger_ms:
