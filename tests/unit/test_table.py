@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
@@ -439,3 +442,57 @@ def test_the_end_of_the_chunks_says_whether_all_of_them_are_there() -> None:
     whole = in_phase(Phase.TRACKED, stream=1, stream_done=1, chunks=1)
     end = json.loads(TABLE_OF.observed(whole, NOW, heard("FAILED", error="x"), poll_ms=1).chunks[-1])
     assert end == {"end": True, "status": "FAILED", "reason": "handler_error", "chunks": 1}
+
+
+NEWS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("heard"),
+            st.sampled_from(["IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED", "PECULIAR"]),
+            st.sampled_from([None, 0, 5, 7]),
+        ),
+        st.tuples(st.just("chunks"), st.integers(0, 2), st.booleans()),
+        st.tuples(st.sampled_from(["cancel", "retry_sending", "retry_answered", "retry_unanswered"])),
+    ),
+    max_size=12,
+)
+
+
+@given(NEWS, st.integers(0, 2), st.booleans())
+def test_whatever_comes_in_whatever_order_the_events_tell_one_way(
+    news: list[tuple[Any, ...]], retries: int, streams: bool
+) -> None:
+    """I3: numbered without a gap; each attempt starts once at most, before its chunks and its COMPLETED; one end."""
+    held = queued(retries_left=retries, stream=int(streams), reading="r", due="poll", sinks="")
+    events: list[tuple[str, str, int, int]] = []
+    for n, (what, *rest) in enumerate(news):
+        now = NOW + 20_000 * n
+        held = Held(replace(held.record, reading="r", lease=TOKEN, lease_until=now + 1), held.long, held.output)
+        changes: dict[str, Callable[[], Change]] = {
+            "heard": lambda held=held, now=now, rest=rest: TABLE_OF.observed(  # type: ignore[misc]
+                held,
+                now,
+                heard(rest[0], attempt=held.record.attempt, execution_time=rest[1], chunks=("c",) * held.record.chunks),
+                poll_ms=1,
+            ),
+            "chunks": lambda held=held, now=now, rest=rest: TABLE_OF.stream_read(  # type: ignore[misc]
+                held, now, [("c", None)] * rest[0], reader="r", again_ms=None if rest[1] else 1, lost=False
+            ),
+            "cancel": lambda held=held, now=now: TABLE_OF.wish(held, now, Wish.CANCEL),  # type: ignore[misc]
+            "retry_sending": lambda held=held, now=now: TABLE_OF.retry_sending(held, now, TOKEN),  # type: ignore[misc]
+            "retry_answered": lambda held=held, now=now: TABLE_OF.retry_answered(held, now, poll_ms=1),  # type: ignore[misc]
+            "retry_unanswered": lambda held=held, now=now: TABLE_OF.retry_unanswered(held, now),  # type: ignore[misc]
+        }
+        change = changes[what]()
+        attempt = change.record.attempt
+        events += [(name, status, sequence, attempt) for name, status, sequence in told(change)]
+        held = change.after
+    assert [sequence for _, _, sequence, _ in events] == list(range(4, 4 + len(events)))
+    for attempt in range(1, held.record.attempt + 1):
+        names = [name for name, _, _, of in events if of == attempt]
+        assert names.count("started") <= 1
+        for late in ("chunk", "completed"):
+            assert late not in names or "started" in names[: names.index(late)]
+    ends = [name for name, _, _, _ in events if name in {"completed", "failed", "timed_out", "cancelled"}]
+    assert len(ends) == (1 if held.record.phase.ended else 0)
+    assert not ends or events[-1][0] == ends[0]
