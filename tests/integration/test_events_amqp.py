@@ -54,7 +54,7 @@ def test_events_leave_in_order_on_the_topic_exchange(house: House, channel: Any)
     channel.queue_bind(queue, "bridge.events", "job.*.demo")
     sent = house.send({"a": 1})
     sent.get(timeout=20)
-    told = heard(channel, queue, 4)
+    told = heard(channel, queue, 5)
     assert told[0][0].routing_key == "job.accepted.demo"
     assert [event["sequence"] for _, _, event in told] == [f"{n:010d}" for n in range(1, len(told) + 1)]
     assert told[-1][2]["type"] == "bridge.job.completed"
