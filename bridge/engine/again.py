@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bridge.job.document import cloud_event, document, stamp, transition
+from bridge.job.document import cloud_event, document, remembered, stamp, transition
 from bridge.job.record import Long, altered
 from bridge.job.words import END_EVENT, EventName, Phase, Status
 from bridge.ledger.ledger import COMMON
@@ -69,19 +69,9 @@ def _from_tombstone(ledger: Ledger, request_id: str, reply: Mapping[str, Any]) -
     tomb = ledger.tombstone(request_id)
     if tomb is None or "end" not in reply.get("on", ()):
         return []
-    endpoint = str(tomb.get("ep") or "_invalid")
-    data = {
-        "id": request_id,
-        "endpoint": endpoint,
-        "status": tomb["status"],
-        "reason": tomb["reason"] or None,
-        "completed": True,
-        "succeeded": tomb["status"] == Status.COMPLETED,
-        "retained": False,
-        **_correlated(reply),
-    }
+    data = remembered(request_id, tomb) | _correlated(reply)
     body = cloud_event(
-        END_EVENT.get(tomb["status"], EventName.LOST), data, request_id=request_id, endpoint=endpoint,
+        END_EVENT.get(tomb["status"], EventName.LOST), data, request_id=request_id, endpoint=data["endpoint"],
         sequence=int(tomb.get("sq", 0)), time=stamp(ledger.now(), ledger.clock.offset) or "", trace=None,
     )  # fmt: skip
     return [body]

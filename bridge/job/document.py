@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from bridge.job.record import Long, Record, dumps
-from bridge.job.words import EventName, Status
+from bridge.job.words import EventName, Phase, Reason, Status
 
 SCHEMA = "urn:bridge:schema:job-event:1"
 DEAD_SCHEMA = "urn:bridge:schema:dead-letter:1"
@@ -153,6 +153,21 @@ def _error(held: Held, inline_limit: int | None) -> Any:
         return None
     cut = inline_limit is not None and size_over(text, inline_limit)
     return _fitting(json.loads(text), inline_limit or 0) if cut else json.loads(text)
+
+
+#: Reasons of ends that only a job which ran can have.
+_RAN = frozenset({Reason.HANDLER_ERROR, Reason.EXECUTION_TIMEOUT, Reason.WORKER_LOST})
+
+
+def remembered(request_id: str, tomb: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of a request whose record is gone: its end, and that nothing else is retained."""
+    status, reason = tomb["status"], tomb["reason"]
+    record = Record(
+        id=request_id, phase=Phase.CLOSED, endpoint=str(tomb.get("ep") or "_invalid"), status=status, reason=reason
+    )
+    told = document(Held(record, {})) | {"retained": False}
+    told.pop("output", None)
+    return told | {"started": status == Status.COMPLETED or reason in _RAN}
 
 
 def transition(held: Held, *, clock_offset: int = 0, **more: Any) -> dict[str, Any]:

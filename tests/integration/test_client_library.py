@@ -145,6 +145,19 @@ def test_what_cannot_be_done_is_said(client: Client) -> None:
     client.cancel(request_id)
 
 
+def test_what_is_only_remembered_is_still_answered(house: House, client: Client) -> None:
+    """The record is gone, the id is not: its end, and no output that could be taken for the job's."""
+    request_id = client.submit({"a": 1})
+    client.result(request_id, timeout=20)
+    eventually(lambda: house.phase(request_id) == "CLOSED")
+    names = house.ledger.names
+    house.client.delete(names.row(request_id), names.long(request_id), names.output(request_id))
+    told = client.status(request_id)
+    assert (told.status, told.succeeded, told.started, told.phase) == ("COMPLETED", True, True, "CLOSED")
+    with Client(house.environment["BRIDGE_REDIS_URL"]) as other, pytest.raises(UnknownRequest, match="not kept"):
+        other.result(request_id, timeout=20)
+
+
 def test_async_callers_wait_side_by_side(house: House) -> None:
     """Twenty streams and results on one loop, and every chunk in its place."""
 

@@ -15,7 +15,7 @@ from referencing import Registry, Resource
 from bridge.job import asyncapi
 from bridge.job.additions import breaks
 from bridge.job.change import Change, Rules
-from bridge.job.document import Held, dead_event, endpoint_event
+from bridge.job.document import Held, dead_event, endpoint_event, remembered
 from bridge.job.models import INCOMING, schemas
 from bridge.job.record import Long, Record, altered
 from bridge.job.request import parse_run
@@ -149,6 +149,8 @@ def test_what_the_code_writes_is_what_the_messages_say() -> None:
     told(table.refused(begun(), 2, "input: no"))
     assert {"accepted", "submitted", "queued", "started", "progress", "chunk", "retried"} <= seen
     assert {"completed", "failed", "timed_out", "cancelled", "rejected"} <= seen
+    for status, reason in (("COMPLETED", ""), ("FAILED", "handler_error"), ("CANCELLED", "cancelled")):
+        Draft202012Validator(DOCUMENT).validate(remembered("r1", {"status": status, "reason": reason, "ep": "demo"}))
     check("purged", json.loads(endpoint_event(EventName.PURGED, {"removed": 1}, endpoint="demo", sequence=1, time="t")))
     letter: dict[str, Any] = dict.fromkeys(("source", "request_id", "encoding", "original"))
     letter |= {"reason": "malformed", "time": "t", "door": "amqp", "detail": "d", "size": 1, "sha256": "f" * 64}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.control.base import Base
 from bridge.errors import JobUnknown
-from bridge.job.document import document, unpack_error
+from bridge.job.document import document, remembered, unpack_error
 from bridge.job.record import Long
 from bridge.job.request import check_request_id, rejected
 from bridge.job.words import Phase, Status, is_end
@@ -48,16 +48,7 @@ class Asking(Base):
             tomb = self.ledger.tombstone(id)
             if tomb is None:
                 raise rejected("id", f"id: the bridge knows no request {id}", id=id, unknown=True)
-            return {
-                "id": id,
-                "endpoint": tomb.get("ep"),
-                "phase": Phase.CLOSED.value,
-                "status": tomb["status"],
-                "reason": tomb["reason"] or None,
-                "completed": True,
-                "succeeded": tomb["status"] == Status.COMPLETED,
-                "retained": False,
-            }
+            return remembered(id, tomb)
         if refresh and held.record.phase is Phase.TRACKED:
             self.look_now(held)
         return self.document(held, content=content)
