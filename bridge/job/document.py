@@ -128,6 +128,8 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
         "ended_at": stamp(record.ended_at, clock_offset),
         "observed_at": stamp(record.observed_at, clock_offset),
     }
+    if record.reason == Reason.REJECTED and isinstance(body["error"], str):  # a refusal begins with its field
+        body["field"] = body["error"].partition(": ")[0][:100]
     for mark in ("may_run", "output_missing"):
         if getattr(record, mark):
             body[mark] = True

@@ -54,6 +54,7 @@ class Document(Open):
     phase: str
     status: Words | str
     reason: Reason | None = None
+    field: str | None = Field(default=None, description="of a rejected request: the argument at fault")
     started: bool
     completed: bool
     succeeded: bool

@@ -119,6 +119,7 @@ def test_bad_input_is_rejected_and_nothing_is_sent(house: House, arguments: dict
     with pytest.raises(JobRejected) as caught:
         sent.get(timeout=15)
     assert field in str(caught.value)
+    assert caught.value.document["field"].startswith(field)
     eventually(lambda: house.names_of(sent.id) == ["rejected"])
     assert house.submits() == before
 

@@ -107,7 +107,7 @@ class Base:
                 break
             wait = grant.retry_after_ms / 1000
             if time.monotonic() + wait > ends:
-                said = f"endpoint: {op.value} is busy: its limit of calls is used up; try again in {wait:.1f} s"
+                said = f"endpoint: {op.value} is busy; try again in {wait:.1f} s"
                 raise rejected("endpoint", said, reason=BUSY)
             time.sleep(wait)
         try:
