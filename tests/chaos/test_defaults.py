@@ -15,7 +15,7 @@ from tests.house import House
 
 #: What the walk sets so wide that no death uses it up.
 WIDENED = {"submits_max", "finish_turns_max"}
-KILLS = 500
+KILLS = 200
 
 
 class Walk(walk.Walk):
@@ -58,7 +58,7 @@ def test_workers_killed_anywhere_lose_nothing_under_the_default_limits(
     made = walk.lane(tmp_path, redis_url, redis_url, seed=11)
     assert isinstance(made, Walk)
     with made.house:
-        figures = made.run(KILLS, limit_s=300)
+        figures = made.run(KILLS, limit_s=150)
     assert figures.violations == []
     assert figures.kills >= KILLS * 0.5
     assert figures.ended["LOST"] == len(made.used_up) <= figures.possible_duplicates

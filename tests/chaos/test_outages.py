@@ -241,7 +241,7 @@ def test_runpod_down_for_ten_minutes_ends_nothing_wrongly(tmp_path: Path, redis_
 
 @pytest.mark.parametrize(
     ("seconds", "requests"),
-    [pytest.param(10, 30, marks=pytest.mark.chaos), pytest.param(240, 200, marks=pytest.mark.chaos_full)],
+    [pytest.param(10, 30, marks=pytest.mark.chaos), pytest.param(130, 200, marks=pytest.mark.chaos_full)],
     ids=["sample", "full"],
 )
 @pytest.mark.timeout(600)

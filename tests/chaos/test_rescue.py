@@ -90,7 +90,8 @@ def test_a_starved_tracker_fetches_soonest_first_and_inside_the_budget(
 ) -> None:
     """All jobs have ended and are due at once after a standstill; status reads are few. Nothing expires.
 
-    The first half has under ten minutes left, the second has longer: the first is read before it, but for a tenth.
+    The first half has three minutes left, the second thirteen: the first is read before it, but for a tenth. (Where
+    reads are few, looks are planned up to a quarter of an hour apart; so long is nobody there.)
     """
     config = tmp_path / "bridge.toml"
 
@@ -100,7 +101,7 @@ def test_a_starved_tracker_fetches_soonest_first_and_inside_the_budget(
     allow(1)  # a tracker that starves: one look in 10 s
     with House(tmp_path, broker=redis_url, redis_url=redis_url, config_file=str(config)) as house:
         first, second = ([f"{half}{n}" for n in range(each)] for half in "ab")
-        for half, minutes in ((first, 13), (second, 10)):
+        for half, minutes in ((first, 10), (second, 17)):
             worker = house.worker()
             for one in half:
                 house.send({"ref": one, "mock_delay": 5}, task_id=one)

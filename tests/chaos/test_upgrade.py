@@ -23,7 +23,7 @@ from tests.helpers import eventually
 from tests.house import ROOT, House, Process
 
 #: Has the form of records that this version must understand, and be understood by.
-OLD_COMMIT = os.environ.get("BRIDGE_OLD_COMMIT", "bf6c6cf895c6cc6776c3334256909533c74193e9")
+OLD_COMMIT = os.environ.get("BRIDGE_OLD_COMMIT", "bb86b3cbb08e06d3b7e1a7d3ef7323b4a0831391")
 #: A worker of the next version: the same code, whose records only it and this one may work on.
 NEWER = """
 import sys, bridge, bridge.ledger.ledger as ledger
