@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FRESH_S, LEARN_S = 2.0, 0.1
 #: From so many jobs in flight on, the budget that is left and RunPod's own queue are asked about.
 MANY = 50
+#: Status reads a second that one process carries beside all else it does. RunPod's limit is each endpoint's own: forty
+#: of them would allow 8,000.
+CARRIES = 300.0
 
 Queue = Callable[[str], "Mapping[str, Any] | None"]
 
@@ -28,13 +31,23 @@ class Pace:
     """Thread-safe; one for all loops of a process."""
 
     def __init__(
-        self, runs: Runs, budget: Budget, endpoint_id_of: Callable[[str], str], queue_of: Queue = lambda _name: None
+        self,
+        runs: Runs,
+        budget: Budget,
+        endpoint_id_of: Callable[[str], str],
+        queue_of: Queue = lambda _name: None,
+        engines: Callable[[], int] = lambda: 1,
     ) -> None:
-        """`queue_of` gives RunPod's counters `{jobs, workers}` of an endpoint as somebody has heard them, or None."""
+        """`queue_of` gives RunPod's counters `{jobs, workers}` of an endpoint as somebody has heard them, or None.
+
+        `engines` says how many processes share the reads.
+        """
         self._runs = runs
         self._budget = budget
         self._endpoint_id_of = endpoint_id_of
         self._queue_of = queue_of
+        self._engines = engines
+        self._in_flight: dict[str, int] = {}  # of those endpoints that have many
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, object, Known]] = {}
         self._learnt: dict[str, list[tuple[int, int]]] = {}
@@ -89,12 +102,17 @@ class Pace:
 
     def _load(self, endpoint: str, in_flight: int) -> Load:
         rate = LIMITS[Operation.STATUS].calls / 10
-        if in_flight < MANY:
-            return Load(0, rate)
+        with self._lock:
+            self._in_flight.pop(endpoint, None)
+            if in_flight < MANY:
+                return Load(0, rate)
+            self._in_flight[endpoint] = in_flight
+            share = in_flight / sum(self._in_flight.values())
         left = self._budget.state_of(self._endpoint_id_of(endpoint), Operation.STATUS)
         limit = left["limit"]
         # Others use it too, or RunPod has said 429: while little is left, half of it is planned with.
         rate = limit / 10 * (0.5 if left["left"] < limit / 10 else 1.0)
+        rate = min(rate, CARRIES * max(1, self._engines()) * share)
         heard = self._queue_of(endpoint) or {}
         workers = heard.get("workers") or {}
         up = workers.get("running", 0) + workers.get("idle", 0)

@@ -173,6 +173,8 @@ class Ledger:
         self.clock = LedgerClock()
         #: Set where BRIDGE_LEDGER_FSYNC=wait.
         self.disk: Disk | None = None
+        #: Live engines, as the last beat told.
+        self.live_engines = 1
         self._changes = 0
         self._wishes_max = wishes_max
         self.runs = Runs(client, names)
@@ -464,6 +466,7 @@ class Ledger:
         """Say that an engine lives; follows a step of the server's clock, and finds a ledger that was rolled back."""
         had, asked_at = self._changes, self.clock.seconds()
         answer = run(self.client, "beat", [self.names.prefix], [engine, silent_ms, 0, 0, had])
+        self.live_engines = int(answer[2])
         if self.clock.seconds() - asked_at > SAME_CLOCK_MS / 1000:  # an answer that was long on its way tells no time
             self._counted(answer[3])
             return Beat(engines=int(answer[2]), doubt=int(answer[4]), lost=int(answer[5]))

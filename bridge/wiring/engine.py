@@ -86,7 +86,9 @@ def build_engine(bridge: Bridge, finish_here: Here | None) -> Engine:
     s, ledger, vitals = bridge.settings, bridge.ledger, bridge.vitals
     threads, commits = Threads.of(s), Commits(ledger, bridge.noticed)
     observed = partial(bridge.outputs.observed, commits)
-    pace = Pace(ledger.runs, bridge.budget, bridge.endpoint_id_of, bridge.control.heard_lately)
+    pace = Pace(
+        ledger.runs, bridge.budget, bridge.endpoint_id_of, bridge.control.heard_lately, lambda: ledger.live_engines
+    )  # fmt: skip
     lease_ms = int(s.bridge_lease_s * 1000)
     slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
     calling = bridge.client_of, bridge.endpoint_id_of

@@ -16,7 +16,7 @@ from bridge.endpoints import EndpointBook
 from bridge.engine.ask import AskHealth
 from bridge.engine.calls import Callers
 from bridge.engine.commits import BACKLOG_MAX, Commits
-from bridge.engine.paces import Pace
+from bridge.engine.paces import CARRIES, Pace
 from bridge.engine.submit import Submit
 from bridge.engine.track import share_of_polls
 from bridge.engine.vitals import Vitals
@@ -114,6 +114,26 @@ def test_health_of_a_busy_endpoint_is_asked_by_one_process_and_raises_the_budget
             asks.once()
         assert [call["op"] for call in emulator.calls()[before:]] == ["health"]
         assert budgets[1].acquire("demo", Operation.RUN, 100, token="t", slot_ms=1_000).count == 15
+    client.close()
+
+
+def test_reads_of_many_crowded_endpoints_fit_what_the_processes_carry(redis_url: str) -> None:
+    """RunPod would allow 200 a second on each of forty; the looks at 100,000 jobs are spread over what can be done."""
+    client = connect(redis_url)
+    ledger = Ledger(client, Names(), Rules())
+    names = [f"e{n}" for n in range(40)]
+    for name in names:
+        client.zadd(ledger.names.key(f"tracked:{name}"), {f"{name}:{n}": n for n in range(2_500)})
+
+    def reads_a_second(engines: int) -> float:
+        pace = Pace(ledger.runs, Budget(client), lambda name: name, engines=lambda: engines)
+        for _ in range(2):  # the first look at each is made before the others are known
+            pace._known.clear()
+            waits = [pace.first_ms(name) for name in names]
+        return sum(2_500 / (wait / 1000) for wait in waits)
+
+    assert 150 < reads_a_second(1) <= CARRIES
+    assert 600 < reads_a_second(4) <= 4 * CARRIES
     client.close()
 
 
