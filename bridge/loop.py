@@ -27,6 +27,7 @@ class Loop:
         self._at_least_s = at_least_s
         self._condition = threading.Condition()
         self._next = 0.0
+        self._hurried = False
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._fails = 0
@@ -51,12 +52,13 @@ class Loop:
             return not self._thread.is_alive()
         return True
 
-    def wake(self, after_s: float = 0.0) -> None:
-        """Turn in `after_s` seconds at the latest."""
+    def wake(self, after_s: float = 0.0, *, hurry: bool = False) -> None:
+        """Turn in `after_s` seconds at the latest; in a hurry also before the least pause is over."""
         at = time.monotonic() + after_s
         with self._condition:
-            if at < self._next:
-                self._next = at
+            if at < self._next or (hurry and not self._hurried):
+                self._next = min(at, self._next)
+                self._hurried = self._hurried or hurry
                 self._condition.notify_all()
 
     @property
@@ -68,13 +70,13 @@ class Loop:
         while not self._stopping:
             started = self.turned_at = time.monotonic()
             with self._condition:
-                self._next = float("inf")  # a wake during the turn counts for the next one
+                self._next, self._hurried = float("inf"), False  # a wake during the turn counts for the next one
             wait = self._turn()
             with self._condition:
                 self._next = min(self._next, time.monotonic() + wait)
                 earliest = started + self._at_least_s
                 while not self._stopping:
-                    left = max(self._next, earliest) - time.monotonic()
+                    left = (self._next if self._hurried else max(self._next, earliest)) - time.monotonic()
                     if left <= 0:
                         break
                     self.turned_at = time.monotonic()

@@ -38,6 +38,8 @@ class Engine:
     loops: Mapping[str, Loop]
     commits: Commits
     callers: tuple[Callers | Outputs, ...]
+    #: Whether an endpoint has had little to submit lately.
+    calm: Callable[[str], bool]
     closers: tuple[Callable[[], None], ...] = ()
 
     def start(self) -> None:
@@ -70,6 +72,10 @@ class Engine:
         loop = self.loops.get(LOOP_OF.get(step, ""))
         if loop is not None:
             loop.wake(after_s)
+
+    def accepted(self, step: Step, endpoint: str) -> None:
+        """A request is in. One of an endpoint that has little to do does not wait for a batch of others."""
+        self.loops[LOOP_OF[step]].wake(hurry=self.calm(endpoint))
 
     def wake_all(self) -> None:
         """Something has changed elsewhere."""

@@ -7,6 +7,7 @@ crash after it is told apart (I6, HARDENING 1). Never sends twice by itself: wha
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 IDLE_S = 1.0
 #: Seconds until another look while as many answers as may wait to be written.
 FULL_S = 0.02
+#: Seconds without a submit, after which an endpoint counts as calm.
+CALM_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class Submit:
     spending: Spending | None = None
     #: Endpoints whose cap, or whose tenants' caps, held work back: an end makes room there.
     capped: set[str] = field(default_factory=set)
+    #: When (monotonic) each endpoint's requests were last claimed.
+    _claimed_at: dict[str, float] = field(default_factory=dict, init=False)
     #: Leases of records that may have been marked, and whose POST did not leave: see `_take_back`.
     _unsent: list[Claimed] = field(default_factory=list, init=False)
 
@@ -80,6 +85,10 @@ class Submit:
         for due in sorted(self.ledger.due(Step.SUBMIT, Step.SUBMIT_SYNC), key=lambda due: due.ready):
             wait = min(wait, self._endpoint(due.endpoint, due.step, due.ready))
         return wait
+
+    def calm(self, endpoint: str) -> bool:
+        """Whether the endpoint has had nothing to submit for a while: then its next request is no part of a burst."""
+        return time.monotonic() - self._claimed_at.get(endpoint, 0.0) > CALM_S
 
     def _endpoint(self, name: str, step: Step, ready: int) -> float:
         try:
@@ -100,6 +109,7 @@ class Submit:
         long = (*COMMON, Long.INPUT, Long.S3CONFIG)
         shares = self.book.shares(endpoint)
         claimed = self.ledger.claim(step, {name: grant.count}, lease_ms=lease_ms, long=long, shares=shares)
+        self._claimed_at[name] = time.monotonic()
         unused = grant.count - len(claimed.records)
         if unused:
             self.vitals.budget.release(endpoint.id, op, token, used=0, unused=unused)

@@ -126,7 +126,7 @@ class Bridge:
         if self.engine is None:
             self.ledger.wake()
         elif record.step is not None:
-            self.engine.wake(record.step)
+            self.engine.accepted(record.step, record.endpoint)
 
     def accepted_many(self, verdicts: Sequence[Verdict]) -> None:
         """Requests are in: one wake for all of them."""
@@ -139,8 +139,9 @@ class Bridge:
         if self.engine is None and created:
             self.ledger.wake()
         elif self.engine is not None:
-            for step in {record.step for record in created if record.step is not None}:
-                self.engine.wake(step)
+            for step, endpoint in {(record.step, record.endpoint) for record in created}:
+                if step is not None:
+                    self.engine.accepted(step, endpoint)
 
     def noticed(self, change: Change) -> None:
         """A change was written: wake who works on, tell Celery's state, and count."""

@@ -128,7 +128,7 @@ def build_engine(bridge: Bridge, finish_here: Here | None) -> Engine:
         closers.append(publish.close)
     threads.wake(loops)
     bridge.states.wake, bridge.outputs.wake = loops["states"].wake, loops["outputs"].wake
-    engine = Engine(engine_id, loops, commits, (*threads.all(), bridge.outputs), tuple(closers))
+    engine = Engine(engine_id, loops, commits, (*threads.all(), bridge.outputs), submit.calm, tuple(closers))
     wake.woken = engine.wake_all
     return engine
 
