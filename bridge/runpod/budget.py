@@ -51,12 +51,17 @@ class Budget:
         prefix: str = "bridge:_:",
         limits: Mapping[Operation, Limit] = LIMITS,
         limit_of: Callable[[str, Operation, Limit], Limit] | None = None,
+        now: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`limit_of` departs from the table for single endpoints: it is given the id, the operation, the row."""
+        """`limit_of` departs from the table for single endpoints: it is given the id, the operation, the row.
+
+        `now` is ledger time by this process' own clock, None while it does not know it.
+        """
         self._client = client
         self._prefix = prefix
         self._limits = limits
         self._limit_of = limit_of
+        self._now = now
         self._lock = threading.Lock()
         self._out: dict[tuple[str, Operation], dict[str, int]] = {}  # permits under way, by token
         self._untold: dict[tuple[str, Operation], dict[str, int]] = {}  # of which tokens ends wait; how many unused
@@ -103,7 +108,7 @@ class Budget:
         with self._lock:
             self._halted[endpoint_id, op] = time.monotonic() + max(HALT_S, pause_ms / 1000)
         args = [endpoint_id, op.value, pause_ms, limit.calls, limit.per_worker, RECOVERY]
-        if run(self._client, "throttled", self._prefix, args):
+        if run(self._client, "throttled", self._prefix, args, self._now()):
             tell("budget.throttled", endpoint=endpoint_id, op=op.value, delay_s=delay_s)
 
     def raise_to(self, endpoint_id: str, running_workers: int) -> None:
@@ -167,7 +172,7 @@ class Budget:
         for name, unused in untold.items():
             args += (name, left[name], unused)
         try:
-            granted, wait = run(self._client, "acquire", self._prefix, args)
+            granted, wait = run(self._client, "acquire", self._prefix, args, self._now())
         except LedgerUnavailable:
             with self._lock:  # told again with the next call, which is right also when this one did arrive
                 again = self._untold.setdefault(key, {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import redis
@@ -39,10 +40,13 @@ class GateState:
 class Gate:
     """Thread-safe; every method may raise LedgerUnavailable."""
 
-    def __init__(self, client: redis.Redis, prefix: str = "bridge:_:") -> None:
-        """Shares the ledger's Redis."""
+    def __init__(
+        self, client: redis.Redis, prefix: str = "bridge:_:", now: Callable[[], int | None] = lambda: None
+    ) -> None:
+        """Shares the ledger's Redis. `now` is ledger time by this process' clock, None while it does not know it."""
         self._client = client
         self._prefix = prefix
+        self._now = now
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, GateState]] = {}
 
@@ -67,7 +71,8 @@ class Gate:
 
     def trouble(self, endpoint: str, reason: str) -> bool:
         """Close, or stay closed and space the tries. True when the reason is news."""
-        news = bool(run(self._client, "trouble", self._prefix, [endpoint, reason, FIRST_TRY_MS, LONGEST_TRY_MS]))
+        args = [endpoint, reason, FIRST_TRY_MS, LONGEST_TRY_MS]
+        news = bool(run(self._client, "trouble", self._prefix, args, self._now()))
         self._known.pop(endpoint, None)
         if news:
             tell("gate.closed", endpoint=endpoint, reason=reason)
@@ -75,7 +80,7 @@ class Gate:
 
     def try_turn(self, endpoint: str, token: str) -> bool:
         """Whether this caller may try a closed endpoint now."""
-        return bool(run(self._client, "try_turn", self._prefix, [endpoint, token, TURN_MS]))
+        return bool(run(self._client, "try_turn", self._prefix, [endpoint, token, TURN_MS], self._now()))
 
     def succeeded(self, endpoint: str) -> bool:
         """A call was answered with success; True when that opened the gate. Costs nothing when all is well."""

@@ -21,14 +21,15 @@ def _source(name: str) -> tuple[str, str]:
     return source, hashlib.sha1(source.encode()).hexdigest()  # noqa: S324  (Redis names scripts so)
 
 
-def run(client: redis.Redis, name: str, prefix: str, args: Sequence[Any]) -> Any:
-    """Call one script. Raises LedgerUnavailable."""
+def run(client: redis.Redis, name: str, prefix: str, args: Sequence[Any], now: int | None = None) -> Any:
+    """Call one script; `now` is ledger time by the caller's own clock, where it knows it. Raises LedgerUnavailable."""
     source, sha = _source(name)
+    keys = 2, prefix, "" if now is None else now
     try:
         try:
-            return client.execute_command("EVALSHA", sha, 1, prefix, *args)
+            return client.execute_command("EVALSHA", sha, *keys, *args)
         except NoScriptError:
-            return client.execute_command("EVAL", source, 1, prefix, *args)
+            return client.execute_command("EVAL", source, *keys, *args)
     except RedisError as error:
         raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
 

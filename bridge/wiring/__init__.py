@@ -69,8 +69,8 @@ class Bridge:
         if settings.bridge_ledger_fsync == "wait":
             self.ledger.disk = Disk(self.client, self.names.key("fsync"))
         self.book = EndpointBook(settings)
-        self.budget = Budget(self.client, self.names.prefix, limit_of=self._limit_of)
-        self.gate = Gate(self.client, self.names.prefix)
+        self.budget = Budget(self.client, self.names.prefix, limit_of=self._limit_of, now=self._now)
+        self.gate = Gate(self.client, self.names.prefix, self._now)
         self.vitals = Vitals(self.gate, self.budget, self.ledger.now, int(settings.bridge_gate_max_s * 1000))
         self.pressure = Pressure(lambda: measure(self.ledger), marks(settings), self.book.max_waiting)
         self._clients: dict[str, RunPodClient] = {}
@@ -247,6 +247,10 @@ class Bridge:
                 connection.ensure_connection(max_retries=1, timeout=2)
         except OperationalError as error:
             raise ConnectionError(str(error)) from error
+
+    def _now(self) -> int | None:
+        """Ledger time, once the ledger has told it."""
+        return self.ledger.now() if self.ledger.clock.known else None
 
     def _limit_of(self, endpoint_id: str, op: Operation, base: Limit) -> Limit:
         """The table's row with what the file departs from."""

@@ -404,6 +404,25 @@ def test_a_small_limit_is_paced_by_single_permits(client: redis.Redis) -> None:
     assert max(counts) == 1
 
 
+@pytest.mark.parametrize("step_ms", [3_600_000, -3_600_000])
+def test_a_step_of_the_servers_clock_spoils_no_window_and_no_pause(client: redis.Redis, step_ms: int) -> None:
+    """Until the engines have taken it out, the callers' own clocks count: calls, slots, a 429's pause."""
+    steady = time.monotonic() * 1000 - ledger_now(client, PREFIX)
+    limits = dict.fromkeys(Operation, Limit(10, 100))
+    budget = Budget(client, PREFIX, limits, now=lambda: int(time.monotonic() * 1000 - steady))
+    assert take(budget, 4, token="before") == 4
+    budget.release(EP, RUN, "before", used=4, unused=0)
+    pass_time(client, step_ms)  # the clock has stepped
+    assert take(budget, 4, token="meanwhile") == 4
+    budget.release(EP, RUN, "meanwhile", used=4, unused=0)
+    assert take(budget, 10) == 2
+    budget.throttled(EP, STATUS, None)
+    pass_time(client, -step_ms)  # the beat has taken it out
+    assert take(budget, 10) == 0
+    eventually(lambda: take(budget, 1, op=STATUS) == 1, timeout=5)
+    assert budget.state(EP)["run"]["left"] == 0
+
+
 def test_running_workers_raise_the_limit_and_their_end_lowers_it(client: redis.Redis) -> None:
     """The limit is the larger of base and RunPod workers times their share, as last heard."""
     budget = budget_of(client, calls=10, concurrent=1000, per_worker=5)

@@ -1,4 +1,5 @@
--- Prepended to each script of this room. KEYS 1 is the prefix of the ledger's keys.
+-- Prepended to each script of this room. KEYS 1 is the prefix of the ledger's keys, 2 the ledger time in ms by the caller's
+-- own steady clock, or "".
 --   <p>budget:<endpoint id>:<op>        hash  b:<n> calls that ended in quarter second n; calls, cuts (sums); workers, workers_at;
 --                                             pace (until when bulk calls have been spread);
 --                                             pause_until; probing, probe, backoff, refused, met, good (a 429 is being answered);
@@ -8,11 +9,16 @@
 --   <p>gate:<endpoint>                  hash  reason, since, next_try, tries, turn; paused, pause_reason, paused_by; ok
 local p = KEYS[1]
 
--- Ledger time in ms: Redis' clock plus the offset that the engines keep (I17).
+-- Ledger time in ms: Redis' clock plus the offset that the engines keep (I17). Between a step of that clock and the beat
+-- that takes it out the caller's is right: else what is written in that second would hold for as long as the step was.
+local STEP = 5000
 local function ledger_now()
   local t = redis.call('TIME')
   local offset = redis.call('HGET', p .. 'meta', 'clock_offset')
-  return t[1] * 1000 + math.floor(t[2] / 1000) + (tonumber(offset) or 0)
+  local now = t[1] * 1000 + math.floor(t[2] / 1000) + (tonumber(offset) or 0)
+  local callers = tonumber(KEYS[2] or '')
+  if callers and math.abs(now - callers) > STEP then return callers end
+  return now
 end
 
 local function hash_of(key)
