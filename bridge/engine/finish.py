@@ -39,6 +39,8 @@ BATCH = 100
 PLAIN_BATCH = 25
 #: A queue this long is not read fast enough; copies would only make it longer (HARDENING 9).
 DEPTH_MAX = 1_000
+#: Seconds for which a look at the queue is believed: that somebody reads it, and that nobody does.
+READ_LOOK_S, UNREAD_LOOK_S = 10.0, 1.0
 RESEND_MAX_S = 3_600.0
 #: Message options that are replayed from the original request.
 _REPLAYED = (
@@ -239,8 +241,9 @@ class Finish:
 
     def _read_by_somebody(self) -> bool:
         """Whether copies are worth sending: somebody reads the queue, and it is short."""
-        now = time.monotonic()
-        if now - self._depth[0] > 10:  # noqa: PLR2004
+        now, (looked_at, readable) = time.monotonic(), self._depth
+        # A worker that has just started finds its own consumer missing for a moment.
+        if now - looked_at > (READ_LOOK_S if readable else UNREAD_LOOK_S):
             self._depth = (now, self._look_at_queue())
         return self._depth[1]
 
