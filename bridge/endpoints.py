@@ -136,7 +136,7 @@ class EndpointBook:
             endpoint_id = endpoint.id or (before.id if before else name)
             found[name] = endpoint.model_copy(update={"name": name, "id": endpoint_id})
         default = self._settings.runpod_endpoint_id
-        if default and not self._settings.bridge_endpoints and not file.endpoints:
+        if default and self._open:
             found[default] = Endpoint(name=default, id=default)
         return found
 

@@ -22,7 +22,10 @@ from celery.backends.redis import RedisBackend
 from bridge.embedded import tied
 from bridge.emulator import Emulator
 from bridge.job.change import Rules
+from bridge.job.document import Held
+from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
+from bridge.ledger.ledger import Build
 from tests.helpers import eventually
 
 ROOT = Path(__file__).parent.parent
@@ -213,6 +216,12 @@ class House:
     def submits(self) -> int:
         """How many POST /run and /runsync the emulator has taken."""
         return sum(1 for call in self.emulator.calls() if call["op"] in {"run", "runsync"} and call["code"] == 200)
+
+
+def born(name: str, ledger: Ledger) -> Build:
+    """A request of endpoint `demo` as `Ledger.accept_many` takes it, whom nobody waits for."""
+    record = Record(id=name, endpoint="demo", endpoint_id="demo", door="json", sinks="", fingerprint="f")
+    return lambda now, wish: ledger.table.accept(Held(record, {Long.INPUT: "{}"}), now, wish)
 
 
 def hang_up(app: Celery) -> None:

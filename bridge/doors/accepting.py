@@ -17,6 +17,8 @@ from celery.app.trace import TraceInfo, trace_ok_t
 from celery.exceptions import Ignore
 from celery.states import IGNORED
 
+from bridge.doors.listeners import heard
+
 
 class Ignored:
     """What the worker is told instead of an ExceptionInfo: it reads `exception` alone, and acks."""
@@ -45,7 +47,7 @@ class AcceptTask(Task):  # type: ignore[misc]
         self._tracer = tracer
 
     def _trace(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
-        if signals.task_prerun.receivers or signals.task_postrun.receivers:
+        if heard(signals.task_prerun, signals.task_postrun):
             return self._tracer(uuid, args, kwargs, request)
         try:
             context = Context(request or {}, args=args, called_directly=False, kwargs=kwargs)

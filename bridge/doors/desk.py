@@ -170,7 +170,7 @@ class Desk:
     def _accept_together(self, items: Sequence[Item]) -> None:
         batch = [item.prepared for item in items if item.prepared is not None]
         verdicts = self._bridge.accept.many(batch)
-        self._bridge.accepted_many(verdicts)
+        self._bridge.accepted(*verdicts)
         for item, verdict in zip(items, verdicts, strict=True):
             request = item.taken
             assert isinstance(request, Request)  # noqa: S101  (only requests are prepared)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.concurrency.thread import TaskPool
 
+from bridge.doors.listeners import task_events_wanted
 from bridge.doors.plain_ends import PlainEnds
 
 if TYPE_CHECKING:
@@ -68,9 +69,6 @@ def finish_here(bridge: Bridge, worker: WorkController) -> FinishHere | None:
         return None
 
     def listened_to() -> bool:
-        dispatcher = getattr(getattr(worker, "consumer", None), "event_dispatcher", None)
-        if dispatcher is None or not dispatcher.enabled:
-            return False
-        return not dispatcher.groups or "task" in dispatcher.groups  # the heartbeat alone uses the group "worker"
+        return task_events_wanted(getattr(getattr(worker, "consumer", None), "event_dispatcher", None))
 
     return FinishHere(bridge, listened_to)

@@ -20,6 +20,7 @@ from kombu.exceptions import EncodeError
 
 from bridge.doors.canvas import continues
 from bridge.doors.hold import hold
+from bridge.doors.listeners import heard
 from bridge.engine.finish import celery_end
 from bridge.job.record import Long
 from bridge.job.words import Sink, Status
@@ -49,7 +50,7 @@ class PlainEnds:
         return (
             isinstance(app.backend, RedisBackend)
             and not app.conf.result_extended  # tells of arguments and worker, which the tracer knows
-            and not any(one.receivers for one in _SIGNALS)
+            and not heard(*_SIGNALS)
         )
 
     def takes(self, held: Held) -> bool:

@@ -25,6 +25,7 @@ from celery.worker import state
 from celery.worker.strategy import default, logger
 
 from bridge.doors.hold import hold
+from bridge.doors.listeners import heard, task_events_wanted
 from bridge.doors.redact import shown
 from bridge.telemetry import tell
 
@@ -99,7 +100,7 @@ class Together:
                 taken.alone()
         bridge = self._bridge()
         verdicts: list[Verdict] = hold(lambda: bridge.accept.many([prepared for _, prepared in ready]))
-        bridge.accepted_many(verdicts)
+        bridge.accepted(*verdicts)
         for (taken, _), verdict in zip(ready, verdicts, strict=True):
             if verdict.kind == "conflict":
                 taken.alone()
@@ -157,15 +158,14 @@ def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..
 
     def plain(message: Any) -> bool:
         headers = message.headers
-        events = consumer.event_dispatcher
         return not (
             headers.get("eta")
             or headers.get("expires")
             or headers.get("stamped_headers")
             or headers["id"] in state.revoked
-            or (events is not None and events.enabled and task.send_events and _tasks_wanted(events))
+            or (task.send_events and task_events_wanted(consumer.event_dispatcher))
             or consumer.task_buckets[task.name]
-            or any(signal.receivers for signal in _SIGNALS)
+            or heard(*_SIGNALS)
         )
 
     def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
@@ -179,7 +179,3 @@ def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..
         together.put(_Taken(message, ack, reject, alone, hostname, errors))
 
     return handle
-
-
-def _tasks_wanted(events: Any) -> bool:
-    return not events.groups or "task" in events.groups  # the heartbeat alone uses the group "worker"

@@ -14,11 +14,13 @@ from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.request import (
     MAX_POLICY_MS,
     RunRequest,
+    callback_url,
     check_body,
     check_request_id,
     fingerprint,
     parse_run,
     rejected,
+    rest_of_body,
 )
 from bridge.job.words import Phase, Reason, Sink
 from bridge.ledger import Accepted
@@ -117,13 +119,10 @@ class Accept:
 
     def _check_size(self, held: Held, policy: Mapping[str, Any]) -> None:
         """Whoever sent too much hears of it here, not when its turn to be submitted comes."""
-        rest: dict[str, Any] = {"policy": policy} if policy else {}
-        if Long.S3CONFIG in held.long:
-            rest["s3Config"] = held.json(Long.S3CONFIG)
-        if self._settings.bridge_webhook_base_url:  # the token is made at the submit
-            token = "0" * 32
-            rest["webhook"] = f"{self._settings.bridge_webhook_base_url}/webhooks/runpod/{held.record.id}/{token}"
-        check_body(held.long[Long.INPUT], dumps(rest) if rest else "", sync=held.record.sync_wait_ms > 0)
+        base, request_id = self._settings.bridge_webhook_base_url, held.record.id
+        callback = callback_url(base, request_id, "0" * 32) if base else None  # the token is made at the submit
+        rest = rest_of_body(policy, held.json(Long.S3CONFIG), callback)
+        check_body(held.long[Long.INPUT], rest, sync=held.record.sync_wait_ms > 0)
 
     def many(self, batch: Sequence[Prepared]) -> list[Verdict]:
         """Accept several in one round trip, in their order. Raises LedgerUnavailable: do it again, with the same."""

@@ -143,23 +143,22 @@ class CarryOut:
         """A status read, with a status read's permit (I9)."""
         record, table = held.record, self.ledger.table
         loaded = self.ledger.load(record.id, output=True) or held
-        token, budget = secrets.token_hex(8), self.vitals.budget
-        if not budget.acquire(endpoint_id, Operation.STATUS, 1, token=token, slot_ms=self.slot_ms, kind="small").count:
-            self.commits.put(loaded, lambda fresh, now: table.missed(fresh, now, delay_ms=LOOK_AGAIN_MS))
-            return
+        status = self.client_of(record.endpoint).status
+        answer = None
         try:
-            answer = self.client_of(record.endpoint).status(record.endpoint_id, record.job_id)
+            answer = self.vitals.permitted(
+                record.endpoint, endpoint_id, Operation.STATUS, lambda: status(record.endpoint_id, record.job_id),
+                slot_ms=self.slot_ms,
+            )  # fmt: skip
         except JobUnknown:
             self.commits.put(loaded, table.retry_refused)
-        except ApiError as error:
-            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.STATUS, error)
+            return
+        except ApiError:  # noted by `permitted`
+            pass
+        if answer is None:
             self.commits.put(loaded, lambda fresh, now: table.missed(fresh, now, delay_ms=LOOK_AGAIN_MS))
         else:
-            self.vitals.ok(record.endpoint)
-            heard = heard_from(answer, record.attempt)
-            self.observed(loaded, heard, 500)
-        finally:
-            budget.release(endpoint_id, Operation.STATUS, token, used=1, unused=0)
+            self.observed(loaded, heard_from(answer, record.attempt), 500)
 
     def strays(self) -> float:
         """Cancel jobs of ended requests, watch them to their end, and count what they cost as paid twice."""

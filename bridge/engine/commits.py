@@ -30,6 +30,8 @@ GATHER_S = 0.002
 WAIT_S, WAIT_MAX_S = 0.1, 2.0
 #: So many changes may wait: an answer that stands only in this process is lost with it, and may be paid for again.
 BACKLOG_MAX = 4 * BATCH
+#: Seconds until another look of those who wait for `room`.
+FULL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from bridge.engine.commits import FULL_S
 from bridge.engine.heard import heard_from
 from bridge.errors import (
     ApiError,
@@ -24,8 +25,16 @@ from bridge.errors import (
     Throttled,
     Unreachable,
 )
-from bridge.job.record import Long, dumps
-from bridge.job.request import BODY_START, RUN_BODY_MAX, RUNSYNC_BODY_MAX, SYNC_WAIT_MAX_MS, too_large
+from bridge.job.record import Long
+from bridge.job.request import (
+    BODY_START,
+    RUN_BODY_MAX,
+    RUNSYNC_BODY_MAX,
+    SYNC_WAIT_MAX_MS,
+    callback_url,
+    rest_of_body,
+    too_large,
+)
 from bridge.job.words import Step, is_end
 from bridge.ledger.ledger import COMMON
 from bridge.runpod.operations import Operation
@@ -47,8 +56,6 @@ if TYPE_CHECKING:
 
 #: Seconds between looks when nothing is due; new work wakes the loop.
 IDLE_S = 1.0
-#: Seconds until another look while as many answers as may wait to be written.
-FULL_S = 0.02
 #: Seconds without a submit, after which an endpoint counts as calm.
 CALM_S = 0.1
 
@@ -221,13 +228,9 @@ class Submit:
         text = held.long.get(Long.INPUT)
         if text is None:
             return "input: is no longer there"
-        rest: dict[str, Any] = {"policy": arguments["policy"]} if arguments.get("policy") else {}
-        s3 = held.json(Long.S3CONFIG)
-        if s3:
-            rest["s3Config"] = s3
-        if self.webhook_base and hook:
-            rest["webhook"] = f"{self.webhook_base}/webhooks/runpod/{record.id}/{hook}"
-        body = (BODY_START + text + ("," + dumps(rest)[1:] if rest else "}")).encode()
+        callback = callback_url(self.webhook_base, record.id, hook) if self.webhook_base and hook else None
+        rest = rest_of_body(arguments.get("policy"), held.json(Long.S3CONFIG), callback)
+        body = (BODY_START + text + ("," + rest[1:] if rest else "}")).encode()
         limit = RUNSYNC_BODY_MAX if record.sync_wait_ms else RUN_BODY_MAX  # the endpoint's policy may have grown
         return body if len(body) <= limit else too_large(len(body), limit)
 

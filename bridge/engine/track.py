@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bridge.engine.commits import FULL_S
 from bridge.engine.heard import heard_from
 from bridge.errors import ApiError, JobUnknown
 from bridge.job.record import Long, Record
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from bridge.runpod.client import RunPodClient
 
 IDLE_S = 1.0
-#: Seconds until another look while as many answers as may wait to be written.
-FULL_S = 0.02
 #: A running job whose stream is read tells its end there; its status is read at least so many ms apart.
 STREAMED_MS = 10_000
 #: Polls of one endpoint taken in one turn at most.

@@ -194,6 +194,18 @@ def parse_run(arguments: Mapping[str, Any]) -> RunRequest:
     return request
 
 
+def rest_of_body(policy: Mapping[str, Any] | None, s3_config: Any, callback: str | None) -> str:
+    """What a submit says beside the input, as the JSON of an object; "" for nothing."""
+    rest = {"policy": policy, "s3Config": s3_config, "webhook": callback}
+    rest = {name: value for name, value in rest.items() if value}
+    return dumps(rest) if rest else ""
+
+
+def callback_url(base: str, request_id: str, token: str) -> str:
+    """Where RunPod calls back for a request."""
+    return f"{base}/webhooks/runpod/{request_id}/{token}"
+
+
 def check_body(input_text: str, rest: str, *, sync: bool) -> None:
     """Refuse what RunPod would not take for its size. Raises JobRejected.
 

@@ -140,11 +140,15 @@ class Budget:
 
     def state(self, endpoint_id: str) -> dict[str, Any]:
         """What is left of each operation's budget, for health."""
-        return {op.value: self.state_of(endpoint_id, op) for op in (Operation.RUN, Operation.STATUS, Operation.CANCEL)}
+        now = ledger_now(self._client, self._prefix)
+        ops = Operation.RUN, Operation.STATUS, Operation.CANCEL
+        return {op.value: self._state(endpoint_id, op, now) for op in ops}
 
     def state_of(self, endpoint_id: str, op: Operation) -> dict[str, int]:
         """`limit`, `left`, `under_way`, `cuts_by_429` of one operation."""
-        now = ledger_now(self._client, self._prefix)
+        return self._state(endpoint_id, op, ledger_now(self._client, self._prefix))
+
+    def _state(self, endpoint_id: str, op: Operation, now: int) -> dict[str, int]:
         found = read(self._client, self._key(endpoint_id, op))
         out = sum(int(count) for count in read(self._client, self._key(endpoint_id, op) + ":held").values())
         recent = sum(int(count) for name, count in found.items() if name.startswith("b:") and _in_window(name, now))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from bridge.engine.engine import Engine
     from bridge.engine.finish import Here
     from bridge.engine.states import States
-    from bridge.job.document import Held
 
 
 class Bridge:
@@ -112,36 +111,23 @@ class Bridge:
 
     # Called by the doors
 
-    def accepted(self, verdict: Verdict) -> None:
-        """A request is in: have it worked on, and told to Celery."""
-        held: Held | None = verdict.accepted.held
-        if verdict.accepted.kind != "created" or held is None:
-            return
-        record = held.record
-        self.pressure.took()
-        if record.door == "celery" and not record.silent and not record.phase.ended:
-            self.states.put(held)
-            if self.engine is None:
-                self.states.once()
-        if self.engine is None:
-            self.ledger.wake()
-        elif record.step is not None:
-            self.engine.accepted(record.step, record.endpoint)
-
-    def accepted_many(self, verdicts: Sequence[Verdict]) -> None:
-        """Requests are in: one wake for all of them."""
+    def accepted(self, *verdicts: Verdict) -> None:
+        """Requests are in: have them worked on, and told to Celery; one wake for all of them."""
         new = [v.accepted.held for v in verdicts if v.accepted.kind == "created" and v.accepted.held]
-        created = [held.record for held in new]
-        self.pressure.took(len(created))
-        for held in new:
-            if held.record.door == "celery" and not held.record.silent and not held.record.phase.ended:
-                self.states.put(held)
-        if self.engine is None and created:
+        if not new:
+            return
+        self.pressure.took(len(new))
+        shown = [h for h in new if h.record.door == "celery" and not h.record.silent and not h.record.phase.ended]
+        for held in shown:
+            self.states.put(held)
+        if self.engine is None:
+            if shown:  # no loop of this process writes them
+                self.states.once()
             self.ledger.wake()
-        elif self.engine is not None:
-            for step, endpoint in {(record.step, record.endpoint) for record in created}:
-                if step is not None:
-                    self.engine.accepted(step, endpoint)
+            return
+        for step, endpoint in {(held.record.step, held.record.endpoint) for held in new}:
+            if step is not None:
+                self.engine.accepted(step, endpoint)
 
     def noticed(self, change: Change) -> None:
         """A change was written: wake who works on, tell Celery's state, and count."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from tests.chaos.test_servers_fail import short_house
 from tests.chaos.test_takeover import told_once
 from tests.helpers import eventually, free_port
+from tests.house import House, Process
 from tests.proxy import FaultProxy
 from tests.servers import RedisServer
 
@@ -59,24 +62,32 @@ def test_redis_cut_refused_and_hung_loses_nothing_and_is_told(tmp_path: Path, re
             assert worker.stop() == 0
 
 
+@contextmanager
+def runpod_behind_a_proxy(house: House) -> Iterator[tuple[FaultProxy, Process]]:
+    """A proxy before the house's emulator, and a bridge worker that meets RunPod by way of it."""
+    there = int(house.emulator.origin.rpartition(":")[2])
+    with FaultProxy("127.0.0.1", there) as proxy:
+        behind = house.emulator.base_url.replace(str(there), str(proxy.port))
+        yield proxy, house.worker(RUNPOD_ENDPOINT_BASE_URL=behind)
+
+
 @pytest.mark.chaos
 def test_runpod_away_ends_no_request_and_is_no_reason_to_be_unready(tmp_path: Path, redis_url: str) -> None:
     """Nothing listens there: requests wait with `unreachable`, and go when it is back."""
     port = free_port()
-    with short_house(tmp_path, redis_url, http_bind=f"127.0.0.1:{port}") as house:
-        there = int(house.emulator.origin.rpartition(":")[2])
-        with FaultProxy("127.0.0.1", there) as proxy:
-            house.environment["RUNPOD_ENDPOINT_BASE_URL"] = house.emulator.base_url.replace(str(there), str(proxy.port))
-            worker = house.worker()
-            assert house.send({"ref": "warm"}, task_id="warm").get(timeout=20) == {"ref": "warm"}
-            proxy.refuse()
-            ids = [f"a{n}" for n in range(10)]
-            for one in ids:
-                house.send({"ref": one}, task_id=one)
-            eventually(lambda: house.ask("status", id="a0")["waiting_for"] == "unreachable", timeout=20)
-            assert (code(port, "/readyz"), code(port, "/healthz")) == (200, 200)
-            assert {house.phase(one) for one in ids} <= {"ACCEPTED", "SUBMITTING"}
-            proxy.restore()
-            eventually(lambda: all(house.phase(one) == "CLOSED" for one in ids), timeout=60, every=0.2)
-            told_once(house, ["warm", *ids])
-            assert worker.stop() == 0
+    with (
+        short_house(tmp_path, redis_url, http_bind=f"127.0.0.1:{port}") as house,
+        runpod_behind_a_proxy(house) as (proxy, worker),
+    ):
+        assert house.send({"ref": "warm"}, task_id="warm").get(timeout=20) == {"ref": "warm"}
+        proxy.refuse()
+        ids = [f"a{n}" for n in range(10)]
+        for one in ids:
+            house.send({"ref": one}, task_id=one)
+        eventually(lambda: house.ask("status", id="a0")["waiting_for"] == "unreachable", timeout=20)
+        assert (code(port, "/readyz"), code(port, "/healthz")) == (200, 200)
+        assert {house.phase(one) for one in ids} <= {"ACCEPTED", "SUBMITTING"}
+        proxy.restore()
+        eventually(lambda: all(house.phase(one) == "CLOSED" for one in ids), timeout=60, every=0.2)
+        told_once(house, ["warm", *ids])
+        assert worker.stop() == 0

@@ -13,7 +13,7 @@ from typing import Self
 
 import pytest
 
-from tests.chaos.test_cuts import code
+from tests.chaos.test_cuts import code, runpod_behind_a_proxy
 from tests.chaos.test_servers_fail import short_house
 from tests.chaos.test_takeover import told_once
 from tests.chaos.walk import Heard
@@ -52,6 +52,11 @@ class Sender:
             app.send_task("bridge.run", kwargs=kwargs, queue="bridge.run", task_id=name)
             self.ids.append(name)
         hang_up(app)
+
+    def goes_on(self, count: int, timeout: float) -> None:
+        """More than so many have been sent since now."""
+        before = len(self.ids)
+        eventually(lambda: len(self.ids) > before + count, timeout=timeout)
 
     def stop(self) -> list[str]:
         """Their ids."""
@@ -124,8 +129,7 @@ def test_redis_frozen_for_half_a_minute_under_load_loses_nothing(tmp_path: Path,
         finally:
             redis_server.thaw()
         eventually(lambda: code(port, "/readyz") == 200, timeout=30)
-        before = len(sender.ids)
-        eventually(lambda: len(sender.ids) > before + 40, timeout=30)
+        sender.goes_on(40, timeout=30)
         told(house, sender.stop(), worker)
         assert worker.stop() == 0
 
@@ -154,8 +158,7 @@ def test_rabbitmq_frozen_for_half_a_minute_under_load_loses_nothing(
         finally:
             rabbitmq_server.thaw()
         eventually(lambda: code(port, "/readyz") == 200, timeout=60)
-        before = len(sender.ids)
-        eventually(lambda: len(sender.ids) > before + 40, timeout=60)
+        sender.goes_on(40, timeout=60)
         ids = sender.stop()
         told(house, ids, worker)
         listener.heard_all(house)
@@ -196,47 +199,41 @@ def test_rabbitmq_cut_refused_and_hung_loses_nothing_and_is_told(
             sick(port, 30)
             proxy.restore()
             eventually(lambda: code(port, "/readyz") == 200, timeout=30)
-            late = len(sender.ids)
-            eventually(lambda: len(sender.ids) > late + 10, timeout=30)
+            sender.goes_on(10, timeout=30)
             told(house, sender.stop(), worker, 100)
             listener.heard_all(house)
             assert worker.stop() == 0
-
-
-def worker_behind(house: House, proxy: FaultProxy, there: int) -> Process:
-    """A bridge worker that meets RunPod by way of the proxy."""
-    return house.worker(RUNPOD_ENDPOINT_BASE_URL=house.emulator.base_url.replace(str(there), str(proxy.port)))
 
 
 @pytest.mark.chaos_full
 def test_runpod_down_for_ten_minutes_ends_nothing_wrongly(tmp_path: Path, redis_url: str) -> None:
     """Refused, while its own clock goes on: what ended is fetched, what waits goes, what was to be cancelled is."""
     port = free_port()
-    with short_house(tmp_path, redis_url, http_bind=f"127.0.0.1:{port}") as house:
-        there = int(house.emulator.origin.rpartition(":")[2])
-        with FaultProxy("127.0.0.1", there) as proxy:
-            worker = worker_behind(house, proxy, there)
-            ids = [f"d{n}" for n in range(20)]
-            for one in ids:
-                house.send({"ref": one, "mock_delay": 300}, task_id=one)
-            house.send({"ref": "long", "mock_delay": 3000}, task_id="long", policy={"executionTimeout": 3_600_000})
-            eventually(lambda: set(house.ledger.phases([*ids, "long"])) == {"TRACKED"}, timeout=20)
-            proxy.refuse()
-            waiting = [f"w{n}" for n in range(10)]
-            for one in waiting:
-                house.send({"ref": one}, task_id=one)
-            assert house.ask("cancel", id="long")["outcome"] == "requested"
-            eventually(lambda: house.ask("status", id="w0")["waiting_for"] == "unreachable", timeout=20)
-            house.emulator.advance(600)
-            assert (code(port, "/readyz"), code(port, "/healthz")) == (200, 200)
-            assert set(house.ledger.phases([*ids, "long"])) == {"TRACKED"}
-            assert set(house.ledger.phases(waiting)) <= {"ACCEPTED", "SUBMITTING"}
-            proxy.restore()
-            eventually(lambda: house.phase("long") == "CLOSED", timeout=60)
-            assert house.events("long")[-1]["data"]["status"] == "CANCELLED"
-            told(house, [*ids, *waiting], worker, 60, others=1)
-            assert house.submits() == len(ids) + len(waiting) + 1  # nothing was in doubt: nothing had left
-            assert worker.stop() == 0
+    with (
+        short_house(tmp_path, redis_url, http_bind=f"127.0.0.1:{port}") as house,
+        runpod_behind_a_proxy(house) as (proxy, worker),
+    ):
+        ids = [f"d{n}" for n in range(20)]
+        for one in ids:
+            house.send({"ref": one, "mock_delay": 300}, task_id=one)
+        house.send({"ref": "long", "mock_delay": 3000}, task_id="long", policy={"executionTimeout": 3_600_000})
+        eventually(lambda: set(house.ledger.phases([*ids, "long"])) == {"TRACKED"}, timeout=20)
+        proxy.refuse()
+        waiting = [f"w{n}" for n in range(10)]
+        for one in waiting:
+            house.send({"ref": one}, task_id=one)
+        assert house.ask("cancel", id="long")["outcome"] == "requested"
+        eventually(lambda: house.ask("status", id="w0")["waiting_for"] == "unreachable", timeout=20)
+        house.emulator.advance(600)
+        assert (code(port, "/readyz"), code(port, "/healthz")) == (200, 200)
+        assert set(house.ledger.phases([*ids, "long"])) == {"TRACKED"}
+        assert set(house.ledger.phases(waiting)) <= {"ACCEPTED", "SUBMITTING"}
+        proxy.restore()
+        eventually(lambda: house.phase("long") == "CLOSED", timeout=60)
+        assert house.events("long")[-1]["data"]["status"] == "CANCELLED"
+        told(house, [*ids, *waiting], worker, 60, others=1)
+        assert house.submits() == len(ids) + len(waiting) + 1  # nothing was in doubt: nothing had left
+        assert worker.stop() == 0
 
 
 @pytest.mark.parametrize(
@@ -253,24 +250,21 @@ def test_runpod_that_hangs_uses_up_no_requests_submits(
     Submits of a request are few. Without a sign of life from the endpoint none leaves.
     """
     made = (short_house if requests < 100 else House)(tmp_path, broker=redis_url, redis_url=redis_url)
-    with made as house:
-        there = int(house.emulator.origin.rpartition(":")[2])
-        with FaultProxy("127.0.0.1", there) as proxy:
-            worker = worker_behind(house, proxy, there)
-            running = [f"r{n}" for n in range(10)]
-            for one in running:
-                house.send({"ref": one, "mock_delay": 2.0}, task_id=one)
-            eventually(lambda: set(house.ledger.phases(running)) == {"TRACKED"}, timeout=20)
-            proxy.hang()
-            ids = [f"h{n}" for n in range(requests)]
-            for one in ids:
-                house.send({"ref": one}, task_id=one)
-            ends = time.monotonic() + seconds
-            while time.monotonic() < ends:
-                assert not {"SETTLED", "CLOSED"} & set(house.ledger.phases([*running, *ids]))
-                time.sleep(0.5)
-            proxy.restore()
-            told(house, [*running, *ids], worker)
-            marked = [one for one in ids if house.events(one)[-1]["data"]["possible_duplicate"]]
-            assert 0 < len(marked) <= 16  # what was under way when it began, and no more
-            assert worker.stop() == 0
+    with made as house, runpod_behind_a_proxy(house) as (proxy, worker):
+        running = [f"r{n}" for n in range(10)]
+        for one in running:
+            house.send({"ref": one, "mock_delay": 2.0}, task_id=one)
+        eventually(lambda: set(house.ledger.phases(running)) == {"TRACKED"}, timeout=20)
+        proxy.hang()
+        ids = [f"h{n}" for n in range(requests)]
+        for one in ids:
+            house.send({"ref": one}, task_id=one)
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            assert not {"SETTLED", "CLOSED"} & set(house.ledger.phases([*running, *ids]))
+            time.sleep(0.5)
+        proxy.restore()
+        told(house, [*running, *ids], worker)
+        marked = [one for one in ids if house.events(one)[-1]["data"]["possible_duplicate"]]
+        assert 0 < len(marked) <= 16  # what was under way when it began, and no more
+        assert worker.stop() == 0

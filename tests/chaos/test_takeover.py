@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 
 from bridge.job.change import Rules
-from bridge.job.document import Held
-from bridge.job.record import Record
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from tests.chaos.test_servers_fail import short_house
 from tests.helpers import eventually
-from tests.house import House
+from tests.house import House, born
 
 LEASE_MS = 1_500
 
@@ -47,7 +45,7 @@ def test_a_thousand_leased_records_of_a_dead_engine_are_due_again_when_the_lease
     clients = [connect(redis_url) for _ in range(3)]
     dead, *others = (Ledger(client, Names(), Rules()) for client in clients)
     for start in range(0, 1_000, 200):
-        dead.accept_many([(f"r{n}", _born(f"r{n}", dead)) for n in range(start, start + 200)])
+        dead.accept_many([(f"r{n}", born(f"r{n}", dead)) for n in range(start, start + 200)])
     taken = dead.claim(Step.SUBMIT, {"demo": 1_000}, lease_ms=LEASE_MS)
     ends = time.monotonic() + LEASE_MS / 1000
     assert len(taken.records) == 1_000
@@ -75,11 +73,6 @@ def test_a_thousand_leased_records_of_a_dead_engine_are_due_again_when_the_lease
     assert {change.verdict for change in late} == {"lost"}
     for client in clients:
         client.close()
-
-
-def _born(name: str, ledger: Ledger) -> Any:
-    record = Record(id=name, endpoint="demo", endpoint_id="demo", door="json", sinks="", fingerprint="f")
-    return lambda now, wish: ledger.table.accept(Held(record, {"input": "{}"}), now, wish)  # type: ignore[dict-item]
 
 
 @pytest.mark.chaos

@@ -21,8 +21,6 @@ from bridge.engine.submit import Submit
 from bridge.engine.track import share_of_polls
 from bridge.engine.vitals import Vitals
 from bridge.job.change import Rules
-from bridge.job.document import Held
-from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
 from bridge.runpod.budget import Budget
 from bridge.runpod.client import RunPodClient
@@ -30,7 +28,7 @@ from bridge.runpod.gate import Gate
 from bridge.runpod.operations import Operation
 from bridge.settings import Settings
 from tests.helpers import eventually
-from tests.house import API_KEY, House
+from tests.house import API_KEY, House, born
 
 
 @pytest.fixture
@@ -170,11 +168,6 @@ def test_every_call_that_runpod_sees_has_a_permit(redis_url: str, tmp_path: Path
         eventually(same, timeout=10)
 
 
-def _born(name: str, ledger: Ledger) -> Any:
-    record = Record(id=name, endpoint="demo", endpoint_id="demo", door="json", sinks="", fingerprint="f")
-    return lambda now, wish: ledger.table.accept(Held(record, {Long.INPUT: "{}"}), now, wish)
-
-
 def test_no_more_is_sent_than_answers_may_wait_to_be_written(redis_url: str) -> None:
     """While nothing reaches the ledger, few job ids stand in this process alone: a kill would lose them (I6)."""
     client = connect(redis_url)
@@ -191,7 +184,7 @@ def test_no_more_is_sent_than_answers_may_wait_to_be_written(redis_url: str) -> 
             ledger, commits, vitals, book, callers, callers, pace, lambda _: runpod, 60_000, 60_000, lambda *_: None
         )
         wanted = BACKLOG_MAX + 100
-        ledger.accept_many([(f"r{n}", _born(f"r{n}", ledger)) for n in range(wanted)])
+        ledger.accept_many([(f"r{n}", born(f"r{n}", ledger)) for n in range(wanted)])
 
         def full() -> bool:
             submit.once()

@@ -85,3 +85,12 @@ def test_what_cannot_be_accepted_stops_nobody_it_came_with(tmp_path: Path, redis
         assert again.get(timeout=30) == {"n": 0}
         eventually(lambda: [letter["reason"] for letter in house.ledger.dead.newest(10)] == ["id_conflict"])
         eventually(lambda: house.client.hlen("unacked") == 0)
+
+
+def test_a_worker_without_an_engine_shows_what_it_has_accepted(tmp_path: Path, redis_url: str) -> None:
+    """No loop of its process writes states on the way: the door does."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, engine="off") as house:
+        house.worker()
+        sent = house.send({"n": 1})
+        eventually(lambda: sent.state == "ACCEPTED")
+        assert house.phase(sent.id) == "ACCEPTED"
