@@ -109,6 +109,11 @@ class FaultProxy:
 
     async def _close(self) -> None:
         await self._refuse()
+        # A connection that came last may have begun behind the cut: the loop ends, so it must end before.
+        late = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
         if self._parked is not None:
             self._parked.close()
 

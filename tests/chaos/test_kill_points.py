@@ -5,8 +5,6 @@ A sample here; `scripts/chaos --full` walks 10,000 kills over both brokers (docs
 
 from __future__ import annotations
 
-import gc
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +22,6 @@ def walked(directory: Path, broker: str, redis_url: str) -> Figures:
     walk = lane(directory, broker, redis_url)
     with walk.house:
         figures = walk.run(KILLS, limit_s=50)
-    del walk
-    with warnings.catch_warnings():  # of hundreds of broken connections py-amqp leaves one socket to the collector
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
     assert figures.violations == []
     assert set(figures.ended) == {status for status, _ in ENDS.values()}
     assert figures.kills >= KILLS * 0.5

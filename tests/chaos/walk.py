@@ -18,7 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -150,9 +149,7 @@ class Walk:
         if self.heard is not None:
             self.heard.check(self)
         zygote.stop()
-        with warnings.catch_warnings():  # of hundreds of broken connections a socket is left to the collector
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()  # results of Celery's that still listen do so no longer, while there is a server to tell
+        gc.collect()  # results of Celery's that still listen do so no longer, while there is a server to tell
         figures.seconds = round(time.monotonic() - started, 1)
         if figures.violations:
             sys.stderr.write(zygote.said()[-5000:])

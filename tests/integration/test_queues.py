@@ -10,7 +10,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from tests.helpers import eventually
-from tests.house import House
+from tests.house import House, hang_up
 
 
 def producer(house: House, **conf: object) -> Celery:
@@ -50,7 +50,7 @@ def test_a_queue_is_used_as_it_is_found(first: str, kind: str, amqp_url: str, re
         if first == "producer":
             house.worker()
         assert sent.get(timeout=30) == {"a": 1}
-        app.close()
+        hang_up(app)
 
 
 def test_the_bridge_makes_quorum_queues_when_it_is_told_to(amqp_url: str, redis_url: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from bridge.job.record import Long, Record
 from bridge.job.table import Heard
 from bridge.job.words import Sink, Step
 from bridge.ledger import Ledger, Names, connect
+from tests.house import hang_up
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery's backend
@@ -64,4 +65,4 @@ def test_a_progress_that_was_written_behind_the_end_is_taken_back(redis_url: str
     meta = app.backend.get_task_meta("a", cache=False)
     assert (meta["status"], meta["result"]) == ("SUCCESS", {"o": 1})
     client.close()
-    app.close()
+    hang_up(app)
