@@ -17,6 +17,7 @@ from click import ClickException
 from bridge import celeryconfig, wiring
 from bridge.doors import hold, intake, remote, tasks
 from bridge.doors.finish_here import finish_here
+from bridge.engine.finish import QUEUE as FINISHES
 from bridge.errors import LedgerUnavailable, SchemaTooNew, SettingsError
 from bridge.settings import load
 from bridge.telemetry import configure_logging, tell
@@ -100,7 +101,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         configure_logging(self.bridge.settings.bridge_log_level, as_json=self.bridge.settings.bridge_log_json)
         self.bridge.check()
         if self.bridge.settings.bridge_engine:
-            self.bridge.start_engine(finish_here(self.bridge, worker))
+            reads = FINISHES in worker.app.amqp.queues.consume_from
+            self.bridge.start_engine(finish_here(self.bridge, worker), reads_finishes=reads)
         self.bridge.start_doors()
         self.bridge.start_http()
 

@@ -39,8 +39,8 @@ BATCH = 100
 PLAIN_BATCH = 25
 #: A queue this long is not read fast enough; copies would only make it longer (HARDENING 9).
 DEPTH_MAX = 1_000
-#: Seconds for which a look at the queue is believed: that somebody reads it, and that nobody does.
-READ_LOOK_S, UNREAD_LOOK_S = 10.0, 1.0
+#: Seconds for which a look at the queue is believed.
+LOOK_S = 10.0
 RESEND_MAX_S = 3_600.0
 #: Message options that are replayed from the original request.
 _REPLAYED = (
@@ -131,6 +131,8 @@ class Finish:
     resend_s: float
     callers: Callers
     here: Here | None = None
+    #: Whether this process is a worker that takes finishes: its engine runs before its consumer reads.
+    reads: bool = False
     _connection: Any = field(default=None, init=False)
     _producer: Any = field(default=None, init=False)
     _depth: tuple[float, bool] = field(default=(0.0, True), init=False)
@@ -241,9 +243,8 @@ class Finish:
 
     def _read_by_somebody(self) -> bool:
         """Whether copies are worth sending: somebody reads the queue, and it is short."""
-        now, (looked_at, readable) = time.monotonic(), self._depth
-        # A worker that has just started finds its own consumer missing for a moment.
-        if now - looked_at > (READ_LOOK_S if readable else UNREAD_LOOK_S):
+        now, (looked_at, _) = time.monotonic(), self._depth
+        if now - looked_at > LOOK_S:
             self._depth = (now, self._look_at_queue())
         return self._depth[1]
 
@@ -257,7 +258,7 @@ class Finish:
         except self._connection.channel_errors:  # on Redis that is an empty list; elsewhere a copy would be dropped
             self._disconnect()
         # Redis knows nobody who waits at a list; there its length alone tells.
-        if depth > DEPTH_MAX or (amqp and not readers):
+        if depth > DEPTH_MAX or (amqp and not readers and not self.reads):
             tell("finish.unread", depth=depth)
             return False
         return True

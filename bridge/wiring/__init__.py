@@ -187,11 +187,15 @@ class Bridge:
             )
             tell("settings.doubtful", setting="RUNPOD_API_KEY", says=says)
 
-    def start_engine(self, finish_here: Here | None = None) -> Engine:
-        """Build the loops and start them. `finish_here` tells ends in this process, where Celery's tasks run in it."""
+    def start_engine(self, finish_here: Here | None = None, *, reads_finishes: bool = False) -> Engine:
+        """Build the loops and start them.
+
+        `finish_here` tells ends in this process, where Celery's tasks run in it; `reads_finishes` where it is a worker
+        that takes `bridge.finish`.
+        """
         from bridge.wiring.engine import build_engine  # noqa: PLC0415
 
-        self.engine = build_engine(self, finish_here)
+        self.engine = build_engine(self, finish_here, reads_finishes=reads_finishes)
         self.engine.start()
         return self.engine
 

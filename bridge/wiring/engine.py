@@ -81,7 +81,7 @@ class Threads:
         self.finish.on_free = loops["finish"].wake
 
 
-def build_engine(bridge: Bridge, finish_here: Here | None) -> Engine:
+def build_engine(bridge: Bridge, finish_here: Here | None, *, reads_finishes: bool) -> Engine:
     """Nothing runs before its `start`."""
     s, ledger, vitals = bridge.settings, bridge.ledger, bridge.vitals
     threads, commits = Threads.of(s), Commits(ledger, bridge.noticed)
@@ -103,7 +103,9 @@ def build_engine(bridge: Bridge, finish_here: Here | None) -> Engine:
         ledger, commits, vitals, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed
     )  # fmt: skip
     stream = Stream(ledger, commits, vitals, threads.stream, *calling, slot_ms)
-    finish = Finish(ledger, bridge.app, lease_ms, s.bridge_finish_resend_s, threads.finish, finish_here)
+    finish = Finish(
+        ledger, bridge.app, lease_ms, s.bridge_finish_resend_s, threads.finish, finish_here, reads_finishes
+    )  # fmt: skip
     engine_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
     trim = Trim(ledger, bounds(s), s.bridge_dead_bytes_max, int(s.bridge_dead_retention_s * 1000))
     wake = Wake(ledger, lambda: None)

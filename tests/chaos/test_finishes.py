@@ -86,6 +86,24 @@ def test_no_copy_goes_where_nobody_reads(tmp_path: Path, rabbitmq_server: Rabbit
 
 
 @pytest.mark.chaos
+def test_a_worker_that_starts_will_read_what_it_sends(
+    tmp_path: Path, rabbitmq_server: RabbitServer, redis_url: str
+) -> None:
+    """Its engine runs before its consumer: that nobody reads yet holds nothing back, however young all workers die."""
+    url = rabbitmq_server.start().fresh_url()
+    with House(tmp_path, broker=url, redis_url=redis_url, finish_resend_s=RESEND_S) as house:
+        with house.app.connection_for_write() as connection:
+            connection.default_channel.queue_declare("bridge.finish", durable=True, auto_delete=False)
+        engine = unread(house)
+        ended(house, ["early"])
+        eventually(lambda: sends(house, ["early"]) > 0)
+        assert engine.stop() == 0
+        worker = house.worker("-E")  # task events are wanted, so that it goes by message
+        assert house.app.AsyncResult("early").get(timeout=30) == {"ref": "early"}
+        assert "finish.unread" not in worker.said()
+
+
+@pytest.mark.chaos
 def test_pauses_between_copies_double_up_to_an_hour() -> None:
     """HARDENING 9: 30 s, 1, 2, 4 ... minutes with jitter, and never more than an hour."""
     finish: Any = object.__new__(Finish)
