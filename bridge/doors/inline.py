@@ -17,7 +17,7 @@ from bridge.job.change import Rules
 from bridge.job.document import Held, document
 from bridge.job.record import Long, Record, dumps
 from bridge.job.request import parse_run
-from bridge.job.table import Table
+from bridge.job.transitions import Table
 from bridge.job.words import Status, Wish
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge.engine.vitals import Vitals
     from bridge.job.change import Stray
     from bridge.job.document import Held
-    from bridge.job.table import Heard
+    from bridge.job.heard import Heard
     from bridge.ledger import Ledger
     from bridge.runpod.answers import Observation
     from bridge.runpod.client import RunPodClient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.job.table import Heard, heard_json
+from bridge.job.heard import Heard, heard_json
 from bridge.runpod.answers import ABSENT
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from bridge.blob import Blobs
     from bridge.engine.commits import Commits
     from bridge.job.document import Held
+    from bridge.job.heard import Heard
     from bridge.job.record import Record
-    from bridge.job.table import Heard
     from bridge.ledger import Ledger
 
 THREADS = 8

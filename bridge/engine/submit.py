@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from bridge.engine.vitals import Vitals
     from bridge.job.change import Change
     from bridge.job.document import Held
-    from bridge.job.table import Heard
+    from bridge.job.heard import Heard
     from bridge.ledger import Claimed, Ledger
     from bridge.runpod.answers import Observation
     from bridge.runpod.client import RunPodClient

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from bridge.engine.commits import FULL_S
 from bridge.engine.heard import heard_from
 from bridge.errors import ApiError, JobUnknown
+from bridge.job.heard import Heard
 from bridge.job.record import Long, Record
-from bridge.job.table import GONE_APART_MS, Heard
+from bridge.job.transitions.watching import GONE_APART_MS
 from bridge.job.words import Phase, Status, Step, is_end
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell

@@ -139,6 +139,10 @@ class Draft:
         self._put[name] = text
         return self
 
+    def text(self, name: Long) -> str | None:
+        """A long value as this change would leave it."""
+        return self._put.get(name) or self.before.long.get(name)
+
     def drop(self, *names: Long) -> Draft:
         """Forget long values, also those that this change was going to write."""
         self._drop.extend(names)

@@ -20,7 +20,7 @@ from bridge.errors import BridgeError, LedgerError, SchemaTooNew
 from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS, Change, Rules, Stray, Telling, submit_score
 from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered, difference, from_row
-from bridge.job.table import Table
+from bridge.job.transitions import Table
 from bridge.job.words import SUBMITS, Phase, Step
 from bridge.ledger.dead import DeadLetters
 from bridge.ledger.outbox import Outbox

@@ -5,6 +5,9 @@
 Two endpoints are flooded, a third gets five requests a second; four bridge worker processes; the emulator enforces
 RunPod's limits. `--scale` divides the limits of both sides alike, where the machine cannot carry the whole; `--halved`
 halves RunPod's alone, of which the bridge is told nothing. The flood waits in the ledger when the clock starts.
+
+Two latencies of the calm endpoint are told, each idle and beside the flood, both from `send_task` on: until RunPod has
+answered the POST, and until the end of a job of one second is written.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ import threading
 import time
 import urllib.request
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bridge.embedded import EmbeddedRedis
 from bridge.job.change import Rules
+from bridge.job.record import Record
+from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.runpod.operations import LIMITS, Operation
 from tests.helpers import eventually
@@ -31,6 +37,25 @@ from tests.house import API_KEY, ROOT, Process, foreign_app
 
 FLOODED, CALM = ("a", "b"), "calm"
 CALM_EVERY_S = 0.2
+#: Seconds that RunPod works on a job of the calm endpoint.
+CALM_JOB_S = 1.0
+
+
+@dataclass(frozen=True)
+class Calm:
+    """Milliseconds, sorted, from `send_task` until RunPod had taken each request, and until its end was written."""
+
+    taken: list[int]
+    ended: list[int]
+
+
+def beside(idle: list[int], flooded: list[int]) -> dict[str, Any]:
+    """Median and 95 % of both, and how many times the median grew."""
+    told = {
+        name: {"p50": statistics.median(found), "p95": found[int(len(found) * 0.95)]}
+        for name, found in (("idle", idle), ("flooded", flooded))
+    }
+    return {**told, "times": round(told["flooded"]["p50"] / told["idle"]["p50"], 3)}
 
 
 class Flood:
@@ -82,9 +107,9 @@ class Flood:
         with urllib.request.urlopen(address) as answer:  # noqa: S310  (our own emulator)
             return {name: found["calls"] for name, found in json.load(answer).items()}
 
-    def send(self, endpoint: str, n: int) -> str:
+    def send(self, endpoint: str, **given: float) -> str:
         """One request whose result nobody waits for."""
-        kwargs = {"input": {"n": n}, "endpoint": endpoint}
+        kwargs = {"input": given, "endpoint": endpoint}
         return str(self.app.send_task("bridge.run", kwargs=kwargs, queue="bridge.run", ignore_result=True).id)
 
     def ask(self, task: str, endpoint: str) -> None:
@@ -96,26 +121,30 @@ class Flood:
         for endpoint in FLOODED:
             self.ask("pause", endpoint)
             for n in range(each):
-                self.send(endpoint, n)
+                self.send(endpoint, n=n)
         eventually(
             lambda: all(self.ledger.counts(name).get("ACCEPTED", 0) >= each for name in FLOODED), timeout=300, every=0.5
         )
 
-    def calm(self, seconds: float) -> list[int]:
-        """Milliseconds from acceptance to RunPod's having taken it, of the endpoint that has little to do."""
-        ids: list[str] = []
+    def calm(self, seconds: float) -> Calm:
+        """Send to the endpoint that has little to do, and see how long each request took."""
+        sent: dict[str, int] = {}
         ends = time.monotonic() + seconds
+        self.ledger.due(Step.SUBMIT)  # tells the ledger's time
         while time.monotonic() < ends:
-            ids.append(self.send(CALM, len(ids)))
+            at = self.ledger.now()
+            sent[self.send(CALM, n=len(sent), mock_delay=CALM_JOB_S)] = at
             time.sleep(CALM_EVERY_S)
-        eventually(lambda: all(self.ledger.load(one) for one in ids), timeout=30)
 
-        def taken(request_id: str) -> int:
-            held = self.ledger.load(request_id)
-            return held.record.submitted_at - held.record.accepted_at if held and held.record.submitted_at else 0
+        def done() -> dict[str, Record]:
+            found = {name: held.record for name, held in self.ledger.load_many(list(sent)).items()}
+            return found if len(found) == len(sent) and all(one.ended_at for one in found.values()) else {}
 
-        eventually(lambda: all(taken(one) for one in ids), timeout=30)
-        return sorted(taken(one) for one in ids)
+        records = eventually(done, timeout=60, every=0.5)
+        return Calm(
+            taken=sorted(record.submitted_at - sent[name] for name, record in records.items()),
+            ended=sorted(record.ended_at - sent[name] for name, record in records.items()),
+        )
 
 
 def refused(before: Any, after: Any) -> tuple[int, int]:
@@ -139,12 +168,12 @@ def measure(flood: Flood, seconds: float, permitted_10s: float) -> dict[str, Any
     """Open the sluice, and count for so long."""
     idle = flood.calm(15)
     flood.load(int(permitted_10s * (seconds / 10 + 2)))
-    busy: list[int] = []
+    busy: list[Calm] = []
     before = flood.calls()
     for endpoint in FLOODED:
         flood.ask("resume", endpoint)
     started = time.monotonic()
-    quiet = threading.Thread(target=lambda: busy.extend(flood.calm(seconds)))
+    quiet = threading.Thread(target=lambda: busy.append(flood.calm(seconds)))
     quiet.start()
     rates: list[int] = []
     last = before
@@ -166,8 +195,8 @@ def measure(flood: Flood, seconds: float, permitted_10s: float) -> dict[str, Any
         "submits": taken,
         "used_part": round(taken / (permitted_10s * len(FLOODED) * elapsed / 10), 3),
         "submits_each_10s": rates,
-        "calm_p50_ms": {"idle": statistics.median(idle), "flooded": statistics.median(busy)},
-        "calm_p95_ms": {"idle": idle[int(len(idle) * 0.95)], "flooded": busy[int(len(busy) * 0.95)]},
+        "calm_taken_ms": beside(idle.taken, busy[0].taken),
+        "calm_ended_ms": beside(idle.ended, busy[0].ended),
     }
 
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from bridge.endpoints import Endpoint
 from bridge.job.change import Change, Rules, Stray
 from bridge.job.document import Held
+from bridge.job.heard import Heard
 from bridge.job.record import Long, Record
-from bridge.job.table import Heard
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect, gpu
 from tests.helpers import eventually

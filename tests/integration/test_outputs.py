@@ -19,8 +19,8 @@ from bridge.engine.outputs import Outputs
 from bridge.errors import OutputUnavailable, SettingsError
 from bridge.job.change import Rules
 from bridge.job.document import Held
+from bridge.job.heard import Heard
 from bridge.job.record import Long, Record
-from bridge.job.table import Heard
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from tests.helpers import eventually

@@ -11,8 +11,8 @@ from celery import Celery
 from bridge.engine.states import States
 from bridge.job.change import Rules
 from bridge.job.document import Held
+from bridge.job.heard import Heard
 from bridge.job.record import Long, Record
-from bridge.job.table import Heard
 from bridge.job.words import Sink, Step
 from bridge.ledger import Ledger, Names, connect
 from tests.house import hang_up

@@ -16,10 +16,11 @@ from bridge.job import asyncapi
 from bridge.job.additions import breaks
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held, dead_event, endpoint_event, remembered
+from bridge.job.heard import Heard
 from bridge.job.models import INCOMING, schemas
 from bridge.job.record import Long, Record, altered
 from bridge.job.request import parse_run
-from bridge.job.table import Heard, Table
+from bridge.job.transitions import Table
 from bridge.job.words import EventName, Phase, Wish
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

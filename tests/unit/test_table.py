@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
+from bridge.job.heard import Heard
 from bridge.job.record import Long, Record
-from bridge.job.table import TABLE, Heard, Table
+from bridge.job.table import TABLE
+from bridge.job.transitions import Table
 from bridge.job.words import Phase, Sink, Status, Wish
 
 NOW = 1_800_000_000_000

@@ -10,8 +10,10 @@ import pytest
 from bridge.engine.stream import after_nothing_ms, hold_ms, pause_ms
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held, document
+from bridge.job.heard import Heard
 from bridge.job.record import Long, Record
-from bridge.job.table import DRAIN_MS, Heard, Table
+from bridge.job.transitions import Table
+from bridge.job.transitions.chunks import DRAIN_MS
 from bridge.job.words import Phase, Step
 
 NOW = 1_800_000_000_000

@@ -1,0 +1,63 @@
+"""A request comes in: a new record, or the same request from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bridge.job.change import Change, replies_of
+from bridge.job.document import Held
+from bridge.job.record import Long, altered
+from bridge.job.table import same
+from bridge.job.transitions.base import Base
+from bridge.job.transitions.due import submit_step
+from bridge.job.words import EventName, Reason, Sink, Status, Wish
+
+#: How many senders of one request are told of its end, beside the first.
+ALSO_MAX = 8
+
+
+class Accepting(Base):
+    """The first change of a record."""
+
+    def accept(self, held: Held, now: int, wish: Mapping[str, Any] | None = None) -> Change:
+        """A new record. A cancel that came first makes it be born ended."""
+        draft = self._draft(held, now).set(accepted_at=now)
+        draft.before = replace(draft.before, record=altered(held.record, sequence=0))
+        draft.tell(EventName.ACCEPTED, door=held.record.door)
+        for name, text in held.long.items():
+            draft.keep_text(name, text)
+        if wish is not None:
+            draft.set(wish=Wish.CANCEL.value).keep(Long.WISHED, wish)
+            draft.settle(Status.CANCELLED, Reason.CANCELLED, **wish)
+        else:
+            draft.due(submit_step(held.record))
+        change = draft.done("accepted")
+        return replace(change, before=None)
+
+    def reject(self, held: Held, now: int, field: str, message: str) -> Change:
+        """A new record that is refused as it comes in: its end is told like any other."""
+        draft = self._draft(held, now).set(accepted_at=now)
+        for name, text in held.long.items():
+            draft.keep_text(name, text)
+        draft.keep(Long.ERROR, message)
+        draft.settle(Status.REJECTED, Reason.REJECTED, field=field)
+        draft.drop(Long.INPUT, Long.S3CONFIG)
+        return replace(draft.done("rejected"), before=None)
+
+    def also_reply(self, held: Held, now: int, reply: Mapping[str, Any]) -> Change:
+        """The same request came again from elsewhere: its sender hears the rest as well. `reply`: see Long.REPLY."""
+        if held.record.phase.ended:
+            return same(held, "ended")
+        key = ("to", "via", "correlation_id")
+        if any(all(known.get(name) == reply.get(name) for name in key) for known in replies_of(held)):
+            return same(held, "known")
+        first = held.json(Long.REPLY) or {"to": None, "on": [], "via": reply["via"], "correlation_id": None}
+        also = [*first.get("also", ()), dict(reply)]
+        if len(also) > ALSO_MAX:
+            return same(held, "full")
+        draft = self._draft(held, now).keep(Long.REPLY, {**first, "also": also})
+        if reply["via"] == "amqp":
+            draft.set(sinks=",".join(sorted({*held.record.waiting_sinks, Sink.REPLY})))
+        return draft.done("noted")

@@ -1,0 +1,38 @@
+"""What all transitions share: the rules, a draft of the change, and the end that was wished for."""
+
+from __future__ import annotations
+
+import json
+
+from bridge.job.change import Draft, Rules, wish_end
+from bridge.job.document import Held
+from bridge.job.record import Long
+from bridge.job.words import Wish
+
+
+class Base:
+    """A part of `Table`."""
+
+    def __init__(self, rules: Rules) -> None:
+        """The rules come from the settings."""
+        self.rules = rules
+        self.clock_offset = 0  # kept current by the ledger; only for the times that documents tell
+
+    def _draft(self, held: Held, now: int) -> Draft:
+        return Draft(held, now, self.rules, self.clock_offset)
+
+    def _end_by_wish(self, draft: Draft) -> Draft:
+        status, reason = wish_end(draft.record.wish)
+        wished = json.loads(draft.text(Long.WISHED) or "{}")
+        return draft.settle(status, reason, **_cause(draft.record.wish), **{k: v for k, v in wished.items() if v})
+
+    def _stand(self, draft: Draft) -> None:
+        """The end that was heard last is the end, unless another was wished for."""
+        if draft.record.wish:
+            self._end_by_wish(draft)
+        else:
+            draft.settle(draft.record.status, draft.record.reason)
+
+
+def _cause(wish: str) -> dict[str, str]:
+    return {} if wish == Wish.CANCEL else {"cause": wish}

@@ -1,0 +1,38 @@
+"""More than one job of one request: after a lost answer, both may run (HARDENING 3)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from bridge.job.change import Draft
+from bridge.job.record import Long
+from bridge.job.words import is_end
+
+
+def jobs_of(draft: Draft) -> list[dict[str, Any]]:
+    """All of them, `{job_id, endpoint_id, attempt, status}`; empty while there is only one."""
+    text = draft.text(Long.JOBS)
+    return json.loads(text) if text else []
+
+
+def forget_job(draft: Draft, job_id: str, status: str) -> None:
+    """Note how one of them stands: its end, or GONE."""
+    jobs = jobs_of(draft)
+    for job in jobs:
+        if job["job_id"] == job_id:
+            job["status"] = status
+    if jobs:
+        draft.keep(Long.JOBS, jobs)
+
+
+def alive_job(draft: Draft) -> dict[str, Any] | None:
+    """One that may still complete."""
+    return next((job for job in jobs_of(draft) if not is_end(job["status"]) and job["status"] != "GONE"), None)
+
+
+def cancel_others(draft: Draft) -> None:
+    """The request has its result: every other job that may run is to be cancelled."""
+    for job in jobs_of(draft):
+        if not is_end(job["status"]) and job["status"] != "GONE" and job["job_id"] != draft.record.job_id:
+            draft.cancel_job(job["job_id"], job["endpoint_id"])
