@@ -10,18 +10,18 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, LedgerError, SchemaTooNew
-from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS, Change, Rules, Stray, Telling, submit_score
+from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS, Change, Rules, Stray, submit_score
 from bridge.job.document import Held
-from bridge.job.record import Long, Record, altered, difference, from_row
+from bridge.job.record import Long, altered, from_row
 from bridge.job.transitions import Table
 from bridge.job.words import SUBMITS, Phase, Step
+from bridge.ledger.arguments import Arguments
+from bridge.ledger.clock import SAME_CLOCK_MS, STEP_MS, LedgerClock
 from bridge.ledger.dead import DeadLetters
 from bridge.ledger.outbox import Outbox
 from bridge.ledger.runs import Runs
@@ -37,11 +37,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 #: How often a change is made anew before somebody must look (each try means that another process was faster).
 TRIES = 50
-#: Differences of clocks: below, the network's; above, a step of the server's clock (HARDENING 15).
-SAME_CLOCK_MS, STEP_MS = 1_000, 5_000
 FAULTS_MAX = 10_000
-#: How many values the scripts are given of each event (`tell` in `lua/_prelude.lua`).
-TELLING_ARGS = 5
 DOUBTFUL_AT_ONCE = 500
 WISH_KEPT_MS = 24 * 3_600_000
 #: Bounds of a reply stream, as `_prelude.lua` has them; and how long an id that a door has made outlives its message.
@@ -100,57 +96,6 @@ class Due:
     wait_ms: int
 
 
-class LedgerClock:
-    """Ledger time from this process' own steady clock, set by what the scripts say (I17).
-
-    A step of the server's clock does not move it; the engines' beat takes the step out of the ledger (`beat.lua`).
-    """
-
-    def __init__(self, steady: Callable[[], float] | None = None) -> None:
-        """`steady` gives seconds that never step; it goes on while the process is stopped."""
-        self._steady = steady or _boottime
-        self._ahead_ms: float | None = None
-        self.offset = 0
-
-    def heard(self, now_ms: int) -> None:
-        """A script said what time it is."""
-        ahead = now_ms - self._steady() * 1000
-        # A large difference is a step, which only `correct` may follow. Of small ones the answer that came quickest
-        # is the truest; the others pull gently, against drift.
-        if self._ahead_ms is None:
-            self._ahead_ms = ahead
-        elif abs(ahead - self._ahead_ms) < SAME_CLOCK_MS:
-            self._ahead_ms = max(ahead, self._ahead_ms - 0.01 * (self._ahead_ms - ahead))
-
-    def correct(self, now_ms: int, offset: int) -> None:
-        """Follow the ledger after a beat."""
-        self._ahead_ms = now_ms - self._steady() * 1000
-        self.offset = offset
-
-    def step_ms(self, now_ms: int) -> int:
-        """How far the ledger's clock has jumped against ours."""
-        return 0 if self._ahead_ms is None else int(now_ms - self.now())
-
-    def seconds(self) -> float:
-        """Of the steady clock, for measuring how long something took."""
-        return self._steady()
-
-    @property
-    def known(self) -> bool:
-        """Whether a script has been heard."""
-        return self._ahead_ms is not None
-
-    def now(self) -> int:
-        """Ledger time in milliseconds; wall time until a script was heard."""
-        if self._ahead_ms is None:
-            return int(time.time() * 1000)
-        return int(self._steady() * 1000 + self._ahead_ms + 0.5)  # never behind what a script has said
-
-
-def _boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
 class Ledger:
     """Every method is one script, or one read. All may be repeated (I15); all raise LedgerUnavailable."""
 
@@ -171,6 +116,7 @@ class Ledger:
         self.rules = rules
         self.table = Table(rules)
         self.clock = LedgerClock()
+        self._arguments = Arguments(names, rules, self.clock)
         #: Set where BRIDGE_LEDGER_FSYNC=wait.
         self.disk: Disk | None = None
         #: Live engines, as the last beat told.
@@ -254,7 +200,7 @@ class Ledger:
         wish: Mapping[str, Any] | None = None
         for _ in range(TRIES):
             change = build(self.now(), wish)
-            args = self._accept_args(change, consumes=wish is not None)
+            args = self._arguments.accept(change, consumes=wish is not None)
             answer = run_many(self.client, "accept", self._keys(), [args], self.disk)[0]
             self.clock.heard(answer[1])
             accepted = self._accepted(request_id, change, answer)
@@ -272,7 +218,7 @@ class Ledger:
             self.client,
             "accept",
             self._keys(),
-            [self._accept_args(change, consumes=False) for change in changes],
+            [self._arguments.accept(change, consumes=False) for change in changes],
             self.disk,
         )
         found = []
@@ -314,7 +260,7 @@ class Ledger:
         if not todo:
             return made
         disk = self.disk if durable else None
-        todo_args = [self._commit_args(made[i], tokens[i]) for i in todo]
+        todo_args = [self._arguments.commit(made[i], tokens[i]) for i in todo]
         answers = run_many(self.client, "commit", self._keys(), todo_args, disk)
         for i, answer in zip(todo, answers, strict=True):
             made[i] = self._settled(made[i], answer, changes[i][1], disk)
@@ -338,7 +284,7 @@ class Ledger:
             change = make(fresh, self.now())
             if change.empty:
                 return change
-            args = self._commit_args(change, secrets.token_hex(6))
+            args = self._arguments.commit(change, secrets.token_hex(6))
             answer = run_many(self.client, "commit", self._keys(), [args], disk)[0]
         fault = f"record {request_id} changed {TRIES} times while one change was made"
         raise LedgerError(fault)
@@ -547,116 +493,8 @@ class Ledger:
             )
             raise SchemaTooNew(fault)
 
-    # What the scripts are given
-
     def _keys(self) -> list[str]:
         return [self.names.prefix, self.names.events]
-
-    def _accept_args(self, change: Change, *, consumes: bool) -> list[Any]:
-        record = change.record
-        put, _ = difference(None, record)
-        long = [part for item in change.put_long.items() if item[0] not in change.drop_long for part in item]
-        args: list[Any] = [
-            record.id,
-            record.endpoint,
-            record.phase.value,
-            record.due,
-            self._score(change),
-            record.timer,
-        ]
-        args += ["1" if consumes else ""]
-        args += (
-            [self.rules.retention_ms, self._tombstone(change), self.rules.id_memory_ms]
-            if change.closes
-            else ["", "", ""]
-        )
-        tellings = [self._telling(telling) for telling in change.tellings]
-        args += [len(put) // 2, len(long) // 2, sum(map(len, tellings)) // TELLING_ARGS, *put, *long]
-        return [*args, *chain.from_iterable(tellings)]
-
-    def _commit_args(self, change: Change, token: str) -> list[Any]:
-        before, record = change.before, change.record
-        assert before is not None  # noqa: S101  (only accept makes a record)
-        old = before.record
-        put, drop = difference(old, record)
-        tellings = [self._telling(telling) for telling in change.tellings]
-        long = [part for item in change.put_long.items() for part in item]
-        args: list[Any] = [
-            record.id, old.version, token, record.endpoint, old.phase.value, record.phase.value,
-            old.due, record.due, self._score(change) if record.due else "",
-            record.timer, record.lease_until if record.lease else "0",
-        ]  # fmt: skip
-        if change.closes:
-            args += [
-                self.rules.retention_ms,
-                self.rules.output_retention_ms,
-                self._tombstone(change),
-                self.rules.id_memory_ms,
-            ]
-        else:
-            args += ["0" if change.reopens else "", "", "", ""]
-        args += ["drop" if change.drop_output else "set" if change.output is not None else "", change.output or ""]
-        args += [
-            len(put) // 2,
-            len(drop),
-            len(long) // 2,
-            len(change.drop_long),
-            sum(map(len, tellings)) // TELLING_ARGS,
-            len(change.strays),
-            len(change.chunks),
-            "" if change.stream_ms is None else "-" if change.stream_ms < 0 else self._at(change.stream_ms),
-            change.gpu_ms,
-            change.paid_twice_ms,
-        ]
-        args += [*put, *drop, *long, *change.drop_long]
-        args += chain.from_iterable(tellings)
-        args += [stray.as_json() for stray in change.strays]
-        args += change.chunks
-        return args
-
-    def _at(self, delay_ms: int) -> str:
-        """A due time, by this process' own clock; one that has not heard the ledger's time leaves it to the script.
-
-        Between a step of the server's clock and the beat that takes it out, the script's would be an hour off.
-        """
-        return str(self.now() + delay_ms) if self.clock.known else f"+{delay_ms}"
-
-    def _score(self, change: Change) -> str:
-        record: Record = change.record
-        if record.due in SUBMITS:
-            return str(submit_score(record))
-        return self._at(change.delay_ms) if record.due and not change.keeps_due else ""
-
-    def _telling(self, telling: Telling) -> list[str]:
-        relayed = [
-            {name: reply.get(name) for name in ("to", "correlation_id")}
-            for reply in telling.replies
-            if reply.get("via") == "amqp"
-        ]
-        copies = [self.names.reply(reply["to"]) for reply in telling.replies if reply.get("via") != "amqp"]
-        result = "1" if telling.result == "amqp" else ""
-        reply = json.dumps(relayed[0] if len(relayed) == 1 else relayed) if relayed else ""
-        results = [self.names.results] if telling.result == "redis" else []
-        if telling.whole and copies:  # who asked has the large output whole; a telling without a key is only copied
-            args = [telling.body, telling.key, reply, " ".join(results), result]
-            return [*args, telling.whole, "", "", " ".join(copies), ""]
-        return [telling.body, telling.key, reply, " ".join([*copies, *results]), result]
-
-    @staticmethod
-    def _tombstone(change: Change) -> str:
-        record = change.record
-        return json.dumps(
-            {
-                "fp": record.fingerprint,
-                "status": record.status,
-                "reason": record.reason,
-                "sq": record.sequence,
-                "ep": record.endpoint,
-            },
-            separators=(",", ":"),
-        )
-
-    # The event stream
 
     # Blobs
 

@@ -153,7 +153,7 @@ def test_a_change_repeated_by_the_client_is_written_once(ledger: Ledger) -> None
     change = ledger.table.observed(held, ledger.now(), Heard("j1", "COMPLETED", 1, output="1"), poll_ms=1)
     from bridge.ledger.scripts import run  # noqa: PLC0415
 
-    args = ledger._commit_args(change, "one-token")
+    args = ledger._arguments.commit(change, "one-token")
     first = run(ledger.client, "commit", ledger._keys(), args)
     second = run(ledger.client, "commit", ledger._keys(), args)
     assert first[0] == second[0] == 1
