@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bridge.errors import SettingsError
+from bridge.faults import rule
 from bridge.job.request import ENDPOINT, Policy, S3Config, rejected
 from bridge.settings import Settings
 
@@ -42,7 +43,7 @@ class Endpoint(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = ""
-    id: Annotated[str, Field(pattern=ENDPOINT.pattern + "$")] = ""
+    id: Annotated[str, Field(pattern=f"^{ENDPOINT.pattern}$")] = ""
     api_key_file: Path | None = None
     policy: Policy = Policy()
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
@@ -204,7 +205,7 @@ class EndpointBook:
             raise SettingsError(f"BRIDGE_CONFIG_FILE: {path}: {error}") from None
         except ValidationError as error:
             faults = [
-                f"BRIDGE_CONFIG_FILE: {'.'.join(str(p) for p in fault['loc'])}: {fault['msg']}"
+                f"BRIDGE_CONFIG_FILE: {'.'.join(str(p) for p in fault['loc'] if p != '[key]')}: {rule(fault)}"
                 for fault in error.errors(include_url=False)
             ]
             raise SettingsError(*faults) from None

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bridge.errors import SettingsError
+from bridge.faults import rule
 
 ENDPOINT_WORD = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 NAMESPACE = re.compile(r"[A-Za-z0-9_\-]{1,32}")
@@ -228,7 +229,7 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             variable = str(fault["loc"][0]).upper() if fault["loc"] else "settings"
-            faults.append(f"{variable}: {fault['msg'].removeprefix('Value error, ')}")
+            faults.append(f"{variable}: {rule(fault)}")
         raise SettingsError(*faults) from None
     faults += _cross_faults(settings)
     if faults:

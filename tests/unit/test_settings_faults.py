@@ -1,0 +1,55 @@
+"""A wrong setting is told by its name and the rule, in words of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridge.endpoints import EndpointBook
+from bridge.errors import SettingsError
+from bridge.settings import Settings, load
+
+FILE = {
+    "[endpoints.a]\nmax_in_flight = 0": "endpoints.a.max_in_flight: must be at least 1",
+    '[endpoints.a]\nmax_in_flight = "ten"': "endpoints.a.max_in_flight: must be a whole number",
+    "[endpoints.a]\nmax_in_flght = 3": "endpoints.a.max_in_flght: is no setting; is it misspelled",
+    "[endpoints.a]\ngpu_price_per_s = 0": "endpoints.a.gpu_price_per_s: must be over 0",
+    '[endpoints.a]\nid = "a b"': "endpoints.a.id: must match",
+    "endpoints = 3": "endpoints: must be a table",
+    "[endpoints.a.policy]\nttl = 5": "endpoints.a.policy.ttl: must be at least 10000",
+    "[endpoints.a]\nmax_cost_per_day = 3": "endpoints.a: max_cost_per_day needs gpu_price_per_s",
+    "[limits]\nrunn = {calls = 3}": "limits.runn: must be 'run', 'runsync'",
+    "[tenants.t]\nweight = 5000": "tenants.t.weight: must be at most 1000",
+    "[tenants\nweight = 5": "bridge.toml",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), FILE.items(), ids=list(FILE.values()))
+def test_a_fault_of_the_file_names_place_and_rule(tmp_path: Path, text: str, said: str) -> None:
+    """As a path through the tables."""
+    path = tmp_path / "bridge.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        EndpointBook(Settings(bridge_config_file=path))
+    told = str(caught.value)
+    assert said in told
+    assert not any(word in told for word in ("Input should", "Extra inputs", "pydantic", "valid "))
+
+
+ENVIRONMENT = {
+    "BRIDGE_LEASE_S": ("soon", "must be a number"),
+    "BRIDGE_SUBMIT_THREADS": ("2.5", "must be a whole number"),
+    "BRIDGE_ENGINE": ("maybe", "must be true or false"),
+    "BRIDGE_LEDGER_FSYNC": ("never", "must be '"),
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT)
+def test_a_fault_of_the_environment_names_variable_and_rule(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """All at once, not one a start."""
+    given, said = ENVIRONMENT[name]
+    monkeypatch.setenv(name, given)
+    with pytest.raises(SettingsError) as caught:
+        load(bridge_redis_url="redis://127.0.0.1:1/0")
+    assert any(fault.startswith(f"{name}: {said}") for fault in caught.value.faults)
