@@ -1,11 +1,15 @@
 """Celery's view of a request on its way: ACCEPTED, IN_QUEUE, IN_PROGRESS; never written over an end.
 
-Only the newest state of a request is written. Losing one costs nothing: the next observation writes again.
+Only the newest state of a request is written. Losing one costs nothing: the next observation writes again. One that
+covers an end costs everything: who waits for the result would wait for ever. In Redis the look and the write are one
+script; on other backends a second look follows the write.
 """
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery.backends.redis import RedisBackend
@@ -23,10 +27,42 @@ if TYPE_CHECKING:
 
     from bridge.job.change import Change
     from bridge.job.document import Held
+    from bridge.job.record import Record
     from bridge.ledger import Ledger
 
 BATCH = 100
 IDLE_S, AGAIN_S = 1.0, 0.2
+
+# KEYS the results  ARGV 1 seconds that they are kept, 0 for ever, then of each: its state, and since when its round
+# runs ("" for the first). An end is covered only by a later round; what is not a result of Celery's is left alone.
+_STORE = """
+local function ended(key, since)
+  local text = redis.pcall('GET', key)
+  if not text then return false end
+  if type(text) ~= 'string' then return true end
+  local read, meta = pcall(cjson.decode, text)
+  if not read or type(meta) ~= 'table' then return true end
+  if meta.status ~= 'SUCCESS' and meta.status ~= 'FAILURE' and meta.status ~= 'REVOKED' then return false end
+  return since == '' or type(meta.date_done) ~= 'string' or string.sub(meta.date_done, 1, #since) >= since
+end
+local kept = tonumber(ARGV[1])
+for i, key in ipairs(KEYS) do
+  local state, since = ARGV[2 * i], ARGV[2 * i + 1]
+  if not ended(key, since) then
+    if kept > 0 then redis.call('SET', key, state, 'EX', kept) else redis.call('SET', key, state) end
+    redis.call('PUBLISH', key, state)
+  end
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What Celery is to show of a request."""
+
+    state: str
+    info: dict[str, Any]
+    since: str  # when its round began, "" for the first one
 
 
 class States:
@@ -41,8 +77,8 @@ class States:
         self._waiting_for = waiting_for
         self._celery_limit = celery_limit
         self._lock = threading.Lock()
-        self._newest: dict[str, tuple[str, dict[str, Any]]] = {}
-        self._written: set[str] = set()  # states just written, whose requests may have ended meanwhile
+        self._newest: dict[str, _Shown] = {}
+        self._written: set[str] = set()  # states just written without a look, whose requests may have ended meanwhile
         self.wake: Callable[[], None] = lambda: None
 
     def changed(self, change: Change) -> None:
@@ -60,7 +96,7 @@ class States:
     def put(self, held: Held) -> None:
         """Have the state of a request written soon."""
         with self._lock:
-            self._newest[held.record.id] = (self._state(held), self._info(held))
+            self._newest[held.record.id] = _Shown(self._state(held), self._info(held), self._since(held.record))
         self.wake()
 
     @staticmethod
@@ -85,10 +121,9 @@ class States:
             batch = [(key, self._newest.pop(key)) for key in list(self._newest)[:BATCH]]
         if batch:
             ended = self._ended([key for key, _ in batch])
-            batch = [(key, state) for key, state in batch if key not in ended]
+            batch = [(key, shown) for key, shown in batch if key not in ended]
         if batch:
             self._store(batch)
-            self._written.update(key for key, _ in batch)
         self._look_again()
         return 0.0 if len(batch) == BATCH else AGAIN_S if self._written else IDLE_S
 
@@ -108,19 +143,25 @@ class States:
         found = zip(request_ids, phases, strict=True)
         return {key: phase for key, phase in found if phase is None or phase.ended}
 
-    def _store(self, batch: list[tuple[str, tuple[str, dict[str, Any]]]]) -> None:
-        backend = self._app.backend
+    def _store(self, batch: list[tuple[str, _Shown]]) -> None:
+        backend: Any = self._app.backend
         if isinstance(backend, RedisBackend):
-            # As its `set` does for one, in one round trip for all; that no end is covered is seen to below.
-            with backend.client.pipeline(transaction=False) as pipe:
-                for request_id, (state, info) in batch:
-                    key, value = backend.get_key_for_task(request_id), backend.encode(_meta(request_id, state, info))
-                    pipe.set(key, value, ex=backend.expires or None)
-                    pipe.publish(key, value)
-                pipe.execute()
+            told: list[Any] = []
+            for request_id, shown in batch:
+                told += (backend.encode(_meta(request_id, shown.state, shown.info)), shown.since)
+            keys = [backend.get_key_for_task(request_id) for request_id, _ in batch]
+            backend.client.eval(_STORE, len(keys), *keys, int(backend.expires or 0), *told)
         elif getattr(backend, "persistent", True):  # rpc:// has no place for a state on the way
-            for request_id, (state, info) in batch:
-                backend.store_result(request_id, info, state)
+            for request_id, shown in batch:
+                backend.store_result(request_id, shown.info, shown.state)
+            self._written.update(request_id for request_id, _ in batch)
+
+    def _since(self, record: Record) -> str:
+        """Since when a later round runs, to the millisecond, as Celery writes the time of an end."""
+        if record.round == 1:
+            return ""
+        at = datetime.fromtimestamp((record.submitted_at - self._ledger.clock.offset) / 1000, UTC)
+        return at.astimezone(self._app.timezone).replace(tzinfo=None).isoformat(timespec="milliseconds")
 
     def _store_end_again(self, request_id: str) -> None:
         held = self._ledger.load(request_id, wanted=ALL, output=True)
