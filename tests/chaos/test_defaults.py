@@ -5,6 +5,7 @@ A request whose worker died twice around its POST has used up both, and ends LOS
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ KILLS = 200
 
 class Walk(walk.Walk):
     """LOST is an end of those whose submits were used up, and of no others."""
+
+    #: Who dies after the mark and before the POST uses a submit up as well: `may_run` does not say that it ran.
+    may_not_run = frozenset({"CANCELLED", "LOST"})
 
     def __init__(self, house: House, directory: Path, workloads: list[str], *, seed: int = 7) -> None:
         super().__init__(house, directory, workloads, seed=seed)
@@ -59,6 +63,9 @@ def test_workers_killed_anywhere_lose_nothing_under_the_default_limits(
     assert isinstance(made, Walk)
     with made.house:
         figures = made.run(KILLS, limit_s=150)
+    lost = len(made.used_up)
+    del made
+    gc.collect()  # results of Celery's that still listen do so no longer, while there is a server to tell
     assert figures.violations == []
     assert figures.kills >= KILLS * 0.5
-    assert figures.ended["LOST"] == len(made.used_up) <= figures.possible_duplicates
+    assert figures.ended["LOST"] == lost <= figures.possible_duplicates
