@@ -9,10 +9,14 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from bridge.engine.vitals import Vitals
+from bridge.errors import Unanswered
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names
 from bridge.ledger.endpoint import pause, resume
+from bridge.runpod.budget import Budget
 from bridge.runpod.gate import Gate
+from bridge.runpod.operations import Operation
 from bridge.telemetry import subscribe
 from tests.helpers import eventually
 
@@ -185,3 +189,19 @@ def test_a_success_does_not_end_a_pause_nor_a_resume_a_trouble(client: redis.Red
     gate.trouble(EP, "out_of_credit")
     resume(ledger, EP, {})
     assert gate.state(EP).reason == "out_of_credit"
+
+
+def test_after_an_unanswered_submit_none_leaves_without_a_sign_of_life(client: redis.Redis) -> None:
+    """A request has few submits: somebody asks first, one submit follows the answer, and all once it is answered."""
+    vitals = Vitals(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    assert vitals.may_call(EP, "t", submitting=True) == (None, 0.0)
+    vitals.failed(EP, EP, Operation.RUN, Unanswered("no answer within 2 s"))
+    eventually(lambda: vitals.wait_s(EP) == 0.0)
+    assert vitals.may_call(EP, "t", submitting=True)[0] == 0
+    assert vitals.may_call(EP, "t", submitting=False)[0] == 1  # reads may try
+    assert (vitals.to_be_asked(EP), vitals.to_be_asked(EP)) == (True, False)  # by one caller
+    vitals.asked(EP)
+    vitals.ok(EP)
+    assert [vitals.may_call(EP, "t", submitting=True)[0] for _ in range(2)] == [1, 0]
+    vitals.ok(EP, submitted=True)
+    assert vitals.may_call(EP, "t", submitting=True) == (None, 0.0)
