@@ -91,7 +91,7 @@ def test_the_ledger_and_who_listens_to_it(redis_url: str) -> None:
     def use() -> None:
         redis = connect(redis_url)
         ledger = Ledger(redis, Names(), Rules())
-        in_threads(8, ledger.now)
+        in_threads(8, ledger.endpoints)
         wake = Wake(ledger, lambda: None)
         wake.once()
         wake.close()
