@@ -243,8 +243,8 @@ class Finish:
 
     def _read_by_somebody(self) -> bool:
         """Whether copies are worth sending: somebody reads the queue, and it is short."""
-        now, (looked_at, _) = time.monotonic(), self._depth
-        if now - looked_at > LOOK_S:
+        now = time.monotonic()
+        if now - self._depth[0] > LOOK_S:
             self._depth = (now, self._look_at_queue())
         return self._depth[1]
 

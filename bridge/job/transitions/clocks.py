@@ -37,7 +37,5 @@ class Clocks(Submitting, Ending):
         record = held.record
         if record.phase is S:
             return self.unanswered(held, now, seen=False)
-        step = step_of(record, now)
-        if record.phase in {U, C}:
-            return check(self._draft(held, now).due(None).done("lease_ended"), "observed")
+        step = None if record.phase in {U, C} else step_of(record, now)
         return check(self._draft(held, now).due(step).done("lease_ended"), "observed")

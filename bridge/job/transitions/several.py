@@ -7,7 +7,7 @@ from typing import Any
 
 from bridge.job.change import Draft
 from bridge.job.record import Long
-from bridge.job.words import is_end
+from bridge.job.words import Step, is_end
 
 
 def jobs_of(draft: Draft) -> list[dict[str, Any]]:
@@ -28,11 +28,20 @@ def forget_job(draft: Draft, job_id: str, status: str) -> None:
 
 def alive_job(draft: Draft) -> dict[str, Any] | None:
     """One that may still complete."""
-    return next((job for job in jobs_of(draft) if not is_end(job["status"]) and job["status"] != "GONE"), None)
+    return next(filter(_alive, jobs_of(draft)), None)
 
 
 def cancel_others(draft: Draft) -> None:
     """The request has its result: every other job that may run is to be cancelled."""
     for job in jobs_of(draft):
-        if not is_end(job["status"]) and job["status"] != "GONE" and job["job_id"] != draft.record.job_id:
+        if _alive(job) and job["job_id"] != draft.record.job_id:
             draft.cancel_job(job["job_id"], job["endpoint_id"])
+
+
+def follow(draft: Draft, job: dict[str, Any]) -> Draft:
+    """This job is the one that counts from now on."""
+    return draft.set(job_id=job["job_id"], endpoint_id=job["endpoint_id"], status=job["status"]).due(Step.POLL)
+
+
+def _alive(job: dict[str, Any]) -> bool:
+    return not is_end(job["status"]) and job["status"] != "GONE"

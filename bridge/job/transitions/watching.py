@@ -12,7 +12,7 @@ from bridge.job.table import A, E, R, S, T, U, check, same
 from bridge.job.transitions.chunks import CHUNKS_AGAIN_MS, drained, lacks_chunks, with_chunks
 from bridge.job.transitions.due import look_or_cancel, next_look, passed
 from bridge.job.transitions.retrying import Retrying, begin_retry, is_echo, reopen, retry_on
-from bridge.job.transitions.several import alive_job, cancel_others, forget_job
+from bridge.job.transitions.several import alive_job, cancel_others, follow, forget_job
 from bridge.job.words import EventName, Reason, Status, Step, is_end, rank
 
 #: 404s of one job count as gone when this far apart, with a success of the endpoint between. Milliseconds.
@@ -122,8 +122,7 @@ class Watching(Retrying):
         alive = alive_job(draft)
         draft.paid(heard.execution_time, twice=alive is not None)
         if alive:  # another job of this request may still complete
-            draft.set(job_id=alive["job_id"], endpoint_id=alive["endpoint_id"], status=alive["status"])
-            draft.due(Step.POLL)
+            follow(draft, alive)
             return
         status, reason = _end_of(record.status, heard)
         if heard.error is not None:
@@ -190,10 +189,7 @@ class Watching(Retrying):
             return check(draft.due(Step.POLL, poll_ms).done("heard"), "observed")
         alive = alive_job(draft)
         if alive:
-            draft.set(job_id=alive["job_id"], endpoint_id=alive["endpoint_id"], status=alive["status"], gone_at=0).due(
-                Step.POLL
-            )
-            return check(draft.done("heard"), "gone")
+            return check(follow(draft, alive).set(gone_at=0).done("heard"), "gone")
         if record.phase is R:
             self._stand(draft)
         elif record.wish:
