@@ -44,6 +44,11 @@ class FaultProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
 
+    @classmethod
+    def before(cls, origin: str) -> Self:
+        """In front of the server at `http://127.0.0.1:port`."""
+        return cls("127.0.0.1", int(origin.rpartition(":")[2]))
+
     def restore(self) -> None:
         """Pass bytes and take connections again; what a hang held back goes on."""
         self._do(self._restore())

@@ -65,9 +65,9 @@ def test_redis_cut_refused_and_hung_loses_nothing_and_is_told(tmp_path: Path, re
 @contextmanager
 def runpod_behind_a_proxy(house: House) -> Iterator[tuple[FaultProxy, Process]]:
     """A proxy before the house's emulator, and a bridge worker that meets RunPod by way of it."""
-    there = int(house.emulator.origin.rpartition(":")[2])
-    with FaultProxy("127.0.0.1", there) as proxy:
-        behind = house.emulator.base_url.replace(str(there), str(proxy.port))
+    origin = house.emulator.origin
+    with FaultProxy.before(origin) as proxy:
+        behind = house.emulator.base_url.replace(origin, f"http://127.0.0.1:{proxy.port}")
         yield proxy, house.worker(RUNPOD_ENDPOINT_BASE_URL=behind)
 
 

@@ -63,16 +63,11 @@ def in_threads(count: int, do: Callable[[], object]) -> None:
         thread.join(20)
 
 
-def before(emulator: Emulator) -> FaultProxy:
-    """A proxy that breaks on demand."""
-    return FaultProxy("127.0.0.1", int(emulator.origin.rpartition(":")[2]))
-
-
 def test_the_calls_to_runpod() -> None:
     """Several at once, one that is refused, one that nobody answers; and the emulator's own side."""
 
     def use() -> None:
-        with Emulator(endpoints=["demo"], api_keys=["k"]) as emulator, before(emulator) as proxy:
+        with Emulator(endpoints=["demo"], api_keys=["k"]) as emulator, FaultProxy.before(emulator.origin) as proxy:
             client = RunPodClient(f"http://127.0.0.1:{proxy.port}/v2", lambda: "k")
             in_threads(8, lambda: client.run("demo", b'{"input": {}}'))
             with pytest.raises(ApiError):
