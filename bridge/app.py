@@ -14,10 +14,14 @@ from celery.exceptions import WorkerShutdown
 from celery.signals import worker_shutting_down
 from click import ClickException
 
-from bridge import celeryconfig, wiring
-from bridge.doors import hold, intake, remote, tasks
-from bridge.doors.finish_here import finish_here
-from bridge.engine.finish import QUEUE as FINISHES
+from bridge import celeryconfig
+from bridge import process as wiring
+from bridge.doors.celery import remote_control as remote
+from bridge.doors.celery import tasks
+from bridge.doors.celery import wait_for_ledger as hold
+from bridge.doors.celery.consumer import back_pressure as intake
+from bridge.doors.celery.finish.in_process import finish_here
+from bridge.engine.tell.finish import QUEUE as FINISHES
 from bridge.errors import LedgerUnavailable, SchemaTooNew, SettingsError
 from bridge.settings import load
 from bridge.telemetry import configure_logging, tell

@@ -46,7 +46,7 @@ def build(settings: Settings) -> dict[str, Any]:
         # A request's state is ours to tell; STARTED would hide IN_QUEUE and IN_PROGRESS.
         "task_track_started": False,
         # Tasks take milliseconds and call no GPU: threads are enough, and cheap.
-        "worker_consumer": "bridge.doors.consumer:BridgeConsumer",
+        "worker_consumer": "bridge.doors.celery.consumer.consumer:BridgeConsumer",
         "worker_pool": "prefork" if asks_for_prefork(sys.argv) else "threads",
         "worker_concurrency": 16,
         "worker_prefetch_multiplier": 4,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from tests.servers import HOW_TO_GET_RABBITMQ, RabbitServer, RedisServer, find_rabbitmq
+from tests.support.servers import HOW_TO_GET_RABBITMQ, RabbitServer, RedisServer, find_rabbitmq
 
 # A slow example on a busy machine is no failure; the timeout of the test is.
 hypothesis.settings.register_profile("bridge", deadline=None)

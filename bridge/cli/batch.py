@@ -23,7 +23,7 @@ import click
 from bridge.cli.codes import ExitCode
 
 if TYPE_CHECKING:
-    from bridge.wiring import Bridge
+    from bridge.process import Bridge
 
 #: Requests of one batch under way at once; the ledger would hold more, a file of results is read in order of ends.
 WINDOW = 1_000

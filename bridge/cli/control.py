@@ -12,7 +12,7 @@ from bridge.cli.house import as_json, asker, bridge, show
 from bridge.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from bridge.wiring import Bridge
+    from bridge.process import Bridge
 
 
 @click.command()

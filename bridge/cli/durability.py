@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from bridge.errors import LedgerUnavailable
 from bridge.ledger import connect, inspect_server
-from bridge.ledger.disk import fault_of
+from bridge.ledger.server.disk import fault_of
 
 if TYPE_CHECKING:
-    from bridge.ledger.connect import Server
+    from bridge.ledger.server.connect import Server
     from bridge.settings import Settings
 
 Finding = tuple[str, str, str]

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from bridge.engine.control import Asker
-    from bridge.wiring import Bridge
+    from bridge.process import Bridge
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
 def bridge() -> Bridge:
     """The ledger, control and clients of this process, as the environment sets them."""
-    from bridge import wiring  # noqa: PLC0415  (heavy)
+    from bridge import process as wiring  # noqa: PLC0415  (heavy)
     from bridge.telemetry import configure_logging  # noqa: PLC0415
 
     made = wiring.current(cast("Celery", _Later()))

@@ -13,7 +13,7 @@ from bridge.cli.house import as_json, bridge, show
 from bridge.errors import ApiError, LedgerUnavailable, OutputUnavailable
 
 if TYPE_CHECKING:
-    from bridge.wiring import Bridge
+    from bridge.process import Bridge
 
 
 @click.command()
@@ -63,7 +63,7 @@ def _ledger(house: Bridge) -> list[Finding]:
 
 def _broker(house: Bridge) -> list[Finding]:
     from bridge.cli.durability import of_broker  # noqa: PLC0415
-    from bridge.doors.topology import look_at_broker  # noqa: PLC0415
+    from bridge.doors.celery.consumer.queues import look_at_broker  # noqa: PLC0415
 
     try:
         uri, replies = look_at_broker(house.app)
@@ -106,7 +106,7 @@ def _blobs(house: Bridge) -> list[Finding]:
 @as_json
 def topology(*, declare: bool, as_json: bool) -> int:
     """The queues the bridge consumes, and whether the broker has them."""
-    from bridge.doors.topology import find_queues  # noqa: PLC0415
+    from bridge.doors.celery.consumer.queues import find_queues  # noqa: PLC0415
 
     house = bridge()
     names = [*house.app.amqp.queues]
@@ -117,7 +117,7 @@ def topology(*, declare: bool, as_json: bool) -> int:
                 if not existed.get(name):
                     queue(connection.default_channel).declare()
         if house.settings.amqp:
-            from bridge.doors import amqp  # noqa: PLC0415  (only where the broker speaks AMQP)
+            from bridge.doors.json import amqp  # noqa: PLC0415  (only where the broker speaks AMQP)
 
             existed |= amqp.look(connection)
             names += [name for name, _ in amqp.QUEUES.values()]

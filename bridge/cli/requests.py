@@ -16,7 +16,7 @@ from bridge.cli.codes import ExitCode
 from bridge.cli.house import as_json, bridge, show
 
 if TYPE_CHECKING:
-    from bridge.wiring import Bridge
+    from bridge.process import Bridge
 
 #: Seconds between looks where nothing is heard.
 LOOK_S = 0.5

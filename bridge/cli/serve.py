@@ -30,7 +30,7 @@ def worker(args: tuple[str, ...]) -> None:
 @click.command()
 def engine() -> int:
     """Run the engine alone, for workers that have BRIDGE_ENGINE=off. SIGTERM stops it in good order."""
-    from bridge import wiring  # noqa: PLC0415
+    from bridge import process as wiring  # noqa: PLC0415
     from bridge.app import app  # noqa: PLC0415
     from bridge.telemetry import configure_logging  # noqa: PLC0415
 

@@ -1,1 +1,5 @@
-"""Where messages come in: thin shells that unpack, call one function, and turn its verdict into an answer."""
+"""Where messages come in, a folder for each kind of caller: `celery`, `json`, `http`.
+
+A door unpacks, calls one function of the engine, and turns its verdict into an ack, an answer or an error.
+It takes what it uses by name; `bridge.process` builds it.
+"""

@@ -11,9 +11,9 @@ from bridge.job.words import Step
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.calls import Callers
+    from bridge.engine.callers import Callers
     from bridge.engine.commits import Commits
-    from bridge.engine.outputs import Outputs
+    from bridge.engine.watch.outputs import Outputs
     from bridge.job.change import Change
     from bridge.loop import Loop
 

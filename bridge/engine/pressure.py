@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from bridge.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
-    from bridge.ledger.load import Load
+    from bridge.ledger.endpoints.load import Load
 
 #: Seconds a measurement is believed: while all is well, and in the upper half of a mark.
 CALM_S, NEAR_S = 0.5, 0.1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bridge.ledger import Ledger
-    from bridge.ledger.outbox import Bounds
+    from bridge.ledger.streams.outbox import Bounds
 
 TURN_S = 5.0
 

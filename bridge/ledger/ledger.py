@@ -20,18 +20,18 @@ from bridge.job.document import Held
 from bridge.job.record import Long, altered, from_row
 from bridge.job.transitions import Table
 from bridge.job.words import SUBMITS, Phase, Step
-from bridge.ledger.arguments import Arguments
 from bridge.ledger.clock import SAME_CLOCK_MS, STEP_MS, LedgerClock
-from bridge.ledger.dead import DeadLetters
-from bridge.ledger.outbox import Outbox
-from bridge.ledger.runs import Runs
+from bridge.ledger.endpoints.run_times import Runs
+from bridge.ledger.records.arguments import Arguments
 from bridge.ledger.scripts import mapped, run, run_many
+from bridge.ledger.streams.dead import DeadLetters
+from bridge.ledger.streams.outbox import Outbox
 
 if TYPE_CHECKING:
     import redis
 
-    from bridge.ledger.disk import Disk
     from bridge.ledger.keys import Names
+    from bridge.ledger.server.disk import Disk
 
 #: The version of the records' form: raised by whatever the version before would not understand (`claim_schema`).
 SCHEMA = 1

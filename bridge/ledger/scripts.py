@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from bridge.ledger.disk import Disk
+    from bridge.ledger.server.disk import Disk
 
 #: Scripts that save what was paid for run in a full memory as well (HARDENING 11).
 _ALLOW_OOM = frozenset(

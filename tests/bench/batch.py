@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from bridge.embedded import EmbeddedRedis
-from tests.house import ROOT, House
+from tests.support.house import ROOT, House
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ import requests
 
 from bridge.embedded import EmbeddedRedis
 from bridge.emulator import Emulator
-from tests.helpers import eventually
-from tests.house import API_KEY, House
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, House
 
 #: Seconds between two cancels: under RunPod's limit.
 APART_S = 0.12

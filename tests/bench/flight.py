@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.road import Bench, cpu_s, peak_mib
-from tests.helpers import eventually
-from tests.house import Process, foreign_app
+from tests.support.helpers import eventually
+from tests.support.house import Process, foreign_app
 
 ENDPOINTS = tuple(f"e{n}" for n in range(40))
 FEW, PACE, REST_S = 100, 50, 20

@@ -32,8 +32,8 @@ from bridge.job.record import Record
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.runpod.operations import LIMITS, Operation
-from tests.helpers import eventually
-from tests.house import API_KEY, ROOT, Process, foreign_app
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, ROOT, Process, foreign_app
 
 FLOODED, CALM = ("a", "b"), "calm"
 CALM_EVERY_S = 0.2

@@ -22,9 +22,9 @@ import pika
 from bridge.embedded import EmbeddedRedis
 from bridge.ledger import connect
 from tests.bench.road import cpu_s, peak_mib
-from tests.helpers import eventually
-from tests.house import House
-from tests.servers import RabbitServer, find_rabbitmq
+from tests.support.helpers import eventually
+from tests.support.house import House
+from tests.support.servers import RabbitServer, find_rabbitmq
 
 
 def main() -> None:

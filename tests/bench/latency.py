@@ -24,8 +24,8 @@ import requests
 
 from bridge.embedded import EmbeddedRedis
 from bridge.emulator import Emulator
-from tests.helpers import free_port
-from tests.house import API_KEY, House
+from tests.support.helpers import free_port
+from tests.support.house import API_KEY, House
 
 #: RunPod's own limit of 10 min would end half of the ten-minute jobs.
 LONG = {"executionTimeout": 3_600_000}

@@ -7,7 +7,7 @@ No clock and no server: the same figures everywhere.
 
 from __future__ import annotations
 
-from bridge.engine.pace import Load, known
+from bridge.engine.watch.poll_times import Load, known
 from tests.unit.test_pace import ENDPOINTS, drawn, every, history, means, mixed, watched
 
 

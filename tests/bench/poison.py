@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 from bridge.embedded import EmbeddedRedis
-from tests.flood import run
-from tests.house import House
-from tests.servers import HOW_TO_GET_RABBITMQ, RabbitServer, find_rabbitmq
+from tests.support.flood import run
+from tests.support.house import House
+from tests.support.servers import HOW_TO_GET_RABBITMQ, RabbitServer, find_rabbitmq
 
 
 def main() -> None:

@@ -17,14 +17,14 @@ from pathlib import Path
 import pika
 from celery import Celery
 
-from bridge.engine.broker import Broker
-from bridge.engine.publish import Publish
+from bridge.engine.tell.amqp_publisher import Broker
+from bridge.engine.tell.publish import Publish
 from bridge.job.change import Rules
 from bridge.job.document import cloud_event
 from bridge.job.words import EventName
 from bridge.ledger import Ledger, Names, connect
-from bridge.ledger.outbox import Bounds
-from tests.servers import RabbitServer, RedisServer, find_rabbitmq
+from bridge.ledger.streams.outbox import Bounds
+from tests.support.servers import RabbitServer, RedisServer, find_rabbitmq
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ from typing import Any
 import redis
 
 from bridge.embedded import EmbeddedRedis
-from tests.helpers import eventually
-from tests.house import API_KEY, ROOT, Process, foreign_app
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, ROOT, Process, foreign_app
 
 ENDPOINTS = ("a", "b", "c")
 TICKS = os.sysconf("SC_CLK_TCK")

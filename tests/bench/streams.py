@@ -21,8 +21,8 @@ from bridge.embedded import EmbeddedRedis
 from bridge.emulator import Emulator, EndpointConfig
 from tests.bench.latency import _clock_of
 from tests.bench.road import cpu_s, peak_mib
-from tests.helpers import eventually
-from tests.house import API_KEY, House
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, House
 
 
 def main() -> None:

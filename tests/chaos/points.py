@@ -160,7 +160,7 @@ def install(points: Points) -> None:
     from redis import Redis  # noqa: PLC0415
     from redis.client import Pipeline  # noqa: PLC0415
 
-    from bridge.engine.calls import Callers  # noqa: PLC0415
+    from bridge.engine.callers import Callers  # noqa: PLC0415
     from bridge.runpod.client import RunPodClient  # noqa: PLC0415
 
     def wrap(owner: Any, name: str, described: Callable[..., tuple[str, str]]) -> None:

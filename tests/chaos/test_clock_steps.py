@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.test_takeover import told_once
-from tests.helpers import eventually
-from tests.house import House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import House
+from tests.support.servers import RedisServer
 
 HOUR_S = 3_600
 

@@ -13,10 +13,10 @@ import pytest
 
 from tests.chaos.test_servers_fail import short_house
 from tests.chaos.test_takeover import told_once
-from tests.helpers import eventually, free_port
-from tests.house import House, Process
-from tests.proxy import FaultProxy
-from tests.servers import RedisServer
+from tests.support.helpers import eventually, free_port
+from tests.support.house import House, Process
+from tests.support.proxy import FaultProxy
+from tests.support.servers import RedisServer
 
 
 def code(port: int, path: str) -> int:

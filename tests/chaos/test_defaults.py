@@ -12,7 +12,7 @@ import pytest
 
 from tests.chaos import walk
 from tests.chaos.workloads import ENDS, Sent
-from tests.house import House
+from tests.support.house import House
 
 #: What the walk sets so wide that no death uses it up.
 WIDENED = {"submits_max", "finish_turns_max"}

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from celery import chord
 
-from bridge.engine.finish import DEPTH_MAX, RESEND_MAX_S, Finish
+from bridge.engine.tell.finish import DEPTH_MAX, RESEND_MAX_S, Finish
 from tests.chaos.test_servers_fail import CLOCKS
 from tests.chaos.walk import CELERY
-from tests.helpers import eventually
-from tests.house import House, Process
-from tests.servers import RabbitServer
+from tests.support.helpers import eventually
+from tests.support.house import House, Process
+from tests.support.servers import RabbitServer
 
 #: Pauses between copies begin here.
 RESEND_S = "0.2"

@@ -17,10 +17,10 @@ from tests.chaos.test_cuts import code, runpod_behind_a_proxy
 from tests.chaos.test_servers_fail import short_house
 from tests.chaos.test_takeover import told_once
 from tests.chaos.walk import Heard
-from tests.helpers import eventually, free_port
-from tests.house import House, Process, foreign_app, hang_up
-from tests.proxy import FaultProxy
-from tests.servers import RabbitServer, RedisServer
+from tests.support.helpers import eventually, free_port
+from tests.support.house import House, Process, foreign_app, hang_up
+from tests.support.proxy import FaultProxy
+from tests.support.servers import RabbitServer, RedisServer
 
 FROZEN_S = 30.0
 #: Leases (60 s), the grace of a lost answer (30 s), and what comes after.

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bridge.embedded import EmbeddedRedis
-from tests.helpers import eventually
-from tests.house import House
+from tests.support.helpers import eventually
+from tests.support.house import House
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from bridge.emulator import Emulator
 from bridge.errors import JobLost
 from tests.chaos.test_servers_fail import CLOCKS
 from tests.chaos.test_takeover import told_once
-from tests.helpers import eventually
-from tests.house import API_KEY, House
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, House
 
 MINUTE_S = 60
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import eventually
-from tests.house import House
+from tests.support.helpers import eventually
+from tests.support.house import House
 
 #: Short clocks, so that a dead server's leases and messages come back within seconds.
 CLOCKS = {

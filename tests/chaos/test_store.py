@@ -11,8 +11,8 @@ import pytest
 
 from tests.chaos.test_servers_fail import short_house
 from tests.chaos.test_takeover import told_once
-from tests.helpers import eventually
-from tests.moto import S3Server
+from tests.support.helpers import eventually
+from tests.support.moto import S3Server
 
 
 def text_of(number: int) -> dict[str, Any]:

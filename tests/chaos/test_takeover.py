@@ -13,8 +13,8 @@ from bridge.job.change import Rules
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from tests.chaos.test_servers_fail import short_house
-from tests.helpers import eventually
-from tests.house import House, born
+from tests.support.helpers import eventually
+from tests.support.house import House, born
 
 LEASE_MS = 1_500
 

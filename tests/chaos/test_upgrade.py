@@ -19,8 +19,8 @@ import pytest
 
 from tests.chaos.test_servers_fail import CLOCKS
 from tests.chaos.test_takeover import told_once
-from tests.helpers import eventually
-from tests.house import ROOT, House, Process
+from tests.support.helpers import eventually
+from tests.support.house import ROOT, House, Process
 
 #: Has the form of records that this version must understand, and be understood by.
 OLD_COMMIT = os.environ.get("BRIDGE_OLD_COMMIT", "bb86b3cbb08e06d3b7e1a7d3ef7323b4a0831391")

@@ -31,9 +31,9 @@ from bridge.emulator import Emulator
 from bridge.emulator.config import EndpointConfig
 from tests.chaos.points import counted, made, peace
 from tests.chaos.workloads import CHUNKS, ENDS, Sent, Workloads, output_of
-from tests.helpers import eventually
-from tests.house import API_KEY, House
-from tests.servers import RabbitServer, RedisServer, find_rabbitmq
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, House
+from tests.support.servers import RabbitServer, RedisServer, find_rabbitmq
 
 #: Short clocks, so that a dead process' leases and messages come back within seconds.
 CLOCKS = {

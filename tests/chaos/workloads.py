@@ -9,7 +9,7 @@ from typing import Any
 
 from celery import chord
 
-from tests.house import House
+from tests.support.house import House
 
 #: Members of the chord.
 MEMBERS = 10

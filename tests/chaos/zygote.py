@@ -18,13 +18,13 @@ import sys
 import time
 from pathlib import Path
 
-from bridge.engine import publish
+from bridge.engine.tell import publish
 from tests.chaos.points import Points, _scripts, install
 
 _PR_SET_PDEATHSIG = 1
 #: What a worker imports by itself, sooner or later.
 _WANTED = (
-    "bridge.doors.consumer",
+    "bridge.doors.celery.consumer.consumer",
     "celery.app.control",
     "celery.apps.worker",
     "celery.backends.redis",

@@ -25,7 +25,7 @@ from bridge.job.words import is_end
 from bridge.runpod.answers import Observation
 from bridge.runpod.client import RunPodClient
 from tests.conftest import OUTSIDE
-from tests.helpers import eventually, free_port
+from tests.support.helpers import eventually, free_port
 
 HANDLER = """
 import runpod

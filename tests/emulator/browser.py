@@ -16,7 +16,7 @@ from typing import Any, Self
 import httpx
 from websockets.sync.client import ClientConnection, connect
 
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 HOW_TO_GET_ONE = f"needs a headless browser, one of: {', '.join(PROGRAMS)} (Debian: apt-get install chromium)"

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from bridge.emulator import Emulator, EndpointConfig
-from tests.helpers import eventually, free_port
+from tests.support.helpers import eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 
 def submit(call: Any) -> httpx.Response:

@@ -16,7 +16,7 @@ import pytest
 
 from bridge.emulator import Emulator, EndpointConfig
 from tests.emulator.conftest import Caller
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 HERE = Path(__file__).parent
 

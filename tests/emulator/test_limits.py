@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from bridge.emulator import Limit
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 
 def test_calls_over_the_rate_are_429_text_and_empty_until_the_window_is_over(calling: Any) -> None:

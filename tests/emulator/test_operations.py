@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 
 def test_run_answers_at_once_with_id_and_in_queue(call: Any) -> None:

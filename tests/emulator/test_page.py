@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.emulator.browser import HOW_TO_GET_ONE, Browser, find_browser
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 
 def outputs(page: dict[str, Any]) -> list[Any]:

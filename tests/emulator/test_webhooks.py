@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 
 class Receiver:

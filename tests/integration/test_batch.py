@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from bridge.cli.codes import ExitCode
-from tests.helpers import eventually
-from tests.house import ROOT, House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import ROOT, House
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from bridge.errors import LedgerUnavailable
 from bridge.runpod.budget import Budget, Grant
 from bridge.runpod.operations import LIMITS, Limit, Operation
 from bridge.runpod.shared import ledger_now
-from tests.helpers import eventually, free_port
+from tests.support.helpers import eventually, free_port
 
 EP = "ep-1"
 PREFIX = "bridge:_:"

@@ -21,8 +21,8 @@ import pytest
 from celery.exceptions import TaskRevokedError
 
 from bridge.emulator import Emulator
-from tests.helpers import eventually
-from tests.house import API_KEY, ROOT, House
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, ROOT, House
 
 Answers = dict[str, dict[str, Any]]
 LONG = {"mock_delay": 120}

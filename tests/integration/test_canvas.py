@@ -14,8 +14,8 @@ from celery.canvas import Signature
 from celery.exceptions import ChordError
 
 from bridge.errors import JobFailed
-from tests.helpers import eventually
-from tests.house import House
+from tests.support.helpers import eventually
+from tests.support.house import House
 
 
 @pytest.fixture(scope="module", params=["redis", "rabbitmq"])

@@ -14,9 +14,9 @@ import pytest
 from bridge.cli import VERBS, cli
 from bridge.cli.codes import ExitCode
 from bridge.errors import JobRejected
-from tests.helpers import eventually
-from tests.house import ROOT, House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import ROOT, House
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from bridge.emulator import Emulator
 from bridge.errors import EndpointUnknown, JobUnknown, Refused, Unauthorised
 from bridge.runpod.answers import Observation
 from bridge.runpod.client import RunPodClient
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 KEY = "test-key"
 

@@ -21,7 +21,7 @@ from certifi import where
 from bridge.errors import EndpointTrouble, Refused, Unanswered, Unauthorised, Unreachable
 from bridge.runpod import client as client_module
 from bridge.runpod.client import RunPodClient
-from tests.helpers import eventually, free_port
+from tests.support.helpers import eventually, free_port
 
 KEY = "rpa_0123456789"
 QUEUED = b'{"id":"j-1","status":"IN_QUEUE"}'

@@ -10,9 +10,9 @@ import pytest
 
 from bridge.client import AsyncClient, Client, JobFailed, JobRejected, Refused, UnknownRequest
 from bridge.ledger import connect
-from tests.helpers import eventually
-from tests.house import House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import House
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture(scope="module")

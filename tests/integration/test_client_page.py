@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import eventually
-from tests.house import ROOT, House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import ROOT, House
+from tests.support.servers import RedisServer
 
 TEXT = (ROOT / "docs" / "client.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)

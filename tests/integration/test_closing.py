@@ -14,15 +14,15 @@ from celery import Celery
 
 from bridge.client import AsyncClient, Client
 from bridge.emulator import Emulator
-from bridge.engine.broker import Broker, Parcel
+from bridge.engine.tell.amqp_publisher import Broker, Parcel
 from bridge.engine.wake import Wake
 from bridge.errors import ApiError
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names, connect
 from bridge.runpod.client import RunPodClient
-from tests.helpers import eventually
-from tests.proxy import FaultProxy
-from tests.servers import RabbitServer
+from tests.support.helpers import eventually
+from tests.support.proxy import FaultProxy
+from tests.support.servers import RabbitServer
 
 DESCRIPTORS = Path("/proc/self/fd")
 

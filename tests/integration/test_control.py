@@ -20,9 +20,9 @@ from bridge.client import Client
 from bridge.emulator import Emulator
 from bridge.errors import JobFailed, JobRejected, JobTimedOut
 from bridge.job.models import EndpointEvent
-from tests.helpers import eventually
-from tests.house import API_KEY, ROOT, House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, ROOT, House
+from tests.support.servers import RedisServer
 
 LONG = {"mock_delay": 120}
 ENDPOINTS = ("demo", "held", "full", "crowd", "quiet", "sick", "poor", "many")

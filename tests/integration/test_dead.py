@@ -18,11 +18,11 @@ from bridge.job.document import Held
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
-from bridge.ledger.dead import original_of
-from bridge.ledger.parked import parked, unpark
-from tests.helpers import eventually
-from tests.house import ROOT, House
-from tests.servers import RedisServer
+from bridge.ledger.records.parked import parked, unpark
+from bridge.ledger.streams.dead import original_of
+from tests.support.helpers import eventually
+from tests.support.house import ROOT, House
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.house import ROOT
+from tests.support.house import ROOT
 
 
 def test_the_demo_ends_as_it_should(tmp_path: Path) -> None:

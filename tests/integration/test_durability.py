@@ -11,9 +11,9 @@ import pytest
 from bridge.embedded import EmbeddedRedis
 from bridge.errors import JobLost
 from bridge.ledger import inspect_server
-from tests.helpers import eventually
-from tests.house import House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import House
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture

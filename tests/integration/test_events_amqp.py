@@ -12,8 +12,8 @@ from typing import Any
 import pika
 import pytest
 
-from tests.helpers import eventually, free_port
-from tests.house import House
+from tests.support.helpers import eventually, free_port
+from tests.support.house import House
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from bridge.job.document import Held
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Claimed, Ledger, Names, connect
-from tests.helpers import eventually
-from tests.house import House
+from tests.support.helpers import eventually
+from tests.support.house import House
 
 namespaces = (f"n{n}" for n in itertools.count())
 

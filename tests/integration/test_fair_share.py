@@ -13,13 +13,13 @@ import pytest
 from bridge.emulator import Emulator, EndpointConfig
 from bridge.emulator.config import PUBLISHED_LIMITS, Limit
 from bridge.endpoints import EndpointBook
-from bridge.engine.ask import AskHealth
-from bridge.engine.calls import Callers
+from bridge.engine.callers import Callers
 from bridge.engine.commits import BACKLOG_MAX, Commits
-from bridge.engine.paces import CARRIES, Pace
-from bridge.engine.submit import Submit
-from bridge.engine.track import share_of_polls
+from bridge.engine.submit.submit import Submit
+from bridge.engine.submit.worker_counts import AskHealth
 from bridge.engine.vitals import Vitals
+from bridge.engine.watch.pace import CARRIES, Pace
+from bridge.engine.watch.track import share_of_polls
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names, connect
 from bridge.runpod.budget import Budget
@@ -27,8 +27,8 @@ from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
 from bridge.runpod.operations import Operation
 from bridge.settings import Settings
-from tests.helpers import eventually
-from tests.house import API_KEY, House, born
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, House, born
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from celery import chain, group
 
 from bridge.errors import JobFailed
-from tests.helpers import eventually
-from tests.house import House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import House
+from tests.support.servers import RedisServer
 
 
 def received(tmp_path: Path, redis_url: str, *args: str, pool: str = "threads") -> int:

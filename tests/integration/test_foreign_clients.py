@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import eventually
-from tests.house import ROOT, House
-from tests.servers import RabbitServer, RedisServer
-from tests.services import doors_are_open
+from tests.support.helpers import eventually
+from tests.support.house import ROOT, House
+from tests.support.servers import RabbitServer, RedisServer
+from tests.support.services import doors_are_open
 
 EXAMPLES = ROOT / "docs" / "examples"
 ENDS = ["bridge.job.accepted", "bridge.job.submitted"]

@@ -13,12 +13,12 @@ from bridge.engine.vitals import Vitals
 from bridge.errors import Unanswered
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names
-from bridge.ledger.endpoint import pause, resume
+from bridge.ledger.endpoints.pause import pause, resume
 from bridge.runpod.budget import Budget
 from bridge.runpod.gate import Gate
 from bridge.runpod.operations import Operation
 from bridge.telemetry import subscribe
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 EP = "images"
 PREFIX = "bridge:_:"

@@ -13,12 +13,13 @@ from pydantic import ValidationError
 from bridge.endpoints import Endpoint
 from bridge.job.change import Change, Rules, Stray
 from bridge.job.document import Held
-from bridge.job.heard import Heard
+from bridge.job.observation import Heard
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
-from bridge.ledger import Ledger, Names, connect, gpu
-from tests.helpers import eventually
-from tests.house import House
+from bridge.ledger import Ledger, Names, connect
+from bridge.ledger.endpoints import gpu
+from tests.support.helpers import eventually
+from tests.support.house import House
 
 
 @pytest.fixture

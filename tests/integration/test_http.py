@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import JobRejected
-from tests.helpers import eventually, free_port
-from tests.house import House
+from tests.support.helpers import eventually, free_port
+from tests.support.house import House
 
 
 def ask(port: int, path: str, body: bytes | None = None) -> tuple[int, str]:

@@ -13,10 +13,10 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from bridge.emulator import Emulator
 from bridge.job.models import schemas
 from bridge.job.record import Record
-from tests.helpers import eventually
-from tests.house import API_KEY, House
-from tests.servers import RabbitServer, RedisServer
-from tests.services import AmqpService, StreamService
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, House
+from tests.support.servers import RabbitServer, RedisServer
+from tests.support.services import AmqpService, StreamService
 
 DOORS = ("amqp", "stream")
 Kind = str

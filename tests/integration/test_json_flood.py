@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.flood import run
-from tests.house import House
+from tests.support.flood import run
+from tests.support.house import House
 
 
 @pytest.mark.timeout(300)

@@ -15,13 +15,13 @@ from bridge.endpoints import EndpointBook
 from bridge.engine.accept import Accept, Origin
 from bridge.job.request import RunRequest
 from bridge.ledger import Names, connect
-from bridge.ledger.inbox import GROUP, Inbox
+from bridge.ledger.streams.inbox import GROUP, Inbox
 from bridge.settings import load
-from tests.helpers import eventually
-from tests.house import House, Process
-from tests.proxy import FaultProxy
-from tests.servers import RabbitServer, RedisServer
-from tests.services import AmqpService, StreamService, doors_are_open
+from tests.support.helpers import eventually
+from tests.support.house import House, Process
+from tests.support.proxy import FaultProxy
+from tests.support.servers import RabbitServer, RedisServer
+from tests.support.services import AmqpService, StreamService, doors_are_open
 
 
 @pytest.fixture

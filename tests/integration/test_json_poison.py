@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import redis
 
-from tests.helpers import eventually
-from tests.house import House, Process
-from tests.odd import ODD, send_odd
-from tests.servers import RabbitServer, RedisServer
-from tests.services import AmqpService, StreamService, doors_are_open
+from tests.support.helpers import eventually
+from tests.support.house import House, Process
+from tests.support.odd import ODD, send_odd
+from tests.support.servers import RabbitServer, RedisServer
+from tests.support.services import AmqpService, StreamService, doors_are_open
 
 DOORS = ("amqp", "stream")
 DEEP = b'{"id": "x", "input": ' + b'{"a":' * 1000 + b"1" + b"}" * 1001

@@ -11,11 +11,11 @@ import pytest
 
 from bridge.job.change import Rules
 from bridge.job.document import Held
-from bridge.job.heard import Heard
+from bridge.job.observation import Heard
 from bridge.job.record import Long, Record, from_row
 from bridge.job.words import Phase, Sink, Step, Wish
 from bridge.ledger import Ledger, Names, connect
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bridge.errors import JobLost
-from tests.helpers import eventually, free_port
-from tests.house import House
+from tests.support.helpers import eventually, free_port
+from tests.support.house import House
 
 #: RunPod's faults that leave a submit unanswered, with what they take.
 LOST = [("hang", {"seconds": 30.0}), ("lost_reply", {}), ("502_after", {}), ("reset", {}), ("502", {})]

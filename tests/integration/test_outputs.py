@@ -15,19 +15,19 @@ from typing import Any
 import pytest
 
 from bridge.blob import Blobs
-from bridge.engine.outputs import Outputs
+from bridge.engine.watch.outputs import Outputs
 from bridge.errors import OutputUnavailable, SettingsError
 from bridge.job.change import Rules
 from bridge.job.document import Held
-from bridge.job.heard import Heard
+from bridge.job.observation import Heard
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
-from tests.helpers import eventually
-from tests.house import ROOT, House
-from tests.moto import S3Server
-from tests.proxy import FaultProxy
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import ROOT, House
+from tests.support.moto import S3Server
+from tests.support.proxy import FaultProxy
+from tests.support.servers import RedisServer
 
 LARGE = {"text": "ü" * 20_000}
 TEXT = json.dumps(LARGE, separators=(",", ":"), ensure_ascii=False)

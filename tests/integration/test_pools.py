@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from celery import chain, chord
 
-from tests.helpers import eventually
-from tests.house import House
+from tests.support.helpers import eventually
+from tests.support.house import House
 
 #: What the worker's banner says of each pool.
 POOLS = {"threads": "thread", "prefork": "prefork", "gevent": "gevent", "solo": "solo"}

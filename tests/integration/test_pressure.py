@@ -21,9 +21,9 @@ from bridge.job.document import Held
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
-from bridge.ledger.load import measure
-from tests.helpers import eventually, free_port
-from tests.house import House
+from bridge.ledger.endpoints.load import measure
+from tests.support.helpers import eventually, free_port
+from tests.support.house import House
 
 MARKS = Marks(waiting=10, waiting_bytes=1_000, memory_ratio=0.75, outbox=3)
 

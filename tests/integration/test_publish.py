@@ -10,16 +10,16 @@ import pika
 import pytest
 from celery import Celery
 
-from bridge.engine.broker import Broker
-from bridge.engine.publish import LEASE_MS, Publish
+from bridge.engine.tell.amqp_publisher import Broker
+from bridge.engine.tell.publish import LEASE_MS, Publish
 from bridge.job.change import Rules
 from bridge.job.document import Held
 from bridge.job.record import Long, Record, dumps
 from bridge.job.words import Phase, Wish
 from bridge.ledger import Ledger, Names, connect
-from bridge.ledger.outbox import Bounds
-from tests.helpers import eventually
-from tests.proxy import FaultProxy
+from bridge.ledger.streams.outbox import Bounds
+from tests.support.helpers import eventually
+from tests.support.proxy import FaultProxy
 
 WIDE = Bounds(count=10**6, bytes=10**9, age_ms=10**9)
 

@@ -9,8 +9,8 @@ import pytest
 from celery import Celery
 from kombu import Exchange, Queue
 
-from tests.helpers import eventually
-from tests.house import House, hang_up
+from tests.support.helpers import eventually
+from tests.support.house import House, hang_up
 
 
 def producer(house: House, **conf: object) -> Celery:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from tests.helpers import eventually
-from tests.house import House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import House
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from celery.exceptions import TaskRevokedError
 
 from bridge.emulator import Emulator
 from bridge.errors import JobFailed, JobRejected, JobTimedOut
-from tests.helpers import eventually
-from tests.house import API_KEY, House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, House
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import kombu
 import pytest
 import redis
 
-from tests.helpers import eventually
-from tests.servers import RabbitServer, RedisServer
+from tests.support.helpers import eventually
+from tests.support.servers import RabbitServer, RedisServer
 
 
 def _send(url: str, body: str) -> None:

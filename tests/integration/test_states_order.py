@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from bridge.engine.states import States
+from bridge.engine.tell.celery_states import States
 from bridge.job.change import Rules
 from bridge.job.document import Held
-from bridge.job.heard import Heard
+from bridge.job.observation import Heard
 from bridge.job.record import Long, Record
 from bridge.job.words import Phase, Sink, Step
 from bridge.ledger import Ledger, Names, connect
-from tests.house import hang_up
+from tests.support.house import hang_up
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery's backend

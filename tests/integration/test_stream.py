@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import eventually
-from tests.house import House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import House
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture(scope="module")

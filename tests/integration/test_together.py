@@ -10,9 +10,9 @@ from celery import Celery, group
 
 from bridge.job.record import Long
 from bridge.ledger.ledger import ALL
-from tests.helpers import eventually
-from tests.house import House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import House
+from tests.support.servers import RedisServer
 
 
 def sent(app: Celery) -> list[str]:

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bridge.doors import transport
+from bridge.doors.celery.consumer import transport
 from bridge.ledger import connect
-from tests.helpers import eventually
-from tests.house import House, foreign_app
+from tests.support.helpers import eventually
+from tests.support.house import House, foreign_app
 
 
 def take(client: Any, count: int = 10) -> list[Any]:

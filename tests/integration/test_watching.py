@@ -16,13 +16,13 @@ import pytest
 
 from bridge.job.change import Rules
 from bridge.job.document import Held
-from bridge.job.heard import Heard
+from bridge.job.observation import Heard
 from bridge.job.record import Long, Record
 from bridge.job.words import Phase, Step
 from bridge.ledger import Ledger, Names, connect
-from tests.helpers import eventually
-from tests.house import ROOT, House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually
+from tests.support.house import ROOT, House
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.helpers import eventually, free_ports
-from tests.house import House
-from tests.servers import RedisServer
+from tests.support.helpers import eventually, free_ports
+from tests.support.house import House
+from tests.support.servers import RedisServer
 
 
 class Called(NamedTuple):

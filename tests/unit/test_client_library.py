@@ -15,7 +15,7 @@ from bridge.client.words import Event, outcome
 from bridge.job.models import JsonRequest
 
 HEAVY = ("celery", "kombu", "requests", "urllib3", "uvicorn", "starlette", "structlog", "prometheus_client", "click",
-         "pydantic_settings", "runpod", "bridge.engine", "bridge.ledger", "bridge.wiring")  # fmt: skip
+         "pydantic_settings", "runpod", "bridge.engine", "bridge.ledger", "bridge.process")  # fmt: skip
 
 PROGRAM = """
 import sys, time

@@ -11,8 +11,8 @@ from pathlib import Path
 from click import Context, Group
 
 from bridge.cli import cli
-from bridge.doors.messages import Command, take
-from bridge.doors.tasks import _CONTROL
+from bridge.doors.celery.tasks import _CONTROL
+from bridge.doors.json.parse import Command, take
 from bridge.engine.control.health import TROUBLES
 from bridge.errors import EndpointTrouble
 from bridge.job.request import RunRequest

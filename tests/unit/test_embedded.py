@@ -14,7 +14,7 @@ import redis
 
 from bridge import embedded
 from bridge.embedded import EmbeddedRedis, EmbeddedRedisError
-from tests.helpers import eventually, free_port
+from tests.support.helpers import eventually, free_port
 
 _ORPHAN = """
 import sys, time

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.proxy import FaultProxy
+from tests.support.proxy import FaultProxy
 
 
 class _Echo(socketserver.BaseRequestHandler):

@@ -16,8 +16,8 @@ from bridge.job import asyncapi
 from bridge.job.additions import breaks
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held, dead_event, endpoint_event, remembered
-from bridge.job.heard import Heard
 from bridge.job.models import INCOMING, schemas
+from bridge.job.observation import Heard
 from bridge.job.record import Long, Record, altered
 from bridge.job.request import parse_run
 from bridge.job.transitions import Table

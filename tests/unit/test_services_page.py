@@ -9,13 +9,13 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from bridge.doors import amqp
-from bridge.doors.messages import Command, Request, take
-from bridge.doors.tasks import _CONTROL
+from bridge.doors.celery.tasks import _CONTROL
+from bridge.doors.json import amqp
+from bridge.doors.json.parse import Command, Request, take
 from bridge.job.models import schemas
 from bridge.job.words import DeadReason, EventName
 from bridge.ledger import Names
-from tests.house import ROOT
+from tests.support.house import ROOT
 
 PAGE = ROOT / "docs" / "services.md"
 TEXT = PAGE.read_text()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
-from bridge.job.heard import Heard
+from bridge.job.observation import Heard
 from bridge.job.record import Long, Record
 from bridge.job.table import TABLE
 from bridge.job.transitions import Table

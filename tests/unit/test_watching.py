@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.engine.stream import after_nothing_ms, hold_ms, pause_ms
+from bridge.engine.watch.stream import after_nothing_ms, hold_ms, pause_ms
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held, document
-from bridge.job.heard import Heard
+from bridge.job.observation import Heard
 from bridge.job.record import Long, Record
 from bridge.job.transitions import Table
 from bridge.job.transitions.chunks import DRAIN_MS

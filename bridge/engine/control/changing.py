@@ -13,9 +13,9 @@ from bridge.engine.control.base import Asker
 from bridge.errors import BUSY, JobUnknown, Refused
 from bridge.job.request import check_request_id, rejected
 from bridge.job.words import Outcome, Status, Wish, is_end
-from bridge.ledger import endpoint as endpoints
-from bridge.ledger import walk
+from bridge.ledger.endpoints import pause as endpoints
 from bridge.ledger.ledger import ALL
+from bridge.ledger.records import walk
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 

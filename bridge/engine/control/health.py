@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from bridge.engine.control.base import LIVE_PHASES, Base
 from bridge.errors import ApiError, BridgeError, EndpointTrouble, JobRejected, LedgerUnavailable, Throttled
 from bridge.job.words import Phase
-from bridge.ledger import gpu
-from bridge.ledger import vitals as vital_signs
-from bridge.ledger.once import OnceForAll
+from bridge.ledger.endpoints import ages as vital_signs
+from bridge.ledger.endpoints import gpu
+from bridge.ledger.endpoints.shared_answer import OnceForAll
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bridge.job.change import Draft
-from bridge.job.heard import Heard, heard_json
+from bridge.job.observation import Heard, heard_json
 from bridge.job.record import Record
 from bridge.job.words import Step
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft
 from bridge.job.document import Held
-from bridge.job.heard import Heard
+from bridge.job.observation import Heard
 from bridge.job.record import Long
 from bridge.job.table import C, E, R, T, check, same
 from bridge.job.transitions.base import Base

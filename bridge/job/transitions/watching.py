@@ -6,7 +6,7 @@ import json
 
 from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft
 from bridge.job.document import Held, unpack_error
-from bridge.job.heard import Heard
+from bridge.job.observation import Heard
 from bridge.job.record import Long
 from bridge.job.table import A, E, R, S, T, U, check, same
 from bridge.job.transitions.chunks import CHUNKS_AGAIN_MS, drained, lacks_chunks, with_chunks

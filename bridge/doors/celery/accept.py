@@ -1,0 +1,59 @@
+"""The first half of a Celery-born request, without the price of Celery's tracer for a task that ends with Ignore.
+
+Celery answers `Ignore` by building a picklable traceback of its own tracer, twice: 1.5 ms of CPU for nothing that
+anybody sees, more than all the rest of taking a request in (docs/performance.md). So the plain case is traced here:
+the request is accepted, and the worker hears "ignored". Everything else (a refusal to raise, a fault, a hook of
+somebody's) goes through Celery's own tracer, which runs the body again; accepting twice is accepting once (I2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Task, signals
+from celery.app.task import Context
+from celery.app.trace import TraceInfo, trace_ok_t
+from celery.exceptions import Ignore
+from celery.states import IGNORED
+
+from bridge.doors.celery.listeners import heard
+
+
+class Ignored:
+    """What the worker is told instead of an ExceptionInfo: it reads `exception` alone, and acks."""
+
+    exception = Ignore()
+    traceback = ""
+    internal = True
+
+
+_IGNORED = Ignored()
+
+
+class AcceptTask(Task):  # type: ignore[misc]
+    """Base of `bridge.run`. `accept(context, args, kwargs)` raises Ignore when the ledger holds the request."""
+
+    accept: Callable[[Context, tuple[Any, ...], dict[str, Any]], None]
+    _tracer: Any = None
+
+    @property
+    def __trace__(self) -> Any:
+        """What the worker calls; None until it has built its own."""
+        return None if self._tracer is None else self._trace
+
+    @__trace__.setter
+    def __trace__(self, tracer: Any) -> None:
+        self._tracer = tracer
+
+    def _trace(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+        if heard(signals.task_prerun, signals.task_postrun):
+            return self._tracer(uuid, args, kwargs, request)
+        try:
+            context = Context(request or {}, args=args, called_directly=False, kwargs=kwargs)
+            self.accept(context, args, kwargs)
+        except Ignore:
+            return trace_ok_t(_IGNORED, TraceInfo(IGNORED, _IGNORED.exception), 0.0, None)
+        except Exception:  # noqa: BLE001  (told by Celery's own tracer, which meets it again)
+            return self._tracer(uuid, args, kwargs, request)
+        return self._tracer(uuid, args, kwargs, request)

@@ -1,0 +1,181 @@
+"""Accepts plain messages of `bridge.run` many in one round trip, without a Celery request and a pool task for each.
+
+Celery hands every message to the task's strategy, which makes a request of it and sends that through the pool: 2 ms of
+CPU before anything of ours runs (docs/performance.md). Nearly all messages need none of that, because accepting is one
+write. So where the tasks run in threads beside us, plain messages are gathered here and accepted together; each is
+acked once the ledger holds it (I1). Whatever is not plain (an ETA, an expiry, a revoked id, task events, a signal),
+and whatever is refused, goes Celery's own way; accepting twice is accepting once (I2).
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+from celery.app import trace
+from celery.app.task import Context
+from celery.concurrency.thread import TaskPool
+from celery.exceptions import Reject
+from celery.worker import state
+from celery.worker.strategy import default, logger
+
+from bridge.doors.celery.listeners import heard, task_events_wanted
+from bridge.doors.celery.redact import shown
+from bridge.doors.celery.wait_for_ledger import hold
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.engine.accept import Prepared, Verdict
+    from bridge.process import Bridge
+
+#: Where Celery finds `strategy`.
+STRATEGY = "bridge.doors.celery.accept_many:strategy"
+#: Messages in one round trip; the broker hands out no more than the worker's prefetch count anyway.
+BATCH = 64
+#: What Celery tells around a task; while somebody listens, it does.
+_SIGNALS = (signals.task_received, signals.task_prerun, signals.task_postrun)
+
+#: Makes a record of a message's context, args and kwargs. Raises JobRejected.
+Prepare = Callable[[Context, tuple[Any, ...], dict[str, Any]], "Prepared"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A message, and what Celery gave with it."""
+
+    message: Any
+    ack: Callable[..., None]
+    reject: Callable[..., None]
+    alone: Callable[[], None]
+    hostname: str
+    errors: tuple[type[Exception], ...]
+
+
+class Together:
+    """One per app; its thread starts with the first message."""
+
+    def __init__(self, bridge: Callable[[], Bridge], prepare: Prepare) -> None:
+        """`prepare` writes nothing."""
+        self._bridge = bridge
+        self._prepare = prepare
+        self._queue: queue.SimpleQueue[_Taken] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def put(self, taken: _Taken) -> None:
+        """Have a message accepted soon."""
+        self._queue.put(taken)
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="bridge-accept", daemon=True)
+                    self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            batch = [self._queue.get()]
+            while len(batch) < BATCH and not self._queue.empty():
+                batch.append(self._queue.get())
+            try:
+                self._accept(batch)
+            except Reject:  # told to stop while the ledger is away
+                for taken in batch:
+                    taken.reject(logger, taken.errors, True)
+            except Exception as error:  # noqa: BLE001  (one of them must not stop the others: each alone, told by Celery)
+                tell("call.failed", call="accept", error=f"{type(error).__name__}: {error}")
+                for taken in batch:
+                    taken.alone()
+
+    def _accept(self, batch: list[_Taken]) -> None:
+        ready: list[tuple[_Taken, Prepared]] = []
+        for taken in batch:
+            try:
+                ready.append((taken, self._read(taken)))
+            except Exception:  # noqa: BLE001  (refused, or unreadable: Celery's own way tells it)
+                taken.alone()
+        bridge = self._bridge()
+        verdicts: list[Verdict] = hold(lambda: bridge.accept.many([prepared for _, prepared in ready]))
+        bridge.accepted(*verdicts)
+        for (taken, _), verdict in zip(ready, verdicts, strict=True):
+            if verdict.kind == "conflict":
+                taken.alone()
+            else:
+                taken.ack(logger, taken.errors)
+
+    def _read(self, taken: _Taken) -> Prepared:
+        args, kwargs, embed = taken.message.payload
+        context = context_of(taken.message, taken.hostname, args, kwargs, embed)
+        if logger.isEnabledFor(logging.INFO):
+            told = {
+                "id": context.id,
+                "name": context.shadow or context.task,
+                "args": "(...)" if args else "()",
+                "kwargs": shown(kwargs),
+                "eta": None,
+            }
+            logger.info(trace.LOG_RECEIVED, told, extra={"data": told})
+        return self._prepare(context, args, kwargs)
+
+
+def context_of(message: Any, hostname: str, args: Any, kwargs: Any, embed: Mapping[str, Any] | None) -> Context:
+    """What a task would see as `self.request`, from its message (`celery.worker.request.Request`)."""
+    properties, delivery_info = message.properties or {}, message.delivery_info or {}
+    return Context(
+        {
+            **message.headers,
+            "properties": properties,
+            "reply_to": properties.get("reply_to"),
+            "correlation_id": properties.get("correlation_id"),
+            "hostname": hostname,
+            "delivery_info": {
+                "exchange": delivery_info.get("exchange"),
+                "routing_key": delivery_info.get("routing_key"),
+                "priority": properties.get("priority"),
+                "redelivered": delivery_info.get("redelivered", False),
+            },
+            "is_eager": False,
+            **(embed or {}),
+        },
+        args=args,
+        kwargs=kwargs,
+        called_directly=False,
+    )
+
+
+def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..., None]:
+    """Celery's entry for each message of the task."""
+    celerys: Callable[..., None] = default(task, app, consumer)
+    hub = consumer.hub
+    if hub is None or not isinstance(consumer.pool, TaskPool):
+        return celerys
+    together: Together = task.together
+    hostname, errors = consumer.hostname, consumer.connection_errors
+
+    def plain(message: Any) -> bool:
+        headers = message.headers
+        return not (
+            headers.get("eta")
+            or headers.get("expires")
+            or headers.get("stamped_headers")
+            or headers["id"] in state.revoked
+            or (task.send_events and task_events_wanted(consumer.event_dispatcher))
+            or consumer.task_buckets[task.name]
+            or heard(*_SIGNALS)
+        )
+
+    def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
+        if body is not None or callbacks or not plain(message):
+            celerys(message, body, ack, reject, callbacks)
+            return
+
+        def alone() -> None:
+            hub.call_soon(celerys, message, body, ack, reject, callbacks)
+
+        together.put(_Taken(message, ack, reject, alone, hostname, errors))
+
+    return handle

@@ -1,0 +1,240 @@
+"""The second half of a Celery-born request: `bridge.finish`, run by Celery's tracer under the original task id.
+
+The order that makes a copy harmless (HARDENING 8): a turn is taken in the ledger; the tracer publishes link and chain;
+`continued` is recorded; the result is stored; `delivered` is recorded. A copy that comes in between either finds
+somebody else's turn, or `continued` and only stores.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from celery import Task, states
+from celery.canvas import Signature
+from celery.exceptions import Ignore
+
+from bridge.doors.celery.canvas import continues, followers, put_back
+from bridge.doors.celery.wait_for_ledger import hold
+from bridge.engine.control import Asker
+from bridge.engine.tell.finish import CeleryEnd, celery_end, undeliverable
+from bridge.errors import JobError
+from bridge.job.document import document
+from bridge.job.record import Long
+from bridge.job.words import DeadReason, Sink
+from bridge.ledger.ledger import COMMON
+from bridge.telemetry import tell
+from bridge.timing import backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery.app.task import Context
+
+    from bridge.job.document import Held
+    from bridge.process import Bridge
+
+_WANTED = (*COMMON, Long.CANVAS, Long.LAST_FAULT)
+
+
+class Turn:
+    """The right to tell one end, for as long as its lease lasts."""
+
+    def __init__(self, bridge: Bridge, held: Held, token: str, end: CeleryEnd) -> None:
+        """Kept on the finish's context, where the backend finds it."""
+        self.bridge = bridge
+        self.held = held
+        self.token = token
+        self.end = end
+        self.given_back = False
+
+    @property
+    def continued(self) -> bool:
+        """Whether what follows has been published before."""
+        return self.held.record.continued >= self.held.record.round
+
+    def mark_continued(self) -> None:
+        """What follows is published; where nothing follows, `delivered` says so as well."""
+        if not continues(self.held.json(Long.CANVAS) or {}):
+            return
+        table = self.bridge.ledger.table
+        change = hold(
+            lambda: self.bridge.ledger.change(self.held, lambda held, now: table.continued(held, now, self.token))
+        )
+        self.held = change.after
+
+    def delivered(self) -> None:
+        """The stored state is the ledger's end."""
+        table, round_ = self.bridge.ledger.table, self.held.record.round
+        change = hold(
+            lambda: self.bridge.ledger.change(
+                self.held, lambda held, now: table.delivered(held, now, Sink.CELERY, round_=round_)
+            )
+        )
+        self.bridge.noticed(change)
+        tell(
+            "finish.delivered", request_id=self.held.record.id, endpoint=self.held.record.endpoint, state=self.end.state
+        )
+
+    def abort_chord(self) -> None:
+        """BRIDGE_CHORD_ABORT: a chord whose body can not run any more needs none of its header's other jobs."""
+        canvas, wished = self.held.json(Long.CANVAS) or {}, self.held.json(Long.WISHED) or {}
+        group = canvas.get("group")
+        if not self.bridge.settings.bridge_chord_abort or not canvas.get("chord") or not group:
+            return
+        if wished.get("by") != "chord" and self.held.record.round == 1:
+            hold(lambda: self.bridge.control.cancel_all(Asker(by="chord", door="celery"), group=group))
+
+    def give_back(self, fault: str) -> None:
+        """The end could not be stored: another turn, later."""
+        if self.given_back:
+            return
+        self.given_back = True
+        table, record = self.bridge.ledger.table, self.held.record
+        delay_ms = int(backoff(record.turns, 1.0, 300.0) * 1000)
+        hold(
+            lambda: self.bridge.ledger.change(
+                self.held, lambda held, now: table.give_back_turn(held, now, self.token, fault, delay_ms=delay_ms)
+            )
+        )
+        tell("finish.failed", request_id=record.id, endpoint=record.endpoint, error=fault, turns=record.turns)
+
+
+def begin(bridge: Bridge, context: Context, round_: int, nonce: str) -> Turn:
+    """Take the turn, or raise Ignore: a copy, a forgery, or an end that has been told."""
+    token = secrets.token_hex(8)
+    held = hold(lambda: bridge.ledger.load(context.id, wanted=_WANTED, output=True))
+    if held is None:
+        tell("finish.ignored", request_id=context.id, why="unknown")
+        raise Ignore
+    claim_s = chord_claim_s(bridge.app.backend) if (held.json(Long.CANVAS) or {}).get("chord") else 0.0
+    turn_ms = int(max(bridge.settings.bridge_finish_turn_s, claim_s) * 1000)
+    table = bridge.ledger.table
+    change = hold(
+        lambda: bridge.ledger.change(
+            held,
+            lambda fresh, now: table.finish_begin(fresh, now, round_=round_, nonce=nonce, turn=token, turn_ms=turn_ms),
+        )
+    )
+    if change.verdict != "turn":
+        tell("finish.ignored", request_id=context.id, why=change.verdict)
+        raise Ignore
+    mine = change.after
+    offset = bridge.ledger.clock.offset
+    end = celery_end(mine, limit=bridge.settings.celery_limit, clock_offset=offset)
+    if mine.record.turns > bridge.settings.bridge_finish_turns_max:
+        end = CeleryEnd(states.FAILURE, undeliverable(mine, offset))
+        bridge.ledger.dead_letter(
+            DeadReason.UNDELIVERABLE,
+            door="finish",
+            source="bridge.finish",
+            request_id=mine.record.id,
+            body=json.dumps(document(mine, inline_limit=bridge.settings.bridge_inline_limit, clock_offset=offset)),
+            detail=mine.long.get(Long.LAST_FAULT, ""),
+        )
+    return Turn(bridge, mine, token, end)
+
+
+def chord_claim_s(backend: Any) -> float:
+    """How long a process that died while it sent a chord's body keeps others from sending it; 0 for never.
+
+    Celery 5.7's Redis backend leaves a claim behind. A turn must outlast it: the next finish would find the claim,
+    send nothing, and count as delivered, and the chord would hang for ever.
+    """
+    estimate = getattr(backend, "_chord_publish_claim_expires", None)
+    if estimate is None:
+        return 0.0
+    join_s = backend.app.conf.result_chord_join_timeout or 5.0
+    return float(estimate(max(5, int(join_s * 2)), Signature("body", app=backend.app))) + 1.0
+
+
+class LedgerBackend:
+    """Celery's result backend with the ledger's word between publishing what follows and storing the result."""
+
+    def __init__(self, backend: Any) -> None:
+        """Everything else is the backend's own."""
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def mark_as_done(self, task_id: str, result: Any, request: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Called by the tracer after link and chain are out."""
+        turn = _turn_of(request)
+        if turn is not None:
+            turn.mark_continued()
+        self._backend.mark_as_done(task_id, result, request, *args, **kwargs)
+
+    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, request: Any = None, **kwargs: Any) -> None:
+        """Only the ledger's own end is stored: a fault of publishing or storing is no end of the request."""
+        turn = _turn_of(request)
+        if turn is not None and exc is not turn.end.result and not isinstance(exc, JobError):
+            turn.give_back(f"{type(exc).__name__}: {exc}")
+            return
+        del args  # the traceback of our own raise says nothing about the job
+        self._backend.mark_as_failure(task_id, exc, None, request=request, **kwargs)
+        if turn is not None:
+            turn.mark_continued()
+
+
+def _turn_of(request: Any) -> Turn | None:
+    return getattr(request, "bridge_turn", None) if request is not None else None
+
+
+class FinishTask(Task):  # type: ignore[misc]
+    """Base of `bridge.finish`: its backend asks the ledger, and `delivered` is its last word."""
+
+    _ledger_backend: LedgerBackend | None = None
+
+    @property
+    def backend(self) -> Any:
+        """The app's backend, with the ledger's word in it."""
+        inner = self._get_app().backend
+        if self._ledger_backend is None or self._ledger_backend._backend is not inner:  # noqa: SLF001
+            self._ledger_backend = LedgerBackend(inner)
+        return self._ledger_backend
+
+    def after_return(self, status: str, _retval: Any, _task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
+        """Runs after callbacks and store: `delivered` only if what was stored is the ledger's end."""
+        turn = _turn_of(self.request)
+        if turn is not None and not turn.given_back and status == turn.end.state:
+            turn.delivered()
+            if status == states.FAILURE:
+                turn.abort_chord()
+
+
+def finish(task: FinishTask, round_: int, nonce: str, bridge: Callable[[], Bridge], *, cancel_is_failure: bool) -> Any:
+    """The body of `bridge.finish`: returns the output, raises the failure, or marks the request revoked."""
+    context = task.request
+    turn = begin(bridge(), context, round_, nonce)
+    context.bridge_turn = turn
+    put_back(context, turn.held.json(Long.CANVAS) or {}, continued=turn.continued)
+    if turn.held.record.round > 1:
+        # Later rounds replace the stored result; link, chain and chord have heard the first.
+        context.update(callbacks=None, errbacks=None, chain=None, chord=None)
+    if turn.end.state == states.REVOKED:
+        _revoke(task, context, turn, cancel_is_failure=cancel_is_failure)
+    if turn.end.state == states.FAILURE:
+        raise turn.end.result
+    return turn.end.result
+
+
+def _revoke(task: FinishTask, context: Context, turn: Turn, *, cancel_is_failure: bool) -> None:
+    """A cancelled request: REVOKED as Celery's own revoke stores it; the chord it is in fails instead of hanging."""
+    inner = task.backend._backend  # noqa: SLF001
+    ignored = (turn.held.json(Long.CANVAS) or {}).get("options", {}).get("ignore_result")
+    try:
+        inner.mark_as_revoked(context.id, turn.end.result.args[0], request=context, store_result=not ignored)
+        for follower in followers(context.chain):  # as Celery does for a failure, so that nobody waits for ever
+            store = not ignored and follower.id is not None
+            inner.mark_as_revoked(follower.id, turn.end.result.args[0], request=follower, store_result=store)
+        if cancel_is_failure and context.errbacks:
+            inner._call_task_errbacks(context, turn.end.result, None)  # noqa: SLF001
+    except Exception as error:
+        turn.give_back(f"{type(error).__name__}: {error}")
+        raise Ignore from error
+    turn.mark_continued()
+    turn.delivered()
+    turn.abort_chord()
+    raise Ignore

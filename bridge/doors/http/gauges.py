@@ -1,0 +1,71 @@
+"""Ledger-wide gauges, read when somebody scrapes: the same in every process, so `max by`, never `sum`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from bridge.errors import BridgeError
+from bridge.job.words import Phase, Step
+from bridge.ledger import inspect_server
+from bridge.ledger.endpoints import gpu
+
+if TYPE_CHECKING:
+    from bridge.process import Bridge
+
+Gauge = tuple[str, str, Mapping[str, str], float]
+_LIVE = [phase for phase in Phase if phase is not Phase.CLOSED]
+
+
+def read(bridge: Bridge) -> Iterator[Gauge]:
+    """(name, help, labels, value); nothing at all while the ledger is away."""
+    try:
+        yield from _read(bridge)
+    except BridgeError:
+        return
+
+
+def _read(bridge: Bridge) -> Iterator[Gauge]:
+    ledger = bridge.ledger
+    for endpoint in filter(bridge.control.in_use, ledger.endpoints()):
+        counts = ledger.counts(endpoint)
+        for phase in _LIVE:
+            labels = {"endpoint": endpoint, "phase": phase.value}
+            yield "bridge_requests", "Requests by phase.", labels, counts.get(phase.value, 0)
+        spent = gpu.read(ledger, endpoint)
+        yield "bridge_gpu_seconds_today", "executionTime of today (UTC).", {"endpoint": endpoint}, spent.ms / 1000
+        twice = counts.get("paid_twice_ms", 0) / 1000
+        yield "bridge_gpu_paid_twice_seconds", "GPU time paid twice; should be 0.", {"endpoint": endpoint}, twice
+        verdict = bridge.control.verdict(endpoint)
+        yield "bridge_endpoint_verdict", "1 for the verdict that holds.", {"endpoint": endpoint, "verdict": verdict}, 1
+    lags = ledger.lags()
+    yield "bridge_oldest_seconds", "Age of the oldest request that waits to be submitted.", {}, lags["oldest"]
+    yield "bridge_due_lag_seconds", "How late the latest due poll is.", {}, lags[Step.POLL.value]
+    yield "bridge_finish_lag_seconds", "How late the latest due finish is.", {}, lags[Step.FINISH.value]
+    yield "bridge_outbox_lag_seconds", "How far the AMQP relay is behind.", {}, lags["outbox"]
+    yield (
+        "bridge_result_expiry_seconds",
+        "Least time until RunPod forgets a result that may be there.",
+        {},
+        lags["expiry"],
+    )
+    yield (
+        "bridge_ledger_memory_ratio",
+        "Used part of the ledger's maxmemory.",
+        {},
+        inspect_server(bridge.client).memory_ratio,
+    )
+    yield (
+        "bridge_ledger_rollbacks",
+        "How often the ledger came back without its latest writes.",
+        {},
+        ledger.rolled_back(),
+    )
+    yield "bridge_engines", "Engines alive.", {}, ledger.engines()
+    closed = bridge.pressure.closed()
+    yield (
+        "bridge_intake_closed",
+        "1 while nothing more is taken off the queue, and why.",
+        {"reason": closed or ""},
+        bool(closed),
+    )

@@ -1,0 +1,247 @@
+"""The AMQP door: plain JSON on `bridge.requests` and `bridge.commands`, read by a connection and a loop of its own.
+
+Not by Celery's consumer: no byte that a stranger sends may stop a Celery worker. Queues and exchange are used as they
+are found, and declared where they are not; a message is acked when the ledger or the dead letters hold it. Answers
+leave on a second connection, because a broker that is short of memory stops reading from those that publish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kombu import Connection
+from kombu.exceptions import OperationalError
+
+from bridge.doors.json.amqp_frames import reading_frames
+from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Door, undeliverable
+from bridge.doors.json.handler import Answer, Delivery, Desk, Item
+from bridge.job.document import CONTENT_TYPE
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.process import Bridge
+
+EXCHANGE = "bridge.jobs"
+#: Queue and key of each kind of message.
+QUEUES = {"requests": ("bridge.requests", "job.submit.#"), "commands": ("bridge.commands", "job.command.#")}
+HEARTBEAT_S, CONNECT_S, CONFIRM_S = 30, 5.0, 30.0
+#: Not 0: py-amqp turns without a pause on a socket that does not wait, until the rest of a frame is there.
+AT_ONCE_S = 0.001
+_PROPERTIES = (
+    "content_type", "content_encoding", "message_id", "correlation_id", "reply_to", "type", "app_id", "user_id",
+    "expiration",
+)  # fmt: skip
+
+
+class AmqpDoor(Door):
+    """One queue."""
+
+    def __init__(self, bridge: Bridge, desk: Desk) -> None:
+        super().__init__(bridge, desk)
+        self._queue, self._key = QUEUES[desk.kind]
+        self._url = bridge.settings.celery_broker_url
+        self._quorum = bridge.settings.bridge_queue_type == "quorum"
+        self._connection: Any = None
+        self._channel: Any = None
+        self._buffer: list[Any] = []
+        self._answers: Any = None
+        self._answering: Any = None
+        self._returned: list[str] = []
+
+    # Taking
+
+    def _receive(self, wait_s: float) -> Sequence[Delivery]:
+        self._connected()
+        if not self._buffer:
+            self._drain(wait_s)
+        size = _bytes_of(self._buffer)
+        while self._buffer and len(self._buffer) < BATCH and size < BATCH_BYTES and self._drain(AT_ONCE_S):
+            size += len(self._buffer[-1].body)
+        messages, self._buffer = self._buffer, []
+        self._connection.heartbeat_check()
+        return [_delivery(message) for message in messages]
+
+    def _drain(self, wait_s: float) -> bool:
+        """Read one more message; whether there was one."""
+        before = len(self._buffer)
+        try:
+            self._connection.drain_events(timeout=wait_s)
+        except (TimeoutError, BlockingIOError):
+            return False
+        return len(self._buffer) > before
+
+    def _pulse(self) -> None:
+        """Hold what has come, and keep both sides from believing the other dead."""
+        if self._connection is not None:
+            if _bytes_of(self._buffer) < BATCH_BYTES:
+                self._drain(AT_ONCE_S)
+            self._connection.heartbeat_check()
+
+    def _pause(self) -> None:
+        """Whatever was handed out and is not held goes back to its place in the queue."""
+        if self._channel is not None:
+            channel, self._channel, self._buffer = self._channel, None, []
+            channel.close()
+        if self._connection is not None:
+            self._drain(AT_ONCE_S)
+            self._connection.heartbeat_check()
+
+    def _connected(self) -> None:
+        if self._connection is None:
+            connection = Connection(
+                self._url,
+                heartbeat=HEARTBEAT_S,
+                connect_timeout=CONNECT_S,
+                transport_options={"frame_handler": reading_frames},
+            )
+            connection.ensure_connection(max_retries=1, timeout=CONNECT_S)
+            self._connection = connection
+        if self._channel is None:
+            declare(self._connection, self._desk.kind, quorum=self._quorum)
+            channel = self._connection.channel()
+            channel.auto_decode = False  # bytes, whatever a content encoding claims
+            channel.basic_qos(0, 2 * BATCH, False)
+            channel.basic_consume(self._queue, callback=self._buffer_one)
+            self._channel = channel
+
+    def _buffer_one(self, message: Any) -> None:
+        self._buffer.append(message)
+
+    # Letting go
+
+    def _release(self, items: Sequence[Item]) -> None:
+        """A batch of requests is acked whole; commands end in any order."""
+        if self._desk.kind == "requests":
+            self._channel.basic_ack(items[-1].tag, multiple=True)
+        else:
+            for item in items:
+                self._channel.basic_ack(item.tag)
+        made = [(item.taken.digest, item.made_id) for item in items if item.made_id]
+        if made:
+            self._channel.basic_qos(0, 2 * BATCH, False)  # answered behind the acks: those messages come no more
+            self._bridge.ledger.forget_made_ids(made)
+
+    # Answering
+
+    def _answer(self, answers: Sequence[Answer]) -> None:
+        """One by one, each confirmed; a queue that is not there is noticed."""
+        from amqp import Message  # noqa: PLC0415  (only where the broker speaks AMQP)
+
+        channel = self._answering_channel()
+        for answer in answers:
+            self._returned.clear()
+            try:
+                channel.basic_publish(
+                    Message(
+                        answer.body,
+                        content_type=CONTENT_TYPE,
+                        content_encoding="utf-8",
+                        delivery_mode=2,
+                        correlation_id=answer.correlation_id,
+                    ),
+                    exchange="",
+                    routing_key=answer.to,
+                    mandatory=True,
+                    confirm_timeout=CONFIRM_S,
+                )
+            except self._broken() as error:
+                self._hang_up()
+                tell("broker.unavailable", error=f"{type(error).__name__}: {error}", door=self._desk.source)
+                raise
+            if self._returned:
+                undeliverable(self._desk, self._bridge, answer, self._returned[0])
+
+    def _answering_channel(self) -> Any:
+        if self._answering is None:
+            self._answers = Connection(
+                self._url, connect_timeout=CONNECT_S, transport_options={"confirm_publish": True}
+            )
+            self._answers.ensure_connection(max_retries=1, timeout=CONNECT_S)
+            self._answering = self._answers.channel()
+            self._answering.events["basic_return"].add(self._on_return)
+        return self._answering
+
+    def _on_return(self, fault: Exception, _exchange: str, _routing_key: str, _message: Any) -> None:
+        self._returned.append(str(fault))
+
+    # Breaking
+
+    def _broken(self) -> tuple[type[Exception], ...]:
+        known = self._connection or self._answers
+        more = (*known.connection_errors, *known.channel_errors) if known is not None else ()
+        return (OperationalError, OSError, *more)
+
+    def _hurt(self, error: Exception) -> bool:
+        if not isinstance(error, self._broken()):
+            return False
+        self._disconnect()
+        return True
+
+    def _disconnect(self) -> None:
+        connection, self._connection, self._channel, self._buffer = self._connection, None, None, []
+        _let_go(connection)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        connection, self._answers, self._answering = self._answers, None, None
+        _let_go(connection)
+
+    def close(self) -> None:
+        """What is not acked goes back to the queue."""
+        self._disconnect()
+
+
+def look(connection: Any) -> dict[str, bool]:
+    """Which of the queues exist; nothing is changed."""
+    return {
+        name: _exists(connection, lambda channel, name=name: channel.queue_declare(name, passive=True))
+        for name, _ in QUEUES.values()
+    }
+
+
+def declare(connection: Any, kind: str, *, quorum: bool = False) -> None:
+    """Exchange, queue and binding of one kind; those that exist are used as they are, whatever their arguments."""
+    queue, key = QUEUES[kind]
+    arguments = {"x-queue-type": "quorum"} if quorum else None
+    if not _exists(connection, lambda channel: channel.exchange_declare(EXCHANGE, "topic", passive=True)):
+        with connection.channel() as channel:
+            channel.exchange_declare(EXCHANGE, "topic", durable=True, auto_delete=False)
+    found = _exists(connection, lambda channel: channel.queue_declare(queue, passive=True))
+    tell("topology.found" if found else "topology.missing", queue=queue)
+    with connection.channel() as channel:
+        if not found:
+            channel.queue_declare(queue, durable=True, auto_delete=False, arguments=arguments)
+        channel.queue_bind(queue, EXCHANGE, key)
+
+
+def _exists(connection: Any, ask: Any) -> bool:
+    channel = connection.channel()
+    try:
+        ask(channel)
+    except connection.channel_errors:
+        return False
+    channel.close()
+    return True
+
+
+def _delivery(message: Any) -> Delivery:
+    body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
+    said = message.properties
+    properties = {name: said[name] for name in _PROPERTIES if said.get(name) is not None}
+    properties["routing_key"] = message.delivery_info.get("routing_key", "")
+    headers = said.get("application_headers") or {}
+    again = bool(message.delivery_info.get("redelivered"))
+    return Delivery(message.delivery_tag, body, headers if isinstance(headers, dict) else {}, properties, again=again)
+
+
+def _bytes_of(messages: Sequence[Any]) -> int:
+    return sum(len(message.body) for message in messages)
+
+
+def _let_go(connection: Any) -> None:
+    """It may be broken: then there is nothing to give back."""
+    if connection is not None:
+        with contextlib.suppress(OSError, OperationalError, *connection.connection_errors):
+            connection.release()

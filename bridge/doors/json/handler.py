@@ -1,0 +1,318 @@
+"""Does what services ask, whichever door it came by: read, hold, answer. The doors themselves only carry.
+
+A batch goes through here until every one of its messages is held, by the ledger or as a dead letter; only then may
+its door ack (I1, I12). All of it may be done again: what was done before is found done.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bridge.doors.celery.tasks import _CONTROL
+from bridge.doors.json.parse import Command, Kind, Refused, Request, Taken, take
+from bridge.engine.accept import Origin, Prepared
+from bridge.engine.accept_again import answer_again
+from bridge.engine.control import Asker
+from bridge.errors import BUSY, ApiError, BridgeError, JobError, JobRejected, LedgerUnavailable, Throttled
+from bridge.job.document import Held, cloud_event, command_event, document, stamp
+from bridge.job.record import Long, Record, dumps
+from bridge.job.words import EventName, Phase, Reason, Status
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.process import Bridge
+
+#: Calls to RunPod for commands at a time in one process, and how many more may wait for one of them.
+CALLERS, CALLERS_WAITING = 4, 28
+#: Commands that call RunPod, and those that never do. The others do without an `id`: they ask about a bare job, or walk
+#: over many requests.
+_CALLING, _QUICK = frozenset({"health", "purge"}), frozenset({"pause", "resume"})
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message as its door got it. `tag` is the door's own name for it."""
+
+    tag: Any
+    body: bytes
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    made_id: str | None = None  # the id of a request that names none, where the door can tell the same one again
+    again: bool = False  # it has been delivered before
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A document for one reply_to."""
+
+    to: str
+    body: str
+    correlation_id: str | None = None
+
+
+@dataclass(slots=True)
+class Item:
+    """One message on its way through."""
+
+    delivery: Delivery
+    taken: Taken
+    prepared: Prepared | None = None
+    made_id: str | None = None  # remembered by the ledger until the message is gone
+    held: bool = False
+    answers: list[Answer] = field(default_factory=list)
+    call: Future[list[Answer]] | None = None  # a command that calls RunPod
+
+    @property
+    def tag(self) -> Any:
+        """The door's name for the message."""
+        return self.delivery.tag
+
+    @property
+    def done(self) -> bool:
+        """Whether it may be acked once its answers are out."""
+        return self.held and (self.call is None or self.call.done())
+
+
+class Callers:
+    """A small pool for commands that call RunPod, so that none of them keeps a cancel waiting (HARDENING 12)."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(CALLERS, thread_name_prefix="bridge-command")
+        self._open: set[Future[Any]] = set()
+
+    def submit(self, call: Callable[[], list[Answer]]) -> Future[list[Answer]] | None:
+        """None when too many wait already."""
+        self._open = {future for future in self._open if not future.done()}
+        if len(self._open) >= CALLERS + CALLERS_WAITING:
+            return None
+        future = self._pool.submit(call)
+        self._open.add(future)
+        return future
+
+    def close(self) -> None:
+        """Calls under way end; nobody waits for them: their messages come again elsewhere."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Desk:
+    """One door's (`amqp` or `stream`), for messages of one kind."""
+
+    def __init__(self, bridge: Bridge, door: str, source: str, kind: Kind, callers: Callers) -> None:
+        """`source` is the queue or stream; replies go by the same broker."""
+        self._bridge = bridge
+        self.door = door
+        self.via = "amqp" if door == "amqp" else "redis"
+        self.source = source
+        self.kind: Kind = kind
+        self._callers = callers
+
+    def take(self, deliveries: Sequence[Delivery]) -> list[Item]:
+        """Read them; nothing is written."""
+        return [
+            Item(found, take(found.body, found.headers, self.door, found.properties, self.kind, self.source))
+            for found in deliveries
+        ]
+
+    def hold(self, items: Sequence[Item]) -> None:
+        """Hold every one of them. Raises LedgerUnavailable: call it again with the same."""
+        if self.kind == "requests":
+            self._accept([item for item in items if not item.held])
+        for item in items:
+            if item.held:
+                continue
+            if isinstance(item.taken, Command):
+                self._command(item, item.taken)
+            elif isinstance(item.taken, Refused):
+                self._refuse(item, item.taken)
+
+    # Requests
+
+    def _accept(self, items: Sequence[Item]) -> None:
+        self._make_ids([item for item in items if isinstance(item.taken, Request) and item.taken.id is None])
+        for item in items:
+            if isinstance(item.taken, Request) and item.prepared is None:
+                self._prepare(item, item.taken)
+        ready = [item for item in items if item.prepared is not None]
+        try:
+            self._accept_together(ready)
+        except LedgerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  (I12: one of them must not stop the others)
+            if len(ready) == 1:
+                tell("record.failed", request_id=_id_of(ready[0]), error=f"{type(error).__name__}: {error}")
+                ready[0].prepared = None
+                ready[0].taken = _refused(
+                    ready[0].taken, "malformed", "body", f"cannot be kept: {type(error).__name__}"
+                )
+                return
+            for item in ready:
+                self._accept([item])
+
+    def _make_ids(self, items: Sequence[Item]) -> None:
+        unnamed = [item for item in items if item.made_id is None and item.delivery.made_id is None]
+        if unnamed:
+            wanted = [(item.taken.digest, secrets.token_hex(16), item.delivery.again) for item in unnamed]
+            for item, made in zip(unnamed, self._bridge.ledger.made_ids(wanted), strict=True):
+                item.made_id = made
+
+    def _prepare(self, item: Item, request: Request) -> None:
+        request_id = request.id or item.delivery.made_id or item.made_id or ""
+        origin = Origin(door=self.door, via=self.via, correlation_id=request.correlation_id, trace=request.trace)
+        try:
+            item.prepared = self._bridge.accept.prepare(request_id, request.run, origin)
+        except JobRejected as fault:
+            item.taken = _refused(request, "rejected", str(fault.document.get("field", "arguments")), fault.message)
+
+    def _accept_together(self, items: Sequence[Item]) -> None:
+        batch = [item.prepared for item in items if item.prepared is not None]
+        verdicts = self._bridge.accept.many(batch)
+        self._bridge.accepted(*verdicts)
+        for item, verdict in zip(items, verdicts, strict=True):
+            request = item.taken
+            assert isinstance(request, Request)  # noqa: S101  (only requests are prepared)
+            if verdict.kind == "conflict" and verdict.fault is not None:
+                item.prepared = None
+                item.taken = _refused(request, "id_conflict", "id", verdict.fault.message)
+                continue
+            if verdict.kind == "repeat" and request.run.reply_to:
+                on = request.run.reply_on or (("chunk", "end") if request.run.stream else ("end",))
+                reply = {
+                    "to": request.run.reply_to,
+                    "on": list(on),
+                    "via": self.via,
+                    "correlation_id": request.correlation_id,
+                }
+                limit = self._bridge.settings.bridge_message_limit
+                bodies = answer_again(self._bridge.ledger, verdict.request_id, reply, message_limit=limit)
+                item.answers = [Answer(request.run.reply_to, body, request.correlation_id) for body in bodies]
+            item.held = True
+
+    # Commands
+
+    def _command(self, item: Item, command: Command) -> None:
+        if command.op in _QUICK or (command.op not in _CALLING and command.arguments.get("id") is not None):
+            item.answers = self._carried_out(command)
+        else:
+            item.call = self._callers.submit(lambda: self._carried_out(command))
+            if item.call is None:
+                busy = {"reason": BUSY, "error": "too many commands wait for RunPod; send it again"}
+                item.answers = self._answered(command, "refused", busy)
+        item.held = True
+
+    def _carried_out(self, command: Command) -> list[Answer]:
+        """Raises LedgerUnavailable alone."""
+        ask = _CONTROL[f"bridge.{command.op}"][0]
+        try:
+            result = ask(self._bridge, dict(command.arguments), Asker(by=command.by, door=self.door))
+        except LedgerUnavailable:
+            raise
+        except JobRejected as fault:
+            field, reason = fault.document.get("field"), fault.document.get("reason", Reason.REJECTED.value)
+            return self._answered(command, "refused", {"reason": reason, "field": field, "error": fault.message})
+        except ApiError as fault:
+            reason = BUSY if isinstance(fault, Throttled) else "runpod"
+            return self._answered(command, "refused", {"reason": reason, "error": f"{type(fault).__name__}: {fault}"})
+        except (BridgeError, JobError) as fault:
+            return self._answered(command, "refused", {"reason": "failed", "error": str(fault)})
+        except Exception as error:  # noqa: BLE001  (I12: one command must not stop the others)
+            return self._answered(command, "refused", {"reason": "failed", "error": f"{type(error).__name__}: {error}"})
+        return self._answered(command, "answered", {"result": result})
+
+    def _answered(self, command: Command | Refused, name: str, told: Mapping[str, Any]) -> list[Answer]:
+        subject, op = _id_of_command(command), command.op
+        tell(
+            "command.answered" if name == "answered" else "command.refused",
+            op=op,
+            request_id=subject,
+            door=self.door,
+            reason=told.get("reason"),
+            error=told.get("error"),
+        )
+        if not self._may_answer(command):
+            return []
+        ledger = self._bridge.ledger
+        data = {"op": op, "id": subject, "correlation_id": command.correlation_id, **told}
+        endpoint = command.endpoint if isinstance(command, Refused) else command.arguments.get("endpoint")
+        body = command_event(
+            name, data, id=f"{command.digest[:8]}:{secrets.token_hex(8)}", subject=subject, endpoint=endpoint,
+            time=stamp(ledger.now(), ledger.clock.offset) or "", trace=command.trace,
+        )  # fmt: skip
+        return [Answer(str(command.reply_to), body, command.correlation_id)]
+
+    # Refusals
+
+    def _refuse(self, item: Item, refused: Refused) -> None:
+        """Kept as a dead letter, told as an event where it has an id, and answered where it may be (HARDENING 24)."""
+        letter_id = self._bridge.ledger.dead_letter(
+            refused.reason,
+            door=self.door,
+            source=self.source,
+            body=item.delivery.body,
+            headers={**item.delivery.headers, **_said(item.delivery.properties)},
+            detail=refused.message,
+            request_id=refused.id or "",
+        )
+        told = {
+            "reason": Reason.ID_CONFLICT.value if refused.reason == "id_conflict" else Reason.REJECTED.value,
+            "field": refused.field,
+            "error": refused.message,
+            "dead_letter": letter_id,
+        }
+        if refused.kind == "commands":
+            item.answers = self._answered(refused, "refused", told)
+        else:
+            item.answers = self._rejected(refused, told)
+        item.held = True
+
+    def _rejected(self, refused: Refused, told: Mapping[str, Any]) -> list[Answer]:
+        """The document of a request that was refused, though no record was made of it."""
+        ledger, endpoint = self._bridge.ledger, refused.endpoint or "_invalid"
+        record = Record(
+            id=refused.id or "unknown",
+            phase=Phase.CLOSED,
+            endpoint=endpoint,
+            door=self.door,
+            status=Status.REJECTED.value,
+            reason=str(told["reason"]),
+        )
+        asked = dumps({"correlation_id": refused.correlation_id})
+        data = document(Held(record, {Long.REPLY: asked})) | {"door": self.door, **told}
+        body = cloud_event(
+            EventName.REJECTED, data, request_id=record.id, endpoint=endpoint, sequence=0,
+            time=stamp(ledger.now(), ledger.clock.offset) or "", trace=refused.trace, suffix=refused.digest[:8],
+        )  # fmt: skip
+        if refused.id is not None:
+            ledger.tell_event(body, f"job.{EventName.REJECTED.value}.{endpoint}")
+        if not self._may_answer(refused):
+            return []
+        return [Answer(str(refused.reply_to), body, refused.correlation_id)]
+
+    def _may_answer(self, asked: Command | Refused) -> bool:
+        """Never into a queue of the bridge or of Celery, nor to a name that was what had to be refused."""
+        return asked.reply_to is not None and self._bridge.accept.reply_allowed(asked.reply_to)
+
+
+def _refused(taken: Taken, reason: str, field: str, message: str) -> Refused:
+    endpoint = taken.run.endpoint if isinstance(taken, Request) else None
+    return Refused(
+        reply_to=taken.reply_to, correlation_id=taken.correlation_id, trace=taken.trace, digest=taken.digest,
+        reason=reason, field=field, message=message, id=taken.id if isinstance(taken, Request) else None,
+        endpoint=endpoint,
+    )  # fmt: skip
+
+
+def _id_of(item: Item) -> str | None:
+    return item.prepared.held.record.id if item.prepared is not None else None
+
+
+def _id_of_command(command: Command | Refused) -> str | None:
+    return command.id if isinstance(command, Refused) else command.arguments.get("id")
+
+
+def _said(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Properties as a dead letter keeps them beside the headers, so that a replay reads the same message."""
+    return {f"property:{name}": value for name, value in properties.items() if value}

@@ -1,0 +1,205 @@
+"""Carries out what was asked of a running job: RunPod's /cancel for wishes and strays, /retry for retries."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bridge.engine.watch.observation import heard_from
+from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Refused, Throttled, Unreachable
+from bridge.job.words import Step, is_end
+from bridge.ledger.ledger import COMMON
+from bridge.runpod.operations import Operation
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.engine.callers import Callers
+    from bridge.engine.commits import Commits
+    from bridge.engine.vitals import Vitals
+    from bridge.engine.watch.pace import Pace
+    from bridge.job.change import Stray
+    from bridge.job.document import Held
+    from bridge.job.observation import Heard
+    from bridge.ledger import Ledger
+    from bridge.runpod.answers import Observation
+    from bridge.runpod.client import RunPodClient
+
+IDLE_S = 1.0
+BATCH = 20
+STRAY_AGAIN_MS = 5_000
+#: Until the next look at a job whose /retry was not answered, when this one was not possible.
+LOOK_AGAIN_MS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class CarryOut:
+    """`once()` claims and dispatches cancels and retries; `strays()` does the same for jobs that no longer count."""
+
+    ledger: Ledger
+    commits: Commits
+    vitals: Vitals
+    callers: Callers
+    retriers: Callers
+    pace: Pace
+    client_of: Callable[[str], RunPodClient]
+    endpoint_id_of: Callable[[str], str]
+    lease_ms: int
+    slot_ms: int
+    observed: Callable[[Held, Heard, int], None]
+
+    def once(self) -> float:
+        """Returns seconds until the next look."""
+        wait = IDLE_S
+        for due in self.ledger.due(Step.CANCEL, Step.RETRY):
+            if due.ready:
+                wait = min(wait, self._endpoint(due.endpoint, due.step, due.ready))
+            else:
+                wait = min(wait, due.wait_ms / 1000)
+        return max(wait, 0.0)
+
+    def _endpoint(self, endpoint: str, step: Step, ready: int) -> float:
+        token = secrets.token_hex(8)
+        allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
+        # Threads of their own: no cancel waits behind a /retry that hangs.
+        callers = self.callers if step is Step.CANCEL else self.retriers
+        wanted = min(ready, callers.free_for(endpoint), BATCH)
+        if allowed is not None:
+            wanted = min(wanted, allowed)
+        if wanted <= 0:
+            return wait or IDLE_S
+        op = Operation.CANCEL if step is Step.CANCEL else Operation.RETRY
+        endpoint_id = self.endpoint_id_of(endpoint)
+        grant = self.vitals.budget.acquire(endpoint_id, op, wanted, token=token, slot_ms=self.slot_ms)
+        if grant.count == 0:
+            return grant.retry_after_ms / 1000
+        claimed = self.ledger.claim(step, {endpoint: grant.count}, lease_ms=self.lease_ms, long=COMMON)
+        unused = grant.count - len(claimed.records)
+        if unused:
+            self.vitals.budget.release(endpoint_id, op, token, used=0, unused=unused)
+        for held in claimed.records:
+            call = self._cancel if step is Step.CANCEL else self._retry
+            callers.start(call, held, endpoint_id, token, claimed.token, owner=endpoint)
+        return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
+
+    def _cancel(self, held: Held, endpoint_id: str, token: str, _lease: str) -> None:
+        record, table = held.record, self.ledger.table
+        landed = True
+        try:
+            answer = self.client_of(record.endpoint).cancel(record.endpoint_id, record.job_id)
+            self.vitals.ok(record.endpoint)
+            tell(
+                "cancel.sent",
+                request_id=record.id,
+                endpoint=record.endpoint,
+                job_id=record.job_id,
+                answer=answer.status,
+            )
+        except (JobUnknown, Refused):  # ended or gone: the status read that follows tells which
+            pass
+        except ApiError as error:
+            landed = False
+            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.CANCEL, error)
+        finally:
+            self.vitals.budget.release(endpoint_id, Operation.CANCEL, token, used=1, unused=0)
+        self.commits.put(held, lambda fresh, now: table.cancel_called(fresh, now, landed=landed))
+
+    def _retry(self, held: Held, endpoint_id: str, token: str, lease: str) -> None:
+        """RunPod's /retry. One whose answer was lost is looked for by a status read before another leaves."""
+        budget = self.vitals.budget
+        if held.record.retried_at:
+            budget.release(endpoint_id, Operation.RETRY, token, used=0, unused=1)
+            self._look(held, endpoint_id)
+            return
+        try:
+            self._ask(held, lease)
+        finally:
+            budget.release(endpoint_id, Operation.RETRY, token, used=1, unused=0)
+
+    def _ask(self, held: Held, lease: str) -> None:
+        record, table = held.record, self.ledger.table
+        loaded = self.ledger.load(record.id, output=True) or held
+        change = self.ledger.change(loaded, lambda fresh, now: table.retry_sending(fresh, now, lease))
+        if change.verdict != "sending":
+            return
+        poll_ms = self.pace.first_ms(record.endpoint)
+        try:
+            self.client_of(record.endpoint).retry(record.endpoint_id, record.job_id)
+        except (JobUnknown, Refused):
+            self.commits.put(change.after, table.retry_refused)
+        except ApiError as error:
+            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.RETRY, error)
+            if isinstance(error, Throttled | EndpointTrouble | Unreachable):
+                delay_ms = int(max(self.vitals.wait_s(record.endpoint), 1.0) * 1000)
+                self.commits.put(change.after, lambda fresh, now: table.retry_deferred(fresh, now, delay_ms=delay_ms))
+            else:
+                self.commits.put(change.after, table.retry_unanswered)
+        else:
+            self.vitals.ok(record.endpoint)
+            self.commits.put(change.after, lambda fresh, now: table.retry_answered(fresh, now, poll_ms=poll_ms))
+
+    def _look(self, held: Held, endpoint_id: str) -> None:
+        """A status read, with a status read's permit (I9)."""
+        record, table = held.record, self.ledger.table
+        loaded = self.ledger.load(record.id, output=True) or held
+        status = self.client_of(record.endpoint).status
+        answer = None
+        try:
+            answer = self.vitals.permitted(
+                record.endpoint, endpoint_id, Operation.STATUS, lambda: status(record.endpoint_id, record.job_id),
+                slot_ms=self.slot_ms,
+            )  # fmt: skip
+        except JobUnknown:
+            self.commits.put(loaded, table.retry_refused)
+            return
+        except ApiError:  # noted by `permitted`
+            pass
+        if answer is None:
+            self.commits.put(loaded, lambda fresh, now: table.missed(fresh, now, delay_ms=LOOK_AGAIN_MS))
+        else:
+            self.observed(loaded, heard_from(answer, record.attempt), 500)
+
+    def strays(self) -> float:
+        """Cancel jobs of ended requests, watch them to their end, and count what they cost as paid twice."""
+        if self.callers.free == 0:
+            return 0.2
+        found = self.ledger.strays(min(BATCH, self.callers.free))
+        for stray in found:
+            self.callers.start(self._stray, stray)
+        return 0.2 if len(found) == BATCH else IDLE_S
+
+    def _stray(self, stray: Stray) -> None:
+        try:
+            answer = self._permitted(stray, Operation.STATUS)
+            if answer is not None and not is_end(answer.status):
+                self._permitted(stray, Operation.CANCEL)
+        except JobUnknown:
+            self.ledger.stray_seen(stray, again_ms=None)
+            return
+        except ApiError:
+            answer = None
+        if answer is None or not is_end(answer.status):
+            self.ledger.stray_seen(stray, again_ms=STRAY_AGAIN_MS)
+            return
+        cost = answer.execution_time or 0
+        named = {"request_id": stray.request_id, "endpoint": stray.endpoint, "job_id": stray.job_id}
+        tell("stray.ended", **named, executionTime=cost)
+        self.ledger.stray_seen(stray, again_ms=None, paid_twice_ms=cost)
+
+    def _permitted(self, stray: Stray, op: Operation) -> Observation | None:
+        """One call inside the budget (I9); None when there is no permit now."""
+        token, budget = secrets.token_hex(8), self.vitals.budget
+        if not budget.acquire(stray.endpoint_id, op, 1, token=token, slot_ms=self.slot_ms, kind="small").count:
+            return None
+        client = self.client_of(stray.endpoint)
+        try:
+            call = client.status if op is Operation.STATUS else client.cancel
+            return call(stray.endpoint_id, stray.job_id)
+        except JobUnknown:
+            raise
+        except ApiError as error:
+            self.vitals.failed(stray.endpoint, stray.endpoint_id, op, error)
+            raise
+        finally:
+            budget.release(stray.endpoint_id, op, token, used=1, unused=0)

@@ -1,0 +1,312 @@
+"""Submits accepted requests: leases as many as there are permits and threads, and lets one POST leave for each.
+
+A record moves to SUBMITTING only as its POST leaves (`sending`), so that a crash before that costs nothing and a
+crash after it is told apart (I6, HARDENING 1). Never sends twice by itself: what an answer leaves open is the table's.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bridge.engine.commits import FULL_S
+from bridge.engine.watch.observation import heard_from
+from bridge.errors import (
+    ApiError,
+    EndpointTrouble,
+    JobRejected,
+    LedgerUnavailable,
+    Refused,
+    SettingsError,
+    Throttled,
+    Unreachable,
+)
+from bridge.job.record import Long
+from bridge.job.request import (
+    BODY_START,
+    RUN_BODY_MAX,
+    RUNSYNC_BODY_MAX,
+    SYNC_WAIT_MAX_MS,
+    callback_url,
+    rest_of_body,
+    too_large,
+)
+from bridge.job.words import Step, is_end
+from bridge.ledger.ledger import COMMON
+from bridge.runpod.operations import Operation
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.endpoints import Endpoint, EndpointBook
+    from bridge.engine.callers import Callers
+    from bridge.engine.commits import Commits
+    from bridge.engine.submit.spending import Spending
+    from bridge.engine.vitals import Vitals
+    from bridge.engine.watch.pace import Pace
+    from bridge.job.change import Change
+    from bridge.job.document import Held
+    from bridge.job.observation import Heard
+    from bridge.ledger import Claimed, Ledger
+    from bridge.runpod.answers import Observation
+    from bridge.runpod.client import RunPodClient
+
+#: Seconds between looks when nothing is due; new work wakes the loop.
+IDLE_S = 1.0
+#: Seconds without a submit, after which an endpoint counts as calm.
+CALM_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """One `once()` claims, marks and dispatches a batch for every endpoint that has something to submit."""
+
+    ledger: Ledger
+    commits: Commits
+    vitals: Vitals
+    book: EndpointBook
+    callers: Callers
+    sync_callers: Callers
+    pace: Pace
+    client_of: Callable[[str], RunPodClient]
+    lease_ms: int
+    slot_ms: int
+    observed: Callable[[Held, Heard, int], None]
+    webhook_base: str | None = None
+    spending: Spending | None = None
+    #: Endpoints whose cap, or whose tenants' caps, held work back: an end makes room there.
+    capped: set[str] = field(default_factory=set)
+    #: When (monotonic) each endpoint's requests were last claimed.
+    _claimed_at: dict[str, float] = field(default_factory=dict, init=False)
+    #: Leases of records that may have been marked, and whose POST did not leave: see `_take_back`.
+    _unsent: list[Claimed] = field(default_factory=list, init=False)
+
+    def once(self) -> float:
+        """Returns seconds until the next look."""
+        wait = IDLE_S
+        self._take_back()
+        # Who has least to do comes first: a flood of one endpoint costs another no turn.
+        for due in sorted(self.ledger.due(Step.SUBMIT, Step.SUBMIT_SYNC), key=lambda due: due.ready):
+            wait = min(wait, self._endpoint(due.endpoint, due.step, due.ready))
+        return wait
+
+    def calm(self, endpoint: str) -> bool:
+        """Whether the endpoint has had nothing to submit for a while: then its next request is no part of a burst."""
+        return time.monotonic() - self._claimed_at.get(endpoint, 0.0) > CALM_S
+
+    def _endpoint(self, name: str, step: Step, ready: int) -> float:
+        try:
+            endpoint = self.book.resolve(name)
+        except (JobRejected, SettingsError):
+            return self._refuse_all(name, step, ready, f"endpoint: {name!r} is no longer allowed")
+        sync = step is Step.SUBMIT_SYNC
+        op, callers = (Operation.RUNSYNC, self.sync_callers) if sync else (Operation.RUN, self.callers)
+        token = secrets.token_hex(8)
+        wanted, wait = self._wanted(endpoint, step, ready, callers.free_for(name), token)
+        if wanted <= 0:
+            return wait
+        slot_ms = self.slot_ms + (SYNC_WAIT_MAX_MS if sync else 0)
+        grant = self.vitals.budget.acquire(endpoint.id, op, wanted, token=token, slot_ms=slot_ms, kind="paced")
+        if grant.count == 0:
+            return grant.retry_after_ms / 1000
+        lease_ms = self.lease_ms + (SYNC_WAIT_MAX_MS if sync else 0)
+        long = (*COMMON, Long.INPUT, Long.S3CONFIG)
+        shares = self.book.shares(endpoint)
+        claimed = self.ledger.claim(step, {name: grant.count}, lease_ms=lease_ms, long=long, shares=shares)
+        self._claimed_at[name] = time.monotonic()
+        unused = grant.count - len(claimed.records)
+        if unused:
+            self.vitals.budget.release(endpoint.id, op, token, used=0, unused=unused)
+        self._send(endpoint, claimed, claimed.records, token, op)
+        if unused and shares and ready > len(claimed.records):
+            return self._held_back(name)
+        self.capped.discard(name)
+        return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
+
+    def _wanted(self, endpoint: Endpoint, step: Step, ready: int, free: int, token: str) -> tuple[int, float]:
+        """How many may be submitted as far as threads, caps and the gate go; else the seconds until another look."""
+        room = self.commits.room()
+        if room <= 0:  # what is with RunPod must reach the ledger before more is sent there
+            return 0, FULL_S
+        wanted = min(ready, free, room, self._room(endpoint))
+        if wanted <= 0:
+            return 0, self._held_back(endpoint.name) if free else IDLE_S
+        ceiling = self.spending.over(endpoint) if self.spending is not None else None
+        if ceiling is not None:
+            return 0, self._refuse_all(endpoint.name, step, ready, ceiling)
+        allowed, wait = self.vitals.may_call(endpoint.name, token, submitting=True)
+        if allowed is not None:
+            wanted = min(wanted, allowed)
+        trouble = self.vitals.closed_too_long(endpoint.name)
+        if wanted <= 0 and self.vitals.to_be_asked(endpoint.name):
+            self.callers.start(self._ask, endpoint, owner=endpoint.name)
+        if wanted <= 0 and trouble is not None:  # one at a time still tries: it may be over
+            message = f"endpoint: {endpoint.name} has answered {trouble} for too long"
+            return 0, self._refuse_all(endpoint.name, step, ready, message)
+        return wanted, wait or IDLE_S
+
+    def _ask(self, endpoint: Endpoint) -> None:
+        """The last submit was not answered: the next one leaves when somebody answers there."""
+        health = self.client_of(endpoint.name).health
+        try:
+            self.vitals.permitted(endpoint.name, endpoint.id, Operation.HEALTH, lambda: health(endpoint.id))
+        except ApiError:  # noted by `permitted`, which spaces the next one
+            pass
+        finally:
+            self.vitals.asked(endpoint.name)
+
+    def _send(self, endpoint: Endpoint, claimed: Claimed, records: Sequence[Held], token: str, op: Operation) -> None:
+        """Mark those whose POST leaves now, in one round trip, and let it leave."""
+        if not records:
+            return
+        client = self.client_of(endpoint.name)
+        hooks = {held.record.id: self._hook(held) for held in records}
+        bodies = {held.record.id: self._body(held, hooks[held.record.id]) for held in records}
+        wanted = [
+            (
+                held,
+                self._sending(claimed.token, endpoint, client.base_url, bodies[held.record.id], hooks[held.record.id]),
+            )
+            for held in records
+        ]
+        try:
+            changes = self.ledger.change_many(wanted, durable=True)
+        except LedgerUnavailable:
+            self._unsent.append(claimed)
+            raise
+        callers = self.sync_callers if op is Operation.RUNSYNC else self.callers
+        unused = 0
+        for held, change in zip(records, changes, strict=True):
+            if change.verdict == "sending":
+                body = bodies[held.record.id]
+                assert isinstance(body, bytes)  # noqa: S101  (a refused body changes to `refused`)
+                callers.start(self._post, change.after, body, client, endpoint, token, op, owner=endpoint.name)
+            else:
+                unused += 1
+                self.commits.notice(change)
+        if unused:
+            self.vitals.budget.release(endpoint.id, op, token, used=0, unused=unused)
+
+    def _take_back(self) -> None:
+        """The ledger's answer to `sending` was lost, or its disk was slow: no POST has left, and this process knows it.
+
+        Without this their leases would end, and each would count as a submit that nobody answered.
+        """
+        while self._unsent:
+            claimed = self._unsent.pop()
+            try:
+                found = self.ledger.load_many([held.record.id for held in claimed.records])
+                marked = [held for held in found.values() if held.record.lease == claimed.token]
+                for change in self.ledger.change_many([(held, self.ledger.table.deferred) for held in marked]):
+                    self.commits.notice(change)
+                self.ledger.give_back(claimed, claimed.records)
+            except LedgerUnavailable:
+                self._unsent.append(claimed)
+                raise
+
+    def _sending(
+        self, lease: str, endpoint: Endpoint, base_url: str, body: bytes | str, hook: str
+    ) -> Callable[[Held, int], Change]:
+        def make(held: Held, now: int) -> Change:
+            if isinstance(body, str):
+                return self.ledger.table.refused(held, now, body)
+            return self.ledger.table.sending(held, now, lease, endpoint_id=endpoint.id, base_url=base_url, hook=hook)
+
+        return make
+
+    def _hook(self, held: Held) -> str:
+        """The token of the request's callback address; a second submit keeps the first one's."""
+        return held.record.hook or (secrets.token_hex(16) if self.webhook_base else "")
+
+    def _body(self, held: Held, hook: str) -> bytes | str:
+        """The body of the POST, or why there is none."""
+        record = held.record
+        arguments = held.json(Long.ARGUMENTS) or {}
+        text = held.long.get(Long.INPUT)
+        if text is None:
+            return "input: is no longer there"
+        callback = callback_url(self.webhook_base, record.id, hook) if self.webhook_base and hook else None
+        rest = rest_of_body(arguments.get("policy"), held.json(Long.S3CONFIG), callback)
+        body = (BODY_START + text + ("," + rest[1:] if rest else "}")).encode()
+        limit = RUNSYNC_BODY_MAX if record.sync_wait_ms else RUN_BODY_MAX  # the endpoint's policy may have grown
+        return body if len(body) <= limit else too_large(len(body), limit)
+
+    def _post(
+        self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, token: str, op: Operation
+    ) -> None:
+        """The one place where a POST /run leaves."""
+        record = held.record
+        if self.vitals.budget.halted(endpoint.id, op):  # RunPod has just said 429 to a call that left with this one
+            self.vitals.budget.release(endpoint.id, op, token, used=0, unused=1)
+            self.commits.put(held, self.ledger.table.deferred)
+            return
+        try:
+            if op is Operation.RUNSYNC:
+                answer = client.runsync(endpoint.id, body, record.sync_wait_ms)
+            else:
+                answer = client.run(endpoint.id, body)
+        except ApiError as error:
+            self._not_taken(held, endpoint, op, error)
+        else:
+            self.vitals.ok(endpoint.name, submitted=True)
+            heard = heard_from(answer, record.attempt) if is_end(answer.status) else None
+
+            def ended(change: Change) -> None:  # /runsync brought the end too: written behind the job id
+                if heard is not None:
+                    self.observed(change.after, heard, 1_000)
+
+            self.commits.put(held, self._taken(answer), ended)
+        finally:
+            self.vitals.budget.release(endpoint.id, op, token, used=1, unused=0)
+
+    def _taken(self, answer: Observation) -> Callable[[Held, int], Change]:
+        status = answer.status if not is_end(answer.status) else "IN_PROGRESS"
+
+        def make(held: Held, now: int) -> Change:
+            poll_ms = self.pace.first_ms(held.record.endpoint)
+            return self.ledger.table.submitted(held, now, answer.job_id, status, poll_ms=poll_ms)
+
+        return make
+
+    def _not_taken(self, held: Held, endpoint: Endpoint, op: Operation, error: ApiError) -> None:
+        table = self.ledger.table
+        if isinstance(error, Refused):
+            message = f"input: RunPod refused the request: {error.message}"
+            self.vitals.ok(endpoint.name, submitted=True)
+            self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
+            return
+        if isinstance(error, EndpointTrouble) and self.vitals.refuses_at_once(endpoint.name):
+            why = "has never answered with success"
+            if self.vitals.closed_too_long(endpoint.name):
+                why = "is still in trouble"
+                self.vitals.failed(endpoint.name, endpoint.id, op, error)  # spaces the next try
+            message = f"endpoint: {endpoint.name} ({endpoint.id}) {why}: {error.message}"
+            self.commits.put(held, partial(table.refused, message=message, field="endpoint"))
+            return
+        self.vitals.failed(endpoint.name, endpoint.id, op, error)
+        if isinstance(error, EndpointTrouble | Throttled | Unreachable):  # nothing was done
+            self.commits.put(held, table.deferred)
+            return
+        tell("submit.unanswered", request_id=held.record.id, endpoint=endpoint.name, error=error.message)
+        self.commits.put(held, lambda fresh, now: table.unanswered(fresh, now, seen=True))
+
+    def _room(self, endpoint: Endpoint) -> int:
+        """About how many more jobs of this endpoint may be in flight; the claim itself is exact, over all processes."""
+        if endpoint.max_in_flight is None:
+            return 1 << 30
+        return max(0, endpoint.max_in_flight - self.ledger.counts(endpoint.name).get("flying", 0))
+
+    def _held_back(self, name: str) -> float:
+        self.capped.add(name)
+        return IDLE_S
+
+    def _refuse_all(self, name: str, step: Step, ready: int, message: str) -> float:
+        """Requests that waited will never be submitted: each is told so, once."""
+        claimed = self.ledger.claim(step, {name: min(ready, 50)}, lease_ms=self.lease_ms)
+        refused = partial(self.ledger.table.refused, message=message, field="endpoint")
+        for change in self.ledger.change_many([(held, refused) for held in claimed.records]):
+            self.commits.notice(change)
+        return 0.0 if claimed.records else IDLE_S

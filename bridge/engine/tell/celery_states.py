@@ -1,0 +1,184 @@
+"""Celery's view of a request on its way: ACCEPTED, IN_QUEUE, IN_PROGRESS; never written over an end.
+
+Only the newest state of a request is written. Losing one costs nothing: the next observation writes again. One that
+covers an end costs everything: who waits for the result would wait for ever. In Redis the look and the write are one
+script; on other backends a second look follows the write.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from celery.backends.redis import RedisBackend
+
+from bridge.engine.tell.finish import CeleryEnd, celery_end
+from bridge.job.record import Long
+from bridge.job.words import Phase, Status
+from bridge.ledger.ledger import ALL
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+
+    from bridge.job.change import Change
+    from bridge.job.document import Held
+    from bridge.job.record import Record
+    from bridge.ledger import Ledger
+
+BATCH = 100
+IDLE_S, AGAIN_S = 1.0, 0.2
+
+# KEYS the results  ARGV 1 seconds that they are kept, 0 for ever, then of each: its state, and since when its round
+# runs ("" for the first). An end is covered only by a later round; what is not a result of Celery's is left alone.
+_STORE = """
+local function ended(key, since)
+  local text = redis.pcall('GET', key)
+  if not text then return false end
+  if type(text) ~= 'string' then return true end
+  local read, meta = pcall(cjson.decode, text)
+  if not read or type(meta) ~= 'table' then return true end
+  if meta.status ~= 'SUCCESS' and meta.status ~= 'FAILURE' and meta.status ~= 'REVOKED' then return false end
+  return since == '' or type(meta.date_done) ~= 'string' or string.sub(meta.date_done, 1, #since) >= since
+end
+local kept = tonumber(ARGV[1])
+for i, key in ipairs(KEYS) do
+  local state, since = ARGV[2 * i], ARGV[2 * i + 1]
+  if not ended(key, since) then
+    if kept > 0 then redis.call('SET', key, state, 'EX', kept) else redis.call('SET', key, state) end
+    redis.call('PUBLISH', key, state)
+  end
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What Celery is to show of a request."""
+
+    state: str
+    info: dict[str, Any]
+    since: str  # when its round began, "" for the first one
+
+
+class States:
+    """`changed` from any thread; `once` writes what is newest."""
+
+    def __init__(
+        self, ledger: Ledger, app: Celery, waiting_for: Callable[[str], str | None], celery_limit: int
+    ) -> None:
+        """`waiting_for` says why an endpoint's requests wait."""
+        self._ledger = ledger
+        self._app = app
+        self._waiting_for = waiting_for
+        self._celery_limit = celery_limit
+        self._lock = threading.Lock()
+        self._newest: dict[str, _Shown] = {}
+        self._written: set[str] = set()  # states just written without a look, whose requests may have ended meanwhile
+        self.wake: Callable[[], None] = lambda: None
+
+    def changed(self, change: Change) -> None:
+        """A request that Celery knows has a new status."""
+        before, record = change.before, change.record
+        if record.door != "celery" or record.silent or record.phase.ended or change.empty:
+            return
+        if before is not None and (before.record.status, before.long.get(Long.PROGRESS)) == (
+            record.status,
+            change.after.long.get(Long.PROGRESS),
+        ):
+            return
+        self.put(change.after)
+
+    def put(self, held: Held) -> None:
+        """Have the state of a request written soon."""
+        with self._lock:
+            self._newest[held.record.id] = _Shown(self._state(held), self._info(held), self._since(held.record))
+        self.wake()
+
+    @staticmethod
+    def _state(held: Held) -> str:
+        return (
+            held.record.status if held.record.status in {Status.IN_QUEUE, Status.IN_PROGRESS} else Status.ACCEPTED.value
+        )
+
+    def _info(self, held: Held) -> dict[str, Any]:
+        record = held.record
+        info: dict[str, Any] = {"endpoint": record.endpoint, "job_id": record.job_id or None, "attempt": record.attempt}
+        if record.phase is Phase.ACCEPTED:
+            info["waiting_for"] = self._waiting_for(record.endpoint) or "budget"
+        progress = held.json(Long.PROGRESS)
+        if progress is not None:
+            info["progress"] = progress
+        return info
+
+    def once(self) -> float:
+        """Returns seconds until the next look."""
+        with self._lock:
+            batch = [(key, self._newest.pop(key)) for key in list(self._newest)[:BATCH]]
+        if batch:
+            ended = self._ended([key for key, _ in batch])
+            batch = [(key, shown) for key, shown in batch if key not in ended]
+        if batch:
+            self._store(batch)
+        self._look_again()
+        return 0.0 if len(batch) == BATCH else AGAIN_S if self._written else IDLE_S
+
+    def _look_again(self) -> None:
+        """An end may have been stored while we wrote (facts: the backend itself guards only SUCCESS).
+
+        A request that ended meanwhile is looked at until its end has been told, and then told once more.
+        """
+        ended = self._ended(list(self._written))
+        for request_id, phase in ended.items():
+            if phase is not Phase.SETTLED:
+                self._store_end_again(request_id)
+        self._written = {request_id for request_id, phase in ended.items() if phase is Phase.SETTLED}
+
+    def _ended(self, request_ids: list[str]) -> dict[str, Phase | None]:
+        phases = self._ledger.phases(request_ids) if request_ids else []
+        found = zip(request_ids, phases, strict=True)
+        return {key: phase for key, phase in found if phase is None or phase.ended}
+
+    def _store(self, batch: list[tuple[str, _Shown]]) -> None:
+        backend: Any = self._app.backend
+        if isinstance(backend, RedisBackend):
+            told: list[Any] = []
+            for request_id, shown in batch:
+                told += (backend.encode(_meta(request_id, shown.state, shown.info)), shown.since)
+            keys = [backend.get_key_for_task(request_id) for request_id, _ in batch]
+            backend.client.eval(_STORE, len(keys), *keys, int(backend.expires or 0), *told)
+        elif getattr(backend, "persistent", True):  # rpc:// has no place for a state on the way
+            for request_id, shown in batch:
+                backend.store_result(request_id, shown.info, shown.state)
+            self._written.update(request_id for request_id, _ in batch)
+
+    def _since(self, record: Record) -> str:
+        """Since when a later round runs, to the millisecond, as Celery writes the time of an end."""
+        if record.round == 1:
+            return ""
+        at = datetime.fromtimestamp((record.submitted_at - self._ledger.clock.offset) / 1000, UTC)
+        return at.astimezone(self._app.timezone).replace(tzinfo=None).isoformat(timespec="milliseconds")
+
+    def _store_end_again(self, request_id: str) -> None:
+        held = self._ledger.load(request_id, wanted=ALL, output=True)
+        if held is None:
+            return
+        tell("state.repaired", request_id=request_id, endpoint=held.record.endpoint)
+        end: CeleryEnd = celery_end(held, limit=self._celery_limit, clock_offset=self._ledger.clock.offset)
+        self._app.backend.store_result(request_id, end.result, end.state)
+
+
+def _meta(request_id: str, state: str, info: dict[str, Any]) -> dict[str, Any]:
+    """What Celery's backends keep of a task (`Backend._get_result_meta`)."""
+    return {
+        "status": state,
+        "result": info,
+        "traceback": None,
+        "children": [],
+        "date_done": None,
+        "task_id": request_id,
+    }

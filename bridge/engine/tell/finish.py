@@ -1,0 +1,289 @@
+"""Sends `bridge.finish`, the second message of a Celery-born request, until the finish says that it is done (I8).
+
+Celery's own tracer then stores the result and fires what follows. The message carries the original task id and a
+nonce; the canvas and the output stay in the ledger (HARDENING 22).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celery import states as celery_states
+from celery.exceptions import TaskRevokedError
+from kombu.exceptions import OperationalError
+
+from bridge.errors import JobError, JobFailed, JobLost, JobRejected, JobTimedOut, ResultUndeliverable
+from bridge.job.document import document, error_text
+from bridge.job.record import Long
+from bridge.job.words import Sink, Status, Step
+from bridge.telemetry import tell
+from bridge.timing import backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from celery import Celery
+
+    from bridge.engine.callers import Callers
+    from bridge.job.document import Held
+    from bridge.ledger import Claimed, Ledger
+
+QUEUE = "bridge.finish"
+IDLE_S, BROKER_AWAY_S = 1.0, 1.0
+BATCH = 100
+#: Plain ends that are told together.
+PLAIN_BATCH = 25
+#: A queue this long is not read fast enough; copies would only make it longer (HARDENING 9).
+DEPTH_MAX = 1_000
+#: Seconds for which a look at the queue is believed.
+LOOK_S = 10.0
+RESEND_MAX_S = 3_600.0
+#: Message options that are replayed from the original request.
+_REPLAYED = (
+    "root_id",
+    "parent_id",
+    "group_id",
+    "group_index",
+    "shadow",
+    "headers",
+    "reply_to",
+    "replaced_task_nesting",
+    "origin",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CeleryEnd:
+    """An end in Celery's words: the state, and the value or exception that goes with it."""
+
+    state: str
+    result: Any
+
+
+def celery_end(held: Held, *, limit: int, clock_offset: int = 0) -> CeleryEnd:
+    """What Celery is told. An output over `limit` bytes is told as its reference, `{"output_ref": {...}}`."""
+    record = held.record
+    told = document(held, inline_limit=limit, clock_offset=clock_offset)
+    if record.status == Status.COMPLETED:
+        if record.whole_document:
+            return CeleryEnd(celery_states.SUCCESS, told)
+        if "output_ref" in told:
+            return CeleryEnd(celery_states.SUCCESS, {"output_ref": told["output_ref"]})
+        return CeleryEnd(celery_states.SUCCESS, told.get("output"))
+    if record.status == Status.CANCELLED:
+        return CeleryEnd(celery_states.REVOKED, TaskRevokedError(record.reason))
+    return CeleryEnd(celery_states.FAILURE, failure(told))
+
+
+def failure(told: dict[str, Any]) -> JobError:
+    """The exception of an end that is neither a success nor a cancel."""
+    name, where = told["id"], f"endpoint {told['endpoint']}, job {told['job_id']}"
+    status, reason, error = told["status"], told["reason"], error_text(told["error"])
+    if status == Status.REJECTED:
+        return JobRejected(error, told)
+    if status == Status.TIMED_OUT:
+        return JobTimedOut(f"{name} timed out ({reason}; {where})", told)
+    if status == Status.LOST:
+        return JobLost(f"{name} is lost ({reason}; {where})", told)
+    return JobFailed(f"{name} failed ({reason}; {where}): {error}", told)
+
+
+def undeliverable(held: Held, clock_offset: int) -> ResultUndeliverable:
+    """What Celery is told when the end itself could not be stored time and again."""
+    told = document(held, inline_limit=0, clock_offset=clock_offset)
+    fault = held.long.get(Long.LAST_FAULT, "unknown")
+    return ResultUndeliverable(
+        f"{held.record.id} ended {held.record.status}, but its result could not be stored: {fault}", told
+    )
+
+
+class Here(Protocol):
+    """Tells an end in this process, as the message would in another."""
+
+    def ready(self) -> bool:
+        """Whether it may be used now."""
+        ...
+
+    def __call__(self, request_id: str, message: Any, headers: dict[str, Any] | None) -> None:
+        """Run Celery's tracer over the finish."""
+        ...
+
+    def plain(self, held: Held) -> bool:
+        """Whether `store` takes this end: nothing follows it."""
+        ...
+
+    def store(self, batch: Sequence[Held]) -> Sequence[Held]:
+        """Tell plain ends together, without the tracer. Returns those that must go through it all the same."""
+        ...
+
+
+@dataclass(slots=True)
+class Finish:
+    """One `once()` sends what is due, or has it told right here."""
+
+    ledger: Ledger
+    app: Celery
+    lease_ms: int
+    resend_s: float
+    callers: Callers
+    here: Here | None = None
+    #: Whether this process is a worker that takes finishes: its engine runs before its consumer reads.
+    reads: bool = False
+    _connection: Any = field(default=None, init=False)
+    _producer: Any = field(default=None, init=False)
+    _depth: tuple[float, bool] = field(default=(0.0, True), init=False)
+
+    def once(self) -> float:
+        """Returns seconds until the next look."""
+        wait, ready = IDLE_S, {}
+        for due in self.ledger.due(Step.FINISH):
+            if due.ready:
+                ready[due.endpoint] = due.ready
+            else:
+                wait = min(wait, due.wait_ms / 1000)
+        here = self.here if self.here is not None and self.here.ready() else None
+        if not ready or (here is not None and self.callers.free <= 0):  # a caller that becomes free wakes this loop
+            return wait
+        share = -(-BATCH // len(ready))  # of each endpoint, so that none waits behind another
+        claimed = self.ledger.claim(
+            Step.FINISH, {name: min(count, share) for name, count in ready.items()},
+            lease_ms=self.lease_ms, long=(Long.CANVAS,),
+        )  # fmt: skip
+        if here is None:
+            if not self._send_all(claimed):
+                return BROKER_AWAY_S
+        else:
+            self._tell_here(claimed.records, here)
+        return 0.0 if 0 < len(claimed.records) < sum(ready.values()) else wait
+
+    def _tell_here(self, records: Sequence[Held], here: Here) -> None:
+        """In threads of their own; plain ends together, as many as may be in memory at once with all their outputs."""
+        plain: list[Held] = []
+        for held in records:
+            if here.plain(held):
+                plain.append(held)
+            else:
+                self.callers.start(here, held.record.id, *self._message(held))
+        for start in range(0, len(plain), PLAIN_BATCH):
+            self.callers.start(self._store_here, plain[start : start + PLAIN_BATCH], here)
+
+    def _store_here(self, plain: Sequence[Held], here: Here) -> None:
+        for held in here.store(plain):
+            here(held.record.id, *self._message(held))
+
+    def _send_all(self, claimed: Claimed) -> bool:
+        """By message; what the broker did not take is given back. Whether it took all."""
+        sent: list[tuple[Held, bool]] = []
+        away = False
+        try:
+            for held in claimed.records:
+                sent.append((held, self._send(held)))  # noqa: PERF401  (those before a fault count)
+        except self._errors() as error:
+            away = True
+            self._disconnect()
+            unsent = claimed.records[len(sent) :]
+            tell("broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(unsent))
+            self.ledger.give_back(claimed, unsent)
+        table = self.ledger.table
+        self.ledger.change_many(
+            [(held, partial(table.finish_sent, delay_ms=self._resend_ms(held), sent=left)) for held, left in sent]
+        )
+        return not away
+
+    def _resend_ms(self, held: Held) -> int:
+        sends = held.record.finish_sends
+        return int(backoff(sends + 1, self.resend_s, RESEND_MAX_S) * 1000)
+
+    def _send(self, held: Held) -> bool:
+        """Whether a message left. One that is held back, because nobody reads, costs none of its pauses."""
+        record = held.record
+        if Sink.CELERY not in record.waiting_sinks or (record.finish_sends and not self._read_by_somebody()):
+            return False
+        message, headers = self._message(held)
+        # On AMQP a copy replaces a message that nobody read (HARDENING 9); Redis ignores the expiration.
+        expires = self._resend_ms(held) / 1000
+        self.app.amqp.send_task_message(
+            self._connected(),
+            "bridge.finish",
+            message,
+            queue=QUEUE,
+            declare=[],  # the queue is used as it was found (topology)
+            headers=headers,
+            retry=False,
+            delivery_mode=2,
+            expiration=expires,
+        )
+        tell("finish.sent", request_id=record.id, endpoint=record.endpoint, sends=record.finish_sends + 1)
+        return True
+
+    def _message(self, held: Held) -> tuple[Any, dict[str, Any] | None]:
+        """The task message, and the headers that the producer of the request had set."""
+        record = held.record
+        options = (held.json(Long.CANVAS) or {}).get("options", {})
+        replayed = {name: options[name] for name in _REPLAYED if options.get(name) is not None}
+        message = self.app.amqp.create_task_message(
+            record.id,
+            "bridge.finish",
+            (),
+            {"round": record.round, "nonce": record.nonce},
+            retries=options.get("retries", 0),
+            ignore_result=bool(options.get("ignore_result")),
+            stamped_headers=options.get("stamped_headers"),
+            argsrepr="()",
+            kwargsrepr="{}",
+            **{k: v for k, v in replayed.items() if k not in {"headers", "reply_to"}},
+            **(options.get("stamps") or {}),
+            **({"reply_to": replayed["reply_to"]} if "reply_to" in replayed else {}),
+        )
+        return message, replayed.get("headers")
+
+    def _read_by_somebody(self) -> bool:
+        """Whether copies are worth sending: somebody reads the queue, and it is short."""
+        now = time.monotonic()
+        if now - self._depth[0] > LOOK_S:
+            self._depth = (now, self._look_at_queue())
+        return self._depth[1]
+
+    def _look_at_queue(self) -> bool:
+        channel = self._connected().channel
+        amqp = self._connection.transport.driver_type == "amqp"
+        depth = readers = 0
+        try:
+            found = channel.queue_declare(queue=QUEUE, passive=True)
+            depth, readers = found.message_count, found.consumer_count
+        except self._connection.channel_errors:  # on Redis that is an empty list; elsewhere a copy would be dropped
+            self._disconnect()
+        # Redis knows nobody who waits at a list; there its length alone tells.
+        if depth > DEPTH_MAX or (amqp and not readers and not self.reads):
+            tell("finish.unread", depth=depth)
+            return False
+        return True
+
+    def _connected(self) -> Any:
+        if self._producer is None:
+            self._connection = self.app.connection_for_write()
+            self._connection.ensure_connection(max_retries=1, timeout=5)
+            self._producer = self.app.amqp.Producer(self._connection, auto_declare=False)
+        return self._producer
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        """What a broker that goes away raises; the transport has words of its own."""
+        known: tuple[type[Exception], ...] = (OperationalError, OSError)
+        if self._connection is None:
+            return known
+        return (*known, *self._connection.connection_errors, *self._connection.channel_errors)
+
+    def _disconnect(self) -> None:
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            # It is broken: nothing to give back.
+            with contextlib.suppress(OSError, OperationalError, *connection.connection_errors):
+                connection.release()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._disconnect()

@@ -1,0 +1,26 @@
+"""Turns what the client heard into the table's words; the output becomes JSON text once, here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.job.observation import Heard, heard_json
+from bridge.runpod.answers import ABSENT
+
+if TYPE_CHECKING:
+    from bridge.runpod.answers import Observation
+
+
+def heard_from(answer: Observation, attempt: int) -> Heard:
+    """`attempt` is the one that was current when the call started."""
+    return Heard(
+        job_id=answer.job_id,
+        status=answer.status,
+        attempt=attempt,
+        delay_time=answer.delay_time,
+        execution_time=answer.execution_time,
+        worker_id=answer.worker_id,
+        retries=answer.retries,
+        output=None if answer.output is ABSENT else heard_json(answer.output),
+        error=answer.error,
+    )

@@ -1,0 +1,168 @@
+"""Reads streams: one reader a job at a time, every chunk recorded and numbered before it is passed on (I13).
+
+RunPod's /stream is a destructive read that holds the connection while there is nothing. So its calls have threads and a
+budget of their own, and status reads never wait behind them. A permit comes first and a stream is taken only for it:
+nothing is held that cannot be read now.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bridge.errors import ApiError, JobUnknown, Unanswered
+from bridge.job.words import Status, Step, is_end
+from bridge.runpod.operations import LIMITS, Operation
+
+if TYPE_CHECKING:
+    from bridge.engine.callers import Callers
+    from bridge.engine.commits import Commits
+    from bridge.engine.vitals import Vitals
+    from bridge.job.document import Held
+    from bridge.ledger import Ledger
+    from bridge.runpod.client import RunPodClient
+
+IDLE_S = 1.0
+#: Streams taken in one turn at most.
+BATCH = 64
+#: RunPod's shortest hold, and our longest: short ones let few threads serve many streams and an engine stop soon.
+HOLD_MIN_MS, HOLD_MAX_MS = 1_000, 5_000
+#: Idle holds of one process end at most so often a second: what is left of RunPod's 200 reads is for chunks.
+IDLE_READS = 80
+#: Milliseconds until the next read: after a page with chunks at least, after an empty one, after one that came back
+#: empty at once, after a failed one, and after a 404.
+AGAIN_MS, EMPTY_MS, HASTY_MS, FAILED_MS, UNKNOWN_MS = 50, 20, 500, 1_000, 2_000
+#: The longest that the stream of a job in RunPod's queue is left alone.
+QUEUED_MOST_MS = 60_000
+#: A stream that brought chunks so lately counts as busy. Seconds.
+BUSY_S = 5.0
+
+
+class Share:
+    """How many streams of each endpoint are busy, and so how soon one of them may be read again.
+
+    RunPod allows 200 reads a second and endpoint. Four hundred busy streams get one every two seconds each, evenly;
+    spending the permits of a 10 s window in its first second would leave all of them without for nine.
+    """
+
+    def __init__(self) -> None:
+        """Nobody is busy yet."""
+        self._lock = threading.Lock()
+        self._busy: dict[str, dict[str, float]] = {}
+
+    def again_ms(self, endpoint: str, request_id: str) -> int:
+        """A page with chunks has come: when its stream may be read again."""
+        now = time.monotonic()
+        with self._lock:
+            busy = self._busy.setdefault(endpoint, {})
+            busy.pop(request_id, None)
+            busy[request_id] = now  # the newest stands last
+            for other, seen in list(busy.items()):
+                if now - seen < BUSY_S:
+                    break
+                del busy[other]
+            return pause_ms(len(busy))
+
+
+def pause_ms(busy: int) -> int:
+    """Between two reads of one of so many busy streams, so that all together stay inside RunPod's limit."""
+    reads = LIMITS[Operation.STREAM].calls / 10 * 0.9
+    return max(AGAIN_MS, int(busy * 1000 / reads))
+
+
+def hold_ms(holding: int) -> int:
+    """How long RunPod is asked to hold an empty read while so many are held."""
+    return min(HOLD_MAX_MS, max(HOLD_MIN_MS, holding * 1000 // IDLE_READS))
+
+
+def after_nothing_ms(status: str, age_ms: float, *, hasty: bool) -> int:
+    """When a stream that brought nothing is read again; `hasty`: RunPod did not hold the read.
+
+    A job that waits for a GPU has no chunks: the longer it waits, the rarer its stream is read, so that ten thousand of
+    them leave the reads to those that run. A status read that sees it started makes the stream due at once (`table`).
+    """
+    if status == Status.IN_QUEUE:
+        return int(min(QUEUED_MOST_MS, max(EMPTY_MS, age_ms)))
+    return HASTY_MS if hasty else EMPTY_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One `once()` takes streams that are due, as many as there are permits and free threads."""
+
+    ledger: Ledger
+    commits: Commits
+    vitals: Vitals
+    callers: Callers
+    client_of: Callable[[str], RunPodClient]
+    endpoint_id_of: Callable[[str], str]
+    lease_ms: int
+    _share: Share = field(default_factory=Share, init=False)
+
+    def once(self) -> float:
+        """Returns seconds until the next look."""
+        wait = IDLE_S
+        for due in self.ledger.due(Step.STREAM):
+            wait = min(wait, self._endpoint(due.endpoint, due.ready) if due.ready else due.wait_ms / 1000)
+        return wait
+
+    def _endpoint(self, endpoint: str, ready: int) -> float:
+        token = secrets.token_hex(8)
+        wanted = min(ready, self.callers.free_for(endpoint), BATCH)
+        if wanted <= 0:
+            return IDLE_S  # a thread that becomes free wakes this loop
+        allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
+        if allowed is not None:
+            wanted = min(wanted, allowed)
+        if wanted <= 0:
+            return wait or IDLE_S
+        endpoint_id, budget = self.endpoint_id_of(endpoint), self.vitals.budget
+        grant = budget.acquire(endpoint_id, Operation.STREAM, wanted, token=token, slot_ms=self.lease_ms)
+        if grant.count == 0:
+            return grant.retry_after_ms / 1000
+        taken = self.ledger.streams({endpoint: grant.count}, lease_ms=self.lease_ms)
+        unused = grant.count - len(taken.records)
+        if unused:
+            budget.release(endpoint_id, Operation.STREAM, token, used=0, unused=unused)
+        for held in taken.records:
+            self.callers.start(self._read, held, endpoint_id, token, taken.token, owner=endpoint)
+        return 0.0 if ready > len(taken.records) and taken.records else IDLE_S
+
+    def _read(self, held: Held, endpoint_id: str, token: str, reader: str) -> None:
+        try:
+            self._page(held, reader)
+        finally:
+            self.vitals.budget.release(endpoint_id, Operation.STREAM, token, used=1, unused=0)
+
+    def _page(self, held: Held, reader: str) -> None:
+        record = held.record
+        read = partial(self.ledger.table.stream_read, reader=reader)
+        hold, started = hold_ms(self.callers.busy), time.monotonic()
+        try:
+            page = self.client_of(record.endpoint).stream(record.endpoint_id, record.job_id, hold)
+        except JobUnknown:
+            # One 404 proves nothing; the status reads find out. Where they have told an end, nothing is left to read.
+            again = None if record.drain_until else UNKNOWN_MS
+            self.commits.put(held, partial(read, chunks=(), again_ms=again, lost=False))
+        except ApiError as error:
+            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.STREAM, error)
+            # A page may have been in transit: RunPod has dropped it, and nobody can read it again.
+            lost = isinstance(error, Unanswered)
+            self.commits.put(held, partial(read, chunks=(), again_ms=FAILED_MS, lost=lost))
+        else:
+            self.vitals.ok(record.endpoint)
+            chunks = [(chunk.output, chunk.metrics) for chunk in page.chunks]
+            over = is_end(page.status) and not chunks  # a terminal status may come before the last chunks
+            if over:
+                again = None
+            elif chunks:
+                again = AGAIN_MS if is_end(page.status) else self._share.again_ms(record.endpoint, record.id)
+            else:
+                age_ms = self.ledger.now() - record.submitted_at
+                again = after_nothing_ms(page.status, age_ms, hasty=time.monotonic() - started < hold / 2000)
+            self.commits.put(held, partial(read, chunks=chunks, again_ms=again, lost=False))

@@ -1,0 +1,196 @@
+"""Watches jobs by reading their status: rescues first, then what is due, within the budget of status reads.
+
+An observation belongs to the attempt that was current when its read started; the table judges whether it is news.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bridge.engine.commits import FULL_S
+from bridge.engine.watch.observation import heard_from
+from bridge.errors import ApiError, JobUnknown
+from bridge.job.observation import Heard
+from bridge.job.record import Long, Record
+from bridge.job.transitions.watching import GONE_APART_MS
+from bridge.job.words import Phase, Status, Step, is_end
+from bridge.runpod.operations import Operation
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.engine.callers import Callers
+    from bridge.engine.commits import Commits
+    from bridge.engine.vitals import Vitals
+    from bridge.engine.watch.pace import Pace
+    from bridge.job.document import Held
+    from bridge.ledger import Ledger
+    from bridge.runpod.client import RunPodClient
+
+IDLE_S = 1.0
+#: A running job whose stream is read tells its end there; its status is read at least so many ms apart.
+STREAMED_MS = 10_000
+#: Polls of one endpoint taken in one turn at most.
+BATCH = 32
+
+
+def share_of_polls(granted: int, polls: int) -> int:
+    """How many of so many permits rescues leave to ordinary polls: a tenth, in the long run also of single ones."""
+    return min(polls, granted // 10 + (random.random() < granted % 10 / 10))  # noqa: S311  (no secret)
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One `once()` claims and dispatches a batch of status reads."""
+
+    ledger: Ledger
+    commits: Commits
+    vitals: Vitals
+    callers: Callers
+    pace: Pace
+    client_of: Callable[[str], RunPodClient]
+    endpoint_id_of: Callable[[str], str]
+    lease_ms: int
+    slot_ms: int
+    purged_at: Callable[[str], int]
+    observed: Callable[[Held, Heard, int], None]  # writes it, a large output to the object store first
+
+    def once(self) -> float:
+        """Returns seconds until the next look."""
+        wait = IDLE_S
+        ready: dict[str, dict[Step, int]] = {}
+        for due in self.ledger.due(Step.RESCUE, Step.POLL):
+            if due.ready:
+                ready.setdefault(due.endpoint, {})[due.step] = due.ready
+            else:
+                wait = min(wait, due.wait_ms / 1000)
+        for endpoint, steps in ready.items():
+            wait = min(wait, self._endpoint(endpoint, steps))
+        return max(wait, 0.0)
+
+    def _endpoint(self, endpoint: str, steps: dict[Step, int]) -> float:
+        token = secrets.token_hex(8)
+        self.pace.refresh(endpoint)
+        allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
+        ready = sum(steps.values())
+        room = self.commits.room()
+        wanted = min(ready, self.callers.free_for(endpoint), BATCH, room)
+        if allowed is not None:
+            wanted = min(wanted, allowed)
+        if wanted <= 0:
+            return wait or (IDLE_S if room else FULL_S)
+        endpoint_id = self.endpoint_id_of(endpoint)
+        grant = self.vitals.budget.acquire(endpoint_id, Operation.STATUS, wanted, token=token, slot_ms=self.slot_ms)
+        left = grant.count
+        for step in (Step.RESCUE, Step.POLL):
+            if left and steps.get(step):
+                rest = share_of_polls(left, steps.get(Step.POLL, 0)) if step is Step.RESCUE else 0
+                claimed = self.ledger.claim(step, {endpoint: left - rest}, lease_ms=self.lease_ms)
+                left -= len(claimed.records)
+                for held in claimed.records:
+                    self.callers.start(self._read, held, endpoint_id, token, owner=endpoint)
+        if left:
+            self.vitals.budget.release(endpoint_id, Operation.STATUS, token, used=0, unused=left)
+        if grant.count == 0:
+            return grant.retry_after_ms / 1000
+        return 0.0 if ready > grant.count - left else IDLE_S
+
+    def _read(self, held: Held, endpoint_id: str, token: str) -> None:
+        record = held.record
+        try:
+            if record.phase is Phase.UNANSWERED:
+                self._confirm(held)
+                return
+            self._read_job(held, record.job_id, record.endpoint_id)
+        finally:
+            self.vitals.budget.release(endpoint_id, Operation.STATUS, token, used=1, unused=0)
+        for job in held.json(Long.JOBS) or ():
+            # More than one job lives (a submit's answer was lost): each is looked at (HARDENING 3).
+            if job["job_id"] != record.job_id and not is_end(job["status"]) and job["status"] != "GONE":
+                self._read_other(held, job["job_id"], job["endpoint_id"])
+        if Long.EVIDENCE in held.long:
+            self._read_other(held, held.long[Long.EVIDENCE], record.endpoint_id, unknown=True)
+
+    def _read_other(self, held: Held, job_id: str, endpoint_id: str, *, unknown: bool = False) -> None:
+        """A permit of its own (I9); where none is left, the next look at the record tries again."""
+        token, budget = secrets.token_hex(8), self.vitals.budget
+        if not budget.acquire(endpoint_id, Operation.STATUS, 1, token=token, slot_ms=self.slot_ms, kind="small").count:
+            return
+        try:
+            if unknown:
+                self._confirm(held)
+            else:
+                self._read_job(held, job_id, endpoint_id)
+        finally:
+            budget.release(endpoint_id, Operation.STATUS, token, used=1, unused=0)
+
+    def _confirm(self, held: Held) -> None:
+        """The submit's answer was lost, and a callback has named a job: it counts when RunPod knows it."""
+        record, table = held.record, self.ledger.table
+        job_id = held.long.get(Long.EVIDENCE, "")
+        try:
+            answer = self.client_of(record.endpoint).status(record.endpoint_id, job_id)
+        except (JobUnknown, ValueError) as error:
+            tell("webhook.refused", why="unconfirmed", error=str(error), request_id=record.id)
+            self.commits.put(held, partial(table.unconfirmed, again_ms=None))
+        except ApiError as error:
+            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.STATUS, error)
+            delay_ms = int(max(self.vitals.wait_s(record.endpoint), 0.5) * 1000)
+            self.commits.put(held, partial(table.unconfirmed, again_ms=delay_ms))
+        else:
+            self.vitals.ok(record.endpoint)
+            known = answer.job_id or job_id
+            self.commits.put(held, lambda fresh, now: table.submitted(fresh, now, known, "IN_PROGRESS", poll_ms=0))
+
+    def _read_job(self, held: Held, job_id: str, endpoint_id: str) -> None:
+        record, table = held.record, self.ledger.table
+        try:
+            answer = self.client_of(record.endpoint).status(endpoint_id, job_id)
+        except JobUnknown:
+            self._unknown(held, job_id, endpoint_id)
+        except ApiError as error:
+            self.vitals.failed(record.endpoint, endpoint_id, Operation.STATUS, error)
+            delay_ms = int(max(self.vitals.wait_s(record.endpoint), 0.25) * 1000)
+            self.commits.put(held, lambda fresh, now: table.missed(fresh, now, delay_ms=delay_ms))
+        else:
+            self.vitals.ok(record.endpoint)
+            heard = self._with_chunks(record, heard_from(answer, record.attempt))
+            age_ms = self.ledger.now() - record.submitted_at
+            if heard.status == "COMPLETED":
+                self.pace.learn(record.endpoint, heard.delay_time, heard.execution_time, age_ms)
+            progressing = Long.PROGRESS in held.long or heard.output is not None
+            poll_ms = self.pace.next_ms(
+                record.endpoint, heard.status, age_ms, delay_ms=heard.delay_time, progressing=progressing
+            )
+            if record.stream and not record.stream_done and heard.status == Status.IN_PROGRESS:
+                poll_ms = max(poll_ms, STREAMED_MS)
+            self.observed(held, heard, poll_ms)
+
+    def _with_chunks(self, record: Record, heard: Heard) -> Heard:
+        """An end that is made or mended from its chunks carries them; what is recorded meanwhile, the table notices."""
+        if heard.status != Status.COMPLETED or not (record.stream or record.chunks):
+            return heard
+        if heard.output in {None, "[]"} or record.stream_incomplete:
+            outputs = tuple(chunk["output"] for chunk in self.ledger.chunks(record.id, record.chunks_from))
+            return replace(heard, chunks=outputs)
+        return heard
+
+    def _unknown(self, held: Held, job_id: str, endpoint_id: str) -> None:
+        """404 of a job. It counts only beside a success of the same endpoint and key (HARDENING 2)."""
+        record, table = held.record, self.ledger.table
+        second = record.gone_at and self.ledger.now() - record.gone_at >= GONE_APART_MS
+        if second and self.vitals.ok_at(record.endpoint) < record.gone_at:
+            health = self.client_of(record.endpoint).health
+            with suppress(ApiError):
+                self.vitals.permitted(record.endpoint, endpoint_id, Operation.HEALTH, lambda: health(endpoint_id))
+        known: dict[str, Any] = {
+            "endpoint_ok_at": self.vitals.ok_at(record.endpoint),
+            "purged_at": self.purged_at(record.endpoint),
+            "poll_ms": 1_000,
+        }
+        self.commits.put(held, lambda fresh, now: table.gone(fresh, now, job_id, record.attempt, **known))

@@ -1,0 +1,1 @@
+"""What others read and write in the ledger's Redis: `inbox` (requests, commands), `outbox` (events), `dead` letters."""

@@ -1,0 +1,1 @@
+"""What tests share: private servers, a running bridge, a proxy that breaks, floods and foreign apps."""

@@ -1,0 +1,248 @@
+"""A whole house for a test: emulator, a bridge worker as a real process, a foreign Celery app, the ledger.
+
+The foreign app imports nothing of the bridge, as a producer in another team would. Its own tasks run in a second real
+worker process (`tests/foreign.py`), so that chains, links and chords cross from the bridge to it and back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from celery import Celery
+from celery.backends.redis import RedisBackend
+
+from bridge.embedded import tied
+from bridge.emulator import Emulator
+from bridge.job.change import Rules
+from bridge.job.document import Held
+from bridge.job.record import Long, Record
+from bridge.ledger import Ledger, Names, connect
+from bridge.ledger.ledger import Build
+from tests.support.helpers import eventually
+
+ROOT = Path(__file__).parents[2]
+API_KEY = "test-key"
+
+
+class Process:
+    """One real process of the house, its output in a file."""
+
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+        """Started at once; dies with the test run."""
+        self.name = name
+        self.log = log
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                tied(*command),
+                cwd=ROOT,
+                env=dict(environment),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process' id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def said(self) -> str:
+        """Everything it has written."""
+        return self.log.read_text(errors="replace")
+
+    def kill(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """A signal to the whole group, so that a prefork worker's children get it too."""
+        if self.running:
+            os.killpg(self.pid, sig)
+
+    def stop(self, timeout: float = 30.0) -> int:
+        """SIGTERM to the main process; what it returned."""
+        if self.running:
+            os.kill(self.pid, signal.SIGTERM)
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self._process.wait(5)
+
+
+class House:
+    """Everything started by a test is ended with it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        broker: str,
+        redis_url: str,
+        backend: str | None = None,
+        emulator: Emulator | None = None,
+        **settings: str,
+    ) -> None:
+        """`settings` are BRIDGE_* variables without the prefix, in small letters."""
+        self.directory = directory
+        self._stack = ExitStack()
+        self.emulator = emulator or self._stack.enter_context(Emulator(endpoints=["demo"], api_keys=[API_KEY]))
+        self.broker, self.backend = broker, backend or redis_url
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("RUNPOD_", "BRIDGE_", "CELERY_"))},
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "RUNPOD_API_KEY": API_KEY,
+            "RUNPOD_ENDPOINT_ID": "demo",
+            "RUNPOD_ENDPOINT_BASE_URL": self.emulator.base_url,
+            "CELERY_BROKER_URL": broker,
+            "CELERY_RESULT_BACKEND": self.backend,
+            "BRIDGE_REDIS_URL": redis_url,
+            "BRIDGE_HTTP_BIND": "",
+            **{f"BRIDGE_{name.upper()}": value for name, value in settings.items()},
+        }
+        self.client = connect(redis_url)
+        self.ledger = Ledger(self.client, Names(), Rules())
+        self.app = foreign_app(broker, self.backend)
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        hang_up(self.app)
+        self.client.close()
+
+    def start(self, name: str, *command: str, **more: str) -> Process:
+        """A process of the house; `more` are further variables."""
+        self._count += 1
+        log = self.directory / f"{name}-{self._count}.log"
+        process = Process(name, list(command), {**self.environment, **more}, log)
+        self._stack.callback(process.kill)
+        self._stack.callback(process.stop)
+        return process
+
+    def worker(self, *args: str, pool: str = "threads", ready: bool = True, **more: str) -> Process:
+        """A bridge worker."""
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "bridge.app",
+            "worker",
+            "-l",
+            "INFO",
+            "-P",
+            pool,
+            "-c",
+            "4",
+            *args,
+        ]
+        command += ["-n", f"bridge{self._count}@test", "--without-gossip", "--without-mingle"]
+        process = self.start("worker", *command, **more)
+        if ready:
+            eventually(lambda: "ready." in process.said() or not process.running, timeout=30)
+            assert process.running, process.said()[-3000:]
+        return process
+
+    def foreign_worker(self, *args: str) -> Process:
+        """A worker of the other team's app, on its default queue."""
+        command = self._celery("tests.foreign", "threads")
+        more = {"FOREIGN_BROKER": self.broker, "FOREIGN_BACKEND": self.backend}
+        process = self.start("foreign", *command, *args, **more)
+        eventually(lambda: "ready." in process.said() or not process.running, timeout=30)
+        assert process.running, process.said()[-3000:]
+        return process
+
+    def _celery(self, app: str, pool: str) -> list[str]:
+        name = f"{app}{self._count}@test"
+        quiet = ["--without-gossip", "--without-mingle"]
+        return [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            app,
+            "worker",
+            "-l",
+            "INFO",
+            "-P",
+            pool,
+            "-c",
+            "4",
+            "-n",
+            name,
+            *quiet,
+        ]
+
+    def send(self, input: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+        """`bridge.run` as any producer sends it; `task_id`, `link` and the like are Celery's options."""
+        names = ("task_id", "link", "link_error", "expires", "ignore_result", "priority_", "headers", "soft_time_limit")
+        options = {name.rstrip("_"): kwargs.pop(name) for name in names if name in kwargs}
+        if input is not None:
+            kwargs["input"] = dict(input)
+        return self.app.send_task("bridge.run", kwargs=kwargs, queue="bridge.run", **options)
+
+    def ask(self, task: str, timeout: float = 10.0, **kwargs: Any) -> Any:
+        """The answer of a control task."""
+        return self.app.send_task(f"bridge.{task}", kwargs=kwargs, queue="bridge.control").get(timeout=timeout)
+
+    def events(self, request_id: str | None = None) -> list[dict[str, Any]]:
+        """What the event stream holds, in order."""
+        entries: Any = self.client.xrange(self.ledger.names.events)
+        told = [json.loads(entry["data"]) for _, entry in entries]
+        return [event for event in told if request_id in (None, event["subject"])]
+
+    def names_of(self, request_id: str) -> list[str]:
+        """The events of one request by name."""
+        return [event["type"].rpartition(".")[2] for event in self.events(request_id)]
+
+    def phase(self, request_id: str) -> str | None:
+        """Where the record stands."""
+        held = self.ledger.load(request_id)
+        return held.record.phase.value if held else None
+
+    def submits(self) -> int:
+        """How many POST /run and /runsync the emulator has taken."""
+        return sum(1 for call in self.emulator.calls() if call["op"] in {"run", "runsync"} and call["code"] == 200)
+
+
+def born(name: str, ledger: Ledger) -> Build:
+    """A request of endpoint `demo` as `Ledger.accept_many` takes it, whom nobody waits for."""
+    record = Record(id=name, endpoint="demo", endpoint_id="demo", door="json", sinks="", fingerprint="f")
+    return lambda now, wish: ledger.table.accept(Held(record, {Long.INPUT: "{}"}), now, wish)
+
+
+def hang_up(app: Celery) -> None:
+    """Close a producer, with its pools and its result backend: Celery leaves their sockets to the garbage collector."""
+    backend = app.backend
+    if isinstance(backend, RedisBackend):
+        backend.result_consumer.stop()
+        backend.client.connection_pool.disconnect()
+    app.amqp.producer_pool.force_close_all()
+    app.pool.force_close_all()
+    app.close()
+
+
+def foreign_app(broker: str, backend: str) -> Celery:
+    """A producer that knows the bridge by its queue's name alone."""
+    app = Celery("foreign", broker=broker, backend=backend, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        broker_connection_retry_on_startup=True,
+        result_backend_thread_safe=True,  # one for all threads, so that `hang_up` finds all that is open
+    )
+    return app
