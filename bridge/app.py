@@ -6,7 +6,6 @@ process, beside whatever pool executes the tasks.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, bootsteps
@@ -15,16 +14,17 @@ from celery.signals import worker_shutting_down
 from click import ClickException
 
 from bridge import celeryconfig
-from bridge import process as wiring
-from bridge.doors.celery import remote_control as remote
-from bridge.doors.celery import tasks
-from bridge.doors.celery import wait_for_ledger as hold
-from bridge.doors.celery.consumer import back_pressure as intake
+from bridge.doors.celery import remote_control, tasks
+from bridge.doors.celery.consumer import back_pressure
 from bridge.doors.celery.finish.in_process import finish_here
+from bridge.doors.celery.wait_for_ledger import stopping
 from bridge.engine.tell.finish import QUEUE as FINISHES
 from bridge.errors import LedgerUnavailable, SchemaTooNew, SettingsError
+from bridge.process import components
+from bridge.process.doors import plain_ends, task_uses
+from bridge.process.process import Process
 from bridge.settings import load
-from bridge.telemetry import configure_logging, tell
+from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     from celery.worker import WorkController
@@ -84,12 +84,12 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: WorkController, **_kwargs: Any) -> None:
         """Celery builds it."""
-        self.bridge: wiring.Bridge | None = None
+        self.process: Process | None = None
         super().__init__(worker)
 
     def start(self, worker: WorkController) -> None:
         """After the pool has forked, so that no connection is shared with its children."""
-        hold.stopping.clear()
+        stopping.clear()
         try:
             self._start(worker)
         except (SettingsError, SchemaTooNew) as error:
@@ -101,39 +101,35 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             raise WorkerShutdown(UNAVAILABLE) from None
 
     def _start(self, worker: WorkController) -> None:
-        self.bridge = wiring.current(worker.app)
-        configure_logging(self.bridge.settings.bridge_log_level, as_json=self.bridge.settings.bridge_log_json)
-        self.bridge.check()
-        if self.bridge.settings.bridge_engine:
-            reads = FINISHES in worker.app.amqp.queues.consume_from
-            self.bridge.start_engine(finish_here(self.bridge, worker), reads_finishes=reads)
-        self.bridge.start_doors()
-        self.bridge.start_http()
+        has = components.current(worker.app)
+        self.process = Process(has)
+        self.process.start(
+            engine=has.settings.bridge_engine,
+            finish_here=finish_here(worker, plain_ends(has)),
+            reads_finishes=FINISHES in worker.app.amqp.queues.consume_from,
+        )
 
     def stop(self, _worker: WorkController) -> None:
         """No new leases, calls under way ended or given back."""
-        hold.stopping.set()
-        if self.bridge is not None:
-            if self.bridge.http is not None:
-                self.bridge.http.stop()
-            self.bridge.stop_doors()
-            self.bridge.stop_engine()
+        stopping.set()
+        if self.process is not None:
+            self.process.stop()
 
     terminate = stop
 
 
 @worker_shutting_down.connect
 def _stopping(**_kwargs: Any) -> None:
-    hold.stopping.set()
+    stopping.set()
 
 
 def create() -> BridgeCelery:
     """A new app with the bridge's tasks and steps."""
     made = BridgeCelery()
-    tasks.register(made, partial(wiring.current, made))
-    remote.register(partial(wiring.current, made))
+    tasks.register(made, lambda: task_uses(components.current(made)))
+    remote_control.register(lambda: components.current(made).control)
     made.steps["worker"].add(EngineStep)
-    made.steps["consumer"].add(intake.step(partial(wiring.current, made)))
+    made.steps["consumer"].add(back_pressure.step(lambda: components.current(made).pressure))
     return made
 
 

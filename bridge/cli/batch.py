@@ -23,7 +23,7 @@ import click
 from bridge.cli.codes import ExitCode
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.process.components import Components
 
 #: Requests of one batch under way at once; the ledger would hold more, a file of results is read in order of ends.
 WINDOW = 1_000
@@ -108,7 +108,7 @@ def _result(raw: bytes) -> dict[str, Any] | None:
 class Batch:
     """One run of one file."""
 
-    def __init__(self, house: Bridge, path: Path, name: str, arguments: dict[str, Any]) -> None:
+    def __init__(self, house: Components, path: Path, name: str, arguments: dict[str, Any]) -> None:
         """`name` begins each line's id; `arguments` are the same for all. Raises JobRejected (endpoint)."""
         self._house = house
         self._path = path
@@ -257,7 +257,7 @@ class Batch:
 
 
 def run_batch(
-    house: Bridge, path: Path, out: Path, arguments: dict[str, Any], *, name: str | None, as_json: bool
+    house: Components, path: Path, out: Path, arguments: dict[str, Any], *, name: str | None, as_json: bool
 ) -> int:
     """Exit 0 when every line has COMPLETED, now or in an earlier run; 4 when some have not; 130 when it was stopped."""
     name = _NOT_IN_IDS.sub("-", name or path.stem)[:180]

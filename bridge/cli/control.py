@@ -12,7 +12,7 @@ from bridge.cli.house import as_json, asker, bridge, show
 from bridge.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.process.components import Components
 
 
 @click.command()
@@ -58,7 +58,7 @@ def cancel(
     return ExitCode.UNKNOWN if all(answer["outcome"] == "unknown" for answer in answers) else ExitCode.OK
 
 
-def _wait(house: Bridge, answers: list[dict[str, Any]], progress: Progress) -> None:
+def _wait(house: Components, answers: list[dict[str, Any]], progress: Progress) -> None:
     """Until none of them can end any more; RunPod takes 100 cancels in 10 s for an endpoint."""
     left = {answer["id"]: answer for answer in answers if answer["outcome"] == "requested"}
     progress.begin("ended", len(left))

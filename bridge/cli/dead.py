@@ -11,7 +11,7 @@ from bridge.cli.codes import ExitCode
 from bridge.cli.house import as_json, bridge, show
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.process.components import Components
 
 
 @click.group()
@@ -74,7 +74,7 @@ def dead_replay(letter_ids: tuple[str, ...], *, reason: str | None, request_id: 
                 unpark(house.ledger, letter_id)
                 told.append({"id": letter_id, "replayed": True, "to": "engine"})
                 continue
-            where = replay(house, letter, request_id=request_id)
+            where = replay(house.app, house.ledger, letter, amqp=house.settings.amqp, request_id=request_id)
         except NotReplayable as error:
             told.append({"id": letter_id, "replayed": False, "why": str(error)})
             continue
@@ -110,7 +110,7 @@ def _is_letter(letter_id: str) -> bool:
     return bool(dash) and at.isdigit() and number.isdigit()
 
 
-def _found(house: Bridge, letter_id: str) -> dict[str, Any]:
+def _found(house: Components, letter_id: str) -> dict[str, Any]:
     from bridge.errors import JobRejected  # noqa: PLC0415
     from bridge.ledger.records.parked import parked  # noqa: PLC0415
 
@@ -123,7 +123,7 @@ def _found(house: Bridge, letter_id: str) -> dict[str, Any]:
     return letter
 
 
-def _shown(house: Bridge, letter: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
+def _shown(house: Components, letter: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
     """As it may be shown: no secrets, at any depth of the original (HARDENING 21)."""
     from bridge.telemetry import blotted  # noqa: PLC0415
 

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from bridge.engine.control import Asker
-    from bridge.process import Bridge
+    from bridge.process.components import Components
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
-def bridge() -> Bridge:
+def bridge() -> Components:
     """The ledger, control and clients of this process, as the environment sets them."""
-    from bridge import process as wiring  # noqa: PLC0415  (heavy)
+    from bridge.process import components  # noqa: PLC0415  (heavy)
     from bridge.telemetry import configure_logging  # noqa: PLC0415
 
-    made = wiring.current(cast("Celery", _Later()))
+    made = components.current(cast("Celery", _Later()))
     configure_logging("error", as_json=made.settings.bridge_log_json)
     return made
 

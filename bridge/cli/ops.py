@@ -13,7 +13,7 @@ from bridge.cli.house import as_json, bridge, show
 from bridge.errors import ApiError, LedgerUnavailable, OutputUnavailable
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.process.components import Components
 
 
 @click.command()
@@ -33,7 +33,7 @@ def check(*, as_json: bool) -> int:
 Finding = tuple[str, str, str]
 
 
-def _ledger(house: Bridge) -> list[Finding]:
+def _ledger(house: Components) -> list[Finding]:
     from bridge.cli.durability import of_ledger  # noqa: PLC0415
     from bridge.ledger import inspect_server  # noqa: PLC0415
 
@@ -61,7 +61,7 @@ def _ledger(house: Bridge) -> list[Finding]:
     return found
 
 
-def _broker(house: Bridge) -> list[Finding]:
+def _broker(house: Components) -> list[Finding]:
     from bridge.cli.durability import of_broker  # noqa: PLC0415
     from bridge.doors.celery.consumer.queues import look_at_broker  # noqa: PLC0415
 
@@ -76,7 +76,7 @@ def _broker(house: Bridge) -> list[Finding]:
     return found
 
 
-def _endpoints(house: Bridge) -> list[Finding]:
+def _endpoints(house: Components) -> list[Finding]:
     if not house.book.has_key:
         return [("FAULT", "key", "RUNPOD_API_KEY is not set, nor RUNPOD_API_KEY_FILE")]
     found: list[Finding] = []
@@ -90,7 +90,7 @@ def _endpoints(house: Bridge) -> list[Finding]:
     return found or [("WARN", "endpoints", "none is named: set RUNPOD_ENDPOINT_ID or BRIDGE_ENDPOINTS")]
 
 
-def _blobs(house: Bridge) -> list[Finding]:
+def _blobs(house: Components) -> list[Finding]:
     blobs = house.outputs.blobs
     if blobs is None:
         return []

@@ -16,7 +16,7 @@ from bridge.cli.codes import ExitCode
 from bridge.cli.house import as_json, bridge, show
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.process.components import Components
 
 #: Seconds between looks where nothing is heard.
 LOOK_S = 0.5
@@ -68,7 +68,7 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
     return follow(house, request_id, as_json=as_json, stream=options["stream"], after=after)
 
 
-def check(house: Bridge, request_id: str, arguments: dict[str, Any]) -> None:
+def check(house: Components, request_id: str, arguments: dict[str, Any]) -> None:
     """What any door would refuse is not sent. Raises JobRejected."""
     from bridge.engine.accept import Origin  # noqa: PLC0415
     from bridge.job.request import parse_run  # noqa: PLC0415
@@ -76,7 +76,7 @@ def check(house: Bridge, request_id: str, arguments: dict[str, Any]) -> None:
     house.accept.prepare(request_id, parse_run(arguments), Origin(door="cli"))
 
 
-def send(house: Bridge, request_id: str, arguments: dict[str, Any]) -> None:
+def send(house: Components, request_id: str, arguments: dict[str, Any]) -> None:
     """As any Celery producer does; the result is kept in the ledger, not in Celery."""
     house.app.send_task("bridge.run", kwargs=arguments, task_id=request_id, queue="bridge.run", ignore_result=False)
 
@@ -131,7 +131,7 @@ def watch(request_id: str, *, as_json: bool) -> int:
     return follow(house, request_id, as_json=as_json, stream=True)
 
 
-def follow(house: Bridge, request_id: str, *, as_json: bool, stream: bool, after: str = "-") -> int:
+def follow(house: Components, request_id: str, *, as_json: bool, stream: bool, after: str = "-") -> int:
     """Show each event as it comes; the exit code tells the end."""
     for event in events(house, request_id, after):
         name, data = event["type"].rpartition(".")[2], event["data"]
@@ -151,7 +151,7 @@ def follow(house: Bridge, request_id: str, *, as_json: bool, stream: bool, after
     return ExitCode.UNKNOWN
 
 
-def content_of(house: Bridge, request_id: str) -> Any:
+def content_of(house: Components, request_id: str) -> Any:
     """A large output from wherever it is kept. Raises OutputUnavailable when it is kept nowhere any more."""
     from bridge.errors import OutputUnavailable  # noqa: PLC0415
 
@@ -172,7 +172,7 @@ def _detail(name: str, data: dict[str, Any]) -> str:
     return str(data.get("job_id") or data.get("endpoint") or "")
 
 
-def events(house: Bridge, request_id: str, after: str = "-") -> Iterator[dict[str, Any]]:
+def events(house: Components, request_id: str, after: str = "-") -> Iterator[dict[str, Any]]:
     """A request's events from the stream, to its end; where they are trimmed, its chunks and its end."""
     cursor, last = after, 0
     while True:

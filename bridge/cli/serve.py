@@ -30,24 +30,17 @@ def worker(args: tuple[str, ...]) -> None:
 @click.command()
 def engine() -> int:
     """Run the engine alone, for workers that have BRIDGE_ENGINE=off. SIGTERM stops it in good order."""
-    from bridge import process as wiring  # noqa: PLC0415
     from bridge.app import app  # noqa: PLC0415
-    from bridge.telemetry import configure_logging  # noqa: PLC0415
+    from bridge.process import components  # noqa: PLC0415
+    from bridge.process.process import Process  # noqa: PLC0415
 
-    bridge = wiring.current(app)
-    configure_logging(bridge.settings.bridge_log_level, as_json=bridge.settings.bridge_log_json)
-    ended = threading.Event()
+    process, ended = Process(components.current(app)), threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: ended.set())
-    bridge.check()
-    running = bridge.start_engine()
-    bridge.start_doors()
-    door = bridge.start_http()
-    click.echo(f"engine {running.engine_id} ready")
+    process.start(engine=True)
+    click.echo(f"engine {process.engine.engine_id if process.engine else ''} ready")
     ended.wait()
-    door.stop()
-    held = bridge.stop_doors()
-    return ExitCode.OK if bridge.stop_engine() and held else ExitCode.FAILED
+    return ExitCode.OK if process.stop() else ExitCode.FAILED
 
 
 def emulate() -> click.Command:

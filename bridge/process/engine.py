@@ -30,7 +30,7 @@ from bridge.loop import Loop
 from bridge.process.figures import bounds
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.process.components import Components
     from bridge.settings import Settings
 
 #: Seconds. Turns of the busy loops are at least this far apart, so that a burst becomes a batch.
@@ -81,30 +81,30 @@ class Threads:
         self.finish.on_free = loops["finish"].wake
 
 
-def build_engine(bridge: Bridge, finish_here: Here | None, *, reads_finishes: bool) -> Engine:
+def build_engine(has: Components, finish_here: Here | None, *, reads_finishes: bool) -> Engine:
     """Nothing runs before its `start`."""
-    s, ledger, vitals = bridge.settings, bridge.ledger, bridge.vitals
-    threads, commits = Threads.of(s), Commits(ledger, bridge.noticed)
-    observed = partial(bridge.outputs.observed, commits)
+    s, ledger, vitals = has.settings, has.ledger, has.vitals
+    threads, commits = Threads.of(s), Commits(ledger, has.notifier.changed)
+    observed = partial(has.outputs.observed, commits)
     pace = Pace(
-        ledger.runs, bridge.budget, bridge.endpoint_id_of, bridge.control.heard_lately, lambda: ledger.live_engines
+        ledger.runs, has.budget, has.endpoint_id_of, has.control.heard_lately, lambda: ledger.live_engines
     )  # fmt: skip
     lease_ms = int(s.bridge_lease_s * 1000)
     slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
-    calling = bridge.client_of, bridge.endpoint_id_of
+    calling = has.client_of, has.endpoint_id_of
     submit = Submit(
-        ledger, commits, vitals, bridge.book, threads.submit, threads.sync, pace, bridge.client_of, lease_ms, slot_ms,
-        observed, s.bridge_webhook_base_url, spending=Spending(ledger), capped=bridge.capped,
+        ledger, commits, vitals, has.book, threads.submit, threads.sync, pace, has.client_of, lease_ms, slot_ms,
+        observed, s.bridge_webhook_base_url, spending=Spending(ledger), capped=has.notifier.capped,
     )  # fmt: skip
     track = Track(
-        ledger, commits, vitals, threads.track, pace, *calling, lease_ms, slot_ms, bridge.purged_at, observed
+        ledger, commits, vitals, threads.track, pace, *calling, lease_ms, slot_ms, has.purged_at, observed
     )  # fmt: skip
     carry_out = CarryOut(
         ledger, commits, vitals, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed
     )  # fmt: skip
     stream = Stream(ledger, commits, vitals, threads.stream, *calling, slot_ms)
     finish = Finish(
-        ledger, bridge.app, lease_ms, s.bridge_finish_resend_s, threads.finish, finish_here, reads_finishes
+        ledger, has.app, lease_ms, s.bridge_finish_resend_s, threads.finish, finish_here, reads_finishes
     )  # fmt: skip
     engine_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
     trim = Trim(ledger, bounds(s), s.bridge_dead_bytes_max, int(s.bridge_dead_retention_s * 1000))
@@ -116,27 +116,27 @@ def build_engine(bridge: Bridge, finish_here: Here | None, *, reads_finishes: bo
         "strays": Loop("strays", carry_out.strays),
         "stream": Loop("stream", stream.once, at_least_s=BURST_S),
         "finish": Loop("finish", finish.once, at_least_s=BURST_S),
-        "states": Loop("states", bridge.states.once, at_least_s=STATES_BURST_S),
-        "outputs": Loop("outputs", bridge.outputs.once),
-        "sweep": Loop("sweep", Sweep(ledger, engine_id, bridge.noticed, bridge.budget.flush).once),
+        "states": Loop("states", has.notifier.states.once, at_least_s=STATES_BURST_S),
+        "outputs": Loop("outputs", has.outputs.once),
+        "sweep": Loop("sweep", Sweep(ledger, engine_id, has.notifier.changed, has.budget.flush).once),
         "ask": Loop("ask", AskHealth(ledger, vitals, *calling).once),
         "trim": Loop("trim", trim.once),
         "wake": Loop("wake", wake.once),
     }
     closers: list[Callable[[], None]] = [finish.close, wake.close]
     if s.amqp:
-        publish = _publish(bridge)
+        publish = _publish(has)
         loops["publish"] = Loop("publish", publish.once, at_least_s=BURST_S)
         closers.append(publish.close)
     threads.wake(loops)
-    bridge.states.wake, bridge.outputs.wake = loops["states"].wake, loops["outputs"].wake
-    engine = Engine(engine_id, loops, commits, (*threads.all(), bridge.outputs), submit.calm, tuple(closers))
+    has.notifier.states.wake, has.outputs.wake = loops["states"].wake, loops["outputs"].wake
+    engine = Engine(engine_id, loops, commits, (*threads.all(), has.outputs), submit.calm, tuple(closers))
     wake.woken = engine.wake_all
     return engine
 
 
-def _publish(bridge: Bridge) -> Publish:
-    s = bridge.settings
+def _publish(has: Components) -> Publish:
+    s = has.settings
     return Publish(
-        bridge.ledger, Broker(bridge.app), bridge.noticed, bounds(s), s.bridge_message_limit, s.bridge_reply_patience_s
+        has.ledger, Broker(has.app), has.notifier.changed, bounds(s), s.bridge_message_limit, s.bridge_reply_patience_s
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from click import Context, Group
 
 from bridge.cli import cli
-from bridge.doors.celery.tasks import _CONTROL
+from bridge.doors.commands import COMMANDS
 from bridge.doors.json.parse import Command, take
 from bridge.engine.control.health import TROUBLES
 from bridge.errors import EndpointTrouble
@@ -95,15 +95,15 @@ def test_each_argument_of_a_request_has_its_line() -> None:
 
 def test_each_control_task_has_its_line_and_a_line_to_copy() -> None:
     """docs/control.md names every task of the control queue, and shows how to send it."""
-    assert first_words("control.md", "# Control") == set(_CONTROL)
+    assert first_words("control.md", "# Control") == set(COMMANDS)
     shown = set(re.findall(r'^    ask\("([^"]+)"', (DOCS / "control.md").read_text(), re.MULTILINE))
-    assert shown == set(_CONTROL)
+    assert shown == set(COMMANDS)
 
 
 def test_each_line_to_copy_is_taken_by_its_task() -> None:
     """The arguments that docs/control.md shows are those that the tasks allow."""
     for task, arguments in re.findall(r'^    ask\("([^"]+)"(.*)\)$', (DOCS / "control.md").read_text(), re.MULTILINE):
-        assert set(re.findall(r"(\w+)=", arguments)) <= _CONTROL[task][1] | {"by"}, task
+        assert set(re.findall(r"(\w+)=", arguments)) <= COMMANDS[task][1] | {"by"}, task
 
 
 def test_each_command_shown_exists() -> None:
@@ -164,7 +164,7 @@ def test_each_json_command_shown_is_taken_by_the_doors() -> None:
     lines = re.findall(r'^    (\{"op": .+\})$', (DOCS / "control.md").read_text(), re.MULTILINE)
     taken = [take(line, None, "stream", None, "commands") for line in lines]
     assert all(isinstance(command, Command) for command in taken), taken
-    assert {f"bridge.{command.op}" for command in taken if isinstance(command, Command)} == set(_CONTROL)
+    assert {f"bridge.{command.op}" for command in taken if isinstance(command, Command)} == set(COMMANDS)
 
 
 def anchors(page: Path) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from bridge.doors.celery.tasks import _CONTROL
+from bridge.doors.commands import COMMANDS
 from bridge.doors.json import amqp
 from bridge.doors.json.parse import Command, Request, take
 from bridge.job.models import schemas
@@ -54,9 +54,9 @@ def test_the_commands_and_their_names_are_those_of_the_door() -> None:
     """Each op has its line, and each line the names that it takes."""
     lines = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", section("Commands"), re.MULTILINE))
     del lines["op"]
-    assert {f"bridge.{op}" for op in lines} == set(_CONTROL)
+    assert {f"bridge.{op}" for op in lines} == set(COMMANDS)
     for op, names in lines.items():
-        assert set(re.findall(r"`(\w+)`", names)) == _CONTROL[f"bridge.{op}"][1], op
+        assert set(re.findall(r"`(\w+)`", names)) == COMMANDS[f"bridge.{op}"][1], op
 
 
 def test_the_reasons_are_those_of_dead_letters() -> None:

@@ -30,8 +30,8 @@ from bridge.doors.celery.wait_for_ledger import hold
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.accept import Prepared, Verdict
-    from bridge.process import Bridge
+    from bridge.engine.accept import Accept, Prepared, Verdict
+    from bridge.engine.notifier import Notifier
 
 #: Where Celery finds `strategy`.
 STRATEGY = "bridge.doors.celery.accept_many:strategy"
@@ -59,9 +59,9 @@ class _Taken:
 class Together:
     """One per app; its thread starts with the first message."""
 
-    def __init__(self, bridge: Callable[[], Bridge], prepare: Prepare) -> None:
-        """`prepare` writes nothing."""
-        self._bridge = bridge
+    def __init__(self, into: Callable[[], tuple[Accept, Notifier]], prepare: Prepare) -> None:
+        """`into` gives what this process accepts into; `prepare` writes nothing."""
+        self._into = into
         self._prepare = prepare
         self._queue: queue.SimpleQueue[_Taken] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -98,9 +98,9 @@ class Together:
                 ready.append((taken, self._read(taken)))
             except Exception:  # noqa: BLE001  (refused, or unreadable: Celery's own way tells it)
                 taken.alone()
-        bridge = self._bridge()
-        verdicts: list[Verdict] = hold(lambda: bridge.accept.many([prepared for _, prepared in ready]))
-        bridge.accepted(*verdicts)
+        accept, notifier = self._into()
+        verdicts: list[Verdict] = hold(lambda: accept.many([prepared for _, prepared in ready]))
+        notifier.accepted(*verdicts)
         for (taken, _), verdict in zip(ready, verdicts, strict=True):
             if verdict.kind == "conflict":
                 taken.alone()

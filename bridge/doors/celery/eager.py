@@ -6,7 +6,7 @@ Nothing is written to the ledger and nothing follows but what Celery itself does
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.tell.finish import failure
@@ -21,22 +21,23 @@ from bridge.job.transitions import Table
 from bridge.job.words import Status, Wish
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.endpoints import EndpointBook
+    from bridge.runpod.client import RunPodClient
 
 #: Seconds an eager call waits when RunPod says 429.
 THROTTLED_S = 1.0
 
 
-def run(bridge: Bridge, arguments: Mapping[str, Any]) -> Any:
+def run(book: EndpointBook, client_of: Callable[[str], RunPodClient], arguments: Mapping[str, Any]) -> Any:
     """The job's output; raises the same errors as `AsyncResult.get`."""
     request = parse_run(arguments)
-    endpoint = bridge.book.resolve(request.endpoint)
-    client = bridge.client_of(endpoint.name)
+    endpoint = book.resolve(request.endpoint)
+    client = client_of(endpoint.name)
     body: dict[str, Any] = {"input": request.input}
     policy = endpoint.policy.model_dump(exclude_none=True) | request.policy.model_dump(exclude_none=True)
     if policy:
         body["policy"] = policy
-    s3 = bridge.book.s3_config(request.s3Config)
+    s3 = book.s3_config(request.s3Config)
     if s3 is not None:
         body["s3Config"] = s3.model_dump()
     started = _now()

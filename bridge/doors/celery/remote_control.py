@@ -21,27 +21,27 @@ from bridge.job.words import Outcome
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.engine.control import Control
 
 #: How many requests `bridge_jobs` lists at most.
 JOBS_MAX = 200
 
 
-def register(bridge: Callable[[], Bridge]) -> None:
+def register(control: Callable[[], Control]) -> None:
     """Put the commands on Celery's panel. They run in the worker's main loop: the ledger is asked, never RunPod."""
-    revoking = _Revoking(bridge, dict(Panel.data))
+    revoking = _Revoking(control, dict(Panel.data))
     for name in ("revoke", "terminate", "revoke_by_stamped_headers"):
         if name in Panel.data:
             _replace(name, getattr(revoking, name))
-    _asking(bridge)
-    _changing(bridge)
+    _asking(control)
+    _changing(control)
 
 
 class _Revoking:
     """Celery's own commands, with the requests of the bridge taken out."""
 
-    def __init__(self, bridge: Callable[[], Bridge], original: Mapping[str, Callable[..., Any]]) -> None:
-        self._bridge = bridge
+    def __init__(self, control: Callable[[], Control], original: Mapping[str, Callable[..., Any]]) -> None:
+        self._control = control
         self._original = original
 
     def revoke(self, state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
@@ -64,7 +64,7 @@ class _Revoking:
             headers = dict(pair.partition("=")[::2] for pair in headers)
         wanted = {k: [str(v)] if isinstance(v, str | int | float) else [*map(str, v)] for k, v in headers.items()}
         try:
-            self._mine(self._bridge().control.find_stamped(wanted), "revoke_by_stamped_headers")
+            self._mine(self._control().find_stamped(wanted), "revoke_by_stamped_headers")
         except BridgeError as error:
             tell("remote.failed", request_id=str(headers), error=str(error))
         original = self._original["revoke_by_stamped_headers"]
@@ -75,7 +75,7 @@ class _Revoking:
         possible = [request_id for request_id in ids if REQUEST_ID.fullmatch(str(request_id))]
         others = set(ids) - set(possible)
         try:
-            answers = self._bridge().control.cancel_many(possible, Asker(by=why, door="celery"))
+            answers = self._control().cancel_many(possible, Asker(by=why, door="celery"))
             others |= {answer["id"] for answer in answers if answer["outcome"] == Outcome.UNKNOWN}
         except BridgeError as error:
             tell("remote.failed", request_id=",".join(possible[:5]), error=str(error))
@@ -93,33 +93,33 @@ def _replace(name: str, command: Callable[..., Any]) -> None:
     setattr(celery_control, name, command)
 
 
-def _asking(bridge: Callable[[], Bridge]) -> None:
+def _asking(control: Callable[[], Control]) -> None:
     @inspect_command(args=[("id", str)], signature="<request id>")  # type: ignore[untyped-decorator]
     def bridge_status(_state: Any, id: str | None = None, **_kwargs: Any) -> Any:
         """The document of a request, in a list: Celery takes a bare one for a fault, because it has a field `error`."""
         if id is None:
             return nok("id: is required: celery -A bridge.app inspect bridge_status ID")
-        return _answer(lambda: [bridge().control.status(id=id)])
+        return _answer(lambda: [control().status(id=id)])
 
     @inspect_command(args=[("endpoint", str)], signature="[endpoint]")  # type: ignore[untyped-decorator]
     def bridge_health(_state: Any, endpoint: str | None = None, **_kwargs: Any) -> Any:
         """What the bridge knows of its endpoints, and what RunPod said lately; nobody asks it for this."""
-        return _answer(lambda: bridge().control.known(endpoint))
+        return _answer(lambda: control().known(endpoint))
 
     @inspect_command(args=[("limit", int)], signature="[how many]")  # type: ignore[untyped-decorator]
     def bridge_jobs(_state: Any, limit: int = JOBS_MAX, **_kwargs: Any) -> Any:
         """Requests that have not ended."""
-        return _answer(lambda: bridge().control.jobs(min(int(limit), JOBS_MAX)))
+        return _answer(lambda: control().jobs(min(int(limit), JOBS_MAX)))
 
 
-def _changing(bridge: Callable[[], Bridge]) -> None:
+def _changing(control: Callable[[], Control]) -> None:
     @control_command(variadic="ids", signature="<request id> ...")  # type: ignore[untyped-decorator]
     def bridge_cancel(_state: Any, ids: Sequence[str] = (), **_kwargs: Any) -> Any:
         """Cancel requests."""
         if not ids:
             return nok("id: is required: celery -A bridge.app control bridge_cancel ID ...")
         asker = Asker(by="control", door="celery")
-        return _answer(lambda: list(bridge().control.cancel_many([*map(check_request_id, ids)], asker)))
+        return _answer(lambda: list(control().cancel_many([*map(check_request_id, ids)], asker)))
 
     @control_command(args=[("endpoint", str)], signature="<endpoint>")  # type: ignore[untyped-decorator]
     def bridge_purge(state: Any, endpoint: str | None = None, **_kwargs: Any) -> Any:

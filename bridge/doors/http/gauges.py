@@ -11,23 +11,24 @@ from bridge.ledger import inspect_server
 from bridge.ledger.endpoints import gpu
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.engine.control import Control
+    from bridge.engine.pressure import Pressure
+    from bridge.ledger import Ledger
 
 Gauge = tuple[str, str, Mapping[str, str], float]
 _LIVE = [phase for phase in Phase if phase is not Phase.CLOSED]
 
 
-def read(bridge: Bridge) -> Iterator[Gauge]:
+def read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gauge]:
     """(name, help, labels, value); nothing at all while the ledger is away."""
     try:
-        yield from _read(bridge)
+        yield from _read(ledger, control, pressure)
     except BridgeError:
         return
 
 
-def _read(bridge: Bridge) -> Iterator[Gauge]:
-    ledger = bridge.ledger
-    for endpoint in filter(bridge.control.in_use, ledger.endpoints()):
+def _read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gauge]:
+    for endpoint in filter(control.in_use, ledger.endpoints()):
         counts = ledger.counts(endpoint)
         for phase in _LIVE:
             labels = {"endpoint": endpoint, "phase": phase.value}
@@ -36,7 +37,7 @@ def _read(bridge: Bridge) -> Iterator[Gauge]:
         yield "bridge_gpu_seconds_today", "executionTime of today (UTC).", {"endpoint": endpoint}, spent.ms / 1000
         twice = counts.get("paid_twice_ms", 0) / 1000
         yield "bridge_gpu_paid_twice_seconds", "GPU time paid twice; should be 0.", {"endpoint": endpoint}, twice
-        verdict = bridge.control.verdict(endpoint)
+        verdict = control.verdict(endpoint)
         yield "bridge_endpoint_verdict", "1 for the verdict that holds.", {"endpoint": endpoint, "verdict": verdict}, 1
     lags = ledger.lags()
     yield "bridge_oldest_seconds", "Age of the oldest request that waits to be submitted.", {}, lags["oldest"]
@@ -53,7 +54,7 @@ def _read(bridge: Bridge) -> Iterator[Gauge]:
         "bridge_ledger_memory_ratio",
         "Used part of the ledger's maxmemory.",
         {},
-        inspect_server(bridge.client).memory_ratio,
+        inspect_server(ledger.client).memory_ratio,
     )
     yield (
         "bridge_ledger_rollbacks",
@@ -62,7 +63,7 @@ def _read(bridge: Bridge) -> Iterator[Gauge]:
         ledger.rolled_back(),
     )
     yield "bridge_engines", "Engines alive.", {}, ledger.engines()
-    closed = bridge.pressure.closed()
+    closed = pressure.closed()
     yield (
         "bridge_intake_closed",
         "1 while nothing more is taken off the queue, and why.",

@@ -21,7 +21,8 @@ from bridge.job.document import CONTENT_TYPE
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.engine.pressure import Pressure
+    from bridge.ledger import Ledger
 
 EXCHANGE = "bridge.jobs"
 #: Queue and key of each kind of message.
@@ -38,11 +39,11 @@ _PROPERTIES = (
 class AmqpDoor(Door):
     """One queue."""
 
-    def __init__(self, bridge: Bridge, desk: Desk) -> None:
-        super().__init__(bridge, desk)
+    def __init__(self, desk: Desk, ledger: Ledger, pressure: Pressure, url: str, *, quorum: bool) -> None:
+        super().__init__(desk, ledger, pressure)
         self._queue, self._key = QUEUES[desk.kind]
-        self._url = bridge.settings.celery_broker_url
-        self._quorum = bridge.settings.bridge_queue_type == "quorum"
+        self._url = url
+        self._quorum = quorum
         self._connection: Any = None
         self._channel: Any = None
         self._buffer: list[Any] = []
@@ -121,7 +122,7 @@ class AmqpDoor(Door):
         made = [(item.taken.digest, item.made_id) for item in items if item.made_id]
         if made:
             self._channel.basic_qos(0, 2 * BATCH, False)  # answered behind the acks: those messages come no more
-            self._bridge.ledger.forget_made_ids(made)
+            self._ledger.forget_made_ids(made)
 
     # Answering
 
@@ -151,7 +152,7 @@ class AmqpDoor(Door):
                 tell("broker.unavailable", error=f"{type(error).__name__}: {error}", door=self._desk.source)
                 raise
             if self._returned:
-                undeliverable(self._desk, self._bridge, answer, self._returned[0])
+                undeliverable(self._desk, self._ledger, answer, self._returned[0])
 
     def _answering_channel(self) -> Any:
         if self._answering is None:

@@ -16,7 +16,8 @@ from bridge.telemetry import tell
 from bridge.timing import backoff
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.engine.pressure import Pressure
+    from bridge.ledger import Ledger
 
 #: Messages held in one round trip, and bytes of them in memory at a time.
 BATCH, BATCH_BYTES = 250, 32 * 1024 * 1024
@@ -29,9 +30,10 @@ CLOSED_S, CALLING_S = 0.1, 0.02
 class Door(ABC):
     """What AMQP and streams have in common."""
 
-    def __init__(self, bridge: Bridge, desk: Desk) -> None:
-        self._bridge = bridge
+    def __init__(self, desk: Desk, ledger: Ledger, pressure: Pressure) -> None:
         self._desk = desk
+        self._ledger = ledger
+        self._pressure = pressure
         self._batch: list[Item] = []
         self._calling: list[Item] = []
         self._tries = 0
@@ -106,7 +108,7 @@ class Door(ABC):
 
     def _shut(self) -> bool:
         """Whether back-pressure keeps this door closed. Commands always come in: a cancel makes room."""
-        reason = self._bridge.pressure.closed() if self._desk.kind == "requests" else None
+        reason = self._pressure.closed() if self._desk.kind == "requests" else None
         if reason and not self._closed:
             tell("door.closed", reason=reason, door=self._desk.source)
         elif self._closed and not reason:
@@ -152,9 +154,9 @@ class Door(ABC):
                 self._forget()
 
 
-def undeliverable(desk: Desk, bridge: Bridge, answer: Answer, fault: str) -> None:
+def undeliverable(desk: Desk, ledger: Ledger, answer: Answer, fault: str) -> None:
     """An answer that nobody takes is kept, never silent (I12)."""
     tell("reply.returned", reply_to=answer.to, error=fault)
-    bridge.ledger.dead_letter(
+    ledger.dead_letter(
         "undeliverable", door=desk.door, source=answer.to, body=answer.body, detail=f"reply_to {answer.to}: {fault}"
     )

@@ -1,42 +1,26 @@
-"""All doors for plain JSON of one process: a loop for each queue and stream, and the pool for commands that call."""
+"""All consumers of plain JSON in one process: a loop for each queue and stream."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from bridge.doors.json.handler import Callers, Desk
-from bridge.doors.json.redis_streams import StreamDoor
 from bridge.errors import LedgerUnavailable
-from bridge.ledger import connect
 from bridge.loop import Loop
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     from bridge.doors.json.consumer import Door
-    from bridge.doors.json.parse import Kind
-    from bridge.process import Bridge
 
 
-class Entrance:
-    """Built after any fork. Streams whatever the broker is; AMQP only where the broker speaks it."""
+class Consumers:
+    """Built after any fork; `closers` are called once nothing is taken any more."""
 
-    def __init__(self, bridge: Bridge) -> None:
-        """Connects to nothing yet."""
-        self._callers = Callers()
-        self._client = connect(bridge.settings.ledger_url, decode=False)
-        names = bridge.names
-        self._doors: dict[str, Door] = {}
-        kinds: tuple[tuple[Kind, str], ...] = (("requests", names.requests), ("commands", names.commands))
-        for kind, stream in kinds:
-            desk = Desk(bridge, "stream", stream, kind, self._callers)
-            self._doors[stream] = StreamDoor(bridge, desk, self._client)
-        if bridge.settings.amqp:
-            from bridge.doors.json.amqp import QUEUES, AmqpDoor  # noqa: PLC0415  (only where the broker speaks AMQP)
-
-            for kind, _ in kinds:
-                queue = QUEUES[kind][0]
-                self._doors[queue] = AmqpDoor(bridge, Desk(bridge, "amqp", queue, kind, self._callers))
-        self._loops = [Loop(name, door.once) for name, door in self._doors.items()]
+    def __init__(self, consumers: Mapping[str, Door], closers: tuple[Callable[[], None], ...]) -> None:
+        """By the queue or stream that each reads."""
+        self._consumers = consumers
+        self._closers = closers
+        self._loops = [Loop(name, consumer.once) for name, consumer in consumers.items()]
 
     def start(self) -> None:
         """Begin taking."""
@@ -48,13 +32,13 @@ class Entrance:
         for loop in self._loops:
             loop.stop()
         clean = sum(not loop.join(grace_s) for loop in self._loops) == 0
-        self._callers.close()
-        for name, door in self._doors.items():
+        for name, consumer in self._consumers.items():
             try:
-                door.close()
+                consumer.close()
             except LedgerUnavailable as error:  # what it holds is adopted by another one
                 tell("door.held", error=str(error), door=name)
-        self._client.close()
+        for close in self._closers:
+            close()
         return clean
 
     @property

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bridge.doors.celery.tasks import _CONTROL
+from bridge.doors.commands import COMMANDS
 from bridge.doors.json.parse import Command, Kind, Refused, Request, Taken, take
 from bridge.engine.accept import Origin, Prepared
 from bridge.engine.accept_again import answer_again
@@ -24,7 +24,10 @@ from bridge.job.words import EventName, Phase, Reason, Status
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from bridge.engine.accept import Accept
+    from bridge.engine.control import Control
+    from bridge.engine.notifier import Notifier
+    from bridge.ledger import Ledger
 
 #: Calls to RunPod for commands at a time in one process, and how many more may wait for one of them.
 CALLERS, CALLERS_WAITING = 4, 28
@@ -101,9 +104,25 @@ class Callers:
 class Desk:
     """One door's (`amqp` or `stream`), for messages of one kind."""
 
-    def __init__(self, bridge: Bridge, door: str, source: str, kind: Kind, callers: Callers) -> None:
-        """`source` is the queue or stream; replies go by the same broker."""
-        self._bridge = bridge
+    def __init__(
+        self,
+        door: str,
+        source: str,
+        kind: Kind,
+        *,
+        ledger: Ledger,
+        accept: Accept,
+        control: Control,
+        notifier: Notifier,
+        callers: Callers,
+        message_limit: int,
+    ) -> None:
+        """`source` is the queue or stream; replies go by the same broker. A reply has at most `message_limit` bytes."""
+        self._ledger = ledger
+        self._accepts = accept
+        self._control = control
+        self._notifier = notifier
+        self._message_limit = message_limit
         self.door = door
         self.via = "amqp" if door == "amqp" else "redis"
         self.source = source
@@ -156,21 +175,21 @@ class Desk:
         unnamed = [item for item in items if item.made_id is None and item.delivery.made_id is None]
         if unnamed:
             wanted = [(item.taken.digest, secrets.token_hex(16), item.delivery.again) for item in unnamed]
-            for item, made in zip(unnamed, self._bridge.ledger.made_ids(wanted), strict=True):
+            for item, made in zip(unnamed, self._ledger.made_ids(wanted), strict=True):
                 item.made_id = made
 
     def _prepare(self, item: Item, request: Request) -> None:
         request_id = request.id or item.delivery.made_id or item.made_id or ""
         origin = Origin(door=self.door, via=self.via, correlation_id=request.correlation_id, trace=request.trace)
         try:
-            item.prepared = self._bridge.accept.prepare(request_id, request.run, origin)
+            item.prepared = self._accepts.prepare(request_id, request.run, origin)
         except JobRejected as fault:
             item.taken = _refused(request, "rejected", str(fault.document.get("field", "arguments")), fault.message)
 
     def _accept_together(self, items: Sequence[Item]) -> None:
         batch = [item.prepared for item in items if item.prepared is not None]
-        verdicts = self._bridge.accept.many(batch)
-        self._bridge.accepted(*verdicts)
+        verdicts = self._accepts.many(batch)
+        self._notifier.accepted(*verdicts)
         for item, verdict in zip(items, verdicts, strict=True):
             request = item.taken
             assert isinstance(request, Request)  # noqa: S101  (only requests are prepared)
@@ -186,8 +205,8 @@ class Desk:
                     "via": self.via,
                     "correlation_id": request.correlation_id,
                 }
-                limit = self._bridge.settings.bridge_message_limit
-                bodies = answer_again(self._bridge.ledger, verdict.request_id, reply, message_limit=limit)
+                limit = self._message_limit
+                bodies = answer_again(self._ledger, verdict.request_id, reply, message_limit=limit)
                 item.answers = [Answer(request.run.reply_to, body, request.correlation_id) for body in bodies]
             item.held = True
 
@@ -205,9 +224,9 @@ class Desk:
 
     def _carried_out(self, command: Command) -> list[Answer]:
         """Raises LedgerUnavailable alone."""
-        ask = _CONTROL[f"bridge.{command.op}"][0]
+        ask = COMMANDS[f"bridge.{command.op}"][0]
         try:
-            result = ask(self._bridge, dict(command.arguments), Asker(by=command.by, door=self.door))
+            result = ask(self._control, dict(command.arguments), Asker(by=command.by, door=self.door))
         except LedgerUnavailable:
             raise
         except JobRejected as fault:
@@ -234,7 +253,7 @@ class Desk:
         )
         if not self._may_answer(command):
             return []
-        ledger = self._bridge.ledger
+        ledger = self._ledger
         data = {"op": op, "id": subject, "correlation_id": command.correlation_id, **told}
         endpoint = command.endpoint if isinstance(command, Refused) else command.arguments.get("endpoint")
         body = command_event(
@@ -247,7 +266,7 @@ class Desk:
 
     def _refuse(self, item: Item, refused: Refused) -> None:
         """Kept as a dead letter, told as an event where it has an id, and answered where it may be (HARDENING 24)."""
-        letter_id = self._bridge.ledger.dead_letter(
+        letter_id = self._ledger.dead_letter(
             refused.reason,
             door=self.door,
             source=self.source,
@@ -270,7 +289,7 @@ class Desk:
 
     def _rejected(self, refused: Refused, told: Mapping[str, Any]) -> list[Answer]:
         """The document of a request that was refused, though no record was made of it."""
-        ledger, endpoint = self._bridge.ledger, refused.endpoint or "_invalid"
+        ledger, endpoint = self._ledger, refused.endpoint or "_invalid"
         record = Record(
             id=refused.id or "unknown",
             phase=Phase.CLOSED,
@@ -293,7 +312,7 @@ class Desk:
 
     def _may_answer(self, asked: Command | Refused) -> bool:
         """Never into a queue of the bridge or of Celery, nor to a name that was what had to be refused."""
-        return asked.reply_to is not None and self._bridge.accept.reply_allowed(asked.reply_to)
+        return asked.reply_to is not None and self._accepts.reply_allowed(asked.reply_to)
 
 
 def _refused(taken: Taken, reason: str, field: str, message: str) -> Refused:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from bridge.doors.celery.tasks import _CONTROL, check_argument
+from bridge.doors.commands import COMMANDS, check_argument
 from bridge.doors.json.strict import Fault, glimpse, read_object
 from bridge.errors import JobRejected
 from bridge.job.request import ENDPOINT, REQUEST_ID, RunRequest, explain
@@ -147,7 +147,7 @@ class _Reader:
         if correlation_id and _short(correlation_id):
             self.correlation_id = correlation_id
         self.endpoint = _fitting(said.get("endpoint"), ENDPOINT)
-        if self.kind == "commands" and f"bridge.{said.get('op')}" in _CONTROL:
+        if self.kind == "commands" and f"bridge.{said.get('op')}" in COMMANDS:
             self.op = said["op"]
 
     def read(self) -> Taken:
@@ -247,7 +247,7 @@ class _Reader:
         if document.get("reply_to") is None and self.reply_to is not None:
             document["reply_to"] = self.reply_to
         if "input" not in document and "op" in document:
-            self.op = document["op"] if f"bridge.{document['op']}" in _CONTROL else None
+            self.op = document["op"] if f"bridge.{document['op']}" in COMMANDS else None
             raise self._misplaced("op", "this is a command", "commands")
         if "input" not in document and document.keys() - RunRequest.model_fields.keys():
             raise Fault("unknown_kind", "body: is no request: it has no input, and names that no request has", "input")
@@ -259,8 +259,8 @@ class _Reader:
         self.id = _fitting(document.get("id"), REQUEST_ID)
         if op is None and "input" in document:
             raise self._misplaced("input", "this is a request", "requests")
-        if not isinstance(op, str) or f"bridge.{op}" not in _CONTROL:
-            ops = ", ".join(sorted(name.removeprefix("bridge.") for name in _CONTROL))
+        if not isinstance(op, str) or f"bridge.{op}" not in COMMANDS:
+            ops = ", ".join(sorted(name.removeprefix("bridge.") for name in COMMANDS))
             raise Fault("unknown_kind", "op: is required: " + ops if op is None else f"op: must be one of {ops}", "op")
         self.op = op
         document.pop("reply_to", None)
@@ -270,7 +270,7 @@ class _Reader:
         if op in _OF_ENDPOINTS and document.get("endpoint") is None and (word := self._routed()) is not None:
             document["endpoint"] = word
             self.endpoint = _fitting(word, ENDPOINT)
-        allowed = _CONTROL[f"bridge.{op}"][1]
+        allowed = COMMANDS[f"bridge.{op}"][1]
         for name, value in document.items():
             if name not in allowed:
                 raise _rejected(name[:60], f"unknown argument; {op} takes {', '.join(sorted(allowed))}")

@@ -23,7 +23,8 @@ from bridge.ledger.streams.inbox import Inbox
 if TYPE_CHECKING:
     import redis
 
-    from bridge.process import Bridge
+    from bridge.engine.pressure import Pressure
+    from bridge.ledger import Ledger
 
 #: The space in which an entry's id makes a request's id: the same entry makes the same one.
 _SPACE = uuid.UUID("7d1c5b0e-6f0d-4a58-9d43-2a4f0c1f9a10")
@@ -32,11 +33,12 @@ _SPACE = uuid.UUID("7d1c5b0e-6f0d-4a58-9d43-2a4f0c1f9a10")
 class StreamDoor(Door):
     """One stream."""
 
-    def __init__(self, bridge: Bridge, desk: Desk, client: redis.Redis) -> None:
-        super().__init__(bridge, desk)
+    def __init__(self, desk: Desk, ledger: Ledger, pressure: Pressure, client: redis.Redis, *, idle_ms: int) -> None:
+        """`client` gives bytes. A consumer that has been silent for `idle_ms` is dead: its entries are adopted."""
+        super().__init__(desk, ledger, pressure)
         consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._inbox = Inbox(client, desk.source, consumer)
-        self._idle_ms = int(bridge.settings.bridge_stream_idle_s * 1000)
+        self._idle_ms = idle_ms
         self._look_at = 0.0
 
     def _receive(self, wait_s: float) -> Sequence[Delivery]:
@@ -65,7 +67,7 @@ class StreamDoor(Door):
         return Delivery(entry_id, body, others, others, made_id=made)
 
     def _answer(self, answers: Sequence[Answer]) -> None:
-        self._bridge.ledger.reply([(answer.to, answer.body) for answer in answers])
+        self._ledger.reply([(answer.to, answer.body) for answer in answers])
 
     def _release(self, items: Sequence[Item]) -> None:
         self._inbox.done([item.tag for item in items])

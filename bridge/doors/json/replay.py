@@ -16,15 +16,20 @@ from bridge.job.request import check_request_id
 from bridge.ledger.streams.dead import original_of
 
 if TYPE_CHECKING:
-    from bridge.process import Bridge
+    from celery import Celery
+
+    from bridge.ledger import Ledger
 
 #: What an AMQP message may carry again; the rest was the broker's.
 _PROPERTIES = ("content_type", "content_encoding", "message_id", "correlation_id", "reply_to", "type", "app_id")
 _JOBS, _EVENTS = "bridge.jobs", "bridge.events"
 
 
-def replay(bridge: Bridge, letter: Mapping[str, Any], *, request_id: str | None = None) -> str:
-    """Where it was sent to. `request_id` gives a request another id. Raises NotReplayable with the reason."""
+def replay(app: Celery, ledger: Ledger, letter: Mapping[str, Any], *, amqp: bool, request_id: str | None = None) -> str:
+    """Where it was sent to. `amqp`: the broker speaks it; `request_id` gives a request another id.
+
+    Raises NotReplayable with the reason.
+    """
     raw = original_of(letter)
     if raw is None:
         cut = letter["truncated"]
@@ -34,16 +39,16 @@ def replay(bridge: Bridge, letter: Mapping[str, Any], *, request_id: str | None 
     if request_id is not None:
         raw = _renamed(raw, letter, check_request_id(request_id))
     match letter["door"]:
-        case "amqp":
-            return _to_queue(bridge, letter, raw)
+        case "amqp" | "publish":
+            if not amqp:
+                raise NotReplayable("it came by AMQP, and the broker is Redis now")
+            return _to_queue(app, letter, raw)
         case "stream" if letter["reason"] == "undeliverable":
-            return _as_reply(bridge, letter, raw)
+            return _as_reply(ledger, letter, raw)
         case "stream":
-            return _to_stream(bridge, letter, raw, request_id)
-        case "publish":
-            return _to_queue(bridge, letter, raw)
+            return _to_stream(ledger, letter, raw, request_id)
         case "celery":
-            return _as_task(bridge, letter, raw, request_id)
+            return _as_task(app, letter, raw, request_id)
         case "finish":
             told = f"`bridge status {letter['request_id']} --content`"
             raise NotReplayable(f"Celery was told that this result cannot be delivered; {told} has it")
@@ -71,12 +76,10 @@ def _parts(letter: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {k: v for k, v in headers.items() if not k.startswith("property:")}, said
 
 
-def _to_queue(bridge: Bridge, letter: Mapping[str, Any], raw: bytes) -> str:
+def _to_queue(app: Celery, letter: Mapping[str, Any], raw: bytes) -> str:
     """Back through the exchange where its routing key names the endpoint; else straight into the queue."""
     from amqp import Message  # noqa: PLC0415  (only where the broker speaks AMQP)
 
-    if not bridge.settings.amqp:
-        raise NotReplayable("it came by AMQP, and the broker is Redis now")
     headers, said = _parts(letter)
     undeliverable = letter["reason"] == "undeliverable"
     key = str(said.pop("routing_key", ""))
@@ -89,7 +92,7 @@ def _to_queue(bridge: Bridge, letter: Mapping[str, Any], raw: bytes) -> str:
     properties = {name: said[name] for name in _PROPERTIES if said.get(name)}
     returned: list[str] = []
     # The library waits for the confirm of each message; a return comes before it.
-    with bridge.app.connection_for_write(transport_options={"confirm_publish": True}) as connection:
+    with app.connection_for_write(transport_options={"confirm_publish": True}) as connection:
         connection.ensure_connection(max_retries=1, timeout=5)
         channel = connection.channel()
         channel.events["basic_return"].add(lambda fault, *_: returned.append(str(fault)))
@@ -100,28 +103,28 @@ def _to_queue(bridge: Bridge, letter: Mapping[str, Any], raw: bytes) -> str:
     return target
 
 
-def _to_stream(bridge: Bridge, letter: Mapping[str, Any], raw: bytes, request_id: str | None) -> str:
+def _to_stream(ledger: Ledger, letter: Mapping[str, Any], raw: bytes, request_id: str | None) -> str:
     headers, said = _parts(letter)
     fields = {name: str(value) for name, value in {**headers, **said}.items() if name != "routing_key"}
     if fields.get("content_type", "").startswith("("):
         raise NotReplayable("the entry had no field `data`: send it again with one")
     if request_id is not None:
         fields.pop("message_id", None)
-    bridge.ledger.send(str(letter["source"]), raw, fields)
+    ledger.send(str(letter["source"]), raw, fields)
     return str(letter["source"])
 
 
-def _as_reply(bridge: Bridge, letter: Mapping[str, Any], raw: bytes) -> str:
-    bridge.ledger.reply([(str(letter["source"]), raw.decode())])
+def _as_reply(ledger: Ledger, letter: Mapping[str, Any], raw: bytes) -> str:
+    ledger.reply([(str(letter["source"]), raw.decode())])
     return f"reply_to {letter['source']}"
 
 
-def _as_task(bridge: Bridge, letter: Mapping[str, Any], raw: bytes, request_id: str | None) -> str:
+def _as_task(app: Celery, letter: Mapping[str, Any], raw: bytes, request_id: str | None) -> str:
     arguments = json.loads(raw)
     if arguments.get("s3Config") == "***":
         raise NotReplayable("its s3Config was a secret and is not kept: let its producer send it again")
     task_id = request_id or str(letter["request_id"])
     task = str(letter["source"])  # a control task's letter goes back as that task, never as a run
     queue = task if task == "bridge.run" else "bridge.control"
-    bridge.app.send_task(task, kwargs=arguments, task_id=task_id, queue=queue)
+    app.send_task(task, kwargs=arguments, task_id=task_id, queue=queue)
     return task

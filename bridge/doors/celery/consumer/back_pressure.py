@@ -19,7 +19,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from celery.worker.consumer import Consumer
 
-    from bridge.process import Bridge
+    from bridge.engine.pressure import Pressure
 
 QUEUE = "bridge.run"
 #: Seconds between looks; what this worker itself has taken makes it look at once.
@@ -30,8 +30,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
     """A step of Celery's consumer: started anew with each connection; what was cancelled stays so meanwhile."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-    #: This process' own instance.
-    bridge: Callable[[], Bridge]
+    #: This process' own.
+    pressure: Callable[[], Pressure]
 
     def __init__(self, consumer: Consumer, **_kwargs: Any) -> None:
         """Celery builds it once for each consumer."""
@@ -53,7 +53,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         self._consumer = None
 
     def _look(self) -> None:
-        pressure = self.bridge().pressure
+        pressure = self.pressure()
         while not hold.stopping.is_set():
             pressure.full.wait(LOOK_S)
             self._reason = pressure.closed()
@@ -76,6 +76,6 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
             tell("door.opened")
 
 
-def step(bridge: Callable[[], Bridge]) -> type[Intake]:
+def step(pressure: Callable[[], Pressure]) -> type[Intake]:
     """The step for one app."""
-    return type("BoundIntake", (Intake,), {"bridge": staticmethod(bridge)})
+    return type("BoundIntake", (Intake,), {"pressure": staticmethod(pressure)})

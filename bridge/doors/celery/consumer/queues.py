@@ -51,3 +51,12 @@ def look_at_broker(app: Celery) -> tuple[str, dict[str, list[dict[str, Any]]]]:
             return str(connection.as_uri()), app.control.inspect(timeout=1.0).active_queues() or {}
     except OperationalError as error:
         raise ConnectionError(str(error)) from error
+
+
+def broker_answers(app: Celery) -> None:
+    """Raises OSError when the broker does not answer."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=2)
+    except OperationalError as error:
+        raise ConnectionError(str(error)) from error

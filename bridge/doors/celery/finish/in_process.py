@@ -21,17 +21,16 @@ if TYPE_CHECKING:
     from celery.worker import WorkController
 
     from bridge.job.document import Held
-    from bridge.process import Bridge
 
 
 class FinishHere:
     """Called by the finish loop, in a thread of its own for each end."""
 
-    def __init__(self, bridge: Bridge, listened_to: Callable[[], bool]) -> None:
-        """`listened_to` says whether task events are wanted now."""
-        self._task = bridge.app.tasks["bridge.finish"]
+    def __init__(self, task: Any, plain: PlainEnds, listened_to: Callable[[], bool]) -> None:
+        """`task` is `bridge.finish`; `listened_to` says whether task events are wanted now."""
+        self._task = task
         self._listened_to = listened_to
-        self._plain = PlainEnds(bridge)
+        self._plain = plain
 
     def ready(self) -> bool:
         """Whether ends may be told here now."""
@@ -63,7 +62,7 @@ class FinishHere:
         self._task.__trace__(request_id, args, kwargs, request)
 
 
-def finish_here(bridge: Bridge, worker: WorkController) -> FinishHere | None:
+def finish_here(worker: WorkController, plain: PlainEnds) -> FinishHere | None:
     """For this worker; None where tasks do not run in the engine's own process."""
     if not isinstance(worker.pool, TaskPool):
         return None
@@ -71,4 +70,4 @@ def finish_here(bridge: Bridge, worker: WorkController) -> FinishHere | None:
     def listened_to() -> bool:
         return task_events_wanted(getattr(getattr(worker, "consumer", None), "event_dispatcher", None))
 
-    return FinishHere(bridge, listened_to)
+    return FinishHere(worker.app.tasks["bridge.finish"], plain, listened_to)

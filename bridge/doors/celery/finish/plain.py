@@ -30,8 +30,12 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from celery import Celery
+
+    from bridge.engine.notifier import Notifier
     from bridge.job.document import Held
-    from bridge.process import Bridge
+    from bridge.ledger import Ledger
+    from bridge.settings import Settings
 
 #: What the tracer would send around a finish; while somebody listens, it does.
 _SIGNALS = (signals.task_prerun, signals.task_postrun, signals.task_success, signals.task_failure)
@@ -40,13 +44,16 @@ _SIGNALS = (signals.task_prerun, signals.task_postrun, signals.task_success, sig
 class PlainEnds:
     """Thread-safe. `takes` says which ends are plain; a call stores a batch of them."""
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, app: Celery, ledger: Ledger, notifier: Notifier, settings: Settings) -> None:
         """The result backend is looked at with each batch: it is made anew after a fork."""
-        self._bridge = bridge
+        self._app = app
+        self._ledger = ledger
+        self._notifier = notifier
+        self._settings = settings
 
     def ready(self) -> bool:
         """Whether plain ends may be stored here: in Redis, while nobody listens to the tracer's signals."""
-        app = self._bridge.app
+        app = self._app
         return (
             isinstance(app.backend, RedisBackend)
             and not app.conf.result_extended  # tells of arguments and worker, which the tracer knows
@@ -59,7 +66,7 @@ class PlainEnds:
         return (
             record.round == 1
             and record.status != Status.CANCELLED
-            and record.turns < self._bridge.settings.bridge_finish_turns_max
+            and record.turns < self._settings.bridge_finish_turns_max
             and not continues(canvas)
             and not canvas.get("options", {}).get("ignore_result")
         )
@@ -72,8 +79,8 @@ class PlainEnds:
             return ()
 
     def _tell(self, batch: Sequence[Held]) -> Sequence[Held]:
-        ledger, table = self._bridge.ledger, self._bridge.ledger.table
-        token, turn_ms = secrets.token_hex(8), int(self._bridge.settings.bridge_finish_turn_s * 1000)
+        ledger, table = self._ledger, self._ledger.table
+        token, turn_ms = secrets.token_hex(8), int(self._settings.bridge_finish_turn_s * 1000)
         wanted = (*COMMON, Long.CANVAS)
         found = hold(lambda: ledger.load_many([held.record.id for held in batch], wanted=wanted, output=True))
         begun = hold(
@@ -85,7 +92,7 @@ class PlainEnds:
             )
         )
         mine = [change.after for change in begun if change.verdict == "turn"]
-        backend: Any = self._bridge.app.backend
+        backend: Any = self._app.backend
         try:
             told = self._store(mine, backend)
         except (*backend.connection_errors, *backend.channel_errors, EncodeError, TypeError, ValueError) as error:
@@ -93,14 +100,14 @@ class PlainEnds:
             return mine
         said = partial(table.delivered, sink=Sink.CELERY, round_=1)
         for change in hold(lambda: ledger.change_many([(held, said) for held in mine])):
-            self._bridge.noticed(change)
+            self._notifier.changed(change)
             record = change.record
             tell("finish.delivered", request_id=record.id, endpoint=record.endpoint, state=told[record.id])
         return ()
 
     def _store(self, mine: Sequence[Held], backend: Any) -> dict[str, str]:
         """In one round trip, as `RedisBackend.set` does for one. Returns the states, by id."""
-        limit, offset = self._bridge.settings.celery_limit, self._bridge.ledger.clock.offset
+        limit, offset = self._settings.celery_limit, self._ledger.clock.offset
         told = {}
         with backend.client.pipeline(transaction=False) as pipe:
             for held in mine:
@@ -116,9 +123,9 @@ class PlainEnds:
         return told
 
     def _give_back(self, mine: Sequence[Held], token: str, fault: str) -> None:
-        table = self._bridge.ledger.table
+        table = self._ledger.table
         back = partial(table.give_back_turn, turn=token, fault=fault, delay_ms=0)
-        hold(lambda: self._bridge.ledger.change_many([(held, back) for held in mine]))
+        hold(lambda: self._ledger.change_many([(held, back) for held in mine]))
 
 
 def _context(held: Held) -> Context:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery import Task, states
@@ -28,22 +29,33 @@ from bridge.telemetry import tell
 from bridge.timing import backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from celery.app.task import Context
 
+    from bridge.engine.control import Control
+    from bridge.engine.notifier import Notifier
     from bridge.job.document import Held
-    from bridge.process import Bridge
+    from bridge.ledger import Ledger
+    from bridge.settings import Settings
 
 _WANTED = (*COMMON, Long.CANVAS, Long.LAST_FAULT)
+
+
+@dataclass(frozen=True, slots=True)
+class Finishing:
+    """What telling an end uses."""
+
+    settings: Settings
+    ledger: Ledger
+    control: Control
+    notifier: Notifier
 
 
 class Turn:
     """The right to tell one end, for as long as its lease lasts."""
 
-    def __init__(self, bridge: Bridge, held: Held, token: str, end: CeleryEnd) -> None:
+    def __init__(self, uses: Finishing, held: Held, token: str, end: CeleryEnd) -> None:
         """Kept on the finish's context, where the backend finds it."""
-        self.bridge = bridge
+        self._uses = uses
         self.held = held
         self.token = token
         self.end = end
@@ -58,21 +70,21 @@ class Turn:
         """What follows is published; where nothing follows, `delivered` says so as well."""
         if not continues(self.held.json(Long.CANVAS) or {}):
             return
-        table = self.bridge.ledger.table
+        table = self._uses.ledger.table
         change = hold(
-            lambda: self.bridge.ledger.change(self.held, lambda held, now: table.continued(held, now, self.token))
+            lambda: self._uses.ledger.change(self.held, lambda held, now: table.continued(held, now, self.token))
         )
         self.held = change.after
 
     def delivered(self) -> None:
         """The stored state is the ledger's end."""
-        table, round_ = self.bridge.ledger.table, self.held.record.round
+        table, round_ = self._uses.ledger.table, self.held.record.round
         change = hold(
-            lambda: self.bridge.ledger.change(
+            lambda: self._uses.ledger.change(
                 self.held, lambda held, now: table.delivered(held, now, Sink.CELERY, round_=round_)
             )
         )
-        self.bridge.noticed(change)
+        self._uses.notifier.changed(change)
         tell(
             "finish.delivered", request_id=self.held.record.id, endpoint=self.held.record.endpoint, state=self.end.state
         )
@@ -81,38 +93,38 @@ class Turn:
         """BRIDGE_CHORD_ABORT: a chord whose body can not run any more needs none of its header's other jobs."""
         canvas, wished = self.held.json(Long.CANVAS) or {}, self.held.json(Long.WISHED) or {}
         group = canvas.get("group")
-        if not self.bridge.settings.bridge_chord_abort or not canvas.get("chord") or not group:
+        if not self._uses.settings.bridge_chord_abort or not canvas.get("chord") or not group:
             return
         if wished.get("by") != "chord" and self.held.record.round == 1:
-            hold(lambda: self.bridge.control.cancel_all(Asker(by="chord", door="celery"), group=group))
+            hold(lambda: self._uses.control.cancel_all(Asker(by="chord", door="celery"), group=group))
 
     def give_back(self, fault: str) -> None:
         """The end could not be stored: another turn, later."""
         if self.given_back:
             return
         self.given_back = True
-        table, record = self.bridge.ledger.table, self.held.record
+        table, record = self._uses.ledger.table, self.held.record
         delay_ms = int(backoff(record.turns, 1.0, 300.0) * 1000)
         hold(
-            lambda: self.bridge.ledger.change(
+            lambda: self._uses.ledger.change(
                 self.held, lambda held, now: table.give_back_turn(held, now, self.token, fault, delay_ms=delay_ms)
             )
         )
         tell("finish.failed", request_id=record.id, endpoint=record.endpoint, error=fault, turns=record.turns)
 
 
-def begin(bridge: Bridge, context: Context, round_: int, nonce: str) -> Turn:
+def begin(uses: Finishing, backend: Any, context: Context, round_: int, nonce: str) -> Turn:
     """Take the turn, or raise Ignore: a copy, a forgery, or an end that has been told."""
     token = secrets.token_hex(8)
-    held = hold(lambda: bridge.ledger.load(context.id, wanted=_WANTED, output=True))
+    held = hold(lambda: uses.ledger.load(context.id, wanted=_WANTED, output=True))
     if held is None:
         tell("finish.ignored", request_id=context.id, why="unknown")
         raise Ignore
-    claim_s = chord_claim_s(bridge.app.backend) if (held.json(Long.CANVAS) or {}).get("chord") else 0.0
-    turn_ms = int(max(bridge.settings.bridge_finish_turn_s, claim_s) * 1000)
-    table = bridge.ledger.table
+    claim_s = chord_claim_s(backend) if (held.json(Long.CANVAS) or {}).get("chord") else 0.0
+    turn_ms = int(max(uses.settings.bridge_finish_turn_s, claim_s) * 1000)
+    table = uses.ledger.table
     change = hold(
-        lambda: bridge.ledger.change(
+        lambda: uses.ledger.change(
             held,
             lambda fresh, now: table.finish_begin(fresh, now, round_=round_, nonce=nonce, turn=token, turn_ms=turn_ms),
         )
@@ -121,19 +133,19 @@ def begin(bridge: Bridge, context: Context, round_: int, nonce: str) -> Turn:
         tell("finish.ignored", request_id=context.id, why=change.verdict)
         raise Ignore
     mine = change.after
-    offset = bridge.ledger.clock.offset
-    end = celery_end(mine, limit=bridge.settings.celery_limit, clock_offset=offset)
-    if mine.record.turns > bridge.settings.bridge_finish_turns_max:
+    offset = uses.ledger.clock.offset
+    end = celery_end(mine, limit=uses.settings.celery_limit, clock_offset=offset)
+    if mine.record.turns > uses.settings.bridge_finish_turns_max:
         end = CeleryEnd(states.FAILURE, undeliverable(mine, offset))
-        bridge.ledger.dead_letter(
+        uses.ledger.dead_letter(
             DeadReason.UNDELIVERABLE,
             door="finish",
             source="bridge.finish",
             request_id=mine.record.id,
-            body=json.dumps(document(mine, inline_limit=bridge.settings.bridge_inline_limit, clock_offset=offset)),
+            body=json.dumps(document(mine, inline_limit=uses.settings.bridge_inline_limit, clock_offset=offset)),
             detail=mine.long.get(Long.LAST_FAULT, ""),
         )
-    return Turn(bridge, mine, token, end)
+    return Turn(uses, mine, token, end)
 
 
 def chord_claim_s(backend: Any) -> float:
@@ -204,17 +216,17 @@ class FinishTask(Task):  # type: ignore[misc]
                 turn.abort_chord()
 
 
-def finish(task: FinishTask, round_: int, nonce: str, bridge: Callable[[], Bridge], *, cancel_is_failure: bool) -> Any:
+def finish(task: FinishTask, round_: int, nonce: str, uses: Finishing) -> Any:
     """The body of `bridge.finish`: returns the output, raises the failure, or marks the request revoked."""
     context = task.request
-    turn = begin(bridge(), context, round_, nonce)
+    turn = begin(uses, task.app.backend, context, round_, nonce)
     context.bridge_turn = turn
     put_back(context, turn.held.json(Long.CANVAS) or {}, continued=turn.continued)
     if turn.held.record.round > 1:
         # Later rounds replace the stored result; link, chain and chord have heard the first.
         context.update(callbacks=None, errbacks=None, chain=None, chord=None)
     if turn.end.state == states.REVOKED:
-        _revoke(task, context, turn, cancel_is_failure=cancel_is_failure)
+        _revoke(task, context, turn, cancel_is_failure=uses.settings.bridge_cancel_is_failure)
     if turn.end.state == states.FAILURE:
         raise turn.end.result
     return turn.end.result

@@ -1,0 +1,86 @@
+"""Builds the doors of one process from its components: each gets what it uses, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bridge.doors.celery.consumer.queues import broker_answers
+from bridge.doors.celery.finish.plain import PlainEnds
+from bridge.doors.celery.tasks import Uses
+from bridge.doors.http.health import Health
+from bridge.doors.http.webhooks import Webhooks
+from bridge.doors.json.consumers import Consumers
+from bridge.doors.json.handler import Callers, Desk
+from bridge.doors.json.redis_streams import StreamDoor
+from bridge.ledger import connect
+
+if TYPE_CHECKING:
+    from starlette.routing import Route
+
+    from bridge.doors.json.consumer import Door
+    from bridge.doors.json.parse import Kind
+    from bridge.process.components import Components
+
+
+def task_uses(has: Components) -> Uses:
+    """For the Celery tasks."""
+    return Uses(has.settings, has.ledger, has.accept, has.notifier, has.control, has.book, has.client_of)
+
+
+def plain_ends(has: Components) -> PlainEnds:
+    """For ends that nothing follows."""
+    return PlainEnds(has.app, has.ledger, has.notifier, has.settings)
+
+
+def json_consumers(has: Components) -> Consumers:
+    """For services that speak plain JSON: streams whatever the broker is, AMQP where the broker speaks it."""
+    settings, names, callers = has.settings, has.names, Callers()
+    client = connect(settings.ledger_url, decode=False)
+    handler = partial(
+        Desk,
+        ledger=has.ledger,
+        accept=has.accept,
+        control=has.control,
+        notifier=has.notifier,
+        callers=callers,
+        message_limit=settings.bridge_message_limit,
+    )
+    kinds: tuple[tuple[Kind, str], ...] = (("requests", names.requests), ("commands", names.commands))
+    idle_ms = int(settings.bridge_stream_idle_s * 1000)
+    made: dict[str, Door] = {
+        stream: StreamDoor(handler("stream", stream, kind), has.ledger, has.pressure, client, idle_ms=idle_ms)
+        for kind, stream in kinds
+    }
+    if settings.amqp:
+        from bridge.doors.json.amqp import QUEUES, AmqpDoor  # noqa: PLC0415  (only where the broker speaks AMQP)
+
+        for kind, _ in kinds:
+            queue = QUEUES[kind][0]
+            made[queue] = AmqpDoor(
+                handler("amqp", queue, kind),
+                has.ledger,
+                has.pressure,
+                settings.celery_broker_url,
+                quorum=settings.bridge_queue_type == "quorum",
+            )
+    return Consumers(made, (callers.close, client.close))
+
+
+def health_routes(has: Components, loops_turn: Callable[[], bool]) -> list[Route]:
+    """For orchestrators and Prometheus."""
+    return Health(
+        has.ledger,
+        has.pressure,
+        has.control,
+        has.vitals,
+        outbox_max=has.settings.bridge_outbox_max,
+        loops_turn=loops_turn,
+        broker_answers=partial(broker_answers, has.app),
+    ).routes
+
+
+def webhook_routes(has: Components) -> list[Route]:
+    """For RunPod's callbacks."""
+    return Webhooks(has.ledger, has.notifier).routes

@@ -1,0 +1,79 @@
+"""What runs in one process: started in the order in which it is written here, stopped in the other."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bridge.doors.http import gauges
+from bridge.doors.http.server import HttpServer
+from bridge.process.doors import health_routes, json_consumers, webhook_routes
+from bridge.process.engine import build_engine
+from bridge.telemetry import configure_logging, register_snapshot
+
+if TYPE_CHECKING:
+    from bridge.doors.json.consumers import Consumers
+    from bridge.engine.engine import Engine
+    from bridge.engine.tell.finish import Here
+    from bridge.process.components import Components
+
+
+class Process:
+    """`start` once; `stop` may be called at any time, and again."""
+
+    def __init__(self, has: Components) -> None:
+        """Nothing runs before `start`."""
+        self._has = has
+        self.engine: Engine | None = None
+        self._consumers: Consumers | None = None
+        self._http: HttpServer | None = None
+
+    def start(self, *, engine: bool, finish_here: Here | None = None, reads_finishes: bool = False) -> None:
+        """Check the ledger; then the engine, the doors for plain JSON, HTTP.
+
+        `finish_here` tells ends in this process, where Celery's tasks run in it; `reads_finishes` where it is a worker
+        that takes `bridge.finish`. Raises SettingsError, SchemaTooNew, LedgerUnavailable.
+        """
+        has, settings = self._has, self._has.settings
+        configure_logging(settings.bridge_log_level, as_json=settings.bridge_log_json)
+        has.check()
+        if engine:
+            self.engine = build_engine(has, finish_here, reads_finishes=reads_finishes)
+            has.notifier.engine = self.engine
+            self.engine.start()
+        if settings.bridge_json_doors:
+            self._consumers = json_consumers(has)
+            self._consumers.start()
+        register_snapshot(partial(gauges.read, has.ledger, has.control, has.pressure))
+        self._http = HttpServer()
+        self._listen(self._http)
+
+    def _listen(self, http: HttpServer) -> None:
+        settings = self._has.settings
+        health, webhooks = health_routes(self._has, self._loops_turn), webhook_routes(self._has)
+        apart, by_hand = settings.bridge_webhook_bind, settings.model_fields_set
+        http.listen(
+            "bridge_http_bind",
+            settings.bridge_http_bind,
+            health if apart else health + webhooks,
+            by_hand="bridge_http_bind" in by_hand,
+        )
+        http.listen("bridge_webhook_bind", apart, webhooks, by_hand="bridge_webhook_bind" in by_hand)
+
+    def _loops_turn(self) -> bool:
+        """Whether this process' loops turn, whatever else is down."""
+        engine, consumers = self.engine, self._consumers
+        return (engine is None or engine.healthy) and (consumers is None or consumers.healthy)
+
+    def stop(self) -> bool:
+        """No new leases, calls under way ended or given back. Whether all of it was done in time."""
+        grace_s = self._has.settings.bridge_stop_grace_s
+        http, self._http = self._http, None
+        consumers, self._consumers = self._consumers, None
+        engine, self.engine = self.engine, None
+        if http is not None:
+            http.stop()
+        held = consumers.stop(grace_s) if consumers is not None else True
+        self._has.notifier.engine = None
+        ended = engine.stop(grace_s) if engine is not None else True
+        return held and ended
