@@ -25,7 +25,7 @@ def dead() -> None:
 @as_json
 def dead_list(*, reason: str | None, count: int, as_json: bool) -> None:
     """The newest first, without their originals; parked requests with their last error."""
-    from bridge.ledger.records.parked import parked  # noqa: PLC0415
+    from bridge.ledger.parked import parked  # noqa: PLC0415
 
     house = bridge()
     letters = [_shown(house, letter, ("original",)) for letter in house.ledger.dead.newest(count)]
@@ -57,7 +57,7 @@ def dead_replay(letter_ids: tuple[str, ...], *, reason: str | None, request_id: 
     """Send letters again through the door they came by, and forget them; have parked requests worked now."""
     from bridge.doors.json.replay import replay  # noqa: PLC0415
     from bridge.errors import NotReplayable  # noqa: PLC0415
-    from bridge.ledger.records.parked import unpark  # noqa: PLC0415
+    from bridge.ledger.parked import unpark  # noqa: PLC0415
 
     house = bridge()
     if reason is not None:
@@ -112,7 +112,7 @@ def _is_letter(letter_id: str) -> bool:
 
 def _found(house: Components, letter_id: str) -> dict[str, Any]:
     from bridge.errors import JobRejected  # noqa: PLC0415
-    from bridge.ledger.records.parked import parked  # noqa: PLC0415
+    from bridge.ledger.parked import parked  # noqa: PLC0415
 
     letter = house.ledger.dead.get(letter_id) if _is_letter(letter_id) else None
     if letter is None:

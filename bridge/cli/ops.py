@@ -49,12 +49,12 @@ def _ledger(house: Components) -> list[Finding]:
     if unreadable := house.ledger.unreadable():
         says = "; ".join(f"{name}: {fault}" for name, fault in list(unreadable.items())[:5])
         found.append(("FAULT", "records", f"{len(unreadable)} cannot be worked on: {says}"))
-    if rollbacks := house.ledger.rolled_back():
+    if rollbacks := house.ledger.engines.rollbacks():
         says = f"came back {rollbacks} times without its latest writes; what was in doubt is marked possible_duplicate"
         found.append(("WARN", "ledger", says))
     if server.memory_ratio > house.settings.bridge_memory_ratio_max:
         found.append(("FAULT", "ledger", f"{server.memory_ratio:.0%} of maxmemory is used: the doors are closed"))
-    engines = house.ledger.engines()
+    engines = house.ledger.engines.count()
     found.append(
         ("ok" if engines else "FAULT", "engines", f"{engines} alive" if engines else "none: start `bridge worker`")
     )

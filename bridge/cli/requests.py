@@ -58,7 +58,7 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
         raise click.UsageError("--input or --file is needed")
     request_id = options["request_id"] or str(uuid.uuid4())
     # Nothing of a new request is told before it is sent; one that exists may have told all of it already.
-    after = "-" if options["request_id"] else f"({house.ledger.newest_event()}"
+    after = "-" if options["request_id"] else f"({house.ledger.outbox.newest()}"
     arguments = {"input": _object(given), **_arguments(options)}
     check(house, request_id, arguments)
     send(house, request_id, arguments)
@@ -176,7 +176,7 @@ def events(house: Components, request_id: str, after: str = "-") -> Iterator[dic
     """A request's events from the stream, to its end; where they are trimmed, its chunks and its end."""
     cursor, last = after, 0
     while True:
-        found = house.ledger.read_events(cursor, count=500)
+        found = house.ledger.outbox.read(cursor, count=500)
         for entry_id, event in found:
             cursor = f"({entry_id}"
             if event["subject"] != request_id or int(event["sequence"]) <= last:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bridge.endpoints import Endpoint, EndpointBook
     from bridge.job.change import Change
     from bridge.ledger import Ledger
-    from bridge.ledger.ledger import Build
+    from bridge.ledger.records.write import Build
     from bridge.settings import Settings
 
 #: RunPod's ttl when none is sent, and the margin that is added to one of ours. Milliseconds.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.job.document import cloud_event, document, remembered, stamp, transition
 from bridge.job.record import Long, altered
 from bridge.job.words import END_EVENT, EventName, Phase, Status
-from bridge.ledger.ledger import COMMON
+from bridge.ledger.records.read import COMMON
 
 if TYPE_CHECKING:
     from bridge.job.change import Change

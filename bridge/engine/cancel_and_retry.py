@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bridge.engine.watch.observation import heard_from
 from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Refused, Throttled, Unreachable
 from bridge.job.words import Step, is_end
-from bridge.ledger.ledger import COMMON
+from bridge.ledger.records.read import COMMON
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.ledger import Ledger
-    from bridge.ledger.ledger import Make
+    from bridge.ledger.records.write import Make
 
 BATCH = 64
 #: Seconds that a change waits for company when the last one did not come alone: fewer round trips, and far below

@@ -57,7 +57,7 @@ class Notifier:
         if engine is None:
             if shown:  # no loop of this process writes them
                 self.states.once()
-            self._ledger.wake()
+            self._ledger.engines.wake()
             return
         for step, endpoint in {(held.record.step, held.record.endpoint) for held in new}:
             if step is not None:
@@ -74,7 +74,7 @@ class Notifier:
             if self.capped and change.record.phase.ended:
                 engine.wake(Step.SUBMIT)
         elif not change.empty:
-            self._ledger.wake()
+            self._ledger.engines.wake()
 
 
 def _count(change: Change) -> None:

@@ -53,7 +53,7 @@ class Sweep:
 
     def _beat(self) -> None:
         """Also notices a ledger that came back without its latest writes (HARDENING 19)."""
-        beat = self.ledger.beat(self.engine_id)
+        beat = self.ledger.engines.beat(self.engine_id)
         tell("engine.beat", engine=self.engine_id, engines=beat.engines)
         if beat.lost:
             tell("ledger.rolled_back", lost=beat.lost)
@@ -69,8 +69,8 @@ class Sweep:
 
         Whoever dies on the way leaves the doubt standing, and the next beat of any engine goes on.
         """
-        doubtful = self.ledger.doubtful(since)
+        doubtful = self.ledger.engines.doubtful(since)
         for change in self.ledger.change_many([(held, self.ledger.table.doubted) for held in doubtful]):
             self.noticed(change)
         if not doubtful:
-            self.ledger.doubt_over(since)
+            self.ledger.engines.doubt_over(since)

@@ -24,7 +24,7 @@ class Wake:
     def once(self) -> float:
         """Returns seconds until the next look."""
         if self._listener is None:
-            self._listener = self.ledger.listen()
+            self._listener = self.ledger.engines.listen()
         try:
             if self._listener.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S) is not None:
                 self.woken()

@@ -109,7 +109,7 @@ class Components:
             faults.append(fault)
         if faults:
             raise SettingsError(*faults)
-        self.ledger.claim_schema(__version__)
+        self.ledger.engines.claim_schema(__version__)
         if not self.book.has_key:  # once, by who starts to work; `bridge check` says it too
             says = (
                 "is not set: RunPod will answer 401, and requests are refused or wait; set it, or RUNPOD_API_KEY_FILE"

@@ -87,7 +87,7 @@ def build_engine(has: Components, finish_here: Here | None, *, reads_finishes: b
     threads, commits = Threads.of(s), Commits(ledger, has.notifier.changed)
     observed = partial(has.outputs.observed, commits)
     pace = Pace(
-        ledger.runs, has.budget, has.endpoint_id_of, has.control.heard_lately, lambda: ledger.live_engines
+        ledger.runs, has.budget, has.endpoint_id_of, has.control.heard_lately, lambda: ledger.engines.live
     )  # fmt: skip
     lease_ms = int(s.bridge_lease_s * 1000)
     slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)

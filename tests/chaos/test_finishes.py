@@ -26,7 +26,7 @@ def unread(house: House) -> Process:
     """An engine of its own, and a worker that takes requests and no finishes."""
     house.worker("-Q", "bridge.run,bridge.control", BRIDGE_ENGINE="off")
     engine = house.start("engine", sys.executable, "-m", "bridge.cli", "engine")
-    eventually(lambda: house.ledger.engines() > 0, timeout=30)
+    eventually(lambda: house.ledger.engines.count() > 0, timeout=30)
     return engine
 
 

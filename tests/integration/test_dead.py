@@ -18,7 +18,7 @@ from bridge.job.document import Held
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
-from bridge.ledger.records.parked import parked, unpark
+from bridge.ledger.parked import parked, unpark
 from bridge.ledger.streams.dead import original_of
 from tests.support.helpers import eventually
 from tests.support.house import ROOT, House
@@ -159,18 +159,18 @@ def test_amqp_letters_go_back_with_their_headers_and_properties(
 def test_letters_are_bounded_by_count_bytes_and_age(ledger: Ledger) -> None:
     """And an original is kept to 64 KiB, with the size and SHA-256 of all of it."""
     big = b"\xc3\xbc" * 50_000
-    letter = ledger.dead.get(ledger.dead_letter("too_large", door="amqp", body=big))
+    letter = ledger.dead.get(ledger.dead.keep("too_large", door="amqp", body=big))
     assert letter is not None
     assert (letter["size"], letter["truncated"], letter["encoding"]) == (100_000, True, "utf-8")
     assert 65_530 < len(letter["original"].encode()) <= 65_536
     assert original_of(letter) is None
     for n in range(500):
-        ledger.dead_letter("malformed", door="amqp", body=f"{n}")
+        ledger.dead.keep("malformed", door="amqp", body=f"{n}")
     assert len(ledger.dead.newest()) < 300
     ledger.dead.trim(bytes_max=10_000, retention_ms=10**9)
     assert 0 < len(ledger.dead.newest()) < 100
     left = len(ledger.dead.newest())
-    ledger.dead_letter("malformed", door="amqp", body="x" * 5_000)
+    ledger.dead.keep("malformed", door="amqp", body="x" * 5_000)
     ledger.dead.trim(bytes_max=10**9, retention_ms=0)
     assert len(ledger.dead.newest()) < left
 
@@ -179,7 +179,7 @@ def test_originals_may_be_left_out(redis_url: str) -> None:
     """BRIDGE_DEAD_ORIGINALS=off: reason, size and SHA-256 alone."""
     client = connect(redis_url)
     ledger = Ledger(client, Names(), Rules(), dead_originals=False)
-    letter = ledger.dead.get(ledger.dead_letter("malformed", door="amqp", body=b"hush", headers={"h": "hush"}))
+    letter = ledger.dead.get(ledger.dead.keep("malformed", door="amqp", body=b"hush", headers={"h": "hush"}))
     assert letter is not None
     assert "hush" not in json.dumps(letter)
     assert letter["sha256"] == hashlib.sha256(b"hush").hexdigest()

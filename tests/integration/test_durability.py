@@ -99,7 +99,7 @@ def test_a_ledger_that_lost_its_latest_writes_submits_nothing_twice_unmarked(
         end = house.events("twice")[-1]["data"]
         assert end["possible_duplicate"] is True
         assert house.submits() == 4
-        assert house.ledger.rolled_back() == 1
+        assert house.ledger.engines.rollbacks() == 1
         late = house.send({"n": 3})
         assert late.get(timeout=20) == {"n": 3}
         assert house.events(late.id)[-1]["data"]["possible_duplicate"] is False

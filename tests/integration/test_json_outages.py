@@ -140,10 +140,10 @@ def test_a_batch_of_large_entries_is_read_in_parts(redis_url: str) -> None:
 def test_a_made_id_is_the_same_when_its_message_comes_again(house: House) -> None:
     """A second id would be a second job; two messages of the same words have one each."""
     ledger = house.ledger
-    assert ledger.made_ids([("digest", "one", False), ("digest", "two", False)]) == ["one", "two"]
-    assert ledger.made_ids([("digest", "x", True), ("digest", "y", True)]) == ["one", "two"]
-    ledger.forget_made_ids([("digest", "one"), ("digest", "two")])
-    assert ledger.made_ids([("digest", "x", True)]) == ["x"]
+    assert ledger.made_ids.make([("digest", "one", False), ("digest", "two", False)]) == ["one", "two"]
+    assert ledger.made_ids.make([("digest", "x", True), ("digest", "y", True)]) == ["one", "two"]
+    ledger.made_ids.forget([("digest", "one"), ("digest", "two")])
+    assert ledger.made_ids.make([("digest", "x", True)]) == ["x"]
 
 
 def test_a_killed_process_leaves_no_message_behind_and_makes_no_second_job(

@@ -306,11 +306,11 @@ def test_a_request_born_ended_keeps_neither_input_nor_secret(ledger: Ledger) -> 
 
 def test_a_step_of_the_servers_clock_fires_nothing(ledger: Ledger) -> None:
     """I17: the beat takes an hour's jump out of ledger time, in both directions."""
-    ledger.beat("e1")
+    ledger.engines.beat("e1")
     before = ledger.now()
     for jump in (3_600_000, -7_200_000):
         ledger.client.hincrby("bridge:_:meta", "clock_offset", jump)  # what a stepped TIME looks like to every script
-        ledger.beat("e1")
+        ledger.engines.beat("e1")
         assert abs(ledger.now() - before) < 2_000
         assert ledger.timers()[0] == []
 
@@ -328,11 +328,11 @@ def test_an_answer_that_was_long_on_its_way_moves_no_clock(ledger: Ledger, monke
         return answer
 
     monkeypatch.setattr(ledger.clock, "_steady", lambda: steady() + stood)
-    ledger.beat("e1")
+    ledger.engines.beat("e1")
     before = ledger.client.hget("bridge:_:meta", "clock_offset")
     with monkeypatch.context() as patch:
         patch.setattr(ledger.client, "execute_command", stopped_meanwhile)
-        ledger.beat("e1")
+        ledger.engines.beat("e1")
     assert ledger.client.hget("bridge:_:meta", "clock_offset") == before
 
 

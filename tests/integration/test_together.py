@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery, group
 
 from bridge.job.record import Long
-from bridge.ledger.ledger import ALL
+from bridge.ledger.records.read import ALL
 from tests.support.helpers import eventually
 from tests.support.house import House
 from tests.support.servers import RedisServer

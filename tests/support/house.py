@@ -25,7 +25,7 @@ from bridge.job.change import Rules
 from bridge.job.document import Held
 from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
-from bridge.ledger.ledger import Build
+from bridge.ledger.records.write import Build
 from tests.support.helpers import eventually
 
 ROOT = Path(__file__).parents[2]

@@ -201,4 +201,4 @@ def _keep(ledger: Ledger, reason: str, task_id: str, arguments: Mapping[str, Any
     secret = isinstance(arguments.get("s3Config"), Mapping)
     kept = {**arguments, "s3Config": "***"} if secret else dict(arguments)
     body = json.dumps(kept, default=str)
-    ledger.dead_letter(reason, door="celery", body=body, request_id=task_id, source=task, detail=detail)
+    ledger.dead.keep(reason, door="celery", body=body, request_id=task_id, source=task, detail=detail)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bridge.errors import BridgeError
 from bridge.job.words import Phase, Step
 from bridge.ledger import inspect_server
-from bridge.ledger.endpoints import gpu
+from bridge.ledger.endpoints import ages, gpu
 
 if TYPE_CHECKING:
     from bridge.engine.control import Control
@@ -39,7 +39,7 @@ def _read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gaug
         yield "bridge_gpu_paid_twice_seconds", "GPU time paid twice; should be 0.", {"endpoint": endpoint}, twice
         verdict = control.verdict(endpoint)
         yield "bridge_endpoint_verdict", "1 for the verdict that holds.", {"endpoint": endpoint, "verdict": verdict}, 1
-    lags = ledger.lags()
+    lags = ages.lags(ledger)
     yield "bridge_oldest_seconds", "Age of the oldest request that waits to be submitted.", {}, lags["oldest"]
     yield "bridge_due_lag_seconds", "How late the latest due poll is.", {}, lags[Step.POLL.value]
     yield "bridge_finish_lag_seconds", "How late the latest due finish is.", {}, lags[Step.FINISH.value]
@@ -60,9 +60,9 @@ def _read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gaug
         "bridge_ledger_rollbacks",
         "How often the ledger came back without its latest writes.",
         {},
-        ledger.rolled_back(),
+        ledger.engines.rollbacks(),
     )
-    yield "bridge_engines", "Engines alive.", {}, ledger.engines()
+    yield "bridge_engines", "Engines alive.", {}, ledger.engines.count()
     closed = pressure.closed()
     yield (
         "bridge_intake_closed",

@@ -67,14 +67,14 @@ class Health:
     def _ready(self) -> dict[str, Any]:
         told: dict[str, Any] = {"ledger": "ok", "broker": "ok", "engines": 0, "degraded": []}
         try:
-            told["engines"] = self._ledger.engines()
+            told["engines"] = self._ledger.engines.count()
             told["intake"] = self._pressure.closed() or "open"
             told["degraded"] = [
                 {"endpoint": name, "waiting_for": why}
                 for name in filter(self._control.in_use, self._ledger.endpoints())
                 if (why := self._vitals.waiting_for(name))
             ]
-            if rollbacks := self._ledger.rolled_back():
+            if rollbacks := self._ledger.engines.rollbacks():
                 told["degraded"].append({"ledger_rolled_back": rollbacks})
             behind = self._ledger.outbox.lag()
             if behind.entries > self._outbox_max:

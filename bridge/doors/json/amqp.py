@@ -122,7 +122,7 @@ class AmqpDoor(Door):
         made = [(item.taken.digest, item.made_id) for item in items if item.made_id]
         if made:
             self._channel.basic_qos(0, 2 * BATCH, False)  # answered behind the acks: those messages come no more
-            self._ledger.forget_made_ids(made)
+            self._ledger.made_ids.forget(made)
 
     # Answering
 

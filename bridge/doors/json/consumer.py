@@ -157,6 +157,6 @@ class Door(ABC):
 def undeliverable(desk: Desk, ledger: Ledger, answer: Answer, fault: str) -> None:
     """An answer that nobody takes is kept, never silent (I12)."""
     tell("reply.returned", reply_to=answer.to, error=fault)
-    ledger.dead_letter(
+    ledger.dead.keep(
         "undeliverable", door=desk.door, source=answer.to, body=answer.body, detail=f"reply_to {answer.to}: {fault}"
     )

@@ -175,7 +175,7 @@ class Desk:
         unnamed = [item for item in items if item.made_id is None and item.delivery.made_id is None]
         if unnamed:
             wanted = [(item.taken.digest, secrets.token_hex(16), item.delivery.again) for item in unnamed]
-            for item, made in zip(unnamed, self._ledger.made_ids(wanted), strict=True):
+            for item, made in zip(unnamed, self._ledger.made_ids.make(wanted), strict=True):
                 item.made_id = made
 
     def _prepare(self, item: Item, request: Request) -> None:
@@ -266,7 +266,7 @@ class Desk:
 
     def _refuse(self, item: Item, refused: Refused) -> None:
         """Kept as a dead letter, told as an event where it has an id, and answered where it may be (HARDENING 24)."""
-        letter_id = self._ledger.dead_letter(
+        letter_id = self._ledger.dead.keep(
             refused.reason,
             door=self.door,
             source=self.source,
@@ -305,7 +305,7 @@ class Desk:
             time=stamp(ledger.now(), ledger.clock.offset) or "", trace=refused.trace, suffix=refused.digest[:8],
         )  # fmt: skip
         if refused.id is not None:
-            ledger.tell_event(body, f"job.{EventName.REJECTED.value}.{endpoint}")
+            ledger.outbox.tell(body, f"job.{EventName.REJECTED.value}.{endpoint}")
         if not self._may_answer(refused):
             return []
         return [Answer(str(refused.reply_to), body, refused.correlation_id)]

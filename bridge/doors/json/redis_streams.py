@@ -67,7 +67,7 @@ class StreamDoor(Door):
         return Delivery(entry_id, body, others, others, made_id=made)
 
     def _answer(self, answers: Sequence[Answer]) -> None:
-        self._ledger.reply([(answer.to, answer.body) for answer in answers])
+        self._ledger.replies.write([(answer.to, answer.body) for answer in answers])
 
     def _release(self, items: Sequence[Item]) -> None:
         self._inbox.done([item.tag for item in items])

@@ -14,6 +14,7 @@ from bridge.errors import NotReplayable
 from bridge.job.document import CONTENT_TYPE
 from bridge.job.request import check_request_id
 from bridge.ledger.streams.dead import original_of
+from bridge.ledger.streams.inbox import send
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -110,12 +111,12 @@ def _to_stream(ledger: Ledger, letter: Mapping[str, Any], raw: bytes, request_id
         raise NotReplayable("the entry had no field `data`: send it again with one")
     if request_id is not None:
         fields.pop("message_id", None)
-    ledger.send(str(letter["source"]), raw, fields)
+    send(ledger.client, ledger.names, str(letter["source"]), raw, fields)
     return str(letter["source"])
 
 
 def _as_reply(ledger: Ledger, letter: Mapping[str, Any], raw: bytes) -> str:
-    ledger.reply([(str(letter["source"]), raw.decode())])
+    ledger.replies.write([(str(letter["source"]), raw.decode())])
     return f"reply_to {letter['source']}"
 
 

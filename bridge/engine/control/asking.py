@@ -12,8 +12,8 @@ from bridge.job.document import document, remembered, unpack_error
 from bridge.job.record import Long
 from bridge.job.request import check_request_id, rejected
 from bridge.job.words import Phase, Status, is_end
-from bridge.ledger.ledger import ALL
-from bridge.ledger.records import walk
+from bridge.ledger import walk
+from bridge.ledger.records.read import ALL
 from bridge.runpod.answers import ABSENT
 from bridge.runpod.operations import Operation
 

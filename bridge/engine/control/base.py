@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bridge.errors import BUSY, ApiError
 from bridge.job.request import rejected
 from bridge.job.words import Phase
-from bridge.ledger.records import walk
+from bridge.ledger import walk
 
 if TYPE_CHECKING:
     from bridge.endpoints import Endpoint, EndpointBook

@@ -13,9 +13,9 @@ from bridge.engine.control.base import Asker
 from bridge.errors import BUSY, JobUnknown, Refused
 from bridge.job.request import check_request_id, rejected
 from bridge.job.words import Outcome, Status, Wish, is_end
+from bridge.ledger import walk
 from bridge.ledger.endpoints import pause as endpoints
-from bridge.ledger.ledger import ALL
-from bridge.ledger.records import walk
+from bridge.ledger.records.read import ALL
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
@@ -180,7 +180,7 @@ class Changing(Asking):
         if endpoints.pause(self.ledger, found.name, data, reason=reason or "", by=asker.by or ""):
             tell("endpoint.paused", endpoint=found.name, reason=reason, by=asker.by, door=asker.door)
         self.vitals.gate.forget(found.name)
-        self.ledger.wake()
+        self.ledger.engines.wake()
         return {"endpoint": found.name, "paused": True, "reason": reason}
 
     def resume(self, endpoint: str, asker: Asker, reason: str | None = None) -> dict[str, Any]:
@@ -189,7 +189,7 @@ class Changing(Asking):
         if endpoints.resume(self.ledger, found.name, told_of(found, asker, reason=reason)):
             tell("endpoint.resumed", endpoint=found.name, by=asker.by, door=asker.door)
         self.vitals.gate.forget(found.name)
-        self.ledger.wake()
+        self.ledger.engines.wake()
         return {"endpoint": found.name, "paused": False}
 
 

@@ -178,7 +178,7 @@ class Healths(Base):
             "answers_429": sum(one.get("cuts_by_429", 0) for one in budget.values()),
             "paid_twice_ms": counts.get("paid_twice_ms", 0),
             "gpu": _gpu(self.ledger, endpoint),
-            "engines": self.ledger.engines(),
+            "engines": self.ledger.engines.count(),
         }
         verdict, reasons = judge(
             runpod,

@@ -10,9 +10,9 @@ from bridge.engine.control.base import Asker, Base
 from bridge.engine.control.changing import told_of
 from bridge.job.record import Long
 from bridge.job.words import Phase, Reason, Status, Step
+from bridge.ledger import walk
 from bridge.ledger.endpoints import pause as endpoints
-from bridge.ledger.ledger import COMMON
-from bridge.ledger.records import walk
+from bridge.ledger.records.read import COMMON
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 

@@ -36,7 +36,7 @@ from bridge.job.request import (
     too_large,
 )
 from bridge.job.words import Step, is_end
-from bridge.ledger.ledger import COMMON
+from bridge.ledger.records.read import COMMON
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 

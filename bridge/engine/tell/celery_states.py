@@ -17,7 +17,7 @@ from celery.backends.redis import RedisBackend
 from bridge.engine.tell.finish import CeleryEnd, celery_end
 from bridge.job.record import Long
 from bridge.job.words import Phase, Status
-from bridge.ledger.ledger import ALL
+from bridge.ledger.records.read import ALL
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -175,7 +175,7 @@ class Publish:
 
     def _give_up(self, late: Late, refusal: Refusal) -> None:
         parcel = refusal.parcel
-        self.ledger.dead_letter(
+        self.ledger.dead.keep(
             DeadReason.UNDELIVERABLE,
             door="publish",
             body=parcel.body,

@@ -109,7 +109,7 @@ class Outputs:
         digest = hashlib.sha256(raw).hexdigest()
         key = blobs.key(self.ledger.names.namespace, record.id, record.round, digest)
         url = blobs.url(key)
-        self.ledger.blob_noted(record.id, url, in_ms=AGAIN_MS)
+        self.ledger.blobs.note(record.id, url, in_ms=AGAIN_MS)
         blobs.put(key, raw)
         tell("blob.kept", request_id=record.id, endpoint=record.endpoint, size=len(raw))
         return dumps({"size": len(raw), "sha256": digest, "url": url})
@@ -181,10 +181,10 @@ class Outputs:
     def sweep(self, limit: int = 500) -> int:
         """Delete blobs whose retention is over, and those that no record refers to. How many were deleted."""
         deleted = 0
-        for request_id, url in self.ledger.blobs_due(limit, again_ms=AGAIN_MS):
+        for request_id, url in self.ledger.blobs.due(limit, again_ms=AGAIN_MS):
             key = self.blobs.key_of(url) if self.blobs is not None else None
             if self.blobs is None or key is None:
-                self.ledger.blob_forgotten(request_id, url)  # of a store that is set no more: not ours to delete
+                self.ledger.blobs.forget(request_id, url)  # of a store that is set no more: not ours to delete
                 continue
             if not self._may_go(request_id, url):
                 continue
@@ -193,7 +193,7 @@ class Outputs:
             except OutputUnavailable as error:
                 self._rests(None, str(error))
                 return deleted
-            self.ledger.blob_forgotten(request_id, url)
+            self.ledger.blobs.forget(request_id, url)
             tell("blob.dropped", request_id=request_id)
             deleted += 1
         return deleted
@@ -214,7 +214,7 @@ class Outputs:
         over = record.ended_at + self.ledger.rules.output_retention_ms
         if record.phase is not Phase.CLOSED or self.ledger.now() < over:
             wait = over - self.ledger.now() if record.phase is Phase.CLOSED else AGAIN_MS
-            self.ledger.blob_noted(request_id, url, in_ms=max(1_000, wait))
+            self.ledger.blobs.note(request_id, url, in_ms=max(1_000, wait))
             return False
         table = self.ledger.table
         return self.ledger.change(held, lambda fresh, now: table.output_forgotten(fresh, now, url)).verdict != "another"

@@ -1,4 +1,4 @@
-"""What the ledger knows of an endpoint: whether it is paused, its load, ages, run times and GPU time.
+"""What the ledger knows of endpoints: whether one is paused, its load, ages and GPU time.
 
 `shared_answer` lets one process ask RunPod for all of them.
 """

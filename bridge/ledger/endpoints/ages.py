@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.job.change import PRIORITY_BAND_MS
+from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS
 from bridge.job.words import SUBMITS, Step
 from bridge.ledger.scripts import mapped
 
@@ -39,3 +39,28 @@ def read(ledger: Ledger, endpoint: str) -> dict[str, Any]:
 
 def _age(since: float, now: int) -> float:
     return round(max(0.0, (now - since) / 1000), 1)
+
+
+def lags(ledger: Ledger) -> dict[str, float]:
+    """How late things are, in seconds, over all endpoints: `oldest`, `poll`, `finish`, `outbox`, `expiry`."""
+    now = ledger.now()
+    found = {
+        "oldest": 0.0,
+        Step.POLL.value: 0.0,
+        Step.FINISH.value: 0.0,
+        "outbox": 0.0,
+        "expiry": RUN_RETENTION_MS / 1000,
+    }
+    with mapped():
+        for endpoint in ledger.endpoints():
+            for step in (Step.POLL, Step.FINISH, Step.SUBMIT):
+                first: Any = ledger.client.zrange(ledger.names.due(endpoint, step.value), 0, 0, withscores=True)
+                if not first:
+                    continue
+                score = float(first[0][1])
+                name = "oldest" if step is Step.SUBMIT else step.value
+                at = score % PRIORITY_BAND_MS if step is Step.SUBMIT else score
+                found[name] = max(found[name], (now - at) / 1000)
+    found["outbox"] = ledger.outbox.lag().seconds
+    found["expiry"] -= found[Step.POLL.value]
+    return found

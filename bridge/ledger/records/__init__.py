@@ -1,4 +1,4 @@
-"""Requests as the ledger holds them: `arguments` for the scripts that change them.
+"""Requests as the ledger holds them.
 
-`walk` goes through many of them, `parked` tells of those that nobody could work.
+`read` reads them, `write` accepts and changes them with what `arguments` makes for the scripts, `lease` hands them out.
 """

@@ -1,1 +1,4 @@
-"""What others read and write in the ledger's Redis: `inbox` (requests, commands), `outbox` (events), `dead` letters."""
+"""What others read and write in the ledger's Redis.
+
+`inbox` (requests and commands), `outbox` (events), `replies`, `dead` letters; `made_ids` for messages without an id.
+"""

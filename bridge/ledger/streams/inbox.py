@@ -5,16 +5,19 @@ Values come as bytes: a stranger has written them. All methods raise LedgerUnava
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
+from bridge.errors import LedgerError
 from bridge.ledger.scripts import mapped
 
 if TYPE_CHECKING:
     import redis
+
+    from bridge.ledger.keys import Names
 
 GROUP = "bridge"
 
@@ -129,3 +132,13 @@ class _Ungrouped(Exception):
 def _entries(found: Any) -> list[Entry]:
     """Entries that were deleted after they had been handed out come without fields."""
     return [(entry_id.decode(), fields) for entry_id, fields in found if fields]
+
+
+def send(client: redis.Redis, names: Names, stream: str, data: bytes, fields: Mapping[str, str]) -> None:
+    """Put a message into one of the streams that services write to, as they do. Raises LedgerUnavailable."""
+    if stream not in {names.requests, names.commands}:
+        fault = f"{stream} is no stream of requests or commands"
+        raise LedgerError(fault)
+    entry: dict[Any, Any] = {**fields, "data": data}
+    with mapped():
+        client.xadd(stream, entry)

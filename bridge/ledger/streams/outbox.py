@@ -73,6 +73,25 @@ class Outbox:
         self.names = names
         self.relayed = relayed
 
+    # The stream itself
+
+    def tell(self, body: str, key: str) -> None:
+        """An event that no record has: the refusal of a message at a door."""
+        with mapped():
+            self.client.xadd(self.names.events, {"data": body, "key": key})
+
+    def newest(self) -> str:
+        """The newest entry's id: who reads behind it misses nothing that is told from now on."""
+        with mapped():
+            newest: Any = self.client.xrevrange(self.names.events, count=1)
+        return str(newest[0][0]) if newest else "0"
+
+    def read(self, after: str, *, count: int) -> list[tuple[str, dict[str, Any]]]:
+        """Events behind an entry (`-` for the oldest, `(<id>` for what follows it), each with its entry id."""
+        with mapped():
+            found: Any = self.client.xrange(self.names.events, min=after, count=count)
+        return [(entry_id, json.loads(entry["data"])) for entry_id, entry in found]
+
     # The turn
 
     def take(self, token: str, *, lease_ms: int) -> Turn | None:

@@ -24,7 +24,7 @@ from bridge.doors.celery.wait_for_ledger import hold
 from bridge.engine.tell.finish import celery_end
 from bridge.job.record import Long
 from bridge.job.words import Sink, Status
-from bridge.ledger.ledger import COMMON
+from bridge.ledger.records.read import COMMON
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

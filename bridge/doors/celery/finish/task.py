@@ -24,7 +24,7 @@ from bridge.errors import JobError
 from bridge.job.document import document
 from bridge.job.record import Long
 from bridge.job.words import DeadReason, Sink
-from bridge.ledger.ledger import COMMON
+from bridge.ledger.records.read import COMMON
 from bridge.telemetry import tell
 from bridge.timing import backoff
 
@@ -137,7 +137,7 @@ def begin(uses: Finishing, backend: Any, context: Context, round_: int, nonce: s
     end = celery_end(mine, limit=uses.settings.celery_limit, clock_offset=offset)
     if mine.record.turns > uses.settings.bridge_finish_turns_max:
         end = CeleryEnd(states.FAILURE, undeliverable(mine, offset))
-        uses.ledger.dead_letter(
+        uses.ledger.dead.keep(
             DeadReason.UNDELIVERABLE,
             door="finish",
             source="bridge.finish",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import LedgerError, LedgerUnavailable
 from bridge.job.record import Long
 from bridge.job.words import Phase, Step
-from bridge.ledger.ledger import COMMON
+from bridge.ledger.records.read import COMMON
 from bridge.ledger.scripts import mapped
 
 if TYPE_CHECKING:

@@ -1,0 +1,138 @@
+"""Leases: the right to work on a record or a stray job, for as long as a token holds (I5, I15)."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.errors import BridgeError
+from bridge.job.change import Stray, submit_score
+from bridge.job.document import Held
+from bridge.job.record import Long
+from bridge.job.words import SUBMITS, Step
+from bridge.ledger.records.read import COMMON
+from bridge.ledger.records.write import Writer
+from bridge.ledger.scripts import mapped, run
+
+FAULTS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Leased records, and the token that holds them."""
+
+    token: str
+    step: Step
+    records: Sequence[Held]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """How much of one step an endpoint has to do."""
+
+    endpoint: str
+    step: Step
+    ready: int
+    wait_ms: int
+
+
+class Leases(Writer):
+    """Hands records out, and takes them back."""
+
+    def due(self, *steps: Step) -> list[Due]:
+        """What is to be done, per endpoint; nothing is taken."""
+        answer = run(self.client, "due", [self.names.prefix], [step.value for step in steps])
+        self.clock.heard(answer[0])
+        return [Due(answer[i], Step(answer[i + 1]), answer[i + 2], answer[i + 3]) for i in range(1, len(answer), 4)]
+
+    def claim(
+        self,
+        step: Step,
+        wanted: Mapping[str, int],
+        *,
+        lease_ms: int,
+        long: Sequence[Long] = COMMON,
+        shares: Mapping[str, Any] | None = None,
+    ) -> Claimed:
+        """Lease due records: at most so many of each endpoint.
+
+        `shares` are the caps and weights of submits: `{"endpoints": {name: cap}, "tenants": {name: {weight, cap}}}`.
+        """
+        token = secrets.token_hex(8)
+        pairs: list[Any] = [part for endpoint, count in wanted.items() if count > 0 for part in (endpoint, count)]
+        if not pairs:
+            return Claimed(token, step, ())
+        args = [token, step.value, lease_ms, json.dumps(shares) if shares else "", self.changes]
+        args += [len(long), *long, *pairs]
+        answer = run(self.client, "claim", [self.names.prefix], args)
+        self.clock.heard(answer[0])
+        return Claimed(token, step, self._read(answer[1:], long))
+
+    def streams(self, wanted: Mapping[str, int], *, lease_ms: int) -> Claimed:
+        """Records whose stream is to be read now, at most so many of each endpoint; the token is their reader."""
+        token = secrets.token_hex(8)
+        pairs: list[Any] = [part for endpoint, count in wanted.items() if count > 0 for part in (endpoint, count)]
+        if not pairs:
+            return Claimed(token, Step.STREAM, ())
+        answer = run(self.client, "stream", [self.names.prefix], [token, lease_ms, len(COMMON), *COMMON, *pairs])
+        self.clock.heard(answer[0])
+        return Claimed(token, Step.STREAM, self._read(answer[1:], COMMON))
+
+    def timers(self, limit: int = 200) -> tuple[list[Held], int]:
+        """Records one of whose clocks has run out, and how many ms until the next one (-1: none runs)."""
+        wanted = (*COMMON, Long.INPUT)
+        answer = run(self.client, "timers", [self.names.prefix], [limit, len(wanted), *wanted])
+        self.clock.heard(answer[0])  # what has run out there has run out here
+        return self._read(answer[2:], wanted), int(answer[1])
+
+    def give_back(self, claimed: Claimed, unused: Iterable[Held]) -> int:
+        """Return leases that were not used; a lease that is no longer ours is left alone."""
+        args: list[Any] = [claimed.token, claimed.step.value]
+        now = self.now()
+        for held in unused:
+            record = held.record
+            args += (record.endpoint, record.id, submit_score(record) if claimed.step in SUBMITS else now)
+        return int(run(self.client, "give_back", [self.names.prefix], args)) if len(args) > 2 else 0  # noqa: PLR2004
+
+    def _read(self, flat: Sequence[Any], long: Sequence[Long]) -> list[Held]:
+        found = []
+        for i in range(0, len(flat), 3):
+            try:
+                found.append(self._held(flat[i], flat[i + 1], long, flat[i + 2]))
+            except BridgeError as error:
+                self.isolate(flat[i], str(error))
+        return found
+
+    def unreadable(self, limit: int = 100) -> dict[str, str]:
+        """Records that cannot be worked on, and why: somebody has edited them, or a newer version wrote them."""
+        with mapped():
+            answer: Any = self.client.hscan(self.names.key("unreadable"), count=limit)
+        return dict(list(answer[1].items())[:limit])
+
+    def isolate(self, request_id: str, fault: str) -> None:
+        """A row that cannot be read stops nobody: its lease runs out, and from the tenth time on it is parked."""
+        self.fault_noted(request_id, fault)
+        with mapped():
+            self.client.zadd(self.names.key("timer"), {request_id: self.now() + 3_600_000}, xx=True)
+
+    def fault_noted(self, request_id: str, fault: str) -> None:
+        """Why a record could not be worked on, for whoever looks (`parked`); the last 10,000 of a week."""
+        key = self.names.key("unreadable")
+        with mapped():
+            if int(self.client.hlen(key)) < FAULTS_MAX or self.client.hexists(key, request_id):
+                self.client.hset(key, request_id, fault[:500])
+                self.client.expire(key, 7 * 24 * 3600)
+
+    def strays(self, limit: int = 20, *, lease_ms: int = 60_000) -> list[Stray]:
+        """Jobs that no longer count and may still run."""
+        answer = run(self.client, "stray", [self.names.prefix], [limit, lease_ms])
+        return [Stray(*json.loads(member)) for member in answer[1:]]
+
+    def stray_seen(self, stray: Stray, *, again_ms: int | None, paid_twice_ms: int = 0) -> None:
+        """Look at a stray again, or (None) forget it, and book what it cost, once."""
+        again = "" if again_ms is None else again_ms
+        args = [stray.as_json(), stray.endpoint, stray.request_id, again, paid_twice_ms]
+        run(self.client, "stray_seen", [self.names.prefix], args)

@@ -1,0 +1,128 @@
+"""Reading records: each method is one round trip, and takes no lease."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import LedgerError
+from bridge.job.document import Held
+from bridge.job.record import Long, from_row
+from bridge.job.words import Phase
+from bridge.ledger.clock import LedgerClock
+from bridge.ledger.scripts import mapped
+
+if TYPE_CHECKING:
+    import redis
+
+    from bridge.ledger.keys import Names
+
+#: Long values that most changes tell or need; inputs and canvases are fetched by those who use them.
+COMMON = (
+    Long.METADATA, Long.TRACE, Long.REPLY, Long.WISHED, Long.JOBS, Long.PROGRESS, Long.ERROR, Long.ARGUMENTS,
+    Long.EVIDENCE, Long.OUTPUT_REF,
+)  # fmt: skip
+ALL = tuple(Long)
+_INDEX = re.compile(r'\{"index":(\d+)')
+
+
+class Reader:
+    """All methods raise LedgerUnavailable."""
+
+    def __init__(self, client: redis.Redis, names: Names) -> None:
+        """The client is shared by threads; nothing is sent before the first call."""
+        self.client = client
+        self.names = names
+        self.clock = LedgerClock()
+
+    def now(self) -> int:
+        """Ledger time in milliseconds."""
+        return self.clock.now()
+
+    def load(self, request_id: str, *, wanted: Sequence[Long] = COMMON, output: bool = False) -> Held | None:
+        """A record with its long values, None when there is none."""
+        with mapped(), self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self.names.row(request_id))
+            pipe.hmget(self.names.long(request_id), wanted)
+            if output:
+                pipe.get(self.names.output(request_id))
+            answers = pipe.execute()
+        if not answers[0]:
+            return None
+        return self._held(request_id, answers[0], wanted, answers[1], answers[2] if output else None)
+
+    def load_many(
+        self, request_ids: Sequence[str], *, wanted: Sequence[Long] = COMMON, output: bool = False
+    ) -> dict[str, Held]:
+        """Records by id, in one round trip; those that are gone are missing."""
+        ids = list(dict.fromkeys(request_ids))
+        if not ids:
+            return {}
+        with mapped(), self.client.pipeline(transaction=False) as pipe:
+            for request_id in ids:
+                pipe.hgetall(self.names.row(request_id))
+                pipe.hmget(self.names.long(request_id), wanted)
+            if output:
+                pipe.mget([self.names.output(request_id) for request_id in ids])
+            answers = pipe.execute()
+        outputs = answers.pop() if output else [None] * len(ids)
+        rows = zip(ids, answers[::2], answers[1::2], outputs, strict=True)
+        return {
+            request_id: self._held(request_id, row, wanted, long, kept) for request_id, row, long, kept in rows if row
+        }
+
+    def tombstone(self, request_id: str) -> dict[str, Any] | None:
+        """What is remembered of a request whose record is gone."""
+        with mapped():
+            text = self.client.get(self.names.tombstone(request_id))
+        return json.loads(text) if text else None
+
+    def phases(self, request_ids: Sequence[str]) -> list[Phase | None]:
+        """Only the phases, in one round trip."""
+        with mapped(), self.client.pipeline(transaction=False) as pipe:
+            for request_id in request_ids:
+                pipe.hget(self.names.row(request_id), "ph")
+            return [Phase(text) if text else None for text in pipe.execute()]
+
+    def chunks(self, request_id: str, start: int = 0, last: int = -1) -> list[dict[str, Any]]:
+        """Recorded chunks from an index on, to `last` and with it (-1: all): `{index, output, metrics?}`.
+
+        A chunk that was repaired comes as it was repaired.
+        """
+        low = f"{start + 1}-0" if start else "-"
+        with mapped():
+            found: Any = self.client.xrange(self.names.chunks(request_id), min=low)
+        newest: dict[int, str] = {}
+        for _, entry in found:
+            index = _INDEX.match(entry["data"])
+            if index and int(index[1]) >= start and (last < 0 or int(index[1]) <= last):
+                newest[int(index[1])] = entry["data"]
+        return [json.loads(newest[index]) for index in sorted(newest)]
+
+    def endpoints(self) -> list[str]:
+        """Names that have ever had a record."""
+        with mapped():
+            return sorted(self.client.smembers(self.names.key("endpoints")))  # type: ignore[arg-type]
+
+    def counts(self, endpoint: str) -> dict[str, int]:
+        """Records per phase, and the endpoint's sums."""
+        with mapped():
+            found: Any = self.client.hgetall(self.names.count(endpoint))
+        return {name: int(value) for name, value in found.items()}
+
+    @staticmethod
+    def _held(
+        request_id: str, row: Any, wanted: Sequence[Long], values: Sequence[str | None], output: str | None = None
+    ) -> Held:
+        if not isinstance(row, dict):
+            row = dict(zip(row[::2], row[1::2], strict=True))
+        row.pop("tk", None)
+        try:
+            record = from_row(request_id, row)
+        except ValueError as error:
+            raise LedgerError(str(error)) from None
+        return Held(
+            record, {name: value for name, value in zip(wanted, values, strict=True) if value is not None}, output
+        )

@@ -1,0 +1,168 @@
+"""Changing records, by compare-and-set.
+
+A change is made in Python from what was read (`job.transitions`), and written by one script that refuses it when
+somebody else was faster; then it is made anew from what is there now. So the state table lives in one place,
+and no script knows it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import LedgerError
+from bridge.job.change import Change, Rules
+from bridge.job.document import Held
+from bridge.job.record import Long, altered
+from bridge.job.transitions import Table
+from bridge.ledger.records.arguments import Arguments
+from bridge.ledger.records.read import COMMON, Reader
+from bridge.ledger.scripts import run, run_many
+
+if TYPE_CHECKING:
+    import redis
+
+    from bridge.ledger.keys import Names
+    from bridge.ledger.server.disk import Disk
+
+#: How often a change is made anew before somebody must look (each try means that another process was faster).
+TRIES = 50
+WISH_KEPT_MS = 24 * 3_600_000
+
+Make = Callable[[Held, int], Change]
+#: Makes the first change of a request, from the time and a cancel that came before it.
+Build = Callable[[int, Mapping[str, Any] | None], Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a request at the door: `created`, `exists` (with the record) or `remembered` (its tombstone)."""
+
+    kind: str
+    held: Held | None = None
+    tombstone: Mapping[str, Any] | None = None
+
+
+class Writer(Reader):
+    """Every method is one script; all may be repeated (I15)."""
+
+    def __init__(self, client: redis.Redis, names: Names, rules: Rules, *, wishes_max: int) -> None:
+        """`wishes_max`: so many cancels of requests that are not known yet are kept."""
+        super().__init__(client, names)
+        self.rules = rules
+        self.table = Table(rules)
+        self._arguments = Arguments(names, rules, self.clock)
+        #: Set where BRIDGE_LEDGER_FSYNC=wait.
+        self.disk: Disk | None = None
+        #: How many changes the ledger has seen, as far as this process was told.
+        self.changes = 0
+        self._wishes_max = wishes_max
+
+    def accept(self, request_id: str, build: Build) -> Accepted:
+        """Write a new record, unless its id is known (I2). `build` gets the time and a cancel that came first."""
+        wish: Mapping[str, Any] | None = None
+        for _ in range(TRIES):
+            change = build(self.now(), wish)
+            args = self._arguments.accept(change, consumes=wish is not None)
+            answer = run_many(self.client, "accept", self._keys(), [args], self.disk)[0]
+            self.clock.heard(answer[1])
+            accepted = self._accepted(request_id, change, answer)
+            if accepted is not None:
+                return accepted
+            wish = json.loads(answer[2])
+        fault = f"accept of {request_id} met a new wish each time"
+        raise LedgerError(fault)
+
+    def accept_many(self, many: Sequence[tuple[str, Build]]) -> list[Accepted]:
+        """`accept` of several requests in one round trip, in their order; the same id twice is found by the second."""
+        now = self.now()
+        changes = [build(now, None) for _, build in many]
+        answers = run_many(
+            self.client,
+            "accept",
+            self._keys(),
+            [self._arguments.accept(change, consumes=False) for change in changes],
+            self.disk,
+        )
+        found = []
+        for (request_id, build), change, answer in zip(many, changes, answers, strict=True):
+            self.clock.heard(answer[1])
+            accepted = self._accepted(request_id, change, answer)
+            found.append(accepted or self.accept(request_id, build))  # a cancel came first: made anew, born ended
+        return found
+
+    def _accepted(self, request_id: str, change: Change, answer: Any) -> Accepted | None:
+        match answer[0]:
+            case 1:
+                self.counted(answer[2])
+                return Accepted("created", replace(change.after, record=altered(change.record, version=1)))
+            case 0:
+                return Accepted("exists", self._held(request_id, answer[2], (), ()))
+            case 2:
+                return Accepted("remembered", tombstone=json.loads(answer[2]))
+            case _:
+                return None
+
+    def change(self, held: Held, make: Make) -> Change:
+        """Make a change from what is known, write it, and make it anew while others are faster.
+
+        Returns the change that stands; `empty` when there was nothing to write. A record that is gone is left alone.
+        """
+        return self.change_many([(held, make)])[0]
+
+    def change_many(self, changes: Sequence[tuple[Held, Make]], *, durable: bool = False) -> list[Change]:
+        """Several changes of different records in one round trip; those that came too late are made anew one by one.
+
+        `durable`: they are on the ledger's disk when this returns, where BRIDGE_LEDGER_FSYNC says so.
+        """
+        self.table.clock_offset = self.clock.offset
+        now = self.now()
+        made = [make(held, now) for held, make in changes]
+        tokens = [secrets.token_hex(6) for _ in made]
+        todo = [i for i, change in enumerate(made) if not change.empty]
+        if not todo:
+            return made
+        disk = self.disk if durable else None
+        todo_args = [self._arguments.commit(made[i], tokens[i]) for i in todo]
+        answers = run_many(self.client, "commit", self._keys(), todo_args, disk)
+        for i, answer in zip(todo, answers, strict=True):
+            made[i] = self._settled(made[i], answer, changes[i][1], disk)
+        return made
+
+    def _settled(self, change: Change, answer: Any, make: Make, disk: Disk | None = None) -> Change:
+        wanted: tuple[Long, ...] = tuple(set(COMMON) | set(change.after.long))
+        request_id = change.record.id
+        for _ in range(TRIES):
+            self.clock.heard(answer[1])
+            if answer[0] == 1:
+                self.counted(answer[3])
+                after = replace(change.after, record=altered(change.record, version=answer[2]))
+                return replace(change, after=after)
+            fresh = (
+                self.load(request_id, wanted=wanted, output=change.after.output is not None) if answer[0] == 0 else None
+            )
+            if fresh is None:  # pruned meanwhile: nobody is waiting any more
+                assert change.before is not None  # noqa: S101  (only accept makes a record)
+                return replace(change, verdict="unknown", after=change.before, tellings=())
+            change = make(fresh, self.now())
+            if change.empty:
+                return change
+            args = self._arguments.commit(change, secrets.token_hex(6))
+            answer = run_many(self.client, "commit", self._keys(), [args], disk)[0]
+        fault = f"record {request_id} changed {TRIES} times while one change was made"
+        raise LedgerError(fault)
+
+    def wish(self, request_id: str, wish: Mapping[str, Any]) -> str:
+        """Keep a cancel for a request that is not known yet: `kept`, `known` or `ended`."""
+        args = [request_id, json.dumps(wish), WISH_KEPT_MS, self._wishes_max]
+        return ("known", "kept", "ended")[int(run(self.client, "wish", [self.names.prefix], args))]
+
+    def counted(self, changes: int) -> None:
+        """How many changes the ledger has seen: one that comes back with less has lost writes (HARDENING 19)."""
+        self.changes = max(self.changes, int(changes))
+
+    def _keys(self) -> list[str]:
+        return [self.names.prefix, self.names.events]
