@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.codes import ExitCode
-from bridge.cli.house import as_json, asker, bridge, show
 from bridge.cli.progress import Progress
+from bridge.cli.shared import as_json, asker, bridge, show
 
 if TYPE_CHECKING:
     from bridge.process.components import Components

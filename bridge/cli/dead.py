@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.codes import ExitCode
-from bridge.cli.house import as_json, bridge, show
+from bridge.cli.shared import as_json, bridge, show
 
 if TYPE_CHECKING:
     from bridge.process.components import Components

@@ -92,7 +92,7 @@ def test_the_same_token_is_handed_the_same_records(ledger: Ledger, monkeypatch: 
     """I15: a claim whose answer was lost gets the same batch again, and nothing belongs to nobody."""
     for name in "abcd":
         accept(ledger, name)
-    monkeypatch.setattr("bridge.ledger.ledger.secrets.token_hex", lambda _n: "same-token")
+    monkeypatch.setattr("bridge.ledger.records.lease.secrets.token_hex", lambda _n: "same-token")
     first = ledger.claim(Step.SUBMIT, {"demo": 2}, lease_ms=30_000)
     second = ledger.claim(Step.SUBMIT, {"demo": 2}, lease_ms=30_000)
     assert [h.record.id for h in first.records] == [h.record.id for h in second.records] == ["a", "b"]

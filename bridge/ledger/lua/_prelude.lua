@@ -134,3 +134,31 @@ local function book(endpoint, tenant, ms, twice_ms)
   end
   redis.call('EXPIRE', key, GPU_KEPT_S)
 end
+
+-- Handing records out, as {..., id, row, long values, ...}. `wanted(at)` reads from ARGV how many long fields are wanted,
+-- then these, and says where the next argument stands.
+local function wanted(at)
+  local fields = {}
+  for i = 1, tonumber(ARGV[at]) do fields[i] = ARGV[at + i] end
+  return fields, at + #fields + 1
+end
+
+local function hand_out(answer, id, fields)
+  answer[#answer + 1] = id
+  answer[#answer + 1] = redis.call('HGETALL', p .. 'r:' .. id)
+  answer[#answer + 1] = redis.call('HMGET', p .. 'd:' .. id, unpack(fields))
+end
+
+-- The same token is handed the same records again (I15): those that still carry it in `field`. False when it is new.
+local function granted_before(token, field, answer, fields)
+  local before = redis.call('GET', p .. 'grant:' .. token)
+  if not before then return false end
+  for id in string.gmatch(before, '[^ ]+') do
+    if redis.call('HGET', p .. 'r:' .. id, field) == token then hand_out(answer, id, fields) end
+  end
+  return true
+end
+
+local function granted(token, ids, lease_ms)
+  if #ids > 0 then redis.call('SET', p .. 'grant:' .. token, table.concat(ids, ' '), 'PX', lease_ms) end
+end

@@ -8,27 +8,10 @@
 -- `max_in_flight` of an endpoint and of a tenant hold exactly, over all processes.
 -- A record that was claimed over and over without a recorded change is worked alone, then parked (HARDENING 14).
 local token, step, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local n_fields = tonumber(ARGV[6])
-local fields = {}
-for i = 1, n_fields do fields[i] = ARGV[6 + i] end
+local fields, first_pair = wanted(6)
 local now = ledger_now()
-local answer = {now}
-local ids = {}
-
-local function hand_out(id)
-  ids[#ids + 1] = id
-  answer[#answer + 1] = id
-  answer[#answer + 1] = redis.call('HGETALL', p .. 'r:' .. id)
-  answer[#answer + 1] = redis.call('HMGET', p .. 'd:' .. id, unpack(fields))
-end
-
-local before = redis.call('GET', p .. 'grant:' .. token)
-if before then
-  for id in string.gmatch(before, '[^ ]+') do
-    if redis.call('HGET', p .. 'r:' .. id, 'lt') == token then hand_out(id) end
-  end
-  return answer
-end
+local answer, ids = {now}, {}
+if granted_before(token, 'lt', answer, fields) then return answer end
 
 -- Leases one record that was found due. Answers what became of it: "taken", "alone" (taken, and nothing beside it),
 -- "later" (it must be worked alone, and others were taken already), or "gone".
@@ -63,7 +46,8 @@ local function lease(endpoint, id)
   redis.call('ZADD', p .. 'leased:' .. endpoint, lease_end, id)
   redis.call('ZADD', p .. 'timer', 'LT', lease_end, id)
   if submits(step) then flying(endpoint, tenant_of(id), 1) end
-  hand_out(id)
+  ids[#ids + 1] = id
+  hand_out(answer, id, fields)
   return claims > 2 and 'alone' or 'taken'
 end
 
@@ -131,9 +115,9 @@ if submits(step) then
   if meta[2] or tonumber(meta[1] or '0') < tonumber(ARGV[5]) then return answer end
 end
 
-for i = 7 + n_fields, #ARGV, 2 do
-  local endpoint, wanted = ARGV[i], tonumber(ARGV[i + 1])
-  if submits(step) then claim_submits(endpoint, wanted) else claim_due(endpoint, wanted) end
+for i = first_pair, #ARGV, 2 do
+  local endpoint, count = ARGV[i], tonumber(ARGV[i + 1])
+  if submits(step) then claim_submits(endpoint, count) else claim_due(endpoint, count) end
 end
-if #ids > 0 then redis.call('SET', p .. 'grant:' .. token, table.concat(ids, ' '), 'PX', lease_ms) end
+granted(token, ids, lease_ms)
 return answer

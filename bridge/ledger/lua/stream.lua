@@ -5,28 +5,12 @@
 -- Invariant: a read hands its page out only once. So a record that is taken while another reader's lease has run out is
 -- marked: that reader may have died with a page. The same token is handed the same records again (I15).
 local token, lease_ms = ARGV[1], tonumber(ARGV[2])
-local n_fields = tonumber(ARGV[3])
-local fields = {}
-for i = 1, n_fields do fields[i] = ARGV[3 + i] end
+local fields, first_pair = wanted(3)
 local now = ledger_now()
 local answer, ids = {now}, {}
+if granted_before(token, 'rd', answer, fields) then return answer end
 
-local function hand_out(id)
-  ids[#ids + 1] = id
-  answer[#answer + 1] = id
-  answer[#answer + 1] = redis.call('HGETALL', p .. 'r:' .. id)
-  answer[#answer + 1] = redis.call('HMGET', p .. 'd:' .. id, unpack(fields))
-end
-
-local before = redis.call('GET', p .. 'grant:' .. token)
-if before then
-  for id in string.gmatch(before, '[^ ]+') do
-    if redis.call('HGET', p .. 'r:' .. id, 'rd') == token then hand_out(id) end
-  end
-  return answer
-end
-
-for i = 4 + n_fields, #ARGV, 2 do
+for i = first_pair, #ARGV, 2 do
   local key = due_key(ARGV[i], 'stream')
   for _, id in ipairs(redis.call('ZRANGE', key, '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[i + 1])) do
     local row = p .. 'r:' .. id
@@ -39,9 +23,10 @@ for i = 4 + n_fields, #ARGV, 2 do
       redis.call('HSET', row, 'rd', token)
       redis.call('HINCRBY', row, 'v', 1)
       redis.call('ZADD', key, now + lease_ms, id)
-      hand_out(id)
+      ids[#ids + 1] = id
+      hand_out(answer, id, fields)
     end
   end
 end
-if #ids > 0 then redis.call('SET', p .. 'grant:' .. token, table.concat(ids, ' '), 'PX', lease_ms) end
+granted(token, ids, lease_ms)
 return answer

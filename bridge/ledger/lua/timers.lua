@@ -3,19 +3,15 @@
 -- ARGV 1 how many at most  2 number of long fields wanted, then these
 -- Returns {now, next clock in ms or -1, id, row, long values, ...}; ids without a record are dropped on the way.
 local now = ledger_now()
-local fields = {}
-for i = 1, tonumber(ARGV[2]) do fields[i] = ARGV[2 + i] end
+local fields = wanted(2)
 local answer = {now, -1}
 local found = redis.call('ZRANGE', p .. 'timer', '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(found) do
   local well = sound(id, now)
-  local row = well and redis.call('HGETALL', p .. 'r:' .. id)
-  if well and #row == 0 then
+  if well and redis.call('EXISTS', p .. 'r:' .. id) == 0 then
     redis.call('ZREM', p .. 'timer', id)
   elseif well then
-    answer[#answer + 1] = id
-    answer[#answer + 1] = row
-    answer[#answer + 1] = redis.call('HMGET', p .. 'd:' .. id, unpack(fields))
+    hand_out(answer, id, fields)
   end
 end
 local first = redis.call('ZRANGE', p .. 'timer', 0, 0, 'WITHSCORES')
