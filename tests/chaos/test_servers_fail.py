@@ -75,3 +75,39 @@ def test_rabbitmq_killed_under_load_loses_nothing(tmp_path: Path, rabbitmq_serve
         assert sorted(one.get(timeout=20)["n"] for one in sent) == list(range(20))
         assert house.submits() == 21
         assert worker.stop() == 0
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_messages_held_longer_than_the_brokers_patience_end_no_worker(
+    tmp_path: Path, rabbitmq_server: Any, redis_server: Any, pool: str
+) -> None:
+    """RabbitMQ closes the channel of a message that is not acked in time; the ledger is away for longer than that."""
+    amqp_url, redis_url = rabbitmq_server.start().fresh_url(), redis_server.start().fresh_url()
+    before = {
+        name: rabbitmq_server.erl(f"application:get_env(rabbit, {name}, undefined)")
+        for name in ("consumer_timeout", "channel_tick_interval")
+    }
+    rabbitmq_server.erl("application:set_env(rabbit, consumer_timeout, 2000)")
+    rabbitmq_server.erl("application:set_env(rabbit, channel_tick_interval, 500)")
+    try:
+        with short_house(tmp_path, redis_url, amqp_url) as house:
+            worker = house.worker(pool=pool)
+            redis_server.freeze()
+            try:
+                sent = [house.send({"n": n}, ignore_result=True) for n in range(10)]  # a producer without results
+                eventually(lambda: "delivery acknowledgement" in worker.said(), timeout=60)
+            finally:
+                redis_server.thaw()
+            eventually(lambda: all(house.phase(one.id) == "CLOSED" for one in sent), timeout=60, every=0.2)
+            assert worker.running
+            assert house.send({"n": 99}).get(timeout=30)["n"] == 99
+            assert house.submits() == 11
+            assert worker.stop() == 0
+    finally:
+        for name, value in before.items():
+            rabbitmq_server.erl(
+                f"application:unset_env(rabbit, {name})"
+                if value == "undefined"
+                else f"application:set_env(rabbit, {name}, {value})"
+            )

@@ -492,3 +492,25 @@ def test_a_pause_holds_every_process_and_outlives_them(
         assert house.submits() == before
         house.ask("resume", endpoint="demo")
         assert [one.get(timeout=20)["n"] for one in sent] == list(range(20))
+
+
+def test_a_command_that_bears_the_id_of_a_request_leaves_its_result_alone(house: House) -> None:
+    """Stored under that id, its answer or its failure would be what the request's caller gets."""
+    running, ended = house.send(LONG), house.send({"n": 1})
+    assert ended.get(timeout=20)["n"] == 1
+    for one in (running, ended):
+        for name, arguments in (("bridge.status", {"id": one.id}), ("bridge.cancel", {"nonsense": 1})):
+            house.app.send_task(name, kwargs=arguments, task_id=one.id, queue="bridge.control")
+
+    def conflicts() -> list[str]:
+        entries: Any = house.client.xrange(house.ledger.names.dead)
+        return [
+            letter["request_id"]
+            for _, entry in entries
+            if (letter := json.loads(entry["data"])["data"])["reason"] == "id_conflict"
+        ]
+
+    eventually(lambda: sorted(conflicts()) == sorted([running.id, running.id, ended.id, ended.id]))
+    assert house.app.AsyncResult(ended.id).get(timeout=5)["n"] == 1
+    assert house.app.AsyncResult(running.id).state in {"ACCEPTED", "IN_QUEUE", "IN_PROGRESS"}
+    house.ask("cancel", id=running.id)

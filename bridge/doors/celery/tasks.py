@@ -167,24 +167,12 @@ def _asker(kwargs: dict[str, Any]) -> Asker:
 def _control_task(
     app: Celery, uses: Callable[[], Uses], name: str, ask: Callable[..., Any], allowed: frozenset[str]
 ) -> None:
-    def checked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asker:
-        if len(args) == 1 and "id" in allowed and "id" not in kwargs:
-            kwargs["id"] = args[0]
-        elif len(args) == 1 and "endpoint" in allowed and "endpoint" not in kwargs:
-            kwargs["endpoint"] = args[0]
-        elif args:
-            raise rejected("arguments", f"{name} takes named arguments: {', '.join(sorted(allowed))}")
-        asker = _asker(kwargs)
-        for unknown in kwargs.keys() - allowed:
-            raise rejected(unknown, f"{unknown}: unknown argument; {name} takes {', '.join(sorted(allowed))}")
-        for field, value in kwargs.items():
-            check_argument(field, value)
-        return asker
-
     def body(task: Task, *args: Any, **kwargs: Any) -> Any:
         here = uses()
+        if not task.request.called_directly:
+            hold(lambda: _refuse_taken_id(here.ledger, task.request.id, kwargs, name))
         try:
-            asker = checked(args, kwargs)
+            asker = _checked(name, allowed, args, kwargs)
             return hold(lambda: ask(here.control, kwargs, asker))
         except JobRejected as error:
             if task.request.ignore_result:  # nobody will hear of it (I12)
@@ -194,6 +182,33 @@ def _control_task(
     body.__doc__ = ask.__doc__
     body.__name__ = name.rpartition(".")[2]
     app.task(name=name, **_OPTIONS)(body)
+
+
+def _checked(name: str, allowed: frozenset[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asker:
+    """Who asks; the arguments are checked in place. Raises JobRejected."""
+    if len(args) == 1 and "id" in allowed and "id" not in kwargs:
+        kwargs["id"] = args[0]
+    elif len(args) == 1 and "endpoint" in allowed and "endpoint" not in kwargs:
+        kwargs["endpoint"] = args[0]
+    elif args:
+        raise rejected("arguments", f"{name} takes named arguments: {', '.join(sorted(allowed))}")
+    asker = _asker(kwargs)
+    for unknown in kwargs.keys() - allowed:
+        raise rejected(unknown, f"{unknown}: unknown argument; {name} takes {', '.join(sorted(allowed))}")
+    for field, value in kwargs.items():
+        check_argument(field, value)
+    return asker
+
+
+def _refuse_taken_id(ledger: Ledger, task_id: str, kwargs: Mapping[str, Any], task: str) -> None:
+    """Raises Ignore for a control task that bears the id of a request.
+
+    Whatever it stored, a failure too, whoever waits for that request would take for its result.
+    """
+    if ledger.knows(task_id):
+        detail = f"the task id {task_id} is the id of a request: send {task} with an id of its own"
+        _keep(ledger, "id_conflict", task_id, kwargs, detail, task)
+        raise Ignore
 
 
 def _keep(ledger: Ledger, reason: str, task_id: str, arguments: Mapping[str, Any], detail: str, task: str) -> None:

@@ -79,6 +79,11 @@ class Reader:
             text = self.client.get(self.names.tombstone(request_id))
         return json.loads(text) if text else None
 
+    def knows(self, request_id: str) -> bool:
+        """Whether there is a record of this id, or what is remembered of one."""
+        with mapped():
+            return bool(self.client.exists(self.names.row(request_id), self.names.tombstone(request_id)))
+
     def phases(self, request_ids: Sequence[str]) -> list[Phase | None]:
         """Only the phases, in one round trip."""
         with mapped(), self.client.pipeline(transaction=False) as pipe:

@@ -13,6 +13,12 @@ from bridge.doors.celery.consumer.transport import lean
 class BridgeConsumer(Consumer):  # type: ignore[misc]
     """Set by `worker_consumer`."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Celery builds it."""
+        super().__init__(*args, **kwargs)
+        self._celerys_loop: Any = self.loop
+        self.loop: Any = self._loop
+
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """Over the bridge's own form of Celery's Redis transport."""
         return self.ensure_connected(lean(self.app.connection_for_read(heartbeat=heartbeat)))
@@ -22,3 +28,17 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
         connection = super().connect()
         find_queues(self.app, connection)
         return connection
+
+    def _loop(self, consumer: Any, connection: Any, *args: Any) -> None:
+        """A channel that RabbitMQ closes under a running worker is a lost connection, and no reason to end.
+
+        It closes one whose message was not acked within `consumer_timeout` (30 min), and messages are held for as long
+        as the ledger is away (I1). All of them come again on the next connection.
+        """
+        closed: tuple[type[Exception], ...] = ()
+        if connection.transport.driver_type == "amqp":
+            closed = connection.channel_errors
+        try:
+            self._celerys_loop(consumer, connection, *args)
+        except closed as error:
+            raise ConnectionResetError(str(error)) from error
