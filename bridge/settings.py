@@ -159,6 +159,7 @@ class Settings(BaseSettings):
     bridge_dead_originals: Switch = True
     bridge_redact: Annotated[frozenset[str], NoDecode, BeforeValidator(_words)] = frozenset()
     bridge_waiting_max: Count = 100_000
+    bridge_scheduled_max: Count = 1_000_000
     bridge_waiting_bytes_max: Bytes = 512 * 1024 * 1024
     bridge_memory_ratio_max: Annotated[float, Field(gt=0, lt=1)] = 0.75
 

@@ -36,6 +36,7 @@ ENDS = ("completed", "failed", "cancelled", "timed_out", "lost", "rejected")
     "--policy", metavar="JSON", help='RunPod\'s policy: {"executionTimeout": ms, "ttl": ms, "lowPriority": bool}.'
 )
 @click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="Kept with the request and told in its events.")
+@click.option("--not-before", metavar="TIME", help="Submit no earlier: RFC 3339 with offset, or epoch milliseconds.")
 @click.option("--stream", is_flag=True, help="Show the handler's chunks as they come.")
 @click.option("--no-wait", is_flag=True, help="Print the id and go.")
 @click.option("--file", "batch", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One input a line.")
@@ -89,6 +90,9 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         found["metadata"] = dict(pair.split("=", 1) if "=" in pair else (pair, True) for pair in options["metadata"])
     if options.get("stream"):
         found["stream"] = True
+    if options.get("not_before"):
+        text = options["not_before"]
+        found["not_before"] = int(text) if text.isdigit() else text
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.request import (
     MAX_POLICY_MS,
+    SCHEDULE_MAX_MS,
     RunRequest,
     callback_url,
     check_body,
@@ -56,6 +58,7 @@ class Origin:
     trace: str | None = None
     expires_at: int = 0  # Celery's `expires` as a queue deadline, ledger ms
     time_limit_ms: int = 0  # Celery's time limits as a timeout
+    not_before_ms: int = 0  # Celery's `eta` or `countdown`, epoch ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ class Accept:
         endpoint = self._book.resolve(request.endpoint)
         self._check_reply(request)
         s3 = self._book.s3_config(request.s3Config)
+        if max(request.not_before_ms, origin.not_before_ms) > time.time() * 1000 + SCHEDULE_MAX_MS:
+            raise rejected("not_before", "not_before: must be within a year")
         policy = self._policy(request, endpoint)
         held = self._held(request_id, request, endpoint, policy, origin)
         if s3 is not None:
@@ -235,15 +240,19 @@ class Accept:
             long[Long.REPLY] = _reply(request.reply_to, on, origin)
         return Held(record, long)
 
-    @staticmethod
-    def _with_clocks(held: Held, request: RunRequest, origin: Origin, now: int) -> Held:
+    def _with_clocks(self, held: Held, request: RunRequest, origin: Origin, now: int) -> Held:
+        """Clocks start when the request may be submitted."""
+        at = max(request.not_before_ms, origin.not_before_ms)
+        not_before = at + self._ledger.clock.offset if at else 0
+        start = max(now, not_before)
         limits = [ms for ms in (request.timeout, origin.time_limit_ms) if ms]
-        queues = [now + request.queue_timeout] if request.queue_timeout else []
+        queues = [start + request.queue_timeout] if request.queue_timeout else []
         if origin.expires_at:
             queues.append(max(origin.expires_at, now + 1))
         record = altered(
             held.record,
-            deadline=now + min(limits) if limits else 0,
+            not_before=not_before if not_before > now else 0,
+            deadline=start + min(limits) if limits else 0,
             queue_deadline=min(queues) if queues else 0,
         )
         return Held(record, held.long)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Which loop works a step.
 LOOP_OF = {
+    Step.SCHEDULED: "schedule",
     Step.SUBMIT: "submit",
     Step.SUBMIT_SYNC: "submit",
     Step.POLL: "track",

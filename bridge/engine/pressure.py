@@ -33,6 +33,7 @@ class Marks:
     waiting_bytes: int
     memory_ratio: float
     outbox: int
+    scheduled: int
 
 
 class Pressure:
@@ -56,13 +57,14 @@ class Pressure:
         self._waiting: Mapping[str, int] = {}
 
     def closed(self, endpoint: str | None = None) -> str | None:
-        """Why nothing more may be taken: `memory`, `waiting`, `waiting_bytes`, `outbox`; None while the door is open.
+        """Why nothing more may be taken; None while the door is open.
 
-        With an endpoint also `endpoint`: it alone fills its share, while others may still be taken.
+        `memory`, `waiting`, `waiting_bytes`, `outbox`, `scheduled`. With an endpoint also `endpoint`: it alone fills
+        its share, while others may still be taken.
         """
         self._look()
         over = self._over
-        for word in ("memory", "waiting", "waiting_bytes", "outbox"):
+        for word in ("memory", "waiting", "waiting_bytes", "outbox", "scheduled"):
             if (word, "") in over:
                 return word
         return "endpoint" if endpoint is not None and ("endpoint", endpoint) in over else None
@@ -119,6 +121,7 @@ class Pressure:
         yield "waiting", "", sum(load.waiting.values()), marks.waiting, LOW
         yield "waiting_bytes", "", sum(load.waiting_bytes.values()), marks.waiting_bytes, LOW
         yield "outbox", "", load.outbox, marks.outbox, LOW
+        yield "scheduled", "", sum(load.scheduled.values()), marks.scheduled, LOW
         for endpoint, waiting in load.waiting.items():
             share = self._max_waiting(endpoint) or marks.waiting * ENDPOINT_SHARE
             yield "endpoint", endpoint, waiting, share, LOW

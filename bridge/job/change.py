@@ -371,8 +371,11 @@ def rescue_at(record: Record) -> int:
 
 
 def submit_score(record: Record) -> int:
-    """The order of submits inside an endpoint: priority (9 first), then age."""
-    return (9 - record.priority) * PRIORITY_BAND_MS + record.accepted_at
+    """The order of submits inside an endpoint: priority (9 first), then age, which begins at `not_before`.
+
+    `lua/schedule.lua` spells the same.
+    """
+    return (9 - record.priority) * PRIORITY_BAND_MS + max(record.accepted_at, record.not_before)
 
 
 def wish_end(wish: str) -> tuple[Status, str]:

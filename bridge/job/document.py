@@ -123,6 +123,7 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
         "metadata": held.json(Long.METADATA) or {},
         "policy": arguments.get("policy") or {},
         "accepted_at": stamp(record.accepted_at, clock_offset),
+        "not_before": stamp(record.not_before, clock_offset),
         "submitted_at": stamp(record.submitted_at, clock_offset),
         "started_at": stamp(record.started_at, clock_offset),
         "ended_at": stamp(record.ended_at, clock_offset),
@@ -188,6 +189,7 @@ def transition(held: Held, *, clock_offset: int = 0, **more: Any) -> dict[str, A
         "possible_duplicate": bool(record.possible_duplicate),
         "metadata": held.json(Long.METADATA) or {},
         "accepted_at": stamp(record.accepted_at, clock_offset),
+        "not_before": stamp(record.not_before, clock_offset) if record.not_before else None,
         "submitted_at": stamp(record.submitted_at, clock_offset),
         "started_at": stamp(record.started_at, clock_offset),
     }

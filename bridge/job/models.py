@@ -70,6 +70,7 @@ class Document(Open):
     metadata: dict[str, Any] = {}
     policy: Policy | dict[str, Any] = {}
     accepted_at: Time | None = None
+    not_before: Time | None = Field(default=None, description="submitted no earlier")
     submitted_at: Time | None = None
     started_at: Time | None = None
     ended_at: Time | None = None
@@ -107,6 +108,7 @@ class Transition(Open):
     possible_duplicate: bool
     metadata: dict[str, Any]
     accepted_at: Time | None = None
+    not_before: Time | None = Field(default=None, description="submitted no earlier")
     submitted_at: Time | None = None
     started_at: Time | None = None
     index: int | None = Field(default=None, description="of a chunk, from 0")

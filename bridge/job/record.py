@@ -94,6 +94,7 @@ class Record:
 
     # Clocks
     accepted_at: int = _number("ta")
+    not_before: int = _number("nb")  # submitted no earlier; 0: at once
     sent_at: int = _number("ts")  # the last POST /run left
     submitted_at: int = _number("tb")
     started_at: int = _number("tr")

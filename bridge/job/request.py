@@ -9,6 +9,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -37,10 +39,14 @@ METADATA_KEYS_MAX, METADATA_VALUE_MAX = 32, 256
 FIELD_NAME_MAX = 100
 
 #: Names that are promised for later. Refused by name today, so that they can be added without changing a meaning.
-RESERVED = frozenset({"callback", "not_before", "fallback", "canary", "rerun"})
+RESERVED = frozenset({"callback", "fallback", "canary", "rerun"})
 
 #: What `retries` covers unless `retry_on` says otherwise. An execution timeout would most likely time out again.
 DEFAULT_RETRY_ON = (Reason.HANDLER_ERROR, Reason.WORKER_LOST, Reason.TTL_EXPIRED)
+
+#: Milliseconds. A request may be scheduled so far ahead; and epoch times below the second are seconds by mistake.
+SCHEDULE_MAX_MS = 366 * 24 * 3_600_000
+EPOCH_MS_MIN = 10**11
 
 ReplyOn = Literal["accepted", "submitted", "started", "progress", "chunk", "end"]
 
@@ -110,6 +116,7 @@ class RunRequest(Model):
     reply_on: tuple[ReplyOn, ...] | None = None
     result: Literal["output", "document"] = "output"
     metadata: dict[str, Scalar] = {}
+    not_before: int | str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -169,12 +176,40 @@ class RunRequest(Model):
                 raise ValueError(rule)
         return value
 
+    @field_validator("not_before")
+    @classmethod
+    def _not_before_is_a_time(cls, value: int | str | None) -> int | str | None:
+        if value is not None:
+            epoch_ms_of(value)
+        return value
+
+    @property
+    def not_before_ms(self) -> int:
+        """The time before which it is not submitted, as epoch milliseconds; 0 for none."""
+        return epoch_ms_of(self.not_before) if self.not_before is not None else 0
+
     @property
     def sync_wait_ms(self) -> int | None:
         """RunPod's `wait` for /runsync; None asks for /run."""
         if self.sync is False:
             return None
         return SYNC_WAIT_MIN_MS if self.sync is True else int(self.sync)
+
+
+def epoch_ms_of(moment: int | str) -> int:
+    """Epoch milliseconds of an RFC 3339 time with its offset, or of epoch milliseconds. Raises ValueError."""
+    if isinstance(moment, bool) or (isinstance(moment, int) and not EPOCH_MS_MIN <= moment < 10**14):
+        rule = "must be epoch milliseconds (13 digits; seconds are not taken), or an RFC 3339 time"
+        raise ValueError(rule)
+    if isinstance(moment, int):
+        return moment
+    found = None
+    with suppress(ValueError):
+        found = datetime.fromisoformat(moment)
+    if found is None or found.tzinfo is None or "T" not in moment.upper():
+        rule = "must be an RFC 3339 time with its offset, as 2026-12-24T18:00:00Z, or epoch milliseconds"
+        raise ValueError(rule)
+    return int(found.timestamp() * 1000)
 
 
 def parse_run(arguments: Mapping[str, Any]) -> RunRequest:
@@ -245,6 +280,7 @@ _RULES: Mapping[str, str] = {
     "reply_on": f"must be a list of {', '.join(get_args(ReplyOn))}",
     "result": "must be output or document",
     "metadata": "must be an object",
+    "not_before": "must be an RFC 3339 time with its offset, as 2026-12-24T18:00:00Z, or epoch milliseconds",
 }
 #: The same inside of those that have parts.
 _PARTS: Mapping[str, str] = {

@@ -110,6 +110,7 @@ class Step(StrEnum):
     SUBMIT_SYNC = "submit_sync"  # by /runsync, whose calls last: threads and order of their own
     POLL = "poll"
     STREAM = "stream"  # stands beside the record's own step: its stream is to be read
+    SCHEDULED = "scheduled"  # `not_before` has not come: then it stands among the submits
     PARKED = "parked"  # worked over and over without a recorded change: looked at once a day (HARDENING 14)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import SchemaTooNew
-from bridge.job.words import SUBMITS, Phase
+from bridge.job.words import SUBMITS, Phase, Step
 from bridge.ledger.clock import SAME_CLOCK_MS, STEP_MS
 from bridge.ledger.scripts import mapped, run
 
@@ -93,13 +93,17 @@ class Engines:
         wanted: list[str] = []
         with mapped():
             for endpoint in self._records.endpoints():
-                for step in SUBMITS:
+                for step in (*SUBMITS, Step.SCHEDULED):
                     wanted += self._client.zrange(self._names.due(endpoint, step.value), 0, -1)  # type: ignore[arg-type]
                 wanted += self._client.zrange(self._names.key(f"leased:{endpoint}"), 0, -1)  # type: ignore[arg-type]
         found: list[Held] = []
         for start in range(0, len(wanted), DOUBTFUL_AT_ONCE):
             found += self._records.load_many(wanted[start : start + DOUBTFUL_AT_ONCE]).values()
-        return [held for held in found if held.record.phase is Phase.ACCEPTED and 0 < held.record.accepted_at <= doubt]
+        return [
+            held
+            for held in found
+            if held.record.phase is Phase.ACCEPTED and 0 < max(held.record.accepted_at, held.record.not_before) <= doubt
+        ]
 
     def doubt_over(self, doubt: int) -> None:
         """None of them is left: submits may leave again."""

@@ -40,6 +40,13 @@ def live_ids(ledger: Ledger, endpoint: str | None = None) -> list[str]:
         return list(dict.fromkeys(found for answer in pipe.execute() for found in answer))
 
 
+def scheduled_ids(ledger: Ledger, endpoint: str) -> list[str]:
+    """Ids of requests whose time has not come."""
+    with mapped():
+        found: Any = ledger.client.zrange(ledger.names.due(endpoint, Step.SCHEDULED.value), 0, -1)
+    return list(found)
+
+
 def load_many(ledger: Ledger, request_ids: Sequence[str], *, wanted: Sequence[Long] = COMMON) -> dict[str, Held]:
     """Those that exist, by id. A row that cannot be read is left out: it is isolated where it is worked on."""
     found: dict[str, Held] = {}

@@ -14,6 +14,7 @@ from bridge.engine.callers import Callers
 from bridge.engine.cancel_and_retry import CarryOut
 from bridge.engine.commits import Commits
 from bridge.engine.engine import Engine
+from bridge.engine.submit.schedule import Schedule
 from bridge.engine.submit.spending import Spending
 from bridge.engine.submit.submit import Submit
 from bridge.engine.submit.worker_counts import AskHealth
@@ -109,8 +110,13 @@ def build_engine(has: Components, finish_here: Here | None, *, reads_finishes: b
     engine_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
     trim = Trim(ledger, bounds(s), s.bridge_dead_bytes_max, int(s.bridge_dead_retention_s * 1000))
     wake = Wake(ledger, lambda: None)
+
+    def begun() -> None:
+        loops["submit"].wake()
+
     loops = {
         "submit": Loop("submit", submit.once, at_least_s=BURST_S),
+        "schedule": Loop("schedule", Schedule(ledger, begun).once, at_least_s=BURST_S),
         "track": Loop("track", track.once, at_least_s=BURST_S),
         "carry_out": Loop("carry-out", carry_out.once, at_least_s=BURST_S),
         "strays": Loop("strays", carry_out.strays),

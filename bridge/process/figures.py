@@ -29,6 +29,7 @@ def marks(settings: Settings) -> Marks:
         waiting_bytes=settings.bridge_waiting_bytes_max,
         memory_ratio=settings.bridge_memory_ratio_max,
         outbox=settings.bridge_outbox_max,
+        scheduled=settings.bridge_scheduled_max,
     )
 
 

@@ -25,7 +25,7 @@ from bridge.ledger.endpoints.load import measure
 from tests.support.helpers import eventually, free_port
 from tests.support.house import House
 
-MARKS = Marks(waiting=10, waiting_bytes=1_000, memory_ratio=0.75, outbox=3)
+MARKS = Marks(waiting=10, waiting_bytes=1_000, memory_ratio=0.75, outbox=3, scheduled=5)
 
 
 @pytest.fixture

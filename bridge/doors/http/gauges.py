@@ -29,10 +29,11 @@ def read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gauge
 
 def _read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gauge]:
     for endpoint in filter(control.in_use, ledger.endpoints()):
-        counts = ledger.counts(endpoint)
-        for phase in _LIVE:
-            labels = {"endpoint": endpoint, "phase": phase.value}
-            yield "bridge_requests", "Requests by phase.", labels, counts.get(phase.value, 0)
+        counts, scheduled = ledger.counts(endpoint), ledger.scheduled(endpoint)
+        phases = {phase.value: counts.get(phase.value, 0) for phase in _LIVE}
+        phases[Phase.ACCEPTED.value] = max(0, phases[Phase.ACCEPTED.value] - scheduled)
+        for phase, count in {**phases, "SCHEDULED": scheduled}.items():
+            yield "bridge_requests", "Requests by phase.", {"endpoint": endpoint, "phase": phase}, count
         spent = gpu.read(ledger, endpoint)
         yield "bridge_gpu_seconds_today", "executionTime of today (UTC).", {"endpoint": endpoint}, spent.ms / 1000
         twice = counts.get("paid_twice_ms", 0) / 1000

@@ -52,7 +52,7 @@ class Purging(Base):
         return sum(_in_queue(one) for one in held)
 
     def _purge_pending(self, endpoint: str, asker: Asker) -> int:
-        """End what has not left yet."""
+        """End what has not left yet, and what is scheduled for later."""
         count = 0
         purge = partial(self.ledger.table.purge_pending, by=asker.by, door=asker.door)
         steps = [Step.SUBMIT, Step.SUBMIT_SYNC]
@@ -63,6 +63,11 @@ class Purging(Base):
                 continue
             changes = self.ledger.change_many([(held, purge) for held in claimed.records])
             for change in changes:
+                self.noticed(change)
+                count += change.verdict == "purged"
+        for batch in walk.batches(walk.scheduled_ids(self.ledger, endpoint)):
+            held = walk.load_many(self.ledger, batch, wanted=COMMON).values()
+            for change in self.ledger.change_many([(one, purge) for one in held]):
                 self.noticed(change)
                 count += change.verdict == "purged"
         return count

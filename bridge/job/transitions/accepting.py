@@ -32,7 +32,7 @@ class Accepting(Base):
             draft.set(wish=Wish.CANCEL.value).keep(Long.WISHED, wish)
             draft.settle(Status.CANCELLED, Reason.CANCELLED, **wish)
         else:
-            draft.due(submit_step(held.record))
+            draft.due(submit_step(held.record, now))
         change = draft.done("accepted")
         return replace(change, before=None)
 

@@ -11,8 +11,10 @@ from bridge.job.words import Status, Step, Wish
 DEADLINE_PATIENCE_MS = 60_000
 
 
-def submit_step(record: Record) -> Step:
-    """In which due set the record waits to be submitted."""
+def submit_step(record: Record, now: int) -> Step:
+    """In which due set the record waits to be submitted, or for the time when it may be."""
+    if record.not_before > now:
+        return Step.SCHEDULED
     return Step.SUBMIT_SYNC if record.sync_wait_ms else Step.SUBMIT
 
 
@@ -34,7 +36,7 @@ def look_or_cancel(record: Record, now: int) -> Step:
 
 def step_of(record: Record, now: int) -> Step:
     """What a record in this phase waits for."""
-    steps = {A: submit_step(record), R: Step.RETRY, E: Step.FINISH}
+    steps = {A: submit_step(record, now), R: Step.RETRY, E: Step.FINISH}
     return steps.get(record.phase, look_or_cancel(record, now))
 
 

@@ -108,7 +108,7 @@ class Submitting(Base):
         if record.wish:
             draft.set(may_run=int(record.submits > 1))
             return check(self._end_by_wish(draft).done("ended_by_wish"), "deferred")
-        return check(draft.due(submit_step(record)).done("deferred"), "deferred")
+        return check(draft.due(submit_step(record, now)).done("deferred"), "deferred")
 
     def unanswered(self, held: Held, now: int, *, seen: bool) -> Change:
         """The answer was lost. `seen`: by the engine that asked; otherwise its lease ended."""
@@ -137,7 +137,7 @@ class Submitting(Base):
             and Long.INPUT in held.long
         )
         if again:
-            draft.set(phase=A, possible_duplicate=1, grace_until=0).due(submit_step(record))
+            draft.set(phase=A, possible_duplicate=1, grace_until=0).due(submit_step(record, now))
             return check(draft.done("submit_again"), "grace_ended")
         return check(self._give_up(draft).done("given_up"), "grace_ended")
 

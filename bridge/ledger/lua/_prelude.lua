@@ -5,6 +5,7 @@
 --   <p>t:<id>            string  tombstone: what is remembered of a request after its record
 --   <p>due:<ep>:<step>   zset    ids by the time (submit: priority and age) they are to be worked at
 --   <p>due:<ep>:<step>~<tenant>  zset  the part of a submit set that is one tenant's ("" for those that name none)
+--   <p>due:<ep>:scheduled  zset  ids whose `not_before` has not come, by it
 --   <p>turns:<ep>:<step> zset    tenants whose turn it may be, by virtual time; <p>turn hash: the virtual time served last
 --   <p>flying            hash    jobs in flight by tenant; of an endpoint: `flying` in its count
 --   <p>leased:<ep>       zset    ids by the end of their lease

@@ -28,7 +28,9 @@ tell(KEYS[2], ARGV, at, n_events)
 redis.call('SADD', p .. 'endpoints', endpoint)
 redis.call('HINCRBY', p .. 'count:' .. endpoint, ARGV[3], 1)
 local bytes = n_long > 0 and redis.call('HSTRLEN', p .. 'd:' .. id, 'input') or 0
-if bytes > 0 then redis.call('HINCRBY', p .. 'count:' .. endpoint, 'waiting_bytes', bytes) end
+if bytes > 0 then
+  redis.call('HINCRBY', p .. 'count:' .. endpoint, ARGV[4] == 'scheduled' and 'scheduled_bytes' or 'waiting_bytes', bytes)
+end
 if ARGV[4] ~= '' then stand(endpoint, ARGV[4], ARGV[5], id) end
 if ARGV[6] ~= '0' then redis.call('ZADD', p .. 'timer', ARGV[6], id) end
 if ARGV[8] ~= '' then

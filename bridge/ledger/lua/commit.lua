@@ -57,7 +57,9 @@ local flies = IN_FLIGHT[ARGV[6]] or (ARGV[6] == 'ACCEPTED' and ARGV[11] ~= '0')
 if flies and not flew then flying(endpoint, has[4] or '', 1)
 elseif flew and not flies then flying(endpoint, has[4] or '', -1) end
 if ARGV[26] ~= '0' then book(endpoint, has[4] or '', tonumber(ARGV[26]), tonumber(ARGV[27])) end
-if freed > 0 then -- no input waits where nothing waits: that heals whatever an older version has left uncounted
+if freed > 0 and ARGV[7] == 'scheduled' then
+  redis.call('HINCRBY', p .. 'count:' .. endpoint, 'scheduled_bytes', -freed)
+elseif freed > 0 then -- no input waits where nothing waits: that heals whatever an older version has left uncounted
   local count = p .. 'count:' .. endpoint
   local waiting = 0
   for _, phase in ipairs(redis.call('HMGET', count, 'ACCEPTED', 'SUBMITTING', 'UNANSWERED')) do

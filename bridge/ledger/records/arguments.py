@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.job.change import Change, Rules, Telling, submit_score
 from bridge.job.record import Record, difference
-from bridge.job.words import SUBMITS
+from bridge.job.words import SUBMITS, Step
 
 if TYPE_CHECKING:
     from bridge.ledger.clock import LedgerClock
@@ -98,6 +98,8 @@ class Arguments:
         record: Record = change.record
         if record.due in SUBMITS:
             return str(submit_score(record))
+        if record.due == Step.SCHEDULED:
+            return str(record.not_before)
         return self._at(change.delay_ms) if record.due and not change.keeps_due else ""
 
     def _telling(self, telling: Telling) -> list[str]:

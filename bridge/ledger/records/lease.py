@@ -71,6 +71,11 @@ class Leases(Writer):
         self.clock.heard(answer[0])
         return Claimed(token, step, self._read(answer[1:], long))
 
+    def begin_scheduled(self, limit: int = 500) -> tuple[int, int]:
+        """Let requests whose `not_before` has come be submitted: how many, and ms until the next one (-1: none)."""
+        moved, wait_ms = run(self.client, "schedule", [self.names.prefix], [limit])
+        return int(moved), int(wait_ms)
+
     def streams(self, wanted: Mapping[str, int], *, lease_ms: int) -> Claimed:
         """Records whose stream is to be read now, at most so many of each endpoint; the token is their reader."""
         token = secrets.token_hex(8)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import LedgerError
 from bridge.job.document import Held
 from bridge.job.record import Long, from_row
-from bridge.job.words import Phase
+from bridge.job.words import Phase, Step
 from bridge.ledger.clock import LedgerClock
 from bridge.ledger.scripts import mapped
 
@@ -110,6 +110,11 @@ class Reader:
         """Names that have ever had a record."""
         with mapped():
             return sorted(self.client.smembers(self.names.key("endpoints")))  # type: ignore[arg-type]
+
+    def scheduled(self, endpoint: str) -> int:
+        """Requests whose `not_before` has not come; they count as ACCEPTED too."""
+        with mapped():
+            return int(self.client.zcard(self.names.due(endpoint, Step.SCHEDULED.value)))
 
     def counts(self, endpoint: str) -> dict[str, int]:
         """Records per phase, and the endpoint's sums."""

@@ -1,0 +1,100 @@
+"""Requests for later: the ledger holds them, no message waits in a worker, and each is submitted at its time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from bridge.errors import JobRejected
+from tests.support.helpers import eventually
+from tests.support.house import House
+from tests.support.servers import RedisServer
+
+#: Far enough ahead that nothing comes due while a test looks.
+LATER_S = 3_600
+
+
+@pytest.fixture(scope="module")
+def house(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One worker that accepts and runs the engine."""
+    url = redis_server.start().fresh_url()
+    with House(tmp_path_factory.mktemp("schedule"), broker=url, redis_url=url) as made:
+        made.worker()
+        yield made
+
+
+def in_s(seconds: float) -> str:
+    """RFC 3339."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def record(house: House, request_id: str) -> Any:
+    """The ledger's row."""
+    found: Any = eventually(lambda: house.ledger.load(request_id))
+    return found.record
+
+
+def test_a_request_is_submitted_no_earlier_than_it_says_and_then_at_once(house: House) -> None:
+    """By RFC 3339, by epoch milliseconds; its clocks start at that time."""
+    sent = [
+        house.send({"n": 1}, not_before=in_s(1.5), timeout=60_000),
+        house.send({"n": 2}, not_before=int((time.time() + 1.5) * 1000)),
+    ]
+    waiting = [record(house, one.id) for one in sent]
+    assert [one.due for one in waiting] == ["scheduled", "scheduled"]
+    assert waiting[0].deadline == waiting[0].not_before + 60_000
+    assert [one.get(timeout=30)["n"] for one in sent] == [1, 2]
+    for one in sent:
+        ran = record(house, one.id)
+        assert ran.sent_at >= ran.not_before > ran.accepted_at
+
+
+def test_what_is_scheduled_costs_a_row_and_counts_apart_from_what_waits(house: House) -> None:
+    """Acked at once; no due submit, no input that counts as waiting; cancel and purge reach it."""
+    sent = [house.send({"n": n}, not_before=in_s(LATER_S), endpoint="demo") for n in range(20)]
+    eventually(lambda: house.ledger.scheduled("demo") == 20)
+    counts = house.ledger.counts("demo")
+    assert counts["ACCEPTED"] == 20
+    assert counts.get("waiting_bytes", 0) == 0 < counts["scheduled_bytes"]
+    assert house.client.llen("bridge.run") == 0
+    assert not [key for key in house.client.scan_iter("*unacked") if house.client.hlen(key)]
+    document = house.ask("status", id=sent[0].id)
+    assert document["phase"] == "ACCEPTED"
+    assert datetime.fromisoformat(document["not_before"]) > datetime.now(UTC) + timedelta(seconds=LATER_S / 2)
+    assert house.ask("cancel", id=sent[0].id)["outcome"] == "cancelled"
+    assert house.ask("purge", endpoint="demo", pending=True)["settled"] == 19
+    assert (house.ledger.scheduled("demo"), house.ledger.counts("demo").get("scheduled_bytes", 0)) == (0, 0)
+
+
+def test_a_deadline_reaches_a_request_whose_time_has_not_come(house: House) -> None:
+    """Celery's `expires` is a point in time, whatever else is asked."""
+    sent = house.send({"n": 1}, not_before=in_s(LATER_S), expires=1)
+    eventually(lambda: house.phase(sent.id) == "CLOSED", timeout=20)
+    assert record(house, sent.id).status == "TIMED_OUT"
+
+
+@pytest.mark.parametrize(
+    "given", ["tomorrow", "2026-12-24", "2026-12-24T18:00:00", 1_800_000_000, True, 10**15, [], "9999-01-01T00:00:00Z"]
+)
+def test_what_is_no_time_is_refused_by_name(house: House, given: Any) -> None:
+    """Seconds instead of milliseconds, a day without a time, a time without its offset."""
+    with pytest.raises(JobRejected) as fault:
+        house.send({"n": 1}, not_before=given).get(timeout=20)
+    assert fault.value.document["field"] == "not_before"
+
+
+def test_scheduled_requests_outlive_every_process(redis_url: str, tmp_path: Any) -> None:
+    """Killed while they wait: another worker submits each once."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
+        worker = house.worker()
+        sent = [house.send({"n": n}, not_before=in_s(4)) for n in range(10)]
+        eventually(lambda: house.ledger.scheduled("demo") == 10)
+        worker.kill()
+        assert house.submits() == 0
+        house.worker()
+        assert sorted(one.get(timeout=60)["n"] for one in sent) == list(range(10))
+        assert house.submits() == 10
