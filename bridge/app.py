@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
-from celery.signals import worker_shutting_down
+from celery.signals import worker_init, worker_shutting_down
 from click import ClickException
 
 from bridge import celeryconfig
@@ -18,6 +18,7 @@ from bridge.doors.celery import remote_control, tasks
 from bridge.doors.celery.consumer import back_pressure
 from bridge.doors.celery.finish.in_process import finish_here
 from bridge.doors.celery.wait_for_ledger import stopping
+from bridge.engine.tell import kombu_json
 from bridge.engine.tell.finish import QUEUE as FINISHES
 from bridge.errors import LedgerUnavailable, SchemaTooNew, SettingsError
 from bridge.process import components
@@ -116,6 +117,11 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self.process.stop()
 
     terminate = stop
+
+
+@worker_init.connect
+def _starting(**_kwargs: Any) -> None:
+    kombu_json.use_here()
 
 
 @worker_shutting_down.connect

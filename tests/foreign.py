@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from celery import Celery
+from kombu.utils.json import register_type
 
 app = Celery("foreign", broker=os.environ.get("FOREIGN_BROKER"), backend=os.environ.get("FOREIGN_BACKEND"))
 app.conf.update(
@@ -58,6 +59,25 @@ def fail(_result: Any = None) -> None:
     """A member that fails."""
     message = "on purpose"
     raise ValueError(message)
+
+
+class Point:
+    """A type that this team alone has registered."""
+
+    def __init__(self, x: int, y: int) -> None:
+        self.x, self.y = x, y
+
+
+register_type(Point, "foreign.Point", lambda point: [point.x, point.y], lambda pair: Point(*pair))
+
+
+@app.task(bind=True)
+def what_came(self: Any, *args: Any, key: str, **kwargs: Any) -> str:
+    """Which types came as arguments and as stamps; of a follow-up the first argument is the result."""
+    stamps = {name: self.request.stamps[name] for name in self.request.stamped_headers or () if self.request.stamps}
+    told = [type(value).__name__ for value in (*args, *kwargs.values(), *stamps.values())]
+    _note(key, " ".join(told))
+    return str(told)
 
 
 @app.task(bind=True)

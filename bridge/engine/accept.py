@@ -51,7 +51,7 @@ class Origin:
 
     door: str  # celery | amqp | stream | cli
     via: str = "redis"  # where its replies go: redis | amqp
-    canvas: Mapping[str, Any] | None = None  # Celery: what follows, and how the result is stored
+    canvas: str | None = None  # Celery: what follows, and how the result is stored; kombu's JSON
     tells_celery: bool = False
     silent: bool = False  # Celery's result is ignored: what follows is told, no state is
     correlation_id: str | None = None
@@ -270,7 +270,7 @@ class Accept:
     def _origin_values(origin: Origin) -> dict[Long, str]:
         long: dict[Long, str] = {}
         if origin.canvas is not None:
-            long[Long.CANVAS] = dumps(origin.canvas)
+            long[Long.CANVAS] = origin.canvas
         if origin.trace:
             long[Long.TRACE] = origin.trace
         return long

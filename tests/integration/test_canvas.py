@@ -6,14 +6,19 @@ One suite for Redis and RabbitMQ; the bridge worker and the foreign worker are r
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock_time
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import chain, chord, group
 from celery.canvas import Signature
 from celery.exceptions import ChordError
 
-from bridge.errors import JobFailed
+from bridge.errors import JobFailed, JobRejected
+from tests.foreign import Point
 from tests.support.helpers import eventually
 from tests.support.house import House
 
@@ -159,3 +164,53 @@ def test_headers_and_ids_are_kept(house: House) -> None:
     sent = chain(task(house, "make", 1), run(house)).apply_async()
     sent.get(timeout=20)
     assert house.ask("status", id=sent.id)["status"] == "COMPLETED"
+
+
+#: What Celery's JSON carries beside JSON's own, and a type that the other team alone knows.
+TYPES: dict[str, Any] = {
+    "datetime": datetime(2026, 12, 24, 18, tzinfo=UTC),
+    "date": date(2026, 12, 24),
+    "time": clock_time(18, 30),
+    "UUID": UUID(int=7),
+    "Decimal": Decimal("1.50"),
+    "bytes": b"\xff\x00",
+    "Point": Point(1, 2),
+}
+
+
+@pytest.mark.parametrize("place", ["args", "kwargs", "link", "link_error", "chord body"])
+def test_every_type_that_celerys_json_carries_may_follow_a_job(house: House, place: str) -> None:
+    """The canvas is kept as it came: each value reaches whoever it was meant for as what it was."""
+    key = f"types-{place.replace(' ', '-')}"
+    values, kwargs = list(TYPES.values()), {f"k{n}": value for n, value in enumerate(TYPES.values())}
+    told = task(house, "what_came", *(values if place != "kwargs" else []), key=key)
+    if place == "kwargs":
+        told.kwargs.update(kwargs)
+    match place:
+        case "link":
+            run(house, 1).apply_async(link=told)
+        case "link_error":
+            told.immutable = True
+            house.app.signature(
+                "bridge.run", kwargs={"input": {"mock_error": "on purpose"}}, queue="bridge.run"
+            ).apply_async(link_error=told)
+        case "chord body":
+            chord([run(house, 1)], told).apply_async()
+        case _:
+            chain(run(house, 1), told).apply_async()
+    came = eventually(lambda: noted(house, key), timeout=20)[0].split()
+    assert came[-len(TYPES) :] == list(TYPES)
+
+
+def test_a_later_members_eta_and_stamps_are_kept(house: House) -> None:
+    """Options of a follow-up are Celery's: a datetime among them stays one."""
+    later = task(house, "what_came", key="options").set(eta=datetime.now(UTC) + timedelta(seconds=1))
+    chain(run(house, 1), later).apply_async()
+    assert eventually(lambda: noted(house, "options"), timeout=20) == ["dict"]
+
+
+def test_an_input_that_is_no_json_is_refused_by_name(house: House) -> None:
+    """RunPod gets JSON: a datetime inside the input has no one form there."""
+    with pytest.raises(JobRejected) as fault:
+        run(house, {"when": TYPES["datetime"]}).apply_async().get(timeout=20)
+    assert fault.value.document["field"] == "input"

@@ -20,6 +20,7 @@ from bridge.doors.celery.wait_for_ledger import hold
 from bridge.doors.commands import COMMANDS, check_argument
 from bridge.engine.accept import Origin, Verdict
 from bridge.engine.control import Asker
+from bridge.engine.tell.kombu_json import dumps
 from bridge.errors import JobError, JobRejected
 from bridge.job.request import parse_run, rejected
 
@@ -149,7 +150,7 @@ def _origin(context: Context, uses: Uses, *, ignores: bool) -> Origin:
     return Origin(
         door="celery",
         via="amqp" if uses.settings.amqp else "redis",
-        canvas=canvas,
+        canvas=dumps(canvas),
         silent=bool(ignores),
         tells_celery=not ignores or continues(canvas),
         correlation_id=context.correlation_id if context.correlation_id != context.id else None,

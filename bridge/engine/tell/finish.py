@@ -16,6 +16,7 @@ from celery import states as celery_states
 from celery.exceptions import TaskRevokedError
 from kombu.exceptions import OperationalError
 
+from bridge.engine.tell.kombu_json import load
 from bridge.errors import JobError, JobFailed, JobLost, JobRejected, JobTimedOut, ResultUndeliverable
 from bridge.job.document import document, error_text
 from bridge.job.record import Long
@@ -223,7 +224,7 @@ class Finish:
     def _message(self, held: Held) -> tuple[Any, dict[str, Any] | None]:
         """The task message, and the headers that the producer of the request had set."""
         record = held.record
-        options = (held.json(Long.CANVAS) or {}).get("options", {})
+        options = load(held.long.get(Long.CANVAS)).get("options", {})
         replayed = {name: options[name] for name in _REPLAYED if options.get(name) is not None}
         message = self.app.amqp.create_task_message(
             record.id,

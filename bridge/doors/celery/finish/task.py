@@ -20,6 +20,7 @@ from bridge.doors.celery.canvas import continues, followers, put_back
 from bridge.doors.celery.wait_for_ledger import hold
 from bridge.engine.control import Asker
 from bridge.engine.tell.finish import CeleryEnd, celery_end, undeliverable
+from bridge.engine.tell.kombu_json import load
 from bridge.errors import JobError
 from bridge.job.document import document
 from bridge.job.record import Long
@@ -221,7 +222,7 @@ def finish(task: FinishTask, round_: int, nonce: str, uses: Finishing) -> Any:
     context = task.request
     turn = begin(uses, task.app.backend, context, round_, nonce)
     context.bridge_turn = turn
-    put_back(context, turn.held.json(Long.CANVAS) or {}, continued=turn.continued)
+    put_back(context, load(turn.held.long.get(Long.CANVAS)), continued=turn.continued)
     if turn.held.record.round > 1:
         # Later rounds replace the stored result; link, chain and chord have heard the first.
         context.update(callbacks=None, errbacks=None, chain=None, chord=None)
