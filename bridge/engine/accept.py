@@ -52,6 +52,7 @@ class Origin:
     door: str  # celery | amqp | stream | cli
     via: str = "redis"  # where its replies go: redis | amqp
     canvas: str | None = None  # Celery: what follows, and how the result is stored; kombu's JSON
+    continues: bool = False  # Celery: something follows
     tells_celery: bool = False
     silent: bool = False  # Celery's result is ignored: what follows is told, no state is
     correlation_id: str | None = None

@@ -214,3 +214,42 @@ def test_an_input_that_is_no_json_is_refused_by_name(house: House) -> None:
     with pytest.raises(JobRejected) as fault:
         run(house, {"when": TYPES["datetime"]}).apply_async().get(timeout=20)
     assert fault.value.document["field"] == "input"
+
+
+@pytest.mark.parametrize("when", ["in flight", "after the end"])
+def test_an_id_sent_again_with_another_canvas_is_refused_where_its_caller_sees_it(house: House, when: str) -> None:
+    """The first send's chain goes on, once; who waits for the second's tail hears at once that nobody follows it."""
+    delay, name = (1.0, "twice-in-flight") if when == "in flight" else (0.0, "twice-ended")
+    job = run(house, input={"value": 1, "mock_delay": delay}).set(task_id=name)
+    first = chain(job.clone(), task(house, "tail")).apply_async()
+    if when == "after the end":
+        first.get(timeout=20)
+    second = chain(job.clone(), task(house, "tail"), task(house, "tail")).apply_async()
+    body = chord([job.clone(), task(house, "make", 1)], task(house, "collect")).apply_async()
+    for refused in (second, second.parent):
+        with pytest.raises(JobRejected, match="with an id of its own"):
+            refused.get(timeout=20)
+    with pytest.raises(ChordError):
+        body.get(timeout=20)
+    assert first.get(timeout=20)["tail"]["value"] == 1
+    assert first.parent.get(timeout=5)["value"] == 1
+    assert house.names_of(job.options["task_id"]).count("completed") == 1
+
+
+def test_an_id_sent_again_with_another_input_fails_what_would_have_followed(house: House) -> None:
+    """It is refused as it was; its tail waited for ever."""
+    run(house, 1).set(task_id="taken").apply_async().get(timeout=20)
+    sent = chain(run(house, 2).set(task_id="taken"), task(house, "tail")).apply_async()
+    with pytest.raises(JobRejected, match="another request"):
+        sent.get(timeout=20)
+
+
+def test_the_same_message_again_is_followed_once(house: House) -> None:
+    """A redelivery brings the same canvas: its tail runs once, and is not refused."""
+    sent = chain(run(house, 1).set(task_id="redelivered"), task(house, "mark", key="redelivered").set(task_id="tail"))
+    sent.apply_async()
+    eventually(lambda: noted(house, "redelivered"), timeout=20)
+    sent.apply_async()
+    run(house, 1).set(task_id="after").apply_async().get(timeout=20)
+    assert noted(house, "redelivered") == ["tail"]
+    assert house.app.AsyncResult("tail").state == "SUCCESS"

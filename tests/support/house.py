@@ -6,6 +6,7 @@ worker process (`tests/foreign.py`), so that chains, links and chords cross from
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -226,6 +227,7 @@ def born(name: str, ledger: Ledger) -> Build:
 
 def hang_up(app: Celery) -> None:
     """Close a producer, with its pools and its result backend: Celery leaves their sockets to the garbage collector."""
+    gc.collect()  # results in cycles (of a traceback, say) unsubscribe as they go: while there is somebody to hear it
     backend = app.backend
     if isinstance(backend, RedisBackend):
         backend.result_consumer.stop()

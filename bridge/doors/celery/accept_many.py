@@ -101,8 +101,8 @@ class Together:
         accept, notifier = self._into()
         verdicts: list[Verdict] = hold(lambda: accept.many([prepared for _, prepared in ready]))
         notifier.accepted(*verdicts)
-        for (taken, _), verdict in zip(ready, verdicts, strict=True):
-            if verdict.kind == "conflict":
+        for (taken, prepared), verdict in zip(ready, verdicts, strict=True):
+            if verdict.kind == "conflict" or (verdict.kind == "repeat" and prepared.origin.continues):
                 taken.alone()
             else:
                 taken.ack(logger, taken.errors)

@@ -7,12 +7,18 @@ that a second copy of a finish publishes the same tasks (HARDENING 8).
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from celery.app.task import Context
 from kombu.utils.uuid import uuid
 
+from bridge.engine.tell.kombu_json import dumps
+
+#: What may follow a request.
+_FOLLOWING = ("callbacks", "errbacks", "chain", "chord")
 _OPTIONS = ("root_id", "parent_id", "shadow", "headers", "retries", "reply_to", "replaced_task_nesting", "origin")
 
 
@@ -31,6 +37,9 @@ def canvas_of(request: Context, *, ignore_result: bool) -> dict[str, Any]:
         "correlation_id": request.correlation_id,
         "delivery_info": {k: v for k, v in (request.delivery_info or {}).items() if _is_json(v)},
     }
+    as_sent = [getattr(request, name, None) for name in (*_FOLLOWING, "group", "group_index")]
+    if any(as_sent[: len(_FOLLOWING)]):
+        canvas["as_sent"] = hashlib.sha256(dumps(as_sent).encode()).hexdigest()[:16]
     for name in ("callbacks", "errbacks", "chain"):
         found = getattr(request, name, None)
         if found:
@@ -41,9 +50,30 @@ def canvas_of(request: Context, *, ignore_result: bool) -> dict[str, Any]:
     return canvas
 
 
-def continues(canvas: dict[str, Any]) -> bool:
+def continues(canvas: Mapping[str, Any]) -> bool:
     """Whether anything follows the request."""
-    return any(canvas.get(name) for name in ("callbacks", "errbacks", "chain", "chord"))
+    return any(canvas.get(name) for name in _FOLLOWING)
+
+
+def another(sent: Mapping[str, Any], kept: Mapping[str, Any] | None) -> bool:
+    """Whether a message with the id of a known request brings another canvas than the one that is kept.
+
+    The same message that comes again brings the same. None: the request's record is gone, and with it what it kept.
+    """
+    if not continues(sent):
+        return False
+    return kept is None or kept.get("as_sent", sent["as_sent"]) != sent["as_sent"]
+
+
+def fail_followers(backend: Any, context: Context, fault: Exception) -> None:
+    """Tell who waits for what would have followed that it will not: nobody waits for ever.
+
+    What is stored under the request's own id is left alone.
+    """
+    chain, context.chain = context.chain, None
+    for follower in followers(chain):
+        backend.mark_as_failure(follower.id, fault, request=follower, store_result=follower.id is not None)
+    backend.mark_as_failure(context.id, fault, request=context, store_result=False)
 
 
 def put_back(context: Context, canvas: dict[str, Any], *, continued: bool) -> None:

@@ -14,7 +14,7 @@ from celery.exceptions import Ignore
 from bridge.doors.celery import eager
 from bridge.doors.celery.accept import AcceptTask
 from bridge.doors.celery.accept_many import STRATEGY, Together
-from bridge.doors.celery.canvas import canvas_of, clocks_of, continues
+from bridge.doors.celery.canvas import another, canvas_of, clocks_of, continues, fail_followers
 from bridge.doors.celery.finish.task import Finishing, FinishTask, finish
 from bridge.doors.celery.wait_for_ledger import hold
 from bridge.doors.commands import COMMANDS, check_argument
@@ -22,7 +22,9 @@ from bridge.engine.accept import Origin, Verdict
 from bridge.engine.control import Asker
 from bridge.engine.tell.kombu_json import dumps
 from bridge.errors import JobError, JobRejected
+from bridge.job.record import Long
 from bridge.job.request import parse_run, rejected
+from bridge.job.words import Reason
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -69,7 +71,7 @@ def register(app: Celery, uses: Callable[[], Uses]) -> None:
     """Put the tasks on the app. `uses` gives this process' own, built after any fork."""
 
     def accept(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        _accept(context, uses(), args, kwargs, ignores=context.__dict__.get("ignore_result", run.ignore_result))
+        _accept(app, context, uses(), args, kwargs, ignores=context.__dict__.get("ignore_result", run.ignore_result))
 
     def prepare(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
         here = uses()
@@ -126,7 +128,9 @@ def bind_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, An
     return arguments
 
 
-def _accept(context: Context, uses: Uses, args: tuple[Any, ...], kwargs: dict[str, Any], *, ignores: bool) -> None:
+def _accept(
+    app: Celery, context: Context, uses: Uses, args: tuple[Any, ...], kwargs: dict[str, Any], *, ignores: bool
+) -> None:
     """Ends with Ignore: the message is acked once the ledger holds the request, and the slot is free (I1)."""
     fault: JobRejected | None = None
     try:
@@ -136,11 +140,28 @@ def _accept(context: Context, uses: Uses, args: tuple[Any, ...], kwargs: dict[st
     origin = _origin(context, uses, ignores=ignores)
     verdict: Verdict = hold(lambda: uses.accept(context.id, arguments, origin, fault=fault))
     uses.notifier.accepted(verdict)
-    if verdict.kind == "conflict" and verdict.fault is not None:
+    refusal = verdict.fault if verdict.kind == "conflict" else hold(lambda: _another_canvas(context, uses, verdict))
+    if refusal is not None:
         # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
-        detail = f"id {context.id} has been used for another request"
-        _keep(uses.ledger, "id_conflict", context.id, arguments, detail, "bridge.run")
+        _keep(uses.ledger, "id_conflict", context.id, arguments, refusal.message, "bridge.run")
+        fail_followers(app.backend, context, refusal)
     raise Ignore
+
+
+def _another_canvas(context: Context, uses: Uses, verdict: Verdict) -> JobRejected | None:
+    """A known request, sent again with something else to follow it: only the first send's canvas is followed."""
+    sent = canvas_of(context, ignore_result=False)
+    if verdict.kind != "repeat" or not continues(sent):
+        return None
+    known = uses.ledger.load(context.id, wanted=(Long.CANVAS,))
+    if not another(sent, known.json(Long.CANVAS) if known is not None else None):
+        return None
+    return rejected(
+        "id",
+        f"id: {context.id} is the id of an earlier request, and what followed that one is followed; "
+        "read its result by that id, or send this chain, chord or link with an id of its own",
+        reason=Reason.ID_CONFLICT.value,
+    )
 
 
 def _origin(context: Context, uses: Uses, *, ignores: bool) -> Origin:
@@ -151,6 +172,7 @@ def _origin(context: Context, uses: Uses, *, ignores: bool) -> Origin:
         door="celery",
         via="amqp" if uses.settings.amqp else "redis",
         canvas=dumps(canvas),
+        continues=continues(canvas),
         silent=bool(ignores),
         tells_celery=not ignores or continues(canvas),
         correlation_id=context.correlation_id if context.correlation_id != context.id else None,
