@@ -25,6 +25,7 @@ from bridge.engine.submit import Submit
 from bridge.engine.sweep import Sweep
 from bridge.engine.track import Track
 from bridge.engine.trim import Trim
+from bridge.engine.unread import Unread
 from bridge.engine.wake import Wake
 from bridge.loop import Loop
 from bridge.wiring.figures import bounds
@@ -86,6 +87,7 @@ def build_engine(bridge: Bridge, finish_here: Here | None, *, reads_finishes: bo
     s, ledger, vitals = bridge.settings, bridge.ledger, bridge.vitals
     threads, commits = Threads.of(s), Commits(ledger, bridge.noticed)
     observed = partial(bridge.outputs.observed, commits)
+    unread = Unread(ledger, commits, vitals, bridge.client_of)
     pace = Pace(
         ledger.runs, bridge.budget, bridge.endpoint_id_of, bridge.control.heard_lately, lambda: ledger.live_engines
     )  # fmt: skip
@@ -97,10 +99,10 @@ def build_engine(bridge: Bridge, finish_here: Here | None, *, reads_finishes: bo
         observed, s.bridge_webhook_base_url, spending=Spending(ledger), capped=bridge.capped,
     )  # fmt: skip
     track = Track(
-        ledger, commits, vitals, threads.track, pace, *calling, lease_ms, slot_ms, bridge.purged_at, observed
+        ledger, commits, vitals, threads.track, pace, *calling, lease_ms, slot_ms, bridge.purged_at, observed, unread
     )  # fmt: skip
     carry_out = CarryOut(
-        ledger, commits, vitals, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed
+        ledger, commits, vitals, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed, unread
     )  # fmt: skip
     stream = Stream(ledger, commits, vitals, threads.stream, *calling, slot_ms)
     finish = Finish(
