@@ -25,7 +25,7 @@ from tests.house import API_KEY, ROOT, House
 from tests.servers import RedisServer
 
 LONG = {"mock_delay": 120}
-ENDPOINTS = ("demo", "held", "full", "crowd", "quiet", "sick", "poor", "many")
+ENDPOINTS = ("demo", "held", "full", "crowd", "quiet", "sick", "poor", "many", "meets")
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +240,21 @@ def test_a_purge_settles_what_was_removed_and_nothing_else(house: House) -> None
     event = house.events("crowd")[-1]
     assert (event["type"], event["data"]["removed"], event["data"]["by"]) == ("bridge.job.purged", 4, "ann")
     house.ask("cancel", id=on.id)
+
+
+def test_a_purge_that_meets_a_submit_settles_it_too(house: House) -> None:
+    """RunPod has the job and its answer is under way: it is looked at as soon as it comes, and counted."""
+    house.emulator.fault("paused", endpoint="meets", times=None)
+    house.emulator.fault("slow", op="run", endpoint="meets", seconds=1.5, times=None)
+    sent = house.send(LONG, endpoint="meets")
+    eventually(lambda: house.emulator.jobs("meets"), timeout=20)
+    assert house.phase(sent.id) == "SUBMITTING"
+    answer = house.ask("purge", endpoint="meets", by="ann", timeout=30)
+    assert {name: answer[name] for name in ("removed", "settled", "checked", "unread")} == {
+        "removed": 1, "settled": 1, "checked": 1, "unread": 0
+    }  # fmt: skip
+    end = house.events(sent.id)[-1]["data"]
+    assert (end["status"], end["reason"], end["by"]) == ("CANCELLED", "purged", "ann")
 
 
 def test_a_third_purge_within_ten_seconds_is_refused_with_the_time_to_wait(house: House) -> None:

@@ -17,6 +17,8 @@ from bridge.job.words import EventName, Reason, Status, Step, is_end, rank
 
 #: 404s of one job count as gone when this far apart, with a success of the endpoint between. Milliseconds.
 GONE_APART_MS = 30_000
+#: The same of a job whose submit was under way when the bridge purged its queue.
+PURGED_APART_MS = 1_000
 #: A call to RunPod takes at most so long: its answer may be written that much after a purge.
 PURGE_UNDER_WAY_MS = 30_000
 #: Answers that cannot be read are told when they have come for so long.
@@ -150,7 +152,7 @@ class Watching(Retrying):
         untold = record.phase is E and record.continued < record.round and not record.turn
         if record.status != Status.LOST or not untold or not is_end(heard.status) or heard.job_id != record.job_id:
             return same(held, "late")
-        draft = self._draft(held, now).drop(Long.ERROR)
+        draft = self._draft(held, now).drop(Long.ERROR).set(may_run=0)
         _note(draft, heard)
         self._end_heard(draft, heard)
         return draft.done("found")
@@ -184,9 +186,12 @@ class Watching(Retrying):
         purged = queued and purged_at >= seen_at
         # An answer that was under way during the purge is written after it: then one 404 is not enough, two are.
         maybe_purged = queued and purged_at + PURGE_UNDER_WAY_MS >= seen_at and purged_at > 0
-        sure = record.gone_at and now - record.gone_at >= GONE_APART_MS and endpoint_ok_at >= record.gone_at
+        # Its submit was under way, and nothing but that was heard: two soon after another, as a purge explains them.
+        submitting = maybe_purged and 0 < record.sent_at <= purged_at and record.observed_at <= record.submitted_at
+        apart = PURGED_APART_MS if submitting else GONE_APART_MS
+        sure = record.gone_at and now - record.gone_at >= apart and (submitting or endpoint_ok_at >= record.gone_at)
         if not purged and not sure:
-            wait = max(1_000, (record.gone_at or now) + GONE_APART_MS - now)
+            wait = max(1_000, (record.gone_at or now) + apart - now)
             draft.set(gone_at=record.gone_at or now).due(Step.POLL if record.phase is T else Step.RETRY, wait)
             return check(draft.done("missed"), "gone")
         forget_job(draft, job_id, "GONE")
