@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft, rescue_at, unread_until
+from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft
 from bridge.job.document import Held, unpack_error
 from bridge.job.heard import Heard, most_ms
 from bridge.job.record import Long
@@ -21,10 +21,6 @@ GONE_APART_MS = 30_000
 PURGED_APART_MS = 1_000
 #: A call to RunPod takes at most so long: its answer may be written that much after a purge.
 PURGE_UNDER_WAY_MS = 30_000
-#: Answers that cannot be read are told when they have come for so long.
-UNREAD_TOLD_MS = 10_000
-#: The longest pause between two reads of a job whose answers cannot be read.
-UNREAD_PAUSE_MS = 60_000
 #: An IN_PROGRESS whose executionTime stands still this long will not end any more (runpod-python#250).
 STUCK_MS = 10 * 60_000
 #: Reads that callbacks cause are at least this far apart.
@@ -214,47 +210,6 @@ class Watching(Retrying):
             expired = now - max(record.observed_at, record.submitted_at) > retention
             draft.settle(Status.LOST, Reason.RESULT_EXPIRED if expired else Reason.VANISHED)
         return check(draft.done("settled"), "gone")
-
-    def unread(
-        self, held: Held, now: int, job_id: str, attempt: int, *, why: str, endpoint_ok_at: int, delay_ms: int
-    ) -> Change:
-        """What RunPod answers about the job cannot be read, time after time, while it answers others.
-
-        Told after a while, and given up before its result could be forgotten: as `gone`, since nobody will ever know.
-        """
-        record = held.record
-        if record.phase not in {T, R} or attempt != record.attempt:
-            return same(held, "late")
-        since = record.unread_since or now
-        draft = self._draft(held, now).set(unread_since=since, polls=record.polls + 1)
-        others_answered = endpoint_ok_at > since
-        if others_answered and now - since >= UNREAD_TOLD_MS:
-            draft.set(unread_told=1).keep_text(Long.UNREAD, why[:1000])
-        until = unread_until(draft.record)
-        if now < until or not others_answered:
-            pause = max(delay_ms, min((now - since) // 4, UNREAD_PAUSE_MS, max(1_000, until - now)))
-            step = Step.RETRY if record.phase is R else look_or_cancel(record, now)
-            draft.due(Step.RESCUE if step is Step.POLL and now >= rescue_at(record) else step, pause)
-            news = draft.record.unread_told > record.unread_told
-            return check(draft.done("unreadable" if news else "missed"), "observed")
-        return check(self._given_up(draft, job_id, why).done("settled"), "gone")
-
-    def _given_up(self, draft: Draft, job_id: str, why: str) -> Draft:
-        """It may run on, and have ended well: nobody can tell. Another job of the request goes on alone."""
-        forget_job(draft, job_id, "GONE")
-        record, alive = draft.record, alive_job(draft)
-        if job_id != record.job_id:
-            return draft.set(unread_since=0, unread_told=0).drop(Long.UNREAD).due(Step.POLL)
-        if alive:
-            return follow(draft, alive).set(unread_since=0, unread_told=0).drop(Long.UNREAD)
-        if record.phase is R:
-            self._stand(draft)
-            return draft
-        draft.set(may_run=1)
-        if record.wish:
-            return self._end_by_wish(draft)
-        draft.result(_last_progress(draft.before)).keep(Long.ERROR, why[:1000])
-        return draft.settle(Status.LOST, Reason.UNREADABLE)
 
     def missed(self, held: Held, now: int, *, delay_ms: int) -> Change:
         """A read brought nothing (RunPod away, no budget): look again."""
