@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -13,10 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge.engine.commits import Commits
+from bridge.job.change import Change
+from bridge.job.document import Held
 from bridge.job.record import Long
+from bridge.job.words import Wish
 from bridge.ledger import gpu
 from tests.helpers import eventually
-from tests.house import House
+from tests.house import House, born
 from tests.odd_runpod import Answer, OddRunPod
 from tests.servers import RedisServer
 
@@ -200,6 +205,29 @@ def test_odd_chunks_are_kept(house: House, runpod: OddRunPod) -> None:
     house.ask("cancel", id=name)
     runpod.streams[name] = Answer('{"status":"CANCELLED","stream":[]}')
     runpod.odd[name] = Answer('{"status":"CANCELLED"}')
+
+
+def test_a_change_that_cannot_be_made_ends_no_thread(house: House) -> None:
+    """It is told and noted; the changes beside it and behind it are written."""
+    ledger, told = house.ledger, threading.Event()
+    commits = Commits(ledger, lambda _: None)
+    ledger.accept_many([(name, born(name, ledger)) for name in ("bad", "beside", "behind")])
+    held = ledger.load_many(["bad", "beside", "behind"])
+
+    def cannot(_held: Held, _now: int) -> Change:
+        raise RecursionError("as deep as it gets")
+
+    cancel = partial(ledger.table.wish, cause=Wish.CANCEL)
+    commits.put(held["bad"], cannot)
+    commits.put(held["beside"], cancel)
+    commits.start()
+    eventually(lambda: ledger.phases(["beside"]) == ["CLOSED"])
+    commits.put(held["behind"], cancel, lambda _: told.set())
+    eventually(told.is_set)
+    assert "as deep as it gets" in ledger.unreadable()["bad"]
+    assert commits.stop(60)
+    house.client.delete(ledger.names.key("unreadable"))
+    house.ask("cancel", id="bad")
 
 
 # Anything at all
