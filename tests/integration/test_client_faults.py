@@ -373,14 +373,14 @@ def test_a_closed_client_has_given_its_connections_back() -> None:
 
 
 def _call_in_child(client: RunPodClient, told: multiprocessing.SimpleQueue[object]) -> None:
-    told.put((os.getpid(), client.status("ep", "child").job_id))
+    told.put((os.getpid(), client.status("ep", "j-1").job_id))
 
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_uses_no_connection_of_its_parent() -> None:
     """Two processes on one socket would mix their answers up: a child connects anew, the parent's stays whole."""
     with serving(answer()) as wire, calling(base_of(wire)) as client:
-        client.status("ep", "parent")
+        client.status("ep", "j-1")
         context = multiprocessing.get_context("fork")
         told = context.SimpleQueue()
         child = context.Process(target=_call_in_child, args=(client, told))
@@ -388,5 +388,5 @@ def test_a_forked_child_uses_no_connection_of_its_parent() -> None:
         child.join(20)
         assert child.exitcode == 0
         assert wire.connections == 2
-        client.status("ep", "parent")
+        client.status("ep", "j-1")
         assert wire.connections == 2

