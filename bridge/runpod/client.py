@@ -54,6 +54,8 @@ FRESH_S = 5.0
 HOLD_MARGIN_S = 10.0
 #: Seconds of a Retry-After that are believed at most: a slip in a header must not stop an endpoint for days.
 LONGEST_PAUSE_S = 3600.0
+#: Workers or jobs of an endpoint that are believed at most: limits are made of them, in numbers that Lua spells whole.
+COUNT_MAX = 10**9
 #: Bytes read at once from a large answer.
 PIECE = 256 * 1024
 _REDIRECTS = frozenset({301, 302, 307, 308})
@@ -436,7 +438,7 @@ def _check(what: str, pattern: re.Pattern[str], value: str) -> None:
 
 
 def _counters(value: object) -> dict[str, int]:
-    return {name: whole(count) or 0 for name, count in value.items()} if isinstance(value, dict) else {}
+    return {name: min(whole(count) or 0, COUNT_MAX) for name, count in value.items()} if isinstance(value, dict) else {}
 
 
 def _text(value: object) -> str | None:
