@@ -10,6 +10,7 @@ Ordinary refusals inside the house (stale news, a repeated request) are values, 
       ApiError                      one call to RunPod did not do what was asked
         Unreachable                 nothing was sent (DNS, connect, TLS)
         Unanswered                  something may have been done; nobody said so
+          Unreadable                an answer of success came, and its body cannot be read
         Throttled                   429
         Refused                     400: this body is wrong
         JobUnknown                  404 of a job
@@ -73,6 +74,10 @@ class Unreachable(ApiError):
 
 class Unanswered(ApiError):
     """The call may have taken effect: the answer was lost, late, or a 5xx. Only a status read can tell."""
+
+
+class Unreadable(Unanswered):
+    """RunPod answered 200, and what it said cannot be read as JSON, or describes nothing. It is not away."""
 
 
 class Throttled(ApiError):

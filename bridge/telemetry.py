@@ -28,6 +28,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "request.ended": (INFO, "a request has its end"),
     "submit.unanswered": (WARNING, "the answer to a submit was lost; a job may exist"),
     "submit.again": (WARNING, "submitted again after a lost answer: possible duplicate"),
+    "job.unreadable": (WARNING, "RunPod's answers about a job cannot be read; the document says since when"),
     "cancel.asked": (INFO, "somebody asked for a cancel"),
     "cancel.sent": (INFO, "/cancel was answered"),
     "stray.ended": (WARNING, "a job of an ended request has ended: its time was paid twice"),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.engine.watch.observation import heard_from
-from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Refused, Throttled, Unreachable
+from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Refused, Throttled, Unanswered, Unreachable
+from bridge.job.observation import most_ms
 from bridge.job.words import Step, is_end
 from bridge.ledger.records.read import COMMON
 from bridge.runpod.operations import Operation
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from bridge.engine.commits import Commits
     from bridge.engine.vitals import Vitals
     from bridge.engine.watch.pace import Pace
+    from bridge.engine.watch.unread import Unread
     from bridge.job.change import Stray
     from bridge.job.document import Held
     from bridge.job.observation import Heard
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 IDLE_S = 1.0
 BATCH = 20
 STRAY_AGAIN_MS = 5_000
+#: How long a job that no longer counts is looked at when its answers cannot be read: RunPod's longest ttl.
+UNREAD_STRAY_MS = 7 * 24 * 3_600_000
 #: Until the next look at a job whose /retry was not answered, when this one was not possible.
 LOOK_AGAIN_MS = 1_000
 
@@ -48,6 +52,7 @@ class CarryOut:
     lease_ms: int
     slot_ms: int
     observed: Callable[[Held, Heard, int], None]
+    unread: Unread
 
     def once(self) -> float:
         """Returns seconds until the next look."""
@@ -153,6 +158,9 @@ class CarryOut:
         except JobUnknown:
             self.commits.put(loaded, table.retry_refused)
             return
+        except (Unanswered, Refused) as error:
+            self.unread.heard(loaded, record.job_id, endpoint_id, error, noted=True)
+            return
         except ApiError:  # noted by `permitted`
             pass
         if answer is None:
@@ -177,15 +185,26 @@ class CarryOut:
         except JobUnknown:
             self.ledger.stray_seen(stray, again_ms=None)
             return
+        except (Unanswered, Refused):
+            self.ledger.stray_seen(stray, again_ms=self._unread_again_ms(stray))
+            return
         except ApiError:
             answer = None
         if answer is None or not is_end(answer.status):
             self.ledger.stray_seen(stray, again_ms=STRAY_AGAIN_MS)
             return
-        cost = answer.execution_time or 0
+        held = self.ledger.load(stray.request_id)
+        most = most_ms(held.record, self.ledger.now()) if held else 0
+        cost = heard_from(answer, 1).believed(most).execution_time or 0
         named = {"request_id": stray.request_id, "endpoint": stray.endpoint, "job_id": stray.job_id}
         tell("stray.ended", **named, executionTime=cost)
         self.ledger.stray_seen(stray, again_ms=None, paid_twice_ms=cost)
+
+    def _unread_again_ms(self, stray: Stray) -> int | None:
+        """Rarer and rarer; never again once RunPod has forgotten the job, and nobody will ever know its cost."""
+        held = self.ledger.load(stray.request_id)
+        age_ms = self.ledger.now() - held.record.ended_at if held else UNREAD_STRAY_MS
+        return max(STRAY_AGAIN_MS, age_ms // 4) if age_ms < UNREAD_STRAY_MS else None
 
     def _permitted(self, stray: Stray, op: Operation) -> Observation | None:
         """One call inside the budget (I9); None when there is no permit now."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bridge.errors import BridgeError, LedgerUnavailable
+from bridge.errors import LedgerUnavailable
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Commits:
                     return
                 time.sleep(wait)
                 wait = min(wait * 2, WAIT_MAX_S)
-            except (BridgeError, AssertionError, ValueError, TypeError, KeyError) as error:
+            except Exception as error:  # noqa: BLE001  (nobody else's change may wait for one that cannot be made)
                 self._one_by_one(batch, error)
                 return
         self._told(batch, changes)

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Throttled, Unanswered, Unreachable
+from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Throttled, Unanswered, Unreachable, Unreadable
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 from bridge.timing import backoff
@@ -62,6 +62,8 @@ class Vitals:
             self.gate.trouble(endpoint, error.reason)
         elif isinstance(error, Throttled):
             self.budget.throttled(endpoint_id, op, error.delay_s)
+        elif isinstance(error, Unreadable) and op not in {Operation.RUN, Operation.RUNSYNC}:
+            return  # of one job's answer: nobody else waits for it, and it is no sign of life either
         elif isinstance(error, Unreachable | Unanswered):
             with self._lock:
                 fails = self._away.get(endpoint, (0, 0.0))[0] + 1

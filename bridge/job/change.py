@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.job.document import Held, document, event_of, joined, output_reference, size_over, stamp, transition
+from bridge.job.reading import spelled
 from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.words import END_EVENT, EventName, Phase, Sink, Status, Step, Wish
 
@@ -17,6 +19,8 @@ SYNC_RETENTION_MS = 60_000
 RESCUE_MARGIN_MS = 10 * 60_000
 #: A job whose /cancel has to wait (no budget, 429, RunPod away) is looked at meanwhile: it may end by itself.
 CANCEL_WATCH_MS = 30_000
+#: A job whose answers cannot be read is given up at the edge of its retention, never sooner after the first of them.
+UNREAD_LEAST_MS, UNREAD_LEAST_SYNC_MS = 5 * 60_000, 15_000
 #: Submits are worked by priority, then age: nine bands, each wider than any clock.
 PRIORITY_BAND_MS = 10**13
 
@@ -201,7 +205,11 @@ class Draft:
     def chunk(self, output: Any, metrics: Any) -> Draft:
         """One more chunk: numbered, kept, and told in the same change (I13)."""
         told = {"index": self.record.chunks, "output": output, **({"metrics": metrics} if metrics else {})}
-        self._chunks.append(dumps(told))
+        text, nonfinite = spelled(told)
+        if nonfinite:
+            told = json.loads(text) | {"nonfinite": nonfinite}
+            text = dumps(told)
+        self._chunks.append(text)
         return self.set(chunks=self.record.chunks + 1).tell(EventName.CHUNK, **self._told(told))
 
     def mend_chunk(self, index: int, output: Any) -> Draft:
@@ -368,6 +376,12 @@ def rescue_at(record: Record) -> int:
         (SYNC_RETENTION_MS, SYNC_RETENTION_MS // 2) if record.sync_wait_ms else (RUN_RETENTION_MS, RESCUE_MARGIN_MS)
     )
     return max(record.observed_at, record.submitted_at) + retention - margin
+
+
+def unread_until(record: Record) -> int:
+    """When a job whose answers cannot be read is given up: before RunPod forgets its result, should it have ended."""
+    least = UNREAD_LEAST_SYNC_MS if record.sync_wait_ms else UNREAD_LEAST_MS
+    return max(rescue_at(record), record.unread_since + least)
 
 
 def submit_score(record: Record) -> int:

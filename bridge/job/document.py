@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from bridge.job.reading import read_json, spelled
 from bridge.job.record import Long, Record, dumps
 from bridge.job.words import EventName, Phase, Reason, Status
 
@@ -48,16 +49,13 @@ def unpack_error(error: str | None) -> Any:
     if not error or not error.startswith("{"):
         return error
     try:
-        told = json.loads(error)
+        told = read_json(error)
     except ValueError:
         return error
     if not isinstance(told, dict) or "error_message" not in told:
         return error
-    return {
-        "type": told.get("error_type"),
-        "message": told.get("error_message"),
-        "traceback": told.get("error_traceback"),
-    }
+    unpacked = {name: told.get(f"error_{name}") for name in ("type", "message", "traceback")}
+    return json.loads(spelled(unpacked)[0])
 
 
 def error_text(error: object) -> str:
@@ -131,13 +129,7 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
     }
     if record.reason == Reason.REJECTED and isinstance(body["error"], str):  # a refusal begins with its field
         body["field"] = body["error"].partition(": ")[0][:100]
-    for mark in ("may_run", "output_missing"):
-        if getattr(record, mark):
-            body[mark] = True
-    if record.stream_incomplete:
-        body["stream_incomplete"] = "possible"
-    if record.stream_repaired >= 0:
-        body["stream_repaired"] = record.stream_repaired
+    body |= _marks(held, clock_offset)
     if record.wish:
         body["wish"] = {"cause": record.wish, **(held.json(Long.WISHED) or {})}
     reference = held.json(Long.OUTPUT_REF)
@@ -148,6 +140,23 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
     elif ended and status == Status.COMPLETED:
         body["output"] = None
     return body
+
+
+def _marks(held: Held, clock_offset: int) -> dict[str, Any]:
+    """What is out of the ordinary: most documents have none of it."""
+    record = held.record
+    told: dict[str, Any] = {mark: True for mark in ("may_run", "output_missing") if getattr(record, mark)}
+    if record.left_out:
+        told["left_out"] = record.left_out.split(",")
+    if record.nonfinite:
+        told["nonfinite"] = record.nonfinite
+    if record.unread_told:
+        told["unreadable"] = {"since": stamp(record.unread_since, clock_offset), "error": held.long.get(Long.UNREAD)}
+    if record.stream_incomplete:
+        told["stream_incomplete"] = "possible"
+    if record.stream_repaired >= 0:
+        told["stream_repaired"] = record.stream_repaired
+    return told
 
 
 def _error(held: Held, inline_limit: int | None) -> Any:

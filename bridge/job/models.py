@@ -40,6 +40,13 @@ class OutputReference(Open):
     url: str | None = None
 
 
+class Unreadable(Open):
+    """Since when, and why, answers about a job cannot be read."""
+
+    since: Time
+    error: str | None = None
+
+
 class Document(Open):
     """A request as `bridge.status`, ends and `--json` tell it: RunPod's names and units (ms), times RFC 3339 UTC."""
 
@@ -75,6 +82,15 @@ class Document(Open):
     started_at: Time | None = None
     ended_at: Time | None = None
     observed_at: Time | None = None
+    left_out: list[str] | None = Field(
+        default=None, description="members of RunPod's answer whose values cannot be: null here, nothing is booked"
+    )
+    nonfinite: int | None = Field(
+        default=None, description="NaN and infinities of `output` or `progress`: null there, as JSON does not have them"
+    )
+    unreadable: Unreadable | None = Field(
+        default=None, description="RunPod's answers about the job cannot be read; see reason `unreadable`"
+    )
 
 
 class JobEvent(Open):
@@ -115,6 +131,7 @@ class Transition(Open):
     output: Any = Field(default=None, description="of a chunk")
     output_ref: OutputReference | None = Field(default=None, description="of a chunk over BRIDGE_INLINE_LIMIT")
     metrics: Any = None
+    nonfinite: int | None = Field(default=None, description="of a chunk: its NaN and infinities, which are null in it")
     progress: Any = None
 
 
@@ -169,6 +186,7 @@ class Chunk(Open):
     index: int | None = None
     output: Any = None
     metrics: Any = None
+    nonfinite: int | None = Field(default=None, description="NaN and infinities of `output` and `metrics`: null there")
     repaired: bool = False
     end: bool = False
     status: str | None = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bridge.job.record import dumps
+from bridge.job.record import Record
+
+#: Milliseconds that RunPod's clock may have been ahead, and 1 % of the whole.
+SLACK_MS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +25,28 @@ class Heard:
     output: str | None = None  # JSON text; None when the answer had none
     ref: str | None = None  # JSON: where the object store has that output
     error: str | None = None
+    odd: tuple[str, ...] = ()  # RunPod's members that said what cannot be, and are left out
+    nonfinite: int = 0  # NaN and infinities of the output, which stand in it as null
     chunks: tuple[Any, ...] | None = None  # outputs of the attempt's recorded chunks, where the end may need them
 
+    def believed(self, age_ms: int) -> Heard:
+        """Without times longer than the job can have lived: no GPU ran for them, and nothing is learned from them."""
+        most = age_ms + age_ms // 100 + SLACK_MS
+        too_long = {
+            name
+            for name, ms in (("delayTime", self.delay_time), ("executionTime", self.execution_time))
+            if ms is not None and ms > most
+        }
+        if not too_long:
+            return self
+        return replace(
+            self,
+            delay_time=None if "delayTime" in too_long else self.delay_time,
+            execution_time=None if "executionTime" in too_long else self.execution_time,
+            odd=tuple(sorted({*self.odd, *too_long})),
+        )
 
-def heard_json(value: object) -> str:
-    """An output as JSON text. NaN and infinities, which JSON does not have, become null."""
-    try:
-        return dumps(value)
-    except ValueError:
-        return dumps(_without_nan(value))
 
-
-def _without_nan(value: object) -> object:
-    if isinstance(value, float):
-        return value if value == value and value not in (float("inf"), float("-inf")) else None  # noqa: PLR0124
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return value
+def most_ms(record: Record, now: int) -> int:
+    """How long a job of this request can have lived at most."""
+    return now - (record.sent_at if record.sent_at and record.submits <= 1 else record.accepted_at)

@@ -35,6 +35,7 @@ class Long(StrEnum):
     EVIDENCE = "evid"  # text: the job id that a callback named while the submit's answer was lost
     OUTPUT_REF = "oref"  # JSON {size, sha256, url} of an output over the inline limit; no url: only the ledger has it
     LAST_FAULT = "fault"  # text: the last error of a finish or a claim
+    UNREAD = "unread"  # text: why answers about the job cannot be read
 
 
 def _text(short: str) -> str:
@@ -103,6 +104,7 @@ class Record:
     deadline: int = _number("td")
     queue_deadline: int = _number("tq")
     grace_until: int = _number("tg")
+    unread_since: int = _number("un")  # the first answer about the job that could not be read, if none could since
     gone_at: int = _number("tz")  # the first 404 of the job, if nothing was heard since
     stuck_since: int = _number("tk")
     cancel_at: int = _number("tc")  # the next /cancel is not before
@@ -136,6 +138,9 @@ class Record:
     possible_duplicate: int = _number("xd")
     may_run: int = _number("xr")
     output_missing: int = _number("xo")
+    unread_told: int = _number("xu")  # callers and operators have been told of `unread_since`
+    left_out: str = _text("lo")  # RunPod's members whose values cannot be, comma between
+    nonfinite: int = _number("nf")  # NaN and infinities of the output, null in it
     stream_incomplete: int = _number("xs")
     stored: int = _number("xb")  # the object store has the output (OUTPUT_REF): the ledger's copy goes when it closes
     stream_repaired: int = _number("xf", -1)  # chunks filled in from the aggregate; -1: could not be compared

@@ -79,6 +79,7 @@ class Reason(StrEnum):
     VANISHED = "vanished"
     STUCK = "stuck"
     RESULT_EXPIRED = "result_expired"
+    UNREADABLE = "unreadable"
     UNDELIVERABLE = "undeliverable"
     ID_CONFLICT = "id_conflict"
     REJECTED = "rejected"

@@ -27,6 +27,7 @@ from bridge.engine.wake import Wake
 from bridge.engine.watch.pace import Pace
 from bridge.engine.watch.stream import Stream
 from bridge.engine.watch.track import Track
+from bridge.engine.watch.unread import Unread
 from bridge.loop import Loop
 from bridge.process.figures import bounds
 
@@ -87,6 +88,7 @@ def build_engine(has: Components, finish_here: Here | None, *, reads_finishes: b
     s, ledger, vitals = has.settings, has.ledger, has.vitals
     threads, commits = Threads.of(s), Commits(ledger, has.notifier.changed)
     observed = partial(has.outputs.observed, commits)
+    unread = Unread(ledger, commits, vitals, has.client_of)
     pace = Pace(
         ledger.runs, has.budget, has.endpoint_id_of, has.control.heard_lately, lambda: ledger.engines.live
     )  # fmt: skip
@@ -98,10 +100,10 @@ def build_engine(has: Components, finish_here: Here | None, *, reads_finishes: b
         observed, s.bridge_webhook_base_url, spending=Spending(ledger), capped=has.notifier.capped,
     )  # fmt: skip
     track = Track(
-        ledger, commits, vitals, threads.track, pace, *calling, lease_ms, slot_ms, has.purged_at, observed
+        ledger, commits, vitals, threads.track, pace, *calling, lease_ms, slot_ms, has.purged_at, observed, unread
     )  # fmt: skip
     carry_out = CarryOut(
-        ledger, commits, vitals, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed
+        ledger, commits, vitals, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed, unread
     )  # fmt: skip
     stream = Stream(ledger, commits, vitals, threads.stream, *calling, slot_ms)
     finish = Finish(

@@ -33,6 +33,7 @@ class Observation:
     retries: int | None = None
     output: Any = ABSENT
     error: str | None = None
+    odd: tuple[str, ...] = ()  # members that said what cannot be, and are left out
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ by the client itself; a POST that makes a job never leaves on a connection that 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -35,7 +36,9 @@ from bridge.errors import (
     Unanswered,
     Unauthorised,
     Unreachable,
+    Unreadable,
 )
+from bridge.job.reading import read_json, whole, word
 from bridge.runpod.answers import ABSENT, Chunk, Health, Observation, Purged, StreamPage
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
@@ -51,6 +54,8 @@ FRESH_S = 5.0
 HOLD_MARGIN_S = 10.0
 #: Seconds of a Retry-After that are believed at most: a slip in a header must not stop an endpoint for days.
 LONGEST_PAUSE_S = 3600.0
+#: Workers or jobs of an endpoint that are believed at most: limits are made of them, in numbers that Lua spells whole.
+COUNT_MAX = 10**9
 #: Bytes read at once from a large answer.
 PIECE = 256 * 1024
 _REDIRECTS = frozenset({301, 302, 307, 308})
@@ -96,7 +101,10 @@ class RunPodClient:
 
     def status(self, endpoint_id: str, job_id: str) -> Observation:
         """GET /status/{id}. Reading consumes nothing."""
-        return self._job(self._call(Operation.STATUS, endpoint_id, job_id))
+        told = self._job(self._call(Operation.STATUS, endpoint_id, job_id))
+        if told.job_id not in {"", job_id}:
+            raise Unreadable(f"RunPod's answer is about another job: {told.job_id[:80]}", 200)
+        return dataclasses.replace(told, job_id=job_id)
 
     def status_sync(self, endpoint_id: str, job_id: str, wait_ms: int) -> Observation:
         """GET /status-sync/{id}?wait=ms: returns early when the job ends. Shares /status' limits."""
@@ -128,7 +136,7 @@ class RunPodClient:
     def purge_queue(self, endpoint_id: str) -> Purged:
         """POST /purge-queue: removes what is IN_QUEUE, whoever sent it."""
         told = self._call(Operation.PURGE, endpoint_id, body=b"{}")
-        return Purged(_int(told.get("removed")) or 0, _text(told.get("status")) or "")
+        return Purged(whole(told.get("removed")) or 0, _text(told.get("status")) or "")
 
     def health(self, endpoint_id: str) -> Health:
         """GET /health."""
@@ -257,22 +265,33 @@ class RunPodClient:
 
     @staticmethod
     def _job(told: dict[str, Any], *, needs_id: bool = False) -> Observation:
-        job_id, status = told.get("id"), told.get("status")
-        if not isinstance(status, str) or not status or (needs_id and not isinstance(job_id, str)):
+        job_id, status = told.get("id"), word(told.get("status"))
+        if not status or (needs_id and not isinstance(job_id, str)):
             said = told.get("error") or "neither id nor status"
-            raise Unanswered(f"RunPod's answer describes no job: {str(said)[:200]}", 200)
+            raise Unreadable(f"RunPod's answer describes no job: {str(said)[:200]}", 200)
         if job_id and not (isinstance(job_id, str) and JOB_ID.fullmatch(job_id)):
-            raise Unanswered(f"RunPod's answer names a job id that fits no URL: {str(job_id)[:80]!r}", 200)
+            raise Unreadable(f"RunPod's answer names a job id that fits no URL: {str(job_id)[:80]!r}", 200)
+        read = {name: kind(told.get(name)) for name, kind in _MEMBERS.items()}
         return Observation(
             job_id=str(job_id or ""),
             status=status,
-            delay_time=_int(told.get("delayTime")),
-            execution_time=_int(told.get("executionTime")),
-            worker_id=told.get("workerId") if isinstance(told.get("workerId"), str) else None,
-            retries=_int(told.get("retries")),
+            delay_time=read["delayTime"],
+            execution_time=read["executionTime"],
+            worker_id=read["workerId"],
+            retries=read["retries"],
             output=told.get("output", ABSENT),
             error=_text(told.get("error")),
+            odd=tuple(name for name, value in read.items() if value is None and told.get(name) is not None),
         )
+
+
+#: What is left out of an answer when it cannot be: its output must not be lost for it.
+_MEMBERS: Mapping[str, Callable[[object], Any]] = {
+    "delayTime": whole,
+    "executionTime": whole,
+    "workerId": word,
+    "retries": whole,
+}
 
 
 def _keep_fresh(pool: Any) -> None:
@@ -403,13 +422,13 @@ def _chunk(item: object) -> Chunk:
 
 def _json_of(text: bytes, *, pages: bool = False) -> dict[str, Any]:
     try:
-        told = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Unanswered(f"RunPod's answer is no JSON: {type(error).__name__}", 200) from error
+        told = read_json(text)
+    except ValueError as error:
+        raise Unreadable(f"RunPod's answer {error}", 200) from None
     if pages and isinstance(told, list):
         return {"stream": told}
     if not isinstance(told, dict):
-        raise Unanswered(f"RunPod's answer is no object: {type(told).__name__}", 200)
+        raise Unreadable(f"RunPod's answer is no object: {type(told).__name__}", 200)
     return told
 
 
@@ -419,13 +438,7 @@ def _check(what: str, pattern: re.Pattern[str], value: str) -> None:
 
 
 def _counters(value: object) -> dict[str, int]:
-    return {name: _int(count) or 0 for name, count in value.items()} if isinstance(value, dict) else {}
-
-
-def _int(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return int(value)
+    return {name: min(whole(count) or 0, COUNT_MAX) for name, count in value.items()} if isinstance(value, dict) else {}
 
 
 def _text(value: object) -> str | None:

@@ -20,11 +20,13 @@ import redis
 from celery import Celery, chord
 from PIL import Image
 
-from examples.demo.servers import Servers
+from examples.demo.servers import ROOT, Servers, clean, keep_only
 from examples.demo.show import Show
 
 COLUMNS, ROWS, SIZE = 6, 4, 160
 LIMIT_S = 90.0
+#: Beside the code, where it is found again, and where git does not look.
+PICTURE = ROOT / "demo-output" / "mandelbrot.png"
 #: What a real picture and a real story have at least.
 LEAST_COLOURS, LEAST_WORDS = 100, 5
 
@@ -88,8 +90,10 @@ def main() -> int:
     parser.add_argument("--plain", action="store_true", help="one line a transition")
     parser.add_argument("--json", action="store_true", help="only a summary, on stdout")
     parser.add_argument("--live", action="store_true", help="one request on the real RunPod")
-    parser.add_argument("--out", type=Path, default=Path("mandelbrot.png"), help="where the picture goes")
+    parser.add_argument("--out", type=Path, default=PICTURE, help="where the picture goes (default: %(default)s)")
     asked = parser.parse_args()
+    # Before anything of Celery's is made: it puts CELERY_BROKER_URL above what a program says.
+    keep_only(clean(os.environ, live=asked.live))
     show = Show("quiet" if asked.json else "plain" if asked.plain or not sys.stdout.isatty() else "live")
     try:
         summary = live(show) if asked.live else demo(show, asked.out.resolve())
@@ -129,6 +133,7 @@ def demo(show: Show, out: Path) -> dict[str, Any]:
 
 
 def _run(producer: Producer, listener: Listener, out: Path) -> dict[str, bool]:
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.unlink(missing_ok=True)
     place = {"columns": COLUMNS, "rows": ROWS, "size": SIZE}
     tiles = [

@@ -34,13 +34,8 @@ class Servers:
     def __enter__(self) -> Self:
         self._redis.start()
         self.url = f"redis://127.0.0.1:{self._redis.port}/0"
-        kept = ("RUNPOD_",) if self.live else ()
         self.environment = {
-            **{
-                k: v
-                for k, v in os.environ.items()
-                if k.startswith(kept) or not k.startswith(("RUNPOD_", "BRIDGE_", "CELERY_"))
-            },
+            **clean(os.environ, live=self.live),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "CELERY_BROKER_URL": self.url,
@@ -97,7 +92,7 @@ class Servers:
             process = subprocess.Popen(  # noqa: S603  (our own programs)
                 tied(sys.executable, *arguments),
                 cwd=ROOT,
-                env=_plain(self.environment),
+                env=self.environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )
@@ -116,5 +111,17 @@ class Servers:
         raise RuntimeError(f"{log.stem} did not start:\n{last}")
 
 
-def _plain(environment: Mapping[str, str]) -> dict[str, str]:
-    return dict(environment)
+def clean(environment: Mapping[str, str], *, live: bool) -> dict[str, str]:
+    """Without what a shell may hold for another bridge, another Celery app, or (all is on loopback) a proxy."""
+    foreign = ("BRIDGE_", "CELERY_", "FLOWER_") if live else ("BRIDGE_", "CELERY_", "FLOWER_", "RUNPOD_")
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(foreign) and (live or not name.lower().endswith("_proxy"))
+    }
+
+
+def keep_only(environment: Mapping[str, str]) -> None:
+    """Drop everything else from this process' own environment."""
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]

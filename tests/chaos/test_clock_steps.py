@@ -83,7 +83,7 @@ def reach(house: House, ids: list[str], phase: str) -> None:
 
 
 @pytest.mark.chaos_full
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1800)
 def test_an_hours_step_of_any_clock_fires_nothing_and_stops_nothing(
     tmp_path: Path, stepper: Path, server: RedisServer, servers_clock: Clock
 ) -> None:

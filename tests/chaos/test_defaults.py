@@ -51,7 +51,7 @@ class Walk(walk.Walk):
 
 
 @pytest.mark.chaos_full
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_workers_killed_anywhere_lose_nothing_under_the_default_limits(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

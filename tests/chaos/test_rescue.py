@@ -84,7 +84,7 @@ def tracked(house: House, ids: list[str]) -> None:
 
 @pytest.mark.parametrize(("each", "calls"), [(50, 40), (500, 250)], ids=["100", "1000"])
 @pytest.mark.chaos_full
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_a_starved_tracker_fetches_soonest_first_and_inside_the_budget(
     each: int, calls: int, tmp_path: Path, redis_url: str
 ) -> None:

@@ -50,7 +50,7 @@ def test_redis_killed_under_load_loses_nothing(tmp_path: Path, redis_server: Any
         redis_server.freeze()
         try:
             with pytest.raises(AssertionError):
-                eventually(lambda: not worker.running, timeout=3)
+                eventually(lambda: not worker.running, timeout=0.5)
         finally:
             redis_server.thaw()
         eventually(lambda: all(house.phase(one.id) == "CLOSED" for one in sent), timeout=80, every=0.2)

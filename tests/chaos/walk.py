@@ -124,8 +124,8 @@ class Walk:
         self._plans = {name: self._planned(name) for name in workloads}
         self.heard: Heard | None = None
 
-    def run(self, kills: int, *, limit_s: float = 1e9, say: bool = False) -> Figures:
-        """Until so many processes were killed, or the time is up; then until every request has ended."""
+    def run(self, kills: int, *, limit_s: float = 1e9, each: bool = False, say: bool = False) -> Figures:
+        """Until so many were killed (`each`: beside each kind of request) or time is up; then until all have ended."""
         started = said = time.monotonic()
         command = (sys.executable, "-m", "tests.chaos.zygote", str(self._counters), str(self._log))
         zygote = self.house.start("zygote", *command, str(CHILDREN), str(self._seed))
@@ -133,7 +133,7 @@ class Walk:
         self._calibrate()
         figures = self.figures
         turn = 0
-        while figures.kills < kills and time.monotonic() - started < limit_s:
+        while (figures.kills < kills or (each and not self._walked())) and time.monotonic() - started < limit_s:
             while len(self._flying) < FLYING:
                 name = self._names[turn % len(self._names)]
                 turn += 1
@@ -162,6 +162,9 @@ class Walk:
         if figures.violations:
             sys.stderr.write(zygote.said()[-5000:])
         return figures
+
+    def _walked(self) -> bool:
+        return {workload for workload, _, _ in self.figures.points} >= set(self._names)
 
     # Sending
 

@@ -83,8 +83,8 @@ def test_timers_set_after_an_advance_fire_in_real_time() -> None:
         clock.after(60, lambda _: None)
         await clock.advance(61)
         began = time.monotonic()
-        await asyncio.wait_for(clock.sleep(0.05), 5)
-        assert time.monotonic() - began < 2
+        await asyncio.wait_for(clock.sleep(0.05), 30)
+        assert time.monotonic() - began < 30  # of the minute that the other has to run
         clock.close()
 
     asyncio.run(check())
@@ -97,7 +97,7 @@ def test_speed_makes_virtual_seconds_shorter() -> None:
         clock = Clock(speed=100)
         began = time.monotonic()
         await clock.sleep(10)
-        assert 0.09 < time.monotonic() - began < 3
+        assert 0.09 < time.monotonic() - began < 9
         clock.close()
 
     asyncio.run(check())

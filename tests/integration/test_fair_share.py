@@ -41,7 +41,7 @@ def hanging() -> Iterator[threading.Event]:
 
 def hangs(until: threading.Event) -> None:
     """A call that RunPod does not answer."""
-    until.wait(30)
+    until.wait(600)
 
 
 def test_an_endpoint_that_hangs_leaves_threads_to_the_others(hanging: threading.Event) -> None:
@@ -53,7 +53,7 @@ def test_an_endpoint_that_hangs_leaves_threads_to_the_others(hanging: threading.
     done = threading.Event()
     assert callers.free_for("well") == 1
     callers.start(done.set, owner="well")
-    assert done.wait(5)
+    assert done.wait(120)
     callers.close()
 
 
@@ -80,7 +80,7 @@ def test_a_caller_that_ends_gives_its_owner_room_and_wakes_the_loop() -> None:
         callers.start(hangs, release, owner="a")
     assert not woken.is_set()
     release.set()
-    assert woken.wait(5)
+    assert woken.wait(120)
     eventually(lambda: callers.free_for("a") == 14)
     callers.close()
 

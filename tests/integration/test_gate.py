@@ -93,7 +93,9 @@ def test_tries_are_spaced_from_five_seconds_to_five_minutes_by_one_caller_each(c
         distances.append(waited / 1000 + time.monotonic() - started)  # the test's own time passes too
         gate.trouble(EP, "out_of_credit")
         assert not gate.try_turn(EP, f"c{number}"), "the next try has its time"
-    assert distances == pytest.approx([5, 10, 20, 40, 80, 160, 300, 300, 300], abs=0.5)
+    # Never sooner; the test's own time may make it later, and each is told from the next by twice its length.
+    for distance, wanted in zip(distances, (5, 10, 20, 40, 80, 160, 300, 300, 300), strict=True):
+        assert wanted - 0.5 < distance < wanted * 1.9
 
 
 def test_failures_of_calls_that_were_under_way_do_not_space_the_tries(client: redis.Redis) -> None:

@@ -56,11 +56,11 @@ def test_progress_is_an_event_and_celerys_info(house: House) -> None:
 
 def test_long_holds_never_starve_status_polls(house: House) -> None:
     """More streams than threads, all of them held by RunPod; a short job's end is seen as soon as ever."""
-    silent = [house.send({"mock_delay": 25, "n": n}, stream=True, ignore_result=True) for n in range(20)]
+    silent = [house.send({"mock_delay": 600, "n": n}, stream=True, ignore_result=True) for n in range(20)]
     eventually(lambda: all("started" in house.names_of(sent.id) for sent in silent), timeout=30)
     began = time.monotonic()
     assert house.send({"mock_delay": 1.0, "short": True}).get(timeout=20)["short"]
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 120  # of the ten minutes that the others are silent
     for sent in silent:
         house.ask("cancel", id=sent.id)
 

@@ -9,15 +9,18 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 T = TypeVar("T")
+#: How many times as long as on a quiet machine is waited for what must come. A test judges promises, not the machine:
+#: more patience only delays the news that something hangs.
+PATIENCE = 6
 
 
 def eventually(check: Callable[[], T], timeout: float = 10.0, every: float = 0.02) -> T:
     """Call `check` until it returns a truthy value, and return that value.
 
-    An exception of `check` counts as not yet. After `timeout` seconds AssertionError tells the last value
-    or exception; `check` is called at least once, also when `timeout` is 0.
+    An exception of `check` counts as not yet. After `timeout` seconds of a quiet machine (see PATIENCE) AssertionError
+    tells the last value or exception; `check` is called at least once, also when `timeout` is 0.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * PATIENCE
     while True:
         cause: Exception | AssertionError | None = None
         try:
@@ -30,7 +33,7 @@ def eventually(check: Callable[[], T], timeout: float = 10.0, every: float = 0.0
             last = f"returned {value!r}"
         if time.monotonic() >= deadline:
             what = getattr(check, "__name__", repr(check))
-            raise AssertionError(f"not within {timeout} s: {what} last {last}") from cause
+            raise AssertionError(f"not within {timeout * PATIENCE} s: {what} last {last}") from cause
         time.sleep(every)
 
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from celery import Celery
 from celery.backends.redis import RedisBackend
+from celery.result import AsyncResult
 
 from bridge.embedded import tied
 from bridge.emulator import Emulator
@@ -27,7 +28,7 @@ from bridge.job.document import Held
 from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.records.write import Build
-from tests.support.helpers import eventually
+from tests.support.helpers import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[2]
 API_KEY = "test-key"
@@ -69,7 +70,7 @@ class Process:
         if self.running:
             os.killpg(self.pid, sig)
 
-    def stop(self, timeout: float = 30.0) -> int:
+    def stop(self, timeout: float = 30.0 * PATIENCE) -> int:
         """SIGTERM to the main process; what it returned."""
         if self.running:
             os.kill(self.pid, signal.SIGTERM)
@@ -77,7 +78,7 @@ class Process:
                 self._process.wait(timeout)
             except subprocess.TimeoutExpired:
                 self.kill()
-        return self._process.wait(5)
+        return self._process.wait(30)
 
 
 class House:
@@ -237,6 +238,12 @@ def hang_up(app: Celery) -> None:
     app.close()
 
 
+class _Result(AsyncResult):  # type: ignore[misc]
+    def get(self, timeout: float | None = None, **options: Any) -> Any:
+        """As patient as `eventually`."""
+        return super().get(timeout=timeout and timeout * PATIENCE, **options)
+
+
 def foreign_app(broker: str, backend: str) -> Celery:
     """A producer that knows the bridge by its queue's name alone."""
     app = Celery("foreign", broker=broker, backend=backend, set_as_current=False)
@@ -247,4 +254,5 @@ def foreign_app(broker: str, backend: str) -> Celery:
         broker_connection_retry_on_startup=True,
         result_backend_thread_safe=True,  # one for all threads, so that `hang_up` finds all that is open
     )
+    app.AsyncResult = app.subclass_with_self(_Result, name="AsyncResult")
     return app

@@ -23,8 +23,8 @@ from bridge.embedded import EmbeddedRedis, tied
 from tests.support.helpers import eventually, free_ports
 
 #: Seconds for a RabbitMQ node from start to first greeting (usual: 4 to 7) and to a good end (usual: 2 to 4).
-RABBITMQ_START_S = 60.0
-RABBITMQ_STOP_S = 20.0
+RABBITMQ_START_S = 240.0
+RABBITMQ_STOP_S = 120.0
 #: Databases of the private Redis: each test gets a fresh one, so nothing is ever flushed.
 REDIS_DATABASES = 4096
 

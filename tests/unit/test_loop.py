@@ -19,14 +19,14 @@ def test_a_hurried_wake_waits_for_no_batch_and_an_ordinary_one_does() -> None:
 
     loop = Loop("test", once, at_least_s=30.0)
     loop.start()
-    turns.get(timeout=5)
+    turns.get(timeout=60)
     loop.wake()
     with pytest.raises(queue.Empty):
         turns.get(timeout=0.2)
     loop.wake(hurry=True)
-    turns.get(timeout=5)
+    turns.get(timeout=60)
     loop.wake()  # the hurry was used up by that turn
     with pytest.raises(queue.Empty):
         turns.get(timeout=0.2)
     loop.stop()
-    assert loop.join(5)
+    assert loop.join(60)

@@ -40,7 +40,7 @@ def proxy() -> Iterator[FaultProxy]:
 @pytest.fixture
 def client(proxy: FaultProxy) -> Iterator[socket.socket]:
     """A connection through the proxy that has already carried bytes."""
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=60) as connection:
         assert _echo(connection, b"warm") == b"warm"
         yield connection
 
@@ -64,7 +64,7 @@ def test_a_healthy_proxy_passes_large_bodies_unchanged(client: socket.socket) ->
     got = b""
     while len(got) < len(body):
         got += client.recv(65536)
-    sender.join(5)
+    sender.join(60)
     assert got == body
 
 
@@ -85,7 +85,7 @@ def test_a_cut_resets_open_connections_and_takes_new_ones(proxy: FaultProxy, cli
     proxy.cut()
     with pytest.raises(ConnectionResetError):
         client.recv(4)
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as another:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=60) as another:
         assert _echo(another, b"new") == b"new"
     assert proxy.taken == 2
 
@@ -96,9 +96,9 @@ def test_a_refusing_proxy_keeps_its_port_for_later(proxy: FaultProxy, client: so
     with pytest.raises(ConnectionResetError):
         client.recv(4)
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
+        socket.create_connection(("127.0.0.1", proxy.port), timeout=60)
     proxy.restore()
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as another:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=60) as another:
         assert _echo(another, b"back") == b"back"
 
 

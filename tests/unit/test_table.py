@@ -327,6 +327,65 @@ def test_a_job_that_vanished_while_the_queue_was_purged_counts_as_purged() -> No
     assert (last.record.status, last.record.reason) == ("CANCELLED", "purged")
 
 
+def test_a_purge_that_meets_a_submit_counts_soon() -> None:
+    """Its answer is looked at at once; two 404s a second apart are enough, and one is not."""
+    under_way = TABLE_OF.purge_look(in_phase(Phase.SUBMITTING, sent_at=NOW - 100), NOW, by="ann", door="celery")
+    assert under_way.record.phase is Phase.SUBMITTING
+    submitted = TABLE_OF.submitted(under_way.after, NOW + 50, "j1", "IN_QUEUE", poll_ms=5_000)
+    assert (submitted.record.due, submitted.delay_ms) == ("poll", 0)
+    first = TABLE_OF.gone(submitted.after, NOW + 60, "j1", 1, endpoint_ok_at=NOW + 50, purged_at=NOW, poll_ms=1)
+    assert (first.verdict, first.delay_ms) == ("missed", 1_000)
+    last = TABLE_OF.gone(first.after, NOW + 1_060, "j1", 1, endpoint_ok_at=NOW + 50, purged_at=NOW, poll_ms=1)
+    assert (last.record.status, last.record.reason) == ("CANCELLED", "purged")
+    assert '"by":"ann"' in last.tellings[-1].body
+    seen = TABLE_OF.observed(submitted.after, NOW + 70, heard("IN_QUEUE"), poll_ms=1)
+    again = TABLE_OF.gone(seen.after, NOW + 80, "j1", 1, endpoint_ok_at=NOW + 70, purged_at=NOW, poll_ms=1)
+    assert again.delay_ms == 30_000  # it outlived the purge
+
+
+def test_answers_that_cannot_be_read_are_told_and_then_the_job_is_given_up() -> None:
+    """Only beside answers to others; by a wish as wished; not at the edge of retention by the first of them alone."""
+
+    def unread(held: Held, at: int, ok_at: int = 2 * NOW) -> Change:
+        return TABLE_OF.unread(held, at, "j1", 1, why="no JSON", endpoint_ok_at=ok_at, delay_ms=250)
+
+    tracked = in_phase(Phase.TRACKED)
+    first = unread(tracked, NOW)
+    assert (first.verdict, first.delay_ms) == ("missed", 250)
+    alone = unread(first.after, NOW + 60_000, ok_at=NOW)
+    assert not alone.record.unread_told  # nobody is answered: RunPod is in trouble, not the job
+    told = unread(first.after, NOW + 60_000)
+    assert (told.verdict, told.record.unread_told, told.delay_ms) == ("unreadable", 1, 15_000)
+    assert (
+        TABLE_OF.unread(told.after, NOW + 90_000, "j1", 1, why="x", endpoint_ok_at=2 * NOW, delay_ms=1).empty is False
+    )
+    read = TABLE_OF.observed(told.after, NOW + 90_000, heard("IN_PROGRESS"), poll_ms=1)
+    assert (read.record.unread_since, read.record.unread_told, Long.UNREAD in read.after.long) == (0, 0, False)
+    edge = NOW + 20 * 60_000
+    assert unread(tracked, edge).record.phase is Phase.TRACKED
+    assert unread(told.after, edge, ok_at=NOW).record.phase is Phase.TRACKED
+    lost = unread(told.after, edge)
+    assert (lost.record.status, lost.record.reason, lost.record.may_run) == ("LOST", "unreadable", 1)
+    wished = unread(replace(told.after, record=replace(told.record, wish="cancel")), edge)
+    assert (wished.record.status, wished.record.may_run) == ("CANCELLED", 1)
+    both = [{"job_id": j, "endpoint_id": "demo", "attempt": 1, "status": "IN_PROGRESS"} for j in ("j1", "j2")]
+    other = unread(Held(told.record, {**told.after.long, Long.JOBS: json.dumps(both)}), edge)
+    assert (other.record.phase, other.record.job_id, other.record.unread_told) == (Phase.TRACKED, "j2", 0)
+    found = TABLE_OF.observed(lost.after, edge + 1, heard("COMPLETED", output="1"), poll_ms=1)
+    assert (found.record.status, found.record.unread_told, found.record.may_run) == ("COMPLETED", 0, 0)
+
+
+def test_times_longer_than_since_the_submit_are_not_booked() -> None:
+    """Also an epoch in milliseconds; a plausible one is, and a first poll's is not taken for the end's."""
+    tracked = in_phase(Phase.TRACKED, sent_at=NOW - 50_000, execution_time=7)
+    for ms in (60_000, NOW, 2**53):
+        change = TABLE_OF.observed(tracked, NOW, heard("COMPLETED", output="1", execution_time=ms), poll_ms=1)
+        assert (change.gpu_ms, change.record.execution_time, change.record.left_out) == (0, -1, "executionTime")
+        assert change.output == "1"
+    fine = TABLE_OF.observed(tracked, NOW, heard("COMPLETED", output="1", execution_time=50_100), poll_ms=1)
+    assert (fine.gpu_ms, fine.record.left_out) == (50_100, "")
+
+
 def test_a_stuck_job_ends_lost_with_its_last_output() -> None:
     """runpod-python#250: a late progress update leaves it IN_PROGRESS with an executionTime for good."""
     held = in_phase(Phase.TRACKED, execution_time=77, stuck_since=NOW - 11 * 60_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.engine.control.base import Base
 from bridge.errors import JobUnknown
 from bridge.job.document import document, remembered, unpack_error
+from bridge.job.reading import spelled
 from bridge.job.record import Long
 from bridge.job.request import check_request_id, rejected
 from bridge.job.words import Phase, Status, is_end
@@ -88,6 +90,8 @@ class Asking(Base):
         told = document(held, inline_limit=limit, clock_offset=self.ledger.clock.offset)
         if held.record.phase is Phase.ACCEPTED:
             told["waiting_for"] = self.vitals.waiting_for(held.record.endpoint) or "budget"
+        elif held.record.unread_told and not held.record.phase.ended:
+            told["waiting_for"] = "unreadable"
         return told
 
     def look_now(self, held: Held) -> None:
@@ -114,8 +118,11 @@ class Asking(Base):
             "workerId": heard.worker_id,
             "error": unpack_error(heard.error),
         }
+        if heard.odd:
+            told["left_out"] = list(heard.odd)
         if heard.output is not ABSENT:
-            told["output"] = heard.output
+            text, nonfinite = spelled(heard.output)
+            told |= {"output": json.loads(text), **({"nonfinite": nonfinite} if nonfinite else {})}
         return told
 
 

@@ -29,9 +29,10 @@ class Purging(Base):
     def purge(self, endpoint: str, asker: Asker, *, pending: bool = False) -> dict[str, Any]:
         """RunPod's purge-queue, then settles those of the bridge's own that are gone: seen by a read, not assumed.
 
-        Answers RunPod's `{removed, status}`; `checked`: own requests that stood in RunPod's queue, whose status is
-        read anew; `settled`: how many ended CANCELLED (`purged`) within SETTLE_S, the pending ones with them;
-        `unread`: those whose read had not come back by then: what was removed of them ends as soon as it does.
+        Answers RunPod's `{removed, status}`; `checked`: own requests that stood in RunPod's queue, or were on their way
+        there, whose status is read anew; `settled`: how many ended CANCELLED (`purged`) within SETTLE_S, the pending
+        ones with them; `unread`: those whose read had not come back by then: what was removed of them ends as soon as
+        it does.
         """
         found = self.book.resolve(endpoint)
         answer = self.call(found, Operation.PURGE, lambda client: client.purge_queue(found.id))
@@ -78,7 +79,9 @@ class Purging(Base):
         table = self.ledger.table
         look = partial(table.purge_look, by=asker.by, door=asker.door)
         for batch in walk.batches(walk.live_ids(self.ledger, endpoint)):
-            held = [one for one in walk.load_many(self.ledger, batch, wanted=COMMON).values() if _in_queue(one)]
+            held = [
+                one for one in walk.load_many(self.ledger, batch, wanted=COMMON).values() if _in_queue(one, sent=True)
+            ]
             for change in self.ledger.change_many([(one, look) for one in held]):
                 self.noticed(change)
             looked += [one.record.id for one in held]
@@ -93,7 +96,7 @@ class Purging(Base):
             left = [
                 request_id
                 for request_id, one in held.items()
-                if not one.record.phase.ended and one.record.observed_at <= at
+                if not one.record.phase.ended and one.record.observed_at <= max(at, one.record.submitted_at)
             ]
             if not left or time.monotonic() > ends:
                 break
@@ -101,5 +104,9 @@ class Purging(Base):
         return gone, len(left)
 
 
-def _in_queue(held: Held) -> bool:
-    return held.record.phase is Phase.TRACKED and held.record.status == Status.IN_QUEUE
+def _in_queue(held: Held, *, sent: bool = False) -> bool:
+    """`sent` counts those with them whose submit has left and is not answered yet."""
+    record = held.record
+    return (sent and record.phase is Phase.SUBMITTING) or (
+        record.phase is Phase.TRACKED and record.status == Status.IN_QUEUE
+    )

@@ -86,10 +86,7 @@ class States:
         before, record = change.before, change.record
         if record.door != "celery" or record.silent or record.phase.ended or change.empty:
             return
-        if before is not None and (before.record.status, before.long.get(Long.PROGRESS)) == (
-            record.status,
-            change.after.long.get(Long.PROGRESS),
-        ):
+        if before is not None and _told_by(before) == _told_by(change.after):
             return
         self.put(change.after)
 
@@ -110,6 +107,8 @@ class States:
         info: dict[str, Any] = {"endpoint": record.endpoint, "job_id": record.job_id or None, "attempt": record.attempt}
         if record.phase is Phase.ACCEPTED:
             info["waiting_for"] = self._waiting_for(record.endpoint) or "budget"
+        elif record.unread_told:
+            info["waiting_for"] = "unreadable"
         progress = held.json(Long.PROGRESS)
         if progress is not None:
             info["progress"] = progress
@@ -170,6 +169,10 @@ class States:
         tell("state.repaired", request_id=request_id, endpoint=held.record.endpoint)
         end: CeleryEnd = celery_end(held, limit=self._celery_limit, clock_offset=self._ledger.clock.offset)
         self._app.backend.store_result(request_id, end.result, end.state)
+
+
+def _told_by(held: Held) -> tuple[object, ...]:
+    return held.record.status, held.record.unread_told, held.long.get(Long.PROGRESS)
 
 
 def _meta(request_id: str, state: str, info: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.job.observation import Heard, heard_json
+from bridge.job.observation import Heard
+from bridge.job.reading import spelled
 from bridge.runpod.answers import ABSENT
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 def heard_from(answer: Observation, attempt: int) -> Heard:
     """`attempt` is the one that was current when the call started."""
+    output, nonfinite = (None, 0) if answer.output is ABSENT else spelled(answer.output)
     return Heard(
         job_id=answer.job_id,
         status=answer.status,
@@ -21,6 +23,8 @@ def heard_from(answer: Observation, attempt: int) -> Heard:
         execution_time=answer.execution_time,
         worker_id=answer.worker_id,
         retries=answer.retries,
-        output=None if answer.output is ABSENT else heard_json(answer.output),
+        output=output,
         error=answer.error,
+        odd=answer.odd,
+        nonfinite=nonfinite,
     )

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.commits import FULL_S
 from bridge.engine.watch.observation import heard_from
-from bridge.errors import ApiError, JobUnknown
-from bridge.job.observation import Heard
+from bridge.errors import ApiError, JobUnknown, Refused, Unanswered
+from bridge.job.observation import Heard, most_ms
 from bridge.job.record import Long, Record
 from bridge.job.transitions.watching import GONE_APART_MS
 from bridge.job.words import Phase, Status, Step, is_end
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bridge.engine.commits import Commits
     from bridge.engine.vitals import Vitals
     from bridge.engine.watch.pace import Pace
+    from bridge.engine.watch.unread import Unread
     from bridge.job.document import Held
     from bridge.ledger import Ledger
     from bridge.runpod.client import RunPodClient
@@ -59,6 +60,7 @@ class Track:
     slot_ms: int
     purged_at: Callable[[str], int]
     observed: Callable[[Held, Heard, int], None]  # writes it, a large output to the object store first
+    unread: Unread
 
     def once(self) -> float:
         """Returns seconds until the next look."""
@@ -153,14 +155,17 @@ class Track:
             answer = self.client_of(record.endpoint).status(endpoint_id, job_id)
         except JobUnknown:
             self._unknown(held, job_id, endpoint_id)
+        except (Unanswered, Refused) as error:
+            self.unread.heard(held, job_id, endpoint_id, error)
         except ApiError as error:
             self.vitals.failed(record.endpoint, endpoint_id, Operation.STATUS, error)
             delay_ms = int(max(self.vitals.wait_s(record.endpoint), 0.25) * 1000)
             self.commits.put(held, lambda fresh, now: table.missed(fresh, now, delay_ms=delay_ms))
         else:
             self.vitals.ok(record.endpoint)
-            heard = self._with_chunks(record, heard_from(answer, record.attempt))
-            age_ms = self.ledger.now() - record.submitted_at
+            now = self.ledger.now()
+            heard = self._with_chunks(record, heard_from(answer, record.attempt).believed(most_ms(record, now)))
+            age_ms = now - record.submitted_at
             if heard.status == "COMPLETED":
                 self.pace.learn(record.endpoint, heard.delay_time, heard.execution_time, age_ms)
             progressing = Long.PROGRESS in held.long or heard.output is not None
@@ -176,8 +181,9 @@ class Track:
         if heard.status != Status.COMPLETED or not (record.stream or record.chunks):
             return heard
         if heard.output in {None, "[]"} or record.stream_incomplete:
-            outputs = tuple(chunk["output"] for chunk in self.ledger.chunks(record.id, record.chunks_from))
-            return replace(heard, chunks=outputs)
+            chunks = self.ledger.chunks(record.id, record.chunks_from)
+            nonfinite = heard.nonfinite or sum(chunk.get("nonfinite", 0) for chunk in chunks)
+            return replace(heard, chunks=tuple(chunk["output"] for chunk in chunks), nonfinite=nonfinite)
         return heard
 
     def _unknown(self, held: Held, job_id: str, endpoint_id: str) -> None:

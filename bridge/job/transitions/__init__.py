@@ -9,8 +9,9 @@ from bridge.job.transitions.accepting import Accepting
 from bridge.job.transitions.clocks import Clocks
 from bridge.job.transitions.finishing import Finishing
 from bridge.job.transitions.streaming import Streaming
+from bridge.job.transitions.unread import Unreading
 from bridge.job.transitions.watching import Watching
 
 
-class Table(Accepting, Watching, Streaming, Clocks, Finishing):
+class Table(Accepting, Watching, Unreading, Streaming, Clocks, Finishing):
     """All transitions, under one set of rules. `now` is ledger time in milliseconds."""

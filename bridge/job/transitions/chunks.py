@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from bridge.job.change import Draft
-from bridge.job.observation import Heard, heard_json
-from bridge.job.record import Record
+from bridge.job.observation import Heard
+from bridge.job.record import Record, dumps
 from bridge.job.words import Step
 
 #: How long an end waits for the last chunks of its stream, and how often it is looked at meanwhile. Longer than a
@@ -47,7 +47,7 @@ def with_chunks(draft: Draft, heard: Heard) -> Heard:
     known = list(heard.chunks or ())
     if heard.output in {None, "[]"}:
         # Without `return_aggregate_stream` a generator's output is an empty list: its chunks are the output.
-        return replace(heard, output=heard_json(known), ref=None) if known else heard
+        return replace(heard, output=dumps(known), ref=None) if known else heard
     whole = json.loads(heard.output or "null")
     if draft.record.stream_incomplete and isinstance(whole, list) and _runs_through(known, whole):
         first = draft.record.chunks_from

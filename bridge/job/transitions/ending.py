@@ -5,7 +5,7 @@ from __future__ import annotations
 from bridge.job.change import Change
 from bridge.job.document import Held
 from bridge.job.record import Long
-from bridge.job.table import A, R, T, check, same
+from bridge.job.table import A, R, S, T, check, same
 from bridge.job.transitions.base import Base
 from bridge.job.words import Reason, Status, Step, Wish
 
@@ -46,11 +46,16 @@ class Ending(Base):
         return check(draft.settle(Status.CANCELLED, Reason.PURGED, **said).done("purged"), "purge")
 
     def purge_look(self, held: Held, now: int, *, by: str | None = None, door: str | None = None) -> Change:
-        """The queue was purged: a status read tells whether this job was in it; whose purge it was is kept."""
+        """The queue was purged: a status read tells whether this job was in it; whose purge it was is kept.
+
+        A job whose submit is not answered yet is looked at as soon as it is.
+        """
         record = held.record
-        if record.phase is not T or record.status != Status.IN_QUEUE:
+        if record.phase is not S and (record.phase is not T or record.status != Status.IN_QUEUE):
             return same(held, "not_queued")
         draft = self._draft(held, now)
+        if record.phase is S:
+            draft.set(hint=1, hinted_at=now)
         if not record.wish:
             draft.keep(Long.WISHED, {"by": by, "door": door})
         if record.due == Step.POLL:

@@ -126,13 +126,15 @@ def reopen(draft: Draft) -> None:
         submitted_at=draft.now,
         started_at=0,
         gone_at=0,
+        unread_since=0,
+        unread_told=0,
         stream_done=0,
         drain_until=0,
         chunks_from=draft.record.chunks,
     )
     if draft.record.stream:
         draft.read_stream(0)
-    draft.drop(Long.ERROR, Long.PROGRESS).result(None)
+    draft.drop(Long.ERROR, Long.PROGRESS, Long.UNREAD).result(None)
 
 
 def is_echo(held: Held, now: int, heard: Heard) -> bool:

@@ -6,7 +6,7 @@ import json
 
 from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft
 from bridge.job.document import Held, unpack_error
-from bridge.job.observation import Heard
+from bridge.job.observation import Heard, most_ms
 from bridge.job.record import Long
 from bridge.job.table import A, E, R, S, T, U, check, same
 from bridge.job.transitions.chunks import CHUNKS_AGAIN_MS, drained, lacks_chunks, with_chunks
@@ -17,6 +17,8 @@ from bridge.job.words import EventName, Reason, Status, Step, is_end, rank
 
 #: 404s of one job count as gone when this far apart, with a success of the endpoint between. Milliseconds.
 GONE_APART_MS = 30_000
+#: The same of a job whose submit was under way when the bridge purged its queue.
+PURGED_APART_MS = 1_000
 #: A call to RunPod takes at most so long: its answer may be written that much after a purge.
 PURGE_UNDER_WAY_MS = 30_000
 #: An IN_PROGRESS whose executionTime stands still this long will not end any more (runpod-python#250).
@@ -30,6 +32,7 @@ class Watching(Retrying):
 
     def observed(self, held: Held, now: int, heard: Heard, *, poll_ms: int) -> Change:
         """Something was heard of a job (I4: stale news changes nothing)."""
+        heard = heard.believed(most_ms(held.record, now))
         return self._other_than_news(held, now, heard, poll_ms) or self._news(held, now, heard, poll_ms)
 
     def _other_than_news(self, held: Held, now: int, heard: Heard, poll_ms: int) -> Change | None:
@@ -145,7 +148,7 @@ class Watching(Retrying):
         untold = record.phase is E and record.continued < record.round and not record.turn
         if record.status != Status.LOST or not untold or not is_end(heard.status) or heard.job_id != record.job_id:
             return same(held, "late")
-        draft = self._draft(held, now).drop(Long.ERROR)
+        draft = self._draft(held, now).drop(Long.ERROR).set(may_run=0)
         _note(draft, heard)
         self._end_heard(draft, heard)
         return draft.done("found")
@@ -179,9 +182,12 @@ class Watching(Retrying):
         purged = queued and purged_at >= seen_at
         # An answer that was under way during the purge is written after it: then one 404 is not enough, two are.
         maybe_purged = queued and purged_at + PURGE_UNDER_WAY_MS >= seen_at and purged_at > 0
-        sure = record.gone_at and now - record.gone_at >= GONE_APART_MS and endpoint_ok_at >= record.gone_at
+        # Its submit was under way, and nothing but that was heard: two soon after another, as a purge explains them.
+        submitting = maybe_purged and 0 < record.sent_at <= purged_at and record.observed_at <= record.submitted_at
+        apart = PURGED_APART_MS if submitting else GONE_APART_MS
+        sure = record.gone_at and now - record.gone_at >= apart and (submitting or endpoint_ok_at >= record.gone_at)
         if not purged and not sure:
-            wait = max(1_000, (record.gone_at or now) + GONE_APART_MS - now)
+            wait = max(1_000, (record.gone_at or now) + apart - now)
             draft.set(gone_at=record.gone_at or now).due(Step.POLL if record.phase is T else Step.RETRY, wait)
             return check(draft.done("missed"), "gone")
         forget_job(draft, job_id, "GONE")
@@ -228,13 +234,19 @@ def _note(draft: Draft, heard: Heard) -> None:
         delay_time=record.delay_time if heard.delay_time is None else heard.delay_time,
         worker_id=heard.worker_id[:63] if heard.worker_id else record.worker_id,
         platform_retries=heard.retries or record.platform_retries,
+        left_out=",".join(heard.odd),
+        nonfinite=heard.nonfinite,
     )
+    if record.unread_since:
+        draft.set(unread_since=0, unread_told=0).drop(Long.UNREAD)
     stands = (
         heard.execution_time is not None and heard.execution_time == record.execution_time and not is_end(heard.status)
     )
     draft.set(stuck_since=(record.stuck_since or draft.now) if stands else 0)
     if heard.execution_time is not None:
         draft.set(execution_time=heard.execution_time)
+    elif "executionTime" in heard.odd and is_end(heard.status):
+        draft.set(execution_time=-1)  # what it was on the way is not what it was
 
 
 def _stuck(draft: Draft) -> bool:
