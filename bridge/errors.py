@@ -130,7 +130,7 @@ class Unauthorised(EndpointTrouble):
 
 
 class KeyUnusable(Unauthorised):
-    """There is no key, its file cannot be read, or no header can carry it: this process' own trouble; nothing was sent."""
+    """There is no key, or none that can be read or sent: this process' own trouble. Nothing was sent."""
 
     reason = "key"
 

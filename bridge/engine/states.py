@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from bridge.engine.vitals import Waiting
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.job.record import Record
@@ -69,12 +70,12 @@ class States:
     """`changed` from any thread; `once` writes what is newest."""
 
     def __init__(
-        self, ledger: Ledger, app: Celery, waiting_for: Callable[[str], str | None], celery_limit: int
+        self, ledger: Ledger, app: Celery, waiting: Callable[[Held], Waiting | None], celery_limit: int
     ) -> None:
-        """`waiting_for` says why an endpoint's requests wait."""
+        """`waiting` says why a request waits."""
         self._ledger = ledger
         self._app = app
-        self._waiting_for = waiting_for
+        self._waiting = waiting
         self._celery_limit = celery_limit
         self._lock = threading.Lock()
         self._newest: dict[str, _Shown] = {}
@@ -86,10 +87,11 @@ class States:
         before, record = change.before, change.record
         if record.door != "celery" or record.silent or record.phase.ended or change.empty:
             return
-        if before is not None and (before.record.status, before.long.get(Long.PROGRESS)) == (
-            record.status,
-            change.after.long.get(Long.PROGRESS),
-        ):
+        if before is not None and (
+            before.record.status, before.long.get(Long.PROGRESS), before.record.denied_at
+        ) == (
+            record.status, change.after.long.get(Long.PROGRESS), record.denied_at
+        ):  # fmt: skip
             return
         self.put(change.after)
 
@@ -109,7 +111,8 @@ class States:
         record = held.record
         info: dict[str, Any] = {"endpoint": record.endpoint, "job_id": record.job_id or None, "attempt": record.attempt}
         if record.phase is Phase.ACCEPTED:
-            info["waiting_for"] = self._waiting_for(record.endpoint) or "budget"
+            waiting = self._waiting(held)
+            info |= waiting.told() if waiting else {"waiting_for": "budget"}
         progress = held.json(Long.PROGRESS)
         if progress is not None:
             info["progress"] = progress

@@ -19,6 +19,8 @@ RESCUE_MARGIN_MS = 10 * 60_000
 CANCEL_WATCH_MS = 30_000
 #: Submits are worked by priority, then age: nine bands, each wider than any clock.
 PRIORITY_BAND_MS = 10**13
+#: How far behind its age a submit stands that RunPod's side did not take.
+DENIED_BEHIND_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,8 +373,12 @@ def rescue_at(record: Record) -> int:
 
 
 def submit_score(record: Record) -> int:
-    """The order of submits inside an endpoint: priority (9 first), then age."""
-    return (9 - record.priority) * PRIORITY_BAND_MS + record.accepted_at
+    """The order of submits inside an endpoint: priority (9 first), then age.
+
+    One that was not taken stands behind those that came up to a minute later: the next try is another's.
+    """
+    since = record.denied_at + DENIED_BEHIND_MS if record.denied_at else record.accepted_at
+    return (9 - record.priority) * PRIORITY_BAND_MS + since
 
 
 def wish_end(wish: str) -> tuple[Status, str]:

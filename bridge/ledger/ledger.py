@@ -467,6 +467,11 @@ class Ledger:
             found: Any = self.client.hgetall(self.names.count(endpoint))
         return {name: int(value) for name, value in found.items()}
 
+    def flying(self, tenant: str) -> int:
+        """Jobs of a tenant that are in flight, over all endpoints."""
+        with mapped():
+            return int(self.client.hget(self.names.key("flying"), tenant) or 0)
+
     def wake(self) -> None:
         """Tell sleeping engines of other processes that there is work."""
         with mapped():

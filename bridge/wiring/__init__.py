@@ -70,7 +70,15 @@ class Bridge:
         self.book = EndpointBook(settings)
         self.budget = Budget(self.client, self.names.prefix, limit_of=self._limit_of, now=self._now)
         self.gate = Gate(self.client, self.names.prefix, self._now)
-        self.vitals = Vitals(self.gate, self.budget, self.ledger.now, int(settings.bridge_gate_max_s * 1000))
+        self.vitals = Vitals(
+            self.gate,
+            self.budget,
+            self.ledger.now,
+            int(settings.bridge_gate_max_s * 1000),
+            lambda endpoint, endpoint_id: self.client_of(endpoint).health(endpoint_id),
+            self.book.key_stamp,
+        )
+        self.vitals.decides = False
         self.pressure = Pressure(lambda: measure(self.ledger), marks(settings), self.book.max_waiting)
         self._clients: dict[str, RunPodClient] = {}
         self._clients_lock = threading.Lock()
@@ -106,7 +114,7 @@ class Bridge:
 
         with self._clients_lock:
             if self._states is None:
-                self._states = States(self.ledger, self.app, self.vitals.waiting_for, self.settings.celery_limit)
+                self._states = States(self.ledger, self.app, self.control.why.of, self.settings.celery_limit)
         return self._states
 
     # Called by the doors
@@ -187,6 +195,13 @@ class Bridge:
             )
             tell("settings.doubtful", setting="RUNPOD_API_KEY", says=says)
 
+        if (fault := self.route_fault()) is not None:
+            tell("settings.doubtful", setting="the way to RunPod", says=fault)
+
+    def route_fault(self) -> str | None:
+        """Why no call can reach RunPod by the proxy, CA bundle and address that are set; None when one may."""
+        return self.client_of(next(iter(self.book.all()), "")).fault()
+
     def start_engine(self, finish_here: Here | None = None, *, reads_finishes: bool = False) -> Engine:
         """Build the loops and start them.
 
@@ -195,6 +210,7 @@ class Bridge:
         """
         from bridge.wiring.engine import build_engine  # noqa: PLC0415
 
+        self.vitals.decides = True
         self.engine = build_engine(self, finish_here, reads_finishes=reads_finishes)
         self.engine.start()
         return self.engine

@@ -87,7 +87,7 @@ class Asking(Base):
         limit = self.message_limit if content else self.inline_limit
         told = document(held, inline_limit=limit, clock_offset=self.ledger.clock.offset)
         if held.record.phase is Phase.ACCEPTED:
-            told["waiting_for"] = self.vitals.waiting_for(held.record.endpoint) or "budget"
+            told |= self.why.of(held).told()
         return told
 
     def look_now(self, held: Held) -> None:
