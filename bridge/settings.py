@@ -110,8 +110,6 @@ class Settings(BaseSettings):
     # RunPod
     runpod_api_key: str = ""
     runpod_api_key_file: OptionalPath = None  # read again when it changes
-        None  # read again when it changes
-    )
     runpod_endpoint_id: str = ""
     runpod_endpoint_base_url: Annotated[str, AfterValidator(_http_url)] = "https://api.runpod.ai/v2"
 

@@ -322,7 +322,8 @@ class Submit:
             message = f"input: not taken in {denials} tries, while the endpoint answers others: {says}"
             self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
             return
-        tell("submit.denied", request_id=record.id, endpoint=endpoint.name, reason=reason, said=says, tries=denials)
+        if verdict is not Denied.SHARED:
+            tell("submit.denied", request_id=record.id, endpoint=endpoint.name, reason=reason, said=says, tries=denials)
         put = partial(table.denied, denials=denials, reason=reason, says=says, rest_ms=REST_MS)
         self.commits.put(held, put)
 

@@ -40,8 +40,7 @@ def noting(base: Any) -> Any:
             except urllib3.exceptions.NewConnectionError:
                 raise
             except Exception as error:
-                said = f"{type(error).__name__}: {error}"
-                raise urllib3.exceptions.NewConnectionError(self, said) from error
+                raise urllib3.exceptions.NewConnectionError(self, _words(error)) from error
             finally:
                 self._connecting = False
 
@@ -57,19 +56,26 @@ def noting(base: Any) -> Any:
 
 def fault_of(error: Exception, where: str) -> ApiError:
     """What an exception of the HTTP library means for the call to `where` that raised it."""
-    said = str(redact("", f"{type(error).__name__}: {error}"))[:500]
     if getattr(_this_thread, "left", True):
-        return Unanswered(f"{where}: no answer: {said}")
+        return Unanswered(f"{where}: no answer: {_words(error)}")
     causes = list(_causes(error))
     if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         inner = next((cause for cause in causes if isinstance(cause, urllib3.exceptions.ProxyError)), error)
-        said = str(redact("", f"{getattr(inner, 'original_error', inner)}"))[:500]
+        said = _words(getattr(inner, "original_error", None) or inner)
         return Unreachable(f"cannot reach {where} through the proxy: {said}", reason="proxy")
-    cause = error.__cause__ or error
-    said = str(redact("", f"{type(cause).__name__}: {cause}"))[:500]
+    said = _words(error.__cause__ or error)
     if any(isinstance(cause, ssl.SSLError | urllib3.exceptions.SSLError) for cause in causes):
         return Unreachable(f"cannot connect to {where}: TLS: {said}", reason="tls")
     return Unreachable(f"cannot connect to {where}: {said}")
+
+
+def _words(error: BaseException) -> str:
+    """What an exception says, bounded, without the password of a proxy's URL."""
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001  (no exception's own defect may hide what it means for the call)
+        said = ""
+    return str(redact("", f"{type(error).__name__}: {said}"))[:500]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -33,7 +33,7 @@ def check_authorities(base_url: str, verify: object) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except OSError as error:  # ssl.SSLError is one
-        why = error.strerror or "it holds no certificate"
+        why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         raise Unreachable(f"{_BUNDLE}: {path} cannot be used: {why}", reason="tls") from error
 
 
