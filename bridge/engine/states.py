@@ -64,6 +64,7 @@ class _Shown:
     state: str
     info: dict[str, Any]
     since: str  # when its round began, "" for the first one
+    waits: bool = False  # only news of why it waits: nothing, where it does not wait any more
 
 
 class States:
@@ -101,6 +102,13 @@ class States:
             self._newest[held.record.id] = _Shown(self._state(held), self._info(held), self._since(held.record))
         self.wake()
 
+    def waits(self, held: Held) -> None:
+        """The reason for which a request waits has changed; anything newer of it goes before."""
+        shown = _Shown(self._state(held), self._info(held), self._since(held.record), waits=True)
+        with self._lock:
+            self._newest.setdefault(held.record.id, shown)
+        self.wake()
+
     @staticmethod
     def _state(held: Held) -> str:
         return (
@@ -122,13 +130,18 @@ class States:
         """Returns seconds until the next look."""
         with self._lock:
             batch = [(key, self._newest.pop(key)) for key in list(self._newest)[:BATCH]]
+        taken = len(batch)
         if batch:
-            ended = self._ended([key for key, _ in batch])
-            batch = [(key, shown) for key, shown in batch if key not in ended]
+            phases = self._ledger.phases([key for key, _ in batch])
+            batch = [
+                (key, shown)
+                for (key, shown), phase in zip(batch, phases, strict=True)
+                if phase is not None and (phase is Phase.ACCEPTED if shown.waits else not phase.ended)
+            ]
         if batch:
             self._store(batch)
         self._look_again()
-        return 0.0 if len(batch) == BATCH else AGAIN_S if self._written else IDLE_S
+        return 0.0 if taken == BATCH else AGAIN_S if self._written else IDLE_S
 
     def _look_again(self) -> None:
         """An end may have been stored while we wrote (facts: the backend itself guards only SUCCESS).

@@ -87,6 +87,7 @@ class Vitals:
         self._ok_at[endpoint] = self._now()
         if submitted:
             self._taken_at[endpoint] = self._now()
+            self._key_stamps.pop(endpoint, None)
         self._answered(endpoint, submitted=submitted)
         if endpoint in self._away:
             with self._lock:
@@ -118,6 +119,7 @@ class Vitals:
                 # One job's answer is no trouble of the others; where all of its kind fail, they are spaced.
                 self._spaced(endpoint, error, error.reason)
                 return
+            self._key_stamps.setdefault(endpoint, self._key_stamp(endpoint))
             self.gate.trouble(endpoint, error.reason, error.message[:300])
         self._answered(endpoint, submitted=False)
 
@@ -130,6 +132,7 @@ class Vitals:
         """
         reason = error.reason if isinstance(error, EndpointTrouble) else "refused"
         said = (error.answered or error.message)[:300]
+        self._key_stamps.setdefault(endpoint, self._key_stamp(endpoint))
         whole = self.is_whole(endpoint, endpoint_id)
         self._answered(endpoint, submitted=False)
         if whole:
@@ -272,7 +275,7 @@ class Vitals:
         return (1 if silent or endpoint in self._away else None), 0.0
 
     def _key_is_new(self, endpoint: str, reason: str) -> bool:
-        """Whether the key was changed since the gate was last looked at: then it is tried at once, and once."""
+        """Whether the key was changed since it was refused: then it is tried at once, and once."""
         stamp = self._key_stamp(endpoint)
         seen = self._key_stamps.setdefault(endpoint, stamp)
         if seen == stamp or reason not in OF_THE_KEY:

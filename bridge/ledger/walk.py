@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import LedgerError, LedgerUnavailable
 from bridge.job.record import Long
-from bridge.job.words import Phase, Step
+from bridge.job.words import SUBMITS, Phase, Step
 from bridge.ledger.ledger import COMMON
 from bridge.ledger.scripts import mapped
 
@@ -38,6 +38,14 @@ def live_ids(ledger: Ledger, endpoint: str | None = None) -> list[str]:
         if endpoint is None:  # submits without an answer wait for their clock alone
             pipe.zrange(names.key("timer"), 0, -1)
         return list(dict.fromkeys(found for answer in pipe.execute() for found in answer))
+
+
+def waiting_ids(ledger: Ledger, endpoint: str, most: int) -> list[str]:
+    """Ids of an endpoint's requests that wait to be submitted, those first that go next."""
+    with mapped(), ledger.client.pipeline(transaction=False) as pipe:
+        for step in SUBMITS:
+            pipe.zrange(ledger.names.due(endpoint, step.value), 0, most - 1)
+        return [found for answer in pipe.execute() for found in answer]
 
 
 def load_many(ledger: Ledger, request_ids: Sequence[str], *, wanted: Sequence[Long] = COMMON) -> dict[str, Held]:

@@ -17,7 +17,7 @@ from enum import IntEnum
 
 import redis
 
-from bridge.runpod.shared import read, run
+from bridge.runpod.shared import read, run, write
 from bridge.telemetry import tell
 
 #: Milliseconds between tries: first, longest.
@@ -53,6 +53,7 @@ class GateState:
     away: str = ""  # why some process gets no answer, since when, and when it last said so
     away_said: str = ""
     away_at_ms: int = 0
+    told: str = ""  # the reason that those who wait were told last
 
     def changed_by_success(self, *, submitted: bool) -> bool:
         """Whether a call that is answered with success, a submit or another, would change anything here."""
@@ -103,6 +104,7 @@ class Gate:
             away=found.get("away", ""),
             away_said=found.get("away_said", ""),
             away_at_ms=int(found.get("away_at", 0)),
+            told=found.get("told", ""),
         )
         with self._lock:
             self._known[endpoint] = (time.monotonic(), state)
@@ -135,6 +137,11 @@ class Gate:
     def away(self, endpoint: str, reason: str, said: str) -> None:
         """This process gets no answer: every process can say so."""
         run(self._client, "away", self._prefix, [endpoint, reason, said[:300]], self._now())
+        self._known.pop(endpoint, None)
+
+    def tell(self, endpoint: str, reason: str) -> None:
+        """Those who wait have been told this reason ("" for none)."""
+        write(self._client, self._key(endpoint), {"told": reason})
         self._known.pop(endpoint, None)
 
     def try_now(self, endpoint: str) -> None:

@@ -19,6 +19,7 @@ from bridge.engine.engine import Engine
 from bridge.engine.finish import Finish, Here
 from bridge.engine.paces import Pace
 from bridge.engine.publish import Publish
+from bridge.engine.retell import Retell
 from bridge.engine.spending import Spending
 from bridge.engine.stream import Stream
 from bridge.engine.submit import Submit
@@ -117,6 +118,7 @@ def build_engine(bridge: Bridge, finish_here: Here | None, *, reads_finishes: bo
         "stream": Loop("stream", stream.once, at_least_s=BURST_S),
         "finish": Loop("finish", finish.once, at_least_s=BURST_S),
         "states": Loop("states", bridge.states.once, at_least_s=STATES_BURST_S),
+        "retell": Loop("retell", Retell(ledger, bridge.states, vitals).once),
         "outputs": Loop("outputs", bridge.outputs.once),
         "sweep": Loop("sweep", Sweep(ledger, engine_id, bridge.noticed, bridge.budget.flush).once),
         "ask": Loop("ask", AskHealth(ledger, vitals, *calling).once),

@@ -9,7 +9,8 @@
 --   <p>gate:<endpoint>                  hash  reason, since, next_try, tries, turn, turn_until, said, request (who heard it),
 --                                             scope ("run": only submits are in trouble); paused, pause_reason, paused_by; ok;
 --                                             suspect, suspects (requests that were not taken since one was), run_ok;
---                                             away, away_said, away_since, away_at (some process gets no answer)
+--                                             away, away_said, away_since, away_at (some process gets no answer);
+--                                             told (the reason that waiting requests were told last)
 local p = KEYS[1]
 
 -- Ledger time in ms: Redis' clock plus the offset that the engines keep (I17). Between a step of that clock and the beat
