@@ -164,6 +164,11 @@ class EndpointBook:
         caps = {endpoint.name: endpoint.max_in_flight} if endpoint.max_in_flight else {}
         return {**({"endpoints": caps} if caps else {}), **({"tenants": tenants} if tenants else {})}
 
+    def tenant_cap(self, tenant: str) -> int | None:
+        """How many jobs of a tenant may be in flight; None for any number."""
+        found = self._file.tenants.get(tenant)
+        return found.max_in_flight if found else None
+
     def s3_config(self, given: S3Config | str | None) -> S3Config | None:
         """An s3Config as given, or by its name in the file (preferred: a name is no secret). Raises JobRejected."""
         if not isinstance(given, str):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from bridge.errors import ApiError, EndpointTrouble, JobUnknown, KeyUnusable, Throttled, Unanswered, Unreachable
 from bridge.runpod.gate import AWAY_MS, Denied
-from bridge.runpod.meaning import SUBMITS
+from bridge.runpod.meaning import OF_A_JOB, SUBMITS
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 from bridge.timing import backoff
@@ -24,6 +24,8 @@ T = TypeVar("T")
 AWAY_BASE_S, AWAY_MAX_S = 0.25, 15.0
 #: Seconds after which a process that gets no answer says so again to the others; well under `gate.AWAY_MS`.
 SAY_AGAIN_S = 2.0
+#: So many odd answers to reads in a row, and none as it should be between, are no longer one job's own.
+ODD_IN_A_ROW = 3
 #: Seconds that an answer to "is it the whole endpoint?" serves all calls that failed together.
 WHOLE_S = 2.0
 #: Troubles that another key may end.
@@ -71,6 +73,8 @@ class Vitals:
         self._whole: dict[str, tuple[float, bool | None]] = {}
         self._whole_locks: dict[str, threading.Lock] = {}
         self._taken_at: dict[str, int] = {}
+        #: Reads in a row that were answered, and not as they should be.
+        self._odd: dict[str, int] = {}
         self._said_away: dict[str, tuple[float, str]] = {}
         self.budget = budget
         self._now = now
@@ -82,9 +86,11 @@ class Vitals:
         self._silent: dict[str, bool] = {}
         self._asking: set[str] = set()
 
-    def ok(self, endpoint: str, *, submitted: bool = False) -> None:
-        """A call was answered with success; `submitted`: it was a submit."""
+    def ok(self, endpoint: str, *, submitted: bool = False, probed: bool = False) -> None:
+        """A call was answered with success; `submitted`: it was a submit, `probed`: it asked for this alone."""
         self._ok_at[endpoint] = self._now()
+        if not probed:
+            self._odd.pop(endpoint, None)
         if submitted:
             self._taken_at[endpoint] = self._now()
             self._key_stamps.pop(endpoint, None)
@@ -112,16 +118,25 @@ class Vitals:
             if op in SUBMITS:
                 with self._lock:
                     self._silent[endpoint] = False
-            self._spaced(endpoint, error, "unreachable")
+            if not self._ones_own(endpoint, op, error):
+                self._spaced(endpoint, error, "unreachable")
             return
         elif isinstance(error, EndpointTrouble) and self.decides:
             if op is not Operation.HEALTH and self.is_whole(endpoint, endpoint_id) is False:
-                # One job's answer is no trouble of the others; where all of its kind fail, they are spaced.
-                self._spaced(endpoint, error, error.reason)
+                if not self._ones_own(endpoint, op, error):
+                    self._spaced(endpoint, error, error.reason)
                 return
             self._key_stamps.setdefault(endpoint, self._key_stamp(endpoint))
             self.gate.trouble(endpoint, error.reason, error.message[:300])
         self._answered(endpoint, submitted=False)
+
+    def _ones_own(self, endpoint: str, op: Operation, error: ApiError) -> bool:
+        """Whether an odd answer is one job's own, so that no other call need wait for it."""
+        if error.code is None or op not in OF_A_JOB:
+            return False
+        with self._lock:
+            self._odd[endpoint] = self._odd.get(endpoint, 0) + 1
+            return self._odd[endpoint] < ODD_IN_A_ROW
 
     def denied(
         self, endpoint: str, endpoint_id: str, request_id: str, error: ApiError, *, before_ms: int
@@ -175,7 +190,7 @@ class Vitals:
             return None
         finally:
             self.budget.release(endpoint_id, Operation.HEALTH, token, used=1, unused=0)
-        self.ok(endpoint)
+        self.ok(endpoint, probed=True)
         return False
 
     def _spaced(self, endpoint: str, error: ApiError, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from bridge.engine.vitals import Waiting
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from bridge.job.document import Held
     from bridge.ledger import Ledger
 
+#: Seconds that a number of jobs in flight is believed.
+CACHE_S = 0.05
+
 
 class WhyWaiting:
     """One per process."""
@@ -21,6 +25,7 @@ class WhyWaiting:
     def __init__(self, ledger: Ledger, book: EndpointBook, vitals: Vitals) -> None:
         """Asks the gate first, which all requests of an endpoint share."""
         self._ledger, self._book, self._vitals = ledger, book, vitals
+        self._known: dict[tuple[str, str], tuple[float, int]] = {}
 
     def of(self, held: Held) -> Waiting:
         """Of one request; `budget` is what remains: its turn has not come."""
@@ -41,13 +46,21 @@ class WhyWaiting:
     def _cap(self, name: str, tenant: str) -> Waiting | None:
         """The limit on jobs in flight that is used up: the endpoint's, or the tenant's over all endpoints."""
         try:
-            shares = self._book.shares(self._book.resolve(name))
+            most = self._book.resolve(name).max_in_flight
         except (JobRejected, SettingsError):  # taken off the list: the next turn refuses it
             return None
-        most = shares.get("endpoints", {}).get(name)
-        if most is not None and self._ledger.counts(name).get("flying", 0) >= most:
+        if most is not None and self._flying(("endpoint", name)) >= most:
             return Waiting("cap", f"max_in_flight: {most} jobs of {name} are in flight")
-        most = shares.get("tenants", {}).get(tenant, {}).get("cap") if tenant else None
-        if most is not None and self._ledger.flying(tenant) >= most:
+        most = self._book.tenant_cap(tenant) if tenant else None
+        if most is not None and self._flying(("tenant", tenant)) >= most:
             return Waiting("cap", f"max_in_flight: {most} jobs of tenant {tenant} are in flight")
         return None
+
+    def _flying(self, whose: tuple[str, str]) -> int:
+        """Jobs in flight, as good as now: many requests are told at once."""
+        at, known = self._known.get(whose, (0.0, 0))
+        if time.monotonic() - at >= CACHE_S:
+            kind, name = whose
+            known = self._ledger.counts(name).get("flying", 0) if kind == "endpoint" else self._ledger.flying(name)
+            self._known[whose] = time.monotonic(), known
+        return known

@@ -210,7 +210,6 @@ class Bridge:
         """
         from bridge.wiring.engine import build_engine  # noqa: PLC0415
 
-        self.vitals.decides = True
         self.engine = build_engine(self, finish_here, reads_finishes=reads_finishes)
         self.engine.start()
         return self.engine

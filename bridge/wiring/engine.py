@@ -85,6 +85,7 @@ class Threads:
 def build_engine(bridge: Bridge, finish_here: Here | None, *, reads_finishes: bool) -> Engine:
     """Nothing runs before its `start`."""
     s, ledger, vitals = bridge.settings, bridge.ledger, bridge.vitals
+    vitals.decides = True
     threads, commits = Threads.of(s), Commits(ledger, bridge.noticed)
     observed = partial(bridge.outputs.observed, commits)
     pace = Pace(

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from bridge.engine.vitals import Vitals
-from bridge.errors import Unanswered
+from bridge.errors import Forbidden, Unanswered
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names
 from bridge.ledger.endpoint import pause, resume
@@ -281,3 +281,20 @@ def test_that_a_process_gets_no_answer_is_known_to_all_and_passes(client: redis.
     client.hincrby(f"{PREFIX}gate:{EP}", "away_at", -60_001)
     other.gate.forget(EP)
     assert other.waiting(EP) is None
+
+
+def test_one_jobs_odd_answers_make_no_other_call_wait(client: redis.Redis) -> None:
+    """A status read that is always answered 502, or with a firewall's page, beside others that go well."""
+    vitals = Vitals(
+        Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now, health=lambda *_: None
+    )
+    for error in (Unanswered("HTTP 502", 502), Forbidden("page", 403)):
+        for _ in range(10):
+            vitals.ok(EP)
+            vitals.failed(EP, EP, Operation.STATUS, error)
+            assert vitals.may_call(EP, "t", submitting=True) == (None, 0.0)
+            assert vitals.waiting(EP) is None
+        for _ in range(3):
+            vitals.failed(EP, EP, Operation.STATUS, error)
+        assert vitals.wait_s(EP) > 0  # nobody is answered: tries are spaced
+        vitals.ok(EP)

@@ -72,6 +72,17 @@ def test_what_a_worker_cannot_do_is_told_by_every_process(house: House, reason: 
     assert "possible_duplicate" not in told or told["possible_duplicate"] is False
 
 
+def test_check_says_in_words_why_no_call_can_leave(house: House) -> None:
+    """Instead of one error for each endpoint."""
+    environment = {**house.environment, "RUNPOD_ENDPOINT_BASE_URL": "https://127.0.0.1:9/v2"}
+    environment["REQUESTS_CA_BUNDLE"] = "/no/such.pem"
+    command = [sys.executable, "-m", "bridge.cli", "check", "--json"]
+    ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    (found,) = [one for one in json.loads(ran.stdout) if one["about"] == "route"]
+    assert found["level"] == "FAULT"
+    assert "there is no file or folder /no/such.pem" in found["says"]
+
+
 def test_a_cap_is_told_as_the_cap(house: House, tmp_path: Path) -> None:
     """max_in_flight of the endpoint, also in a process that submits nothing."""
     file = tmp_path / "bridge.toml"
