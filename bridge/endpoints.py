@@ -9,6 +9,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bridge.errors import SettingsError
 from bridge.faults import rule
 from bridge.job.request import ENDPOINT, Policy, S3Config, rejected
+from bridge.key_file import KeyFile
 from bridge.settings import Settings
 
 #: Seconds between looks at the file.
@@ -96,6 +98,7 @@ class EndpointBook:
         self._looked = 0.0
         self._stamp: tuple[int, int] | None = None
         self._known: tuple[_File, Mapping[str, Endpoint]] | None = None  # `all`, and the file it was made from
+        self._keys: dict[Path, KeyFile] = {}
         self.fault: str | None = None
         self._file = self._read() if settings.bridge_config_file else _File()
 
@@ -161,6 +164,11 @@ class EndpointBook:
         caps = {endpoint.name: endpoint.max_in_flight} if endpoint.max_in_flight else {}
         return {**({"endpoints": caps} if caps else {}), **({"tenants": tenants} if tenants else {})}
 
+    def tenant_cap(self, tenant: str) -> int | None:
+        """How many jobs of a tenant may be in flight; None for any number."""
+        found = self._file.tenants.get(tenant)
+        return found.max_in_flight if found else None
+
     def s3_config(self, given: S3Config | str | None) -> S3Config | None:
         """An s3Config as given, or by its name in the file (preferred: a name is no secret). Raises JobRejected."""
         if not isinstance(given, str):
@@ -171,11 +179,34 @@ class EndpointBook:
         return self._file.s3Config[given]
 
     def api_key(self, endpoint_name: str) -> str:
-        """The key for an endpoint: its own file's, else RUNPOD_API_KEY. Read anew: a rotation needs no restart."""
+        """The key for an endpoint: its own file's, else RUNPOD_API_KEY (or its file). A rotation needs no restart.
+
+        Raises OSError or ValueError when a file has never been readable.
+        """
+        file, first = self._key_file(endpoint_name), self._settings.runpod_api_key
+        if file is None:
+            return first
+        try:
+            return file.read()
+        except (OSError, ValueError):
+            if file.path == self._settings.runpod_api_key_file and first:  # it could be read at the start
+                return first
+            raise
+
+    def key_stamp(self, endpoint_name: str) -> object:
+        """Changes with the endpoint's key, where it comes from a file."""
+        file = self._key_file(endpoint_name)
+        if file is None:
+            return None
+        with suppress(OSError, ValueError):
+            file.read()
+        return file.path, file.stamp
+
+    def _key_file(self, endpoint_name: str) -> KeyFile | None:
         endpoint = self.all().get(endpoint_name)
-        if endpoint is not None and endpoint.api_key_file is not None:
-            return endpoint.api_key_file.read_text().strip()
-        return self._settings.runpod_api_key
+        path = endpoint.api_key_file if endpoint is not None else None
+        path = path or self._settings.runpod_api_key_file
+        return self._keys.setdefault(path, KeyFile(path)) if path is not None else None
 
     @property
     def has_key(self) -> bool:

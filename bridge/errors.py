@@ -61,6 +61,11 @@ class SchemaTooNew(LedgerError):
 class ApiError(BridgeError):
     """One call to RunPod failed. `code` is the HTTP status, None when there was no answer."""
 
+    #: What was answered to a submit, for the one who sent the request: bounded, without our key; "" for no answer.
+    answered = ""
+    #: The answer to a submit is none that RunPod gives: something before it may dislike this request alone.
+    foreign = False
+
     def __init__(self, message: str, code: int | None = None) -> None:
         """`message` is safe to log: it holds no key and no query string."""
         super().__init__(message)
@@ -69,7 +74,15 @@ class ApiError(BridgeError):
 
 
 class Unreachable(ApiError):
-    """Nothing was sent: name, connection, proxy or TLS failed. Safe to repeat."""
+    """Nothing was sent: name, connection, proxy or TLS failed. Safe to repeat.
+
+    `reason` is a closed word: `unreachable`, `tls` or `proxy`.
+    """
+
+    def __init__(self, message: str, code: int | None = None, reason: str = "unreachable") -> None:
+        """See the class."""
+        super().__init__(message, code)
+        self.reason = reason
 
 
 class Unanswered(ApiError):
@@ -109,10 +122,22 @@ class EndpointUnknown(EndpointTrouble):
     reason = "endpoint_unknown"
 
 
+class EndpointPaused(EndpointTrouble):
+    """409 to a submit: the endpoint takes no jobs now."""
+
+    reason = "paused"
+
+
 class Unauthorised(EndpointTrouble):
     """401: the key is missing or wrong."""
 
     reason = "unauthorised"
+
+
+class KeyUnusable(Unauthorised):
+    """There is no key, or none that can be read or sent: this process' own trouble. Nothing was sent."""
+
+    reason = "key"
 
 
 class Forbidden(EndpointTrouble):

@@ -98,6 +98,7 @@ Switch = Annotated[bool, BeforeValidator(_switch)]
 Seconds = Annotated[float, Field(gt=0, le=366 * 24 * 3600)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 Url = Annotated[str | None, AfterValidator(_http_url)]
 
 
@@ -108,6 +109,7 @@ class Settings(BaseSettings):
 
     # RunPod
     runpod_api_key: str = ""
+    runpod_api_key_file: OptionalPath = None  # read again when it changes
     runpod_endpoint_id: str = ""
     runpod_endpoint_base_url: Annotated[str, AfterValidator(_http_url)] = "https://api.runpod.ai/v2"
 
@@ -218,6 +220,8 @@ def is_redis(url: str) -> bool:
 def load(**overrides: Any) -> Settings:
     """Read and check the environment; `overrides` are for tests and the demo. Raises SettingsError with every fault."""
     faults: list[str] = []
+    if "runpod_api_key" in overrides:
+        overrides.setdefault("runpod_api_key_file", None)
     for name in _SECRETS:
         path = os.environ.get(f"{name.upper()}_FILE")
         if path and name not in overrides:

@@ -27,6 +27,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "request.submitted": (INFO, "RunPod has taken the job"),
     "request.ended": (INFO, "a request has its end"),
     "submit.unanswered": (WARNING, "the answer to a submit was lost; a job may exist"),
+    "submit.denied": (WARNING, "RunPod's side did not take a submit: others go first, and it is tried again"),
     "submit.again": (WARNING, "submitted again after a lost answer: possible duplicate"),
     "job.unreadable": (WARNING, "RunPod's answers about a job cannot be read; the document says since when"),
     "cancel.asked": (INFO, "somebody asked for a cancel"),

@@ -79,6 +79,8 @@ def _broker(house: Components) -> list[Finding]:
 def _endpoints(house: Components) -> list[Finding]:
     if not house.book.has_key:
         return [("FAULT", "key", "RUNPOD_API_KEY is not set, nor RUNPOD_API_KEY_FILE")]
+    if (fault := house.route_fault()) is not None:
+        return [("FAULT", "route", fault)]
     found: list[Finding] = []
     for name, endpoint in house.book.all().items():
         try:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Throttled, Unanswered, Unreachable, Unreadable
+from bridge.errors import (
+    ApiError,
+    EndpointTrouble,
+    JobUnknown,
+    KeyUnusable,
+    Throttled,
+    Unanswered,
+    Unreachable,
+    Unreadable,
+)
+from bridge.runpod.gate import AWAY_MS, Denied
+from bridge.runpod.meaning import OF_A_JOB, SUBMITS
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 from bridge.timing import backoff
@@ -20,18 +31,60 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AWAY_BASE_S, AWAY_MAX_S = 0.25, 15.0
+#: Seconds after which a process that gets no answer says so again to the others; well under `gate.AWAY_MS`.
+SAY_AGAIN_S = 2.0
+#: So many odd answers to reads in a row, and none as it should be between, are no longer one job's own.
+ODD_IN_A_ROW = 3
+#: Seconds that an answer to "is it the whole endpoint?" serves all calls that failed together.
+WHOLE_S = 2.0
+#: Troubles that another key may end.
+OF_THE_KEY = frozenset({"unauthorised", "forbidden", "key"})
 #: Seconds between looks for the answer to a call that asks whether anybody is there.
 ASK_S = 0.1
 #: Milliseconds after which the permit of a process that died counts as used.
 SLOT_MS = 30_000
 
 
+class Waiting(NamedTuple):
+    """Why requests of an endpoint wait: a closed word, what was said, and to which request (or "")."""
+
+    reason: str
+    says: str = ""
+    request: str = ""
+
+    def told(self) -> dict[str, str]:
+        """As documents and Celery's states tell it."""
+        named = {"waiting_for": self.reason, "waiting_says": self.says, "waiting_request": self.request}
+        return {name: value for name, value in named.items() if value}
+
+
 class Vitals:
     """Thread-safe; one for all loops of a process."""
 
-    def __init__(self, gate: Gate, budget: Budget, now: Callable[[], int], gate_max_ms: int = 0) -> None:
-        """`now` is ledger time in ms; after `gate_max_ms` of trouble requests are refused (0: they wait)."""
+    def __init__(
+        self,
+        gate: Gate,
+        budget: Budget,
+        now: Callable[[], int],
+        gate_max_ms: int = 0,
+        health: Callable[[str, str], Any] | None = None,
+        key_stamp: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """`now` is ledger time in ms; after `gate_max_ms` of trouble requests are refused (0: they wait).
+
+        `health` asks for the health of an endpoint, by name and id; `key_stamp` changes with the endpoint's key.
+        """
         self.gate = gate
+        #: Whether what this process hears counts for all: an engine's word does, that of a single command does not.
+        self.decides = True
+        self._health, self._key_stamp = health, key_stamp
+        self._key_stamps: dict[str, object] = {}
+        self._whole: dict[str, tuple[float, bool | None]] = {}
+        self._whole_locks: dict[str, threading.Lock] = {}
+        self._taken_at: dict[str, int] = {}
+        #: Reads in a row that were answered, and not as they should be.
+        self._odd: dict[str, int] = {}
+        self._said_away: dict[str, tuple[float, str]] = {}
         self.budget = budget
         self._now = now
         self._gate_max_ms = gate_max_ms
@@ -42,15 +95,22 @@ class Vitals:
         self._silent: dict[str, bool] = {}
         self._asking: set[str] = set()
 
-    def ok(self, endpoint: str, *, submitted: bool = False) -> None:
-        """A call was answered with success; `submitted`: it was a submit."""
+    def ok(self, endpoint: str, *, submitted: bool = False, probed: bool = False) -> None:
+        """A call was answered with success; `submitted`: it was a submit, `probed`: it asked for this alone."""
         self._ok_at[endpoint] = self._now()
+        if not probed:
+            self._odd.pop(endpoint, None)
+        if submitted:
+            self._taken_at[endpoint] = self._now()
+            self._key_stamps.pop(endpoint, None)
         self._answered(endpoint, submitted=submitted)
         if endpoint in self._away:
             with self._lock:
                 self._away.pop(endpoint, None)
+                self._said_away.pop(endpoint, None)
             tell("runpod.back", endpoint=endpoint)
-        self.gate.succeeded(endpoint)
+            self.gate.forget(endpoint)
+        self.gate.succeeded(endpoint, submitted=submitted)
 
     def ok_at(self, endpoint: str) -> int:
         """When that last was, in ledger time; 0 for never (in this process)."""
@@ -58,22 +118,106 @@ class Vitals:
 
     def failed(self, endpoint: str, endpoint_id: str, op: Operation, error: ApiError) -> None:
         """A call was not: trouble closes the gate, 429 lowers the budget, silence spaces the tries."""
-        if isinstance(error, EndpointTrouble):
-            self.gate.trouble(endpoint, error.reason)
-        elif isinstance(error, Throttled):
+        if isinstance(error, Throttled):
             self.budget.throttled(endpoint_id, op, error.delay_s)
-        elif isinstance(error, Unreadable) and op not in {Operation.RUN, Operation.RUNSYNC}:
+        elif isinstance(error, Unreadable) and op not in SUBMITS:
             return  # of one job's answer: nobody else waits for it, and it is no sign of life either
-        elif isinstance(error, Unreachable | Unanswered):
-            with self._lock:
-                fails = self._away.get(endpoint, (0, 0.0))[0] + 1
-                self._away[endpoint] = (fails, time.monotonic() + backoff(fails, AWAY_BASE_S, AWAY_MAX_S))
-                if isinstance(error, Unanswered) and op in {Operation.RUN, Operation.RUNSYNC}:
-                    self._silent[endpoint] = False
-            if fails in {1, 10, 100}:
-                tell("runpod.away", endpoint=endpoint, error=error.message, fails=fails)
+        elif isinstance(error, KeyUnusable | Unreachable):
+            self._spaced(endpoint, error, error.reason)
             return
+        elif isinstance(error, Unanswered):
+            if op in SUBMITS:
+                with self._lock:
+                    self._silent[endpoint] = False
+            if not self._ones_own(endpoint, op, error):
+                self._spaced(endpoint, error, "unreachable")
+            return
+        elif isinstance(error, EndpointTrouble) and self.decides:
+            if op is not Operation.HEALTH and self.is_whole(endpoint, endpoint_id) is False:
+                if not self._ones_own(endpoint, op, error):
+                    self._spaced(endpoint, error, error.reason)
+                return
+            self._key_stamps.setdefault(endpoint, self._key_stamp(endpoint))
+            self.gate.trouble(endpoint, error.reason, error.message[:300])
         self._answered(endpoint, submitted=False)
+
+    def _ones_own(self, endpoint: str, op: Operation, error: ApiError) -> bool:
+        """Whether an odd answer is one job's own, so that no other call need wait for it."""
+        if error.code is None or op not in OF_A_JOB:
+            return False
+        with self._lock:
+            self._odd[endpoint] = self._odd.get(endpoint, 0) + 1
+            return self._odd[endpoint] < ODD_IN_A_ROW
+
+    def denied(
+        self, endpoint: str, endpoint_id: str, request_id: str, error: ApiError, *, before_ms: int
+    ) -> tuple[Denied, str]:
+        """A submit was not taken: whose trouble is it, and its word. `before_ms`: when the same was not taken before.
+
+        Where /health has the same trouble it is the whole endpoint's; else the other requests tell.
+        """
+        reason = error.reason if isinstance(error, EndpointTrouble) else "refused"
+        said = (error.answered or error.message)[:300]
+        self._key_stamps.setdefault(endpoint, self._key_stamp(endpoint))
+        whole = self.is_whole(endpoint, endpoint_id)
+        self._answered(endpoint, submitted=False)
+        if whole:
+            self.gate.trouble(endpoint, reason, said, request_id)
+            return Denied.SHARED, reason
+        foreign = error.foreign and whole is False
+        taken_ms = self._taken_at.get(endpoint, 0)
+        verdict = self.gate.denied(
+            endpoint, request_id, reason, said, foreign=foreign, before_ms=before_ms, taken_ms=taken_ms
+        )
+        return verdict, reason
+
+    def is_whole(self, endpoint: str, endpoint_id: str) -> bool | None:
+        """Whether the whole endpoint is in trouble, as its health answers now; None when that does not answer.
+
+        Asked once for all calls that fail together.
+        """
+        if self._health is None:
+            return True
+        with self._lock:
+            lock = self._whole_locks.setdefault(endpoint, threading.Lock())
+        with lock:
+            known = self._whole.get(endpoint)
+            if known is None or time.monotonic() - known[0] > WHOLE_S:
+                known = time.monotonic(), self._ask_whole(endpoint, endpoint_id)
+                self._whole[endpoint] = known
+            return known[1]
+
+    def _ask_whole(self, endpoint: str, endpoint_id: str) -> bool | None:
+        health = self._health
+        assert health is not None  # noqa: S101  (the caller has looked)
+        token = secrets.token_hex(8)
+        if not self.budget.acquire(endpoint_id, Operation.HEALTH, 1, token=token, slot_ms=SLOT_MS, kind="small").count:
+            return None
+        try:
+            health(endpoint, endpoint_id)
+        except EndpointTrouble:
+            return True
+        except ApiError:
+            return None
+        finally:
+            self.budget.release(endpoint_id, Operation.HEALTH, token, used=1, unused=0)
+        self.ok(endpoint, probed=True)
+        return False
+
+    def _spaced(self, endpoint: str, error: ApiError, reason: str) -> None:
+        """Nobody answered as he should: the next tries of this process are spaced, and every process can say why."""
+        now = time.monotonic()
+        with self._lock:
+            fails = self._away.get(endpoint, (0, 0.0))[0] + 1
+            self._away[endpoint] = (fails, now + backoff(fails, AWAY_BASE_S, AWAY_MAX_S))
+            said = self._said_away.get(endpoint)
+            news = self.decides and (said is None or said[1] != reason or now - said[0] > SAY_AGAIN_S)
+            if news:
+                self._said_away[endpoint] = now, reason
+        if fails in {1, 10, 100}:
+            tell("runpod.away", endpoint=endpoint, error=error.message, fails=fails)
+        if news:
+            self.gate.away(endpoint, reason, error.message)
 
     def _answered(self, endpoint: str, *, submitted: bool) -> None:
         if endpoint in self._silent:
@@ -109,12 +253,20 @@ class Vitals:
 
     def waiting_for(self, endpoint: str) -> str | None:
         """Why requests of this endpoint wait, in a closed word; None when nothing stands in their way."""
+        found = self.waiting(endpoint)
+        return found.reason if found else None
+
+    def waiting(self, endpoint: str) -> Waiting | None:
+        """The same, with what was said and to whom. Every process tells the same within a second."""
         state = self.gate.state(endpoint)
         if state.paused:
-            return "paused"
+            by = f" by {state.paused_by}" if state.paused_by else ""
+            return Waiting("paused", f"paused{by}{f': {state.pause_reason}' if state.pause_reason else ''}")
         if state.reason:
-            return state.reason
-        return "unreachable" if endpoint in self._away else None
+            return Waiting(state.reason, state.said, state.request)
+        if state.away and self._now() - state.away_at_ms < AWAY_MS:
+            return Waiting(state.away, state.away_said)
+        return Waiting("unreachable") if endpoint in self._away else None
 
     def refuses_at_once(self, endpoint: str) -> bool:
         """An endpoint that has never answered with success: a typing error is told, not waited for.
@@ -138,8 +290,8 @@ class Vitals:
         state = self.gate.state(endpoint)
         if state.paused and submitting:
             return 0, 0.5
-        if state.reason:
-            wait = (state.next_try_ms - self._now()) / 1000
+        if state.reason and (submitting or not state.submits_only):
+            wait = 0.0 if self._key_is_new(endpoint, state.reason) else (state.next_try_ms - self._now()) / 1000
             if wait > 0:
                 return 0, min(wait, 1.0)
             return (1, 0.0) if self.gate.try_turn(endpoint, token) else (0, 0.5)
@@ -147,6 +299,16 @@ class Vitals:
         if silent and not self._sign_of_life(endpoint):
             return 0, ASK_S
         return (1 if silent or endpoint in self._away else None), 0.0
+
+    def _key_is_new(self, endpoint: str, reason: str) -> bool:
+        """Whether the key was changed since it was refused: then it is tried at once, and once."""
+        stamp = self._key_stamp(endpoint)
+        seen = self._key_stamps.setdefault(endpoint, stamp)
+        if seen == stamp or reason not in OF_THE_KEY:
+            return False
+        self._key_stamps[endpoint] = stamp
+        self.gate.try_now(endpoint)
+        return True
 
     def _sign_of_life(self, endpoint: str) -> bool:
         """Whether something was answered since the last submit was not; used up by the submit that it lets go."""

@@ -23,6 +23,8 @@ CANCEL_WATCH_MS = 30_000
 UNREAD_LEAST_MS, UNREAD_LEAST_SYNC_MS = 5 * 60_000, 15_000
 #: Submits are worked by priority, then age: nine bands, each wider than any clock.
 PRIORITY_BAND_MS = 10**13
+#: How far behind its age a submit stands that RunPod's side did not take.
+DENIED_BEHIND_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,9 +389,11 @@ def unread_until(record: Record) -> int:
 def submit_score(record: Record) -> int:
     """The order of submits inside an endpoint: priority (9 first), then age, which begins at `not_before`.
 
-    `lua/schedule.lua` spells the same.
+    One that was not taken stands behind those that came up to a minute later: the next try is another's.
+    `lua/schedule.lua` spells the same for those that were never tried.
     """
-    return (9 - record.priority) * PRIORITY_BAND_MS + max(record.accepted_at, record.not_before)
+    since = record.denied_at + DENIED_BEHIND_MS if record.denied_at else max(record.accepted_at, record.not_before)
+    return (9 - record.priority) * PRIORITY_BAND_MS + since
 
 
 def wish_end(wish: str) -> tuple[Status, str]:

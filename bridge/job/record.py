@@ -34,6 +34,7 @@ class Long(StrEnum):
     TRACE = "trace"  # W3C traceparent
     EVIDENCE = "evid"  # text: the job id that a callback named while the submit's answer was lost
     OUTPUT_REF = "oref"  # JSON {size, sha256, url} of an output over the inline limit; no url: only the ledger has it
+    DENIED = "denied"  # JSON {reason, says}: why RunPod's side did not take the last submit
     LAST_FAULT = "fault"  # text: the last error of a finish or a claim
     UNREAD = "unread"  # text: why answers about the job cannot be read
 
@@ -120,6 +121,8 @@ class Record:
     hint: int = _number("hn")  # somebody has called back while a read was under way: another follows at once
     hinted_at: int = _number("ha")  # when the last read that a callback asked for is or was due
     submits: int = _number("su")
+    denials: int = _number("dn")  # submits in a row that were not taken, and that speak against this request alone
+    denied_at: int = _number("da")  # the last submit that was not taken
     cancels: int = _number("cn")
     retry_calls: int = _number("rc")
     sequence: int = _number("sq")

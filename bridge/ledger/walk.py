@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import LedgerError, LedgerUnavailable
 from bridge.job.record import Long
-from bridge.job.words import Phase, Step
+from bridge.job.words import SUBMITS, Phase, Step
 from bridge.ledger.records.read import COMMON
 from bridge.ledger.scripts import mapped
 
@@ -45,6 +45,14 @@ def scheduled_ids(ledger: Ledger, endpoint: str) -> list[str]:
     with mapped():
         found: Any = ledger.client.zrange(ledger.names.due(endpoint, Step.SCHEDULED.value), 0, -1)
     return list(found)
+
+
+def waiting_ids(ledger: Ledger, endpoint: str, most: int) -> list[str]:
+    """Ids of an endpoint's requests that wait to be submitted, those first that go next."""
+    with mapped(), ledger.client.pipeline(transaction=False) as pipe:
+        for step in SUBMITS:
+            pipe.zrange(ledger.names.due(endpoint, step.value), 0, most - 1)
+        return [found for answer in pipe.execute() for found in answer]
 
 
 def load_many(ledger: Ledger, request_ids: Sequence[str], *, wanted: Sequence[Long] = COMMON) -> dict[str, Held]:

@@ -62,7 +62,15 @@ class Components:
         self.book = EndpointBook(settings)
         self.budget = Budget(self.client, self.names.prefix, limit_of=self._limit_of, now=self._now)
         self.gate = Gate(self.client, self.names.prefix, self._now)
-        self.vitals = Vitals(self.gate, self.budget, self.ledger.now, int(settings.bridge_gate_max_s * 1000))
+        self.vitals = Vitals(
+            self.gate,
+            self.budget,
+            self.ledger.now,
+            int(settings.bridge_gate_max_s * 1000),
+            lambda endpoint, endpoint_id: self.client_of(endpoint).health(endpoint_id),
+            self.book.key_stamp,
+        )
+        self.vitals.decides = False
         self.pressure = Pressure(lambda: measure(self.ledger), marks(settings), self.book.max_waiting)
         self.notifier = Notifier(self.ledger, self.pressure, self._states)
         self._clients: dict[str, RunPodClient] = {}
@@ -115,12 +123,18 @@ class Components:
                 "is not set: RunPod will answer 401, and requests are refused or wait; set it, or RUNPOD_API_KEY_FILE"
             )
             tell("settings.doubtful", setting="RUNPOD_API_KEY", says=says)
+        if (fault := self.route_fault()) is not None:
+            tell("settings.doubtful", setting="the way to RunPod", says=fault)
+
+    def route_fault(self) -> str | None:
+        """Why no call can reach RunPod by the proxy, CA bundle and address that are set; None when one may."""
+        return self.client_of(next(iter(self.book.all()), "")).fault()
 
     def _states(self) -> States:
         """Celery's view of requests on their way."""
         from bridge.engine.tell.celery_states import States  # noqa: PLC0415  (loads Celery)
 
-        return States(self.ledger, self.app, self.vitals.waiting_for, self.settings.celery_limit)
+        return States(self.ledger, self.app, self.control.why.of, self.settings.celery_limit)
 
     def _now(self) -> int | None:
         """Ledger time, once the ledger has told it."""

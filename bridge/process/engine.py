@@ -22,6 +22,7 @@ from bridge.engine.sweep import Sweep
 from bridge.engine.tell.amqp_publisher import Broker
 from bridge.engine.tell.finish import Finish, Here
 from bridge.engine.tell.publish import Publish
+from bridge.engine.tell.retell import Retell
 from bridge.engine.trim import Trim
 from bridge.engine.wake import Wake
 from bridge.engine.watch.pace import Pace
@@ -86,6 +87,7 @@ class Threads:
 def build_engine(has: Components, finish_here: Here | None, *, reads_finishes: bool) -> Engine:
     """Nothing runs before its `start`."""
     s, ledger, vitals = has.settings, has.ledger, has.vitals
+    vitals.decides = True
     threads, commits = Threads.of(s), Commits(ledger, has.notifier.changed)
     observed = partial(has.outputs.observed, commits)
     unread = Unread(ledger, commits, vitals, has.client_of)
@@ -125,6 +127,7 @@ def build_engine(has: Components, finish_here: Here | None, *, reads_finishes: b
         "stream": Loop("stream", stream.once, at_least_s=BURST_S),
         "finish": Loop("finish", finish.once, at_least_s=BURST_S),
         "states": Loop("states", has.notifier.states.once, at_least_s=STATES_BURST_S),
+        "retell": Loop("retell", Retell(ledger, has.notifier.states, vitals).once),
         "outputs": Loop("outputs", has.outputs.once),
         "sweep": Loop("sweep", Sweep(ledger, engine_id, has.notifier.changed, has.budget.flush).once),
         "ask": Loop("ask", AskHealth(ledger, vitals, *calling).once),

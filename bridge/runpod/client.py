@@ -7,7 +7,6 @@ by the client itself; a POST that makes a job never leaves on a connection that 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -15,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
@@ -26,10 +25,12 @@ from requests.adapters import HTTPAdapter
 
 from bridge.errors import (
     ApiError,
+    EndpointPaused,
     EndpointTrouble,
     EndpointUnknown,
     Forbidden,
     JobUnknown,
+    KeyUnusable,
     OutOfCredit,
     Refused,
     Throttled,
@@ -38,13 +39,15 @@ from bridge.errors import (
     Unreachable,
     Unreadable,
 )
-from bridge.job.reading import read_json, whole, word
+from bridge.job.reading import whole, word
+from bridge.runpod import departure
 from bridge.runpod.answers import ABSENT, Chunk, Health, Observation, Purged, StreamPage
+from bridge.runpod.meaning import JOB_ID, SUBMITS, Body, Meaning, body_of, foreign, meaning_of, sentence_of, words_of
 from bridge.runpod.operations import Operation
-from bridge.telemetry import tell
+from bridge.runpod.route import check_authorities, plain_about_addresses
+from bridge.telemetry import blotted, tell
 
 ENDPOINT_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
-JOB_ID = re.compile(r"[A-Za-z0-9_\-]{1,200}")
 #: Bytes of one answer at most: RunPod's own limit for a result is 20 MB (docs: handler functions); pages may hold more.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 #: Seconds a connection may have been idle when a POST that makes a job leaves on it. A server that closes it
@@ -58,8 +61,8 @@ LONGEST_PAUSE_S = 3600.0
 COUNT_MAX = 10**9
 #: Bytes read at once from a large answer.
 PIECE = 256 * 1024
-_REDIRECTS = frozenset({301, 302, 307, 308})
-_MAKES_A_JOB = frozenset({Operation.RUN, Operation.RUNSYNC})
+#: Bytes read of an answer that is an error.
+ERROR_BYTES = 64 * 1024
 
 
 class RunPodClient:
@@ -91,13 +94,13 @@ class RunPodClient:
 
     def run(self, endpoint_id: str, body: bytes) -> Observation:
         """POST /run. An answer without an id is Unanswered: a job may exist."""
-        return self._job(self._call(Operation.RUN, endpoint_id, body=body), needs_id=True)
+        return self._job(self._call(Operation.RUN, endpoint_id, body=body))
 
     def runsync(self, endpoint_id: str, body: bytes, wait_ms: int) -> Observation:
         """POST /runsync?wait=ms. Answers the job's true state when the wait ends (kept 1 min only)."""
         query = f"?wait={wait_ms}"
         told = self._call(Operation.RUNSYNC, endpoint_id, body=body, query=query, hold_ms=wait_ms)
-        return self._job(told, needs_id=True)
+        return self._job(told)
 
     def status(self, endpoint_id: str, job_id: str) -> Observation:
         """GET /status/{id}. Reading consumes nothing."""
@@ -174,25 +177,49 @@ class RunPodClient:
         headers = self._headers(body)  # before the call: a key that cannot be read is no lost answer
         started = time.monotonic()
         code: int | str = "none"
+        departure.begin()
         try:
-            with _mapped(url):
+            try:
                 answer = self._send(op, url, body, headers, timeout)
-                code = answer.status
-                text = self._read(answer, time.monotonic() + read_s)
-            if code != HTTPStatus.OK:
-                raise _error_of(answer, _without_key(text, headers), about_job=job_id is not None)
-            return _json_of(text, pages=op is Operation.STREAM)
+            except ApiError:
+                raise
+            except Exception as error:
+                raise departure.fault_of(error, url.split("?", maxsplit=1)[0]) from error
+            code = answer.status
+            return self._understood(op, answer, headers, time.monotonic() + read_s)
         except ApiError as error:
             code = error.code or type(error).__name__.lower()
             raise
         finally:
             tell("runpod.call", endpoint=endpoint_id, op=op.value, code=code, seconds=time.monotonic() - started)
 
+    def _understood(
+        self, op: Operation, answer: urllib3.BaseHTTPResponse, headers: dict[str, str], deadline: float
+    ) -> dict[str, Any]:
+        """The answer that was asked for; everything else is raised as what it means (`meaning.py`)."""
+        text, flaw = self._read(answer, deadline)
+        code, told = answer.status, None
+        if flaw is None:
+            body, told = body_of(op, code, text)
+            if meaning_of(op, code, body) is Meaning.ANSWER:
+                return {"stream": told} if isinstance(told, list) else told
+        else:
+            body, told = flaw
+        if HTTPStatus.OK <= code < HTTPStatus.MULTIPLE_CHOICES:
+            fault = _without_key(str(told).encode(), headers).decode()
+            raise (Unreadable if flaw is None else Unanswered)(f"RunPod's answer {fault}", code)
+        raise _error_of(op, answer, body, _without_key(text, headers))
+
     def _headers(self, body: bytes | None) -> dict[str, str]:
-        key = self._api_key()
+        try:
+            key = self._api_key()
+        except (OSError, ValueError) as error:  # a file of bytes that are no text is a ValueError
+            raise KeyUnusable(
+                f"{_KEY} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}"
+            ) from error
         if not key or not key.isascii() or not key.isprintable():
             fault = "is empty, or holds a line's end or another character that no header can carry"
-            raise Unauthorised(f"{_KEY} {fault}")
+            raise KeyUnusable(f"{_KEY} {fault}")
         headers = {
             "Authorization": f"Bearer {key}",
             "Accept": "application/json",
@@ -206,7 +233,7 @@ class RunPodClient:
         self, op: Operation, url: str, body: bytes | None, headers: dict[str, str], timeout: urllib3.Timeout
     ) -> urllib3.BaseHTTPResponse:
         """Through the session's own pool, without preparing a request anew each time."""
-        pool = self._pool_for(fresh=op in _MAKES_A_JOB)
+        pool = self._pool_for(fresh=op in SUBMITS)
         return pool.urlopen(  # type: ignore[no-any-return]
             "GET" if body is None else "POST",
             url if pool.proxy is not None and pool.scheme == "http" else url[len(self._origin) :],
@@ -228,53 +255,73 @@ class RunPodClient:
                 pools = self._pools if self._pid == os.getpid() else self._build()
         return pools["fresh" if fresh else "kept"]
 
+    def fault(self) -> str | None:
+        """Why no call can leave by these settings (proxy, CA bundle, address), in words; None when one may."""
+        departure.begin()
+        try:
+            self._pool_for(fresh=True)
+        except Unreachable as error:
+            return error.message
+        except Exception as error:  # noqa: BLE001  (nothing has left, whatever it is)
+            return departure.fault_of(error, self.base_url).message
+        return None
+
     def _build(self) -> dict[str, Any]:
         session = requests.Session()
         # Proxies and CA bundle are read from the environment once, here, and not for each call.
         found = session.merge_environment_settings(self.base_url, {}, stream=False, verify=None, cert=None)
         session.trust_env = False
         session.proxies, session.verify, session.cert = found["proxies"], found["verify"], found["cert"]
+        check_authorities(self.base_url, session.verify)
         pools = {}
-        prepared = session.prepare_request(requests.Request("GET", self.base_url))
-        for name in ("kept", "fresh"):
-            adapter = HTTPAdapter(pool_connections=1, pool_maxsize=self._pool_size, max_retries=0, pool_block=False)
-            session.mount(f"{self.base_url}/{name}", adapter)
-            pool: Any = adapter.get_connection_with_tls_context(
-                prepared, session.verify, proxies=session.proxies, cert=session.cert
-            )
-            # `requests` names its own CA bundle only here; without it a slim container's empty store would be used.
-            adapter.cert_verify(pool, self.base_url, session.verify, session.cert)  # type: ignore[no-untyped-call]
-            pool.ConnectionCls = _plain_about_connecting(pool.ConnectionCls)
-            pools[name] = pool
+        with plain_about_addresses(self.base_url, session.proxies):
+            prepared = session.prepare_request(requests.Request("GET", self.base_url))
+            for name in ("kept", "fresh"):
+                adapter = HTTPAdapter(pool_connections=1, pool_maxsize=self._pool_size, max_retries=0, pool_block=False)
+                session.mount(f"{self.base_url}/{name}", adapter)
+                pool: Any = adapter.get_connection_with_tls_context(
+                    prepared, session.verify, proxies=session.proxies, cert=session.cert
+                )
+                # `requests` names its own CA bundle only here; without it a slim container's empty store would be used.
+                adapter.cert_verify(pool, self.base_url, session.verify, session.cert)  # type: ignore[no-untyped-call]
+                pool.ConnectionCls = departure.noting(pool.ConnectionCls)
+                pools[name] = pool
         _keep_fresh(pools["fresh"])
         self._session, self._pools, self._pid = session, pools, os.getpid()
         return pools
 
-    def _read(self, answer: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-        """The whole body, unless it is larger than anything RunPod would send, or still dripping at the deadline."""
-        pieces, size = [], 0
-        while piece := answer.read1(PIECE):
-            pieces.append(piece)
-            size += len(piece)
-            if size > self._max_bytes or time.monotonic() > deadline:
-                answer.close()
-                fault = f"over {self._max_bytes} bytes" if size > self._max_bytes else f"not whole after {size} bytes"
-                raise Unanswered(f"RunPod's answer is {fault}", answer.status)
-        answer.release_conn()
-        return b"".join(pieces)
+    def _read(self, answer: urllib3.BaseHTTPResponse, deadline: float) -> tuple[bytes, tuple[Body, str] | None]:
+        """The body, and why it is not whole: larger than anything RunPod would send, cut, or dripping at the deadline.
+
+        Of an error only a sentence is told: little of it is read.
+        """
+        most = self._max_bytes if answer.status < HTTPStatus.MULTIPLE_CHOICES else min(self._max_bytes, ERROR_BYTES)
+        pieces, size, flaw = [], 0, None
+        try:
+            while piece := answer.read1(PIECE):
+                pieces.append(piece)
+                size += len(piece)
+                if size > most:
+                    flaw = Body.TOO_LARGE, f"is over {most} bytes"
+                elif time.monotonic() > deadline:
+                    flaw = Body.CUT, f"is not whole after {size} bytes"
+                if flaw is not None:
+                    break
+        except Exception as error:  # noqa: BLE001  (whatever it is, the rest does not come)
+            flaw = Body.CUT, f"is cut after {size} bytes: {type(error).__name__}"
+        if flaw is not None:
+            answer.close()
+        else:
+            answer.release_conn()
+        return b"".join(pieces), flaw
 
     @staticmethod
-    def _job(told: dict[str, Any], *, needs_id: bool = False) -> Observation:
-        job_id, status = told.get("id"), word(told.get("status"))
-        if not status or (needs_id and not isinstance(job_id, str)):
-            said = told.get("error") or "neither id nor status"
-            raise Unreadable(f"RunPod's answer describes no job: {str(said)[:200]}", 200)
-        if job_id and not (isinstance(job_id, str) and JOB_ID.fullmatch(job_id)):
-            raise Unreadable(f"RunPod's answer names a job id that fits no URL: {str(job_id)[:80]!r}", 200)
+    def _job(told: dict[str, Any]) -> Observation:
         read = {name: kind(told.get(name)) for name, kind in _MEMBERS.items()}
         return Observation(
-            job_id=str(job_id or ""),
-            status=status,
+            job_id=str(told.get("id") or ""),
+            # A submit that names an id is answered, whatever else it says.
+            status=word(told.get("status")) or "IN_QUEUE",
             delay_time=read["delayTime"],
             execution_time=read["executionTime"],
             worker_id=read["workerId"],
@@ -315,83 +362,44 @@ def _keep_fresh(pool: Any) -> None:
     pool._put_conn, pool._get_conn = _put_conn, _get_conn  # noqa: SLF001
 
 
-def _plain_about_connecting(base: Any) -> Any:
-    """The pool's connection class, saying of every fault before the request's first byte that nothing was sent.
-
-    urllib3 gives a handshake that is reset, closed or late the same names as a lost answer.
-    """
-
-    class PlainConnection(base):  # type: ignore[misc]
-        def connect(self) -> None:
-            try:
-                super().connect()
-            except urllib3.exceptions.NewConnectionError:
-                raise
-            except Exception as error:
-                said = f"{type(error).__name__}: {error}"
-                raise urllib3.exceptions.NewConnectionError(self, said) from error
-
-    return PlainConnection
-
-
-@contextlib.contextmanager
-def _mapped(url: str) -> Iterator[None]:
-    """The one place where the HTTP library's errors become ours."""
-    where = url.split("?", maxsplit=1)[0]
-    try:
-        yield
-    except urllib3.exceptions.NewConnectionError as error:
-        raise Unreachable(f"cannot connect to {where}: {error.__cause__ or error}") from error
-    except urllib3.exceptions.ProxyError as error:
-        raise Unreachable(f"cannot reach {where} through the proxy: {error.original_error}") from error
-    except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        raise Unanswered(f"{where}: no answer: {type(error).__name__}: {error}") from error
-
-
 #: How the key is set, for who reads that it is wrong.
 _KEY = "the key (RUNPOD_API_KEY, or the endpoint's api_key_file)"
-#: What RunPod's codes mean, with what to say when the body says nothing.
-_MEANING: Mapping[int, tuple[type[ApiError], str]] = {
-    400: (Refused, "bad request"),
-    401: (Unauthorised, f"{_KEY} is missing or wrong"),
-    402: (OutOfCredit, "the balance is used up"),
-    403: (Forbidden, f"{_KEY} may not use this endpoint"),
-    404: (JobUnknown, "job not found"),
+#: The error of each meaning, and what to say when the body says nothing.
+_ERRORS: Mapping[Meaning, tuple[type[ApiError], str]] = {
+    Meaning.UNANSWERED: (Unanswered, ""),
+    Meaning.REFUSED: (Refused, ""),
+    Meaning.JOB_UNKNOWN: (JobUnknown, "job not found"),
+    Meaning.ENDPOINT_UNKNOWN: (EndpointUnknown, "endpoint not found"),
+    Meaning.REDIRECTED: (EndpointTrouble, ""),
+    Meaning.UNAUTHORISED: (Unauthorised, f"{_KEY} is missing or wrong"),
+    Meaning.OUT_OF_CREDIT: (OutOfCredit, "the balance is used up"),
+    Meaning.FORBIDDEN: (Forbidden, f"{_KEY} may not use this endpoint"),
+    Meaning.PAUSED: (EndpointPaused, "the endpoint takes no jobs now"),
 }
 
 
-def _error_of(answer: urllib3.BaseHTTPResponse, text: bytes, *, about_job: bool) -> ApiError:
-    """What an answer other than 200 means (fact: problem-style bodies, but also HTML, text and nothing)."""
-    code, said = answer.status, _said(text)
-    if code == HTTPStatus.NOT_FOUND and ("endpoint" in said.lower() or not about_job):
-        return EndpointUnknown(said or "endpoint not found", code)
-    if code in _REDIRECTS:
+def _error_of(op: Operation, answer: urllib3.BaseHTTPResponse, body: Body, text: bytes) -> ApiError:
+    """The error of an answer other than the one that was asked for. `text` holds no key any more."""
+    code, said, meaning = answer.status, sentence_of(text), meaning_of(op, answer.status, body)
+    error: ApiError
+    if meaning is Meaning.THROTTLED:
+        error = Throttled(said or "too many requests", code, _retry_after(answer.headers))
+    elif meaning is Meaning.REDIRECTED:
         where = str(answer.headers.get("Location", "nowhere")).split("?", maxsplit=1)[0][:200]
-        return EndpointTrouble(f"redirected to {where}, not followed: correct RUNPOD_ENDPOINT_BASE_URL", code)
-    if code == HTTPStatus.TOO_MANY_REQUESTS:
-        return Throttled(said or "too many requests", code, _retry_after(answer.headers))
-    if code in _MEANING:
-        kind, meaning = _MEANING[code]
-        # RunPod's sentence cannot know where our key comes from.
-        ours = kind in {Unauthorised, Forbidden}
-        return kind(f"{meaning} (RunPod: {said or code})" if ours else said or meaning, code)
-    if HTTPStatus.BAD_REQUEST < code < HTTPStatus.INTERNAL_SERVER_ERROR and code != HTTPStatus.REQUEST_TIMEOUT:
-        return Refused(said or f"HTTP {code}", code)
-    return Unanswered(f"HTTP {code}{': ' + said if said else ''}", code)
-
-
-def _said(text: bytes) -> str:
-    """The sentence of an error body, whatever its form; at most 300 characters, never HTML."""
-    try:
-        told = json.loads(text)
-    except (ValueError, RecursionError):
-        plain = text.decode(errors="replace").strip()
-        return "" if plain.startswith("<") else plain[:300]
-    if isinstance(told, dict):
-        for name in ("detail", "title", "error", "message"):
-            if told.get(name):
-                return str(told[name])[:300]
-    return str(told)[:300] if told else ""
+        error = EndpointTrouble(f"redirected to {where}, not followed: correct RUNPOD_ENDPOINT_BASE_URL", code)
+    else:
+        kind, means = _ERRORS[meaning]
+        if kind in {Unauthorised, Forbidden}:  # RunPod's sentence cannot know where our key comes from
+            said = f"{means} (RunPod: {said or code})"
+        elif kind is Unanswered:
+            said = f"HTTP {code}{': ' + said if said else ''}"
+        error = kind(said or means or f"HTTP {code}", code)
+    if op in SUBMITS:
+        error.foreign = foreign(op, code, body)
+        words = str(blotted(words_of(text)))
+        page = " and a page of HTML" if body is Body.HTML else ""
+        error.answered = f"HTTP {code}{page}{': ' + words if words else ''}"
+    return error
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -418,18 +426,6 @@ def _chunk(item: object) -> Chunk:
         return Chunk(item)
     metrics = item.get("metrics")
     return Chunk(item["output"], metrics if isinstance(metrics, dict) else None)
-
-
-def _json_of(text: bytes, *, pages: bool = False) -> dict[str, Any]:
-    try:
-        told = read_json(text)
-    except ValueError as error:
-        raise Unreadable(f"RunPod's answer {error}", 200) from None
-    if pages and isinstance(told, list):
-        return {"stream": told}
-    if not isinstance(told, dict):
-        raise Unreadable(f"RunPod's answer is no object: {type(told).__name__}", 200)
-    return told
 
 
 def _check(what: str, pattern: re.Pattern[str], value: str) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
 
 from bridge.engine.vitals import Vitals
-from bridge.errors import Unanswered
+from bridge.errors import Forbidden, Unanswered
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names
 from bridge.ledger.endpoints.pause import pause, resume
 from bridge.runpod.budget import Budget
-from bridge.runpod.gate import Gate
+from bridge.runpod.gate import Denied, Gate
 from bridge.runpod.operations import Operation
 from bridge.telemetry import subscribe
 from tests.support.helpers import eventually
@@ -207,3 +209,94 @@ def test_after_an_unanswered_submit_none_leaves_without_a_sign_of_life(client: r
     assert [vitals.may_call(EP, "t", submitting=True)[0] for _ in range(2)] == [1, 0]
     vitals.ok(EP, submitted=True)
     assert vitals.may_call(EP, "t", submitting=True) == (None, 0.0)
+
+
+def denied(gate: Gate, request: str, **more: object) -> tuple[Denied, str | None]:
+    """A submit that was not taken, and the gate's reason after it."""
+    told: dict[str, Any] = {"foreign": False, "before_ms": 0, "taken_ms": 0, **more}
+    verdict = gate.denied(EP, request, "forbidden", "HTTP 403", **told)
+    return verdict, gate.state(EP).reason
+
+
+def test_one_request_alone_closes_no_gate(client: redis.Redis) -> None:
+    """However often it is not taken; and while nobody else is, it is not to blame either."""
+    gate, now = Gate(client, PREFIX), Ledger(client, Names(), Rules()).now
+    gate.succeeded(EP)
+    assert denied(gate, "a") == (Denied.FIRST, None)
+    for _ in range(20):
+        assert denied(gate, "a", before_ms=now()) == (Denied.SHARED, None)
+    assert gate.state(EP).suspected
+
+
+def test_a_request_is_to_blame_when_another_was_taken_between(client: redis.Redis) -> None:
+    """By this process, or by another that has told the gate."""
+    gate, other, now = Gate(client, PREFIX), Gate(client, PREFIX), Ledger(client, Names(), Rules()).now
+    before = now()
+    assert denied(gate, "a")[0] is Denied.FIRST
+    other.state(EP)
+    other.succeeded(EP)
+    assert denied(gate, "a", before_ms=before)[0] is Denied.SHARED  # a status read says nothing about submits
+    other.state(EP)
+    other.succeeded(EP, submitted=True)
+    assert denied(gate, "a", before_ms=before) == (Denied.OWN, None)
+    assert denied(gate, "b", before_ms=before, taken_ms=now() + 1)[0] is Denied.OWN
+
+
+def test_a_foreign_answer_to_one_request_alone_is_its_own(client: redis.Redis) -> None:
+    """RunPod answers health and never so: nobody else need be asked. Five requests in a row are not one."""
+    gate = Gate(client, PREFIX)
+    assert denied(gate, "a", foreign=True) == (Denied.FIRST, None)
+    assert denied(gate, "a", foreign=True, before_ms=1) == (Denied.OWN, None)
+    for name in "bcd":
+        assert denied(gate, name, foreign=True) == (Denied.FIRST, None)
+    assert denied(gate, "e", foreign=True) == (Denied.SHARED, "forbidden")
+
+
+def test_a_gate_that_submits_have_closed_is_opened_by_a_submit_alone(client: redis.Redis) -> None:
+    """Two requests, and none taken between: submits wait, reads go on and do not open it."""
+    vitals = Vitals(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    gate = vitals.gate
+    denied(gate, "a")
+    assert denied(gate, "b") == (Denied.SHARED, "forbidden")
+    assert gate.state(EP).request == "b"
+    vitals.ok(EP)
+    assert gate.state(EP).reason == "forbidden"
+    assert vitals.may_call(EP, "t", submitting=False) == (None, 0.0)
+    assert vitals.may_call(EP, "t", submitting=True)[0] == 0
+    pass_time(client, 5_001)
+    gate.forget(EP)
+    eventually(lambda: vitals.may_call(EP, "t", submitting=True)[0] == 1)
+    vitals.ok(EP, submitted=True)
+    assert gate.state(EP) == replace(gate.state(EP), reason=None, suspected=False, submits_only=False)
+
+
+def test_that_a_process_gets_no_answer_is_known_to_all_and_passes(client: redis.Redis) -> None:
+    """Also when that process has died: a minute later nobody believes it any more."""
+    gate = Gate(client, PREFIX)
+    other = Vitals(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    gate.away(EP, "tls", "cannot connect: TLS")
+    assert other.waiting(EP) == ("tls", "cannot connect: TLS", "")
+    assert other.may_call(EP, "t", submitting=True) == (None, 0.0)  # another process may well get through
+    other.ok(EP)
+    assert other.waiting(EP) is None
+    gate.away(EP, "tls", "cannot connect: TLS")
+    client.hincrby(f"{PREFIX}gate:{EP}", "away_at", -60_001)
+    other.gate.forget(EP)
+    assert other.waiting(EP) is None
+
+
+def test_one_jobs_odd_answers_make_no_other_call_wait(client: redis.Redis) -> None:
+    """A status read that is always answered 502, or with a firewall's page, beside others that go well."""
+    vitals = Vitals(
+        Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now, health=lambda *_: None
+    )
+    for error in (Unanswered("HTTP 502", 502), Forbidden("page", 403)):
+        for _ in range(10):
+            vitals.ok(EP)
+            vitals.failed(EP, EP, Operation.STATUS, error)
+            assert vitals.may_call(EP, "t", submitting=True) == (None, 0.0)
+            assert vitals.waiting(EP) is None
+        for _ in range(3):
+            vitals.failed(EP, EP, Operation.STATUS, error)
+        assert vitals.wait_s(EP) > 0  # nobody is answered: tries are spaced
+        vitals.ok(EP)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.job.change import Change, Rules
+from bridge.job.change import Change, Rules, submit_score
 from bridge.job.document import Held
 from bridge.job.observation import Heard
 from bridge.job.record import Long, Record
@@ -557,3 +557,34 @@ def test_whatever_comes_in_whatever_order_the_events_tell_one_way(
     ends = [name for name, _, _, _ in events if name in {"completed", "failed", "timed_out", "cancelled"}]
     assert len(ends) == (1 if held.record.phase.ended else 0)
     assert not ends or events[-1][0] == ends[0]
+
+
+def test_a_submit_that_was_not_taken_rests_and_others_go_first() -> None:
+    """Back to ACCEPTED with no submit used up, under a lease of nobody's; then behind those of the next minute."""
+    held = in_phase(Phase.SUBMITTING)
+    rest = TABLE_OF.denied(held, NOW, denials=1, reason="forbidden", says="HTTP 403", rest_ms=5_000)
+    record = rest.record
+    assert (record.phase, record.submits, record.denials, record.due) == (Phase.ACCEPTED, 0, 1, "")
+    assert record.lease_until == NOW + 5_000
+    assert record.timer <= NOW + 5_000
+    assert json.loads(rest.after.long[Long.DENIED]) == {"reason": "forbidden", "says": "HTTP 403"}
+    again = TABLE_OF.tick(rest.after, NOW + 5_000)
+    assert (again.record.due, again.record.lease, again.record.claims) == ("submit", "", 0)
+    younger = replace(again.record, denied_at=0, accepted_at=NOW + 59_000)
+    assert submit_score(younger) < submit_score(again.record)
+
+
+def test_a_submit_that_was_not_taken_forgets_it_once_one_is() -> None:
+    """Nothing of it is told any more."""
+    held = in_phase(Phase.SUBMITTING, denials=2, denied_at=NOW - 5_000)
+    held = replace(held, long={**held.long, Long.DENIED: "{}"})
+    taken = TABLE_OF.submitted(held, NOW, "j9", "IN_QUEUE", poll_ms=500)
+    assert (taken.record.denials, taken.record.denied_at) == (0, 0)
+    assert Long.DENIED not in taken.after.long
+
+
+def test_a_cancelled_submit_that_was_not_taken_ends_at_once() -> None:
+    """It does not rest first."""
+    held = in_phase(Phase.SUBMITTING, wish="cancel")
+    change = TABLE_OF.denied(held, NOW, denials=1, reason="forbidden", says="", rest_ms=5_000)
+    assert change.record.status == Status.CANCELLED

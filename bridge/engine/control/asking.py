@@ -89,7 +89,7 @@ class Asking(Base):
         limit = self.message_limit if content else self.inline_limit
         told = document(held, inline_limit=limit, clock_offset=self.ledger.clock.offset)
         if held.record.phase is Phase.ACCEPTED:
-            told["waiting_for"] = self.vitals.waiting_for(held.record.endpoint) or "budget"
+            told |= self.why.of(held).told()
         elif held.record.unread_told and not held.record.phase.ended:
             told["waiting_for"] = "unreadable"
         return told

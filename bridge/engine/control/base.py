@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bridge.engine.waiting import WhyWaiting
 from bridge.errors import BUSY, ApiError
 from bridge.job.request import rejected
 from bridge.job.words import Phase
@@ -56,6 +57,7 @@ class Base:
         self.ledger = ledger
         self.book = book
         self.vitals = vitals
+        self.why = WhyWaiting(ledger, book, vitals)
         self.client_of = client_of
         self.noticed = noticed
         self.inline_limit = inline_limit

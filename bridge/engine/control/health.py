@@ -40,6 +40,11 @@ TROUBLES: Mapping[str, tuple[str, str]] = {
         "RunPod answers 401: RUNPOD_API_KEY (or the endpoint's api_key_file) is missing or wrong",
     ),
     "forbidden": ("unauthorised", "RunPod answers 403: the key may not use this endpoint"),
+    "key": (
+        "unauthorised",
+        "no key can be sent: RUNPOD_API_KEY, RUNPOD_API_KEY_FILE or api_key_file gives none",
+    ),
+    "paused": ("paused", "RunPod answers 409: the endpoint takes no jobs now"),
     "endpoint_unknown": ("unreachable", "RunPod answers 404: there is no such endpoint; is its id right?"),
 }
 
@@ -75,7 +80,7 @@ class Healths(Base):
         state = self.vitals.gate.state(name)
         answer = self._shared.answers(name).get(name) or {}
         if not (state.paused or state.reason or answer):
-            return "unreachable" if self.vitals.waiting_for(name) == "unreachable" else "ok"
+            return "unreachable" if self.vitals.waiting_for(name) else "ok"
         runpod = answer.get("runpod") or (None if answer else {"jobs": {}, "workers": {}})
         return judge(runpod, paused=state.paused, trouble=state.reason, fault=answer.get("fault"))[0]
 
@@ -166,11 +171,13 @@ class Healths(Base):
         state = self.vitals.gate.state(name)
         counts = self.ledger.counts(name)
         budget = self.vitals.budget.state(endpoint.id)
+        waiting = self.why.of_endpoint(name)
         own: dict[str, Any] = {
             "phases": {phase.value: counts.get(phase.value, 0) for phase in LIVE_PHASES},
             **vital_signs.read(self.ledger, name),
             "unanswered": counts.get(Phase.UNANSWERED.value, 0),
-            "waiting_for": self.vitals.waiting_for(name),
+            "waiting_for": None,
+            **(waiting.told() if waiting else {}),
             "paused": state.paused,
             "paused_by": state.paused_by or None,
             "pause_reason": state.pause_reason or None,

@@ -17,8 +17,10 @@ from bridge.engine.commits import FULL_S
 from bridge.engine.watch.observation import heard_from
 from bridge.errors import (
     ApiError,
+    EndpointPaused,
     EndpointTrouble,
     JobRejected,
+    KeyUnusable,
     LedgerUnavailable,
     Refused,
     SettingsError,
@@ -37,6 +39,7 @@ from bridge.job.request import (
 )
 from bridge.job.words import Step, is_end
 from bridge.ledger.records.read import COMMON
+from bridge.runpod.gate import Denied
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
 
 #: Seconds between looks when nothing is due; new work wakes the loop.
 IDLE_S = 1.0
+#: How often a request is tried that is not taken while others are, and how many ms it rests between two tries.
+DENIALS_MAX, REST_MS = 3, 5_000
 #: Seconds without a submit, after which an endpoint counts as calm.
 CALM_S = 0.1
 
@@ -273,25 +278,54 @@ class Submit:
 
     def _not_taken(self, held: Held, endpoint: Endpoint, op: Operation, error: ApiError) -> None:
         table = self.ledger.table
-        if isinstance(error, Refused):
+        if isinstance(error, Refused) and not error.foreign:
             message = f"input: RunPod refused the request: {error.message}"
             self.vitals.ok(endpoint.name, submitted=True)
             self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
             return
-        if isinstance(error, EndpointTrouble) and self.vitals.refuses_at_once(endpoint.name):
-            why = "has never answered with success"
-            if self.vitals.closed_too_long(endpoint.name):
-                why = "is still in trouble"
-                self.vitals.failed(endpoint.name, endpoint.id, op, error)  # spaces the next try
-            message = f"endpoint: {endpoint.name} ({endpoint.id}) {why}: {error.message}"
-            self.commits.put(held, partial(table.refused, message=message, field="endpoint"))
-            return
+        if isinstance(error, EndpointTrouble | Refused):
+            if self._refuses_at_once(endpoint, op, error):
+                why = "is still in trouble" if self.vitals.closed_too_long(endpoint.name) else (
+                    "has never answered with success"
+                )  # fmt: skip
+                message = f"endpoint: {endpoint.name} ({endpoint.id}) {why}: {error.message}"
+                self.commits.put(held, partial(table.refused, message=message, field="endpoint"))
+                return
+            if not isinstance(error, KeyUnusable):
+                self._denied(held, endpoint, error)
+                return
         self.vitals.failed(endpoint.name, endpoint.id, op, error)
         if isinstance(error, EndpointTrouble | Throttled | Unreachable):  # nothing was done
             self.commits.put(held, table.deferred)
             return
         tell("submit.unanswered", request_id=held.record.id, endpoint=endpoint.name, error=error.message)
         self.commits.put(held, lambda fresh, now: table.unanswered(fresh, now, seen=True))
+
+    def _refuses_at_once(self, endpoint: Endpoint, op: Operation, error: ApiError) -> bool:
+        too_long = self.vitals.closed_too_long(endpoint.name) is not None
+        if too_long:
+            self.vitals.failed(endpoint.name, endpoint.id, op, error)  # spaces the next try
+        if isinstance(error, EndpointPaused):  # no typing error: the endpoint and its key are known
+            return too_long
+        return too_long or self.vitals.refuses_at_once(endpoint.name)
+
+    def _denied(self, held: Held, endpoint: Endpoint, error: ApiError) -> None:
+        """It was not taken: by the endpoint, then it waits; or it alone was not, then it ends when it was tried enough.
+
+        However that is, the next try is another request's.
+        """
+        table, record = self.ledger.table, held.record
+        verdict, reason = self.vitals.denied(endpoint.name, endpoint.id, record.id, error, before_ms=record.denied_at)
+        says = (error.answered or error.message)[:300]
+        denials = 0 if verdict is Denied.SHARED else record.denials + 1
+        if denials >= DENIALS_MAX:
+            message = f"input: not taken in {denials} tries, while the endpoint answers others: {says}"
+            self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
+            return
+        if verdict is not Denied.SHARED:
+            tell("submit.denied", request_id=record.id, endpoint=endpoint.name, reason=reason, said=says, tries=denials)
+        put = partial(table.denied, denials=denials, reason=reason, says=says, rest_ms=REST_MS)
+        self.commits.put(held, put)
 
     def _room(self, endpoint: Endpoint) -> int:
         """About how many more jobs of this endpoint may be in flight; the claim itself is exact, over all processes."""

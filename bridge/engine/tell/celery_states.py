@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from bridge.engine.vitals import Waiting
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.job.record import Record
@@ -63,18 +64,19 @@ class _Shown:
     state: str
     info: dict[str, Any]
     since: str  # when its round began, "" for the first one
+    waits: bool = False  # only news of why it waits: nothing, where it does not wait any more
 
 
 class States:
     """`changed` from any thread; `once` writes what is newest."""
 
     def __init__(
-        self, ledger: Ledger, app: Celery, waiting_for: Callable[[str], str | None], celery_limit: int
+        self, ledger: Ledger, app: Celery, waiting: Callable[[Held], Waiting | None], celery_limit: int
     ) -> None:
-        """`waiting_for` says why an endpoint's requests wait."""
+        """`waiting` says why a request waits."""
         self._ledger = ledger
         self._app = app
-        self._waiting_for = waiting_for
+        self._waiting = waiting
         self._celery_limit = celery_limit
         self._lock = threading.Lock()
         self._newest: dict[str, _Shown] = {}
@@ -96,6 +98,13 @@ class States:
             self._newest[held.record.id] = _Shown(self._state(held), self._info(held), self._since(held.record))
         self.wake()
 
+    def waits(self, held: Held) -> None:
+        """The reason for which a request waits has changed; anything newer of it goes before."""
+        shown = _Shown(self._state(held), self._info(held), self._since(held.record), waits=True)
+        with self._lock:
+            self._newest.setdefault(held.record.id, shown)
+        self.wake()
+
     @staticmethod
     def _state(held: Held) -> str:
         return (
@@ -106,7 +115,8 @@ class States:
         record = held.record
         info: dict[str, Any] = {"endpoint": record.endpoint, "job_id": record.job_id or None, "attempt": record.attempt}
         if record.phase is Phase.ACCEPTED:
-            info["waiting_for"] = self._waiting_for(record.endpoint) or "budget"
+            waiting = self._waiting(held)
+            info |= waiting.told() if waiting else {"waiting_for": "budget"}
         elif record.unread_told:
             info["waiting_for"] = "unreadable"
         progress = held.json(Long.PROGRESS)
@@ -118,13 +128,18 @@ class States:
         """Returns seconds until the next look."""
         with self._lock:
             batch = [(key, self._newest.pop(key)) for key in list(self._newest)[:BATCH]]
+        taken = len(batch)
         if batch:
-            ended = self._ended([key for key, _ in batch])
-            batch = [(key, shown) for key, shown in batch if key not in ended]
+            phases = self._ledger.phases([key for key, _ in batch])
+            batch = [
+                (key, shown)
+                for (key, shown), phase in zip(batch, phases, strict=True)
+                if phase is not None and (phase is Phase.ACCEPTED if shown.waits else not phase.ended)
+            ]
         if batch:
             self._store(batch)
         self._look_again()
-        return 0.0 if len(batch) == BATCH else AGAIN_S if self._written else IDLE_S
+        return 0.0 if taken == BATCH else AGAIN_S if self._written else IDLE_S
 
     def _look_again(self) -> None:
         """An end may have been stored while we wrote (facts: the backend itself guards only SUCCESS).
@@ -172,7 +187,7 @@ class States:
 
 
 def _told_by(held: Held) -> tuple[object, ...]:
-    return held.record.status, held.record.unread_told, held.long.get(Long.PROGRESS)
+    return held.record.status, held.record.unread_told, held.record.denied_at, held.long.get(Long.PROGRESS)
 
 
 def _meta(request_id: str, state: str, info: dict[str, Any]) -> dict[str, Any]:

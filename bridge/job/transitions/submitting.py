@@ -62,6 +62,8 @@ class Submitting(Base):
         draft.tell(EventName.SUBMITTED)
         if status == Status.IN_QUEUE:
             draft.tell(EventName.QUEUED)
+        if record.denied_at:
+            draft.set(denials=0, denied_at=0).drop(Long.DENIED)
         draft.drop(Long.S3CONFIG, Long.INPUT, Long.EVIDENCE)  # I11, I16: another submit is not possible any more
         draft.due(*next_look(draft, poll_ms))
         if record.stream:
@@ -109,6 +111,19 @@ class Submitting(Base):
             draft.set(may_run=int(record.submits > 1))
             return check(self._end_by_wish(draft).done("ended_by_wish"), "deferred")
         return check(draft.due(submit_step(record, now)).done("deferred"), "deferred")
+
+    def denied(self, held: Held, now: int, *, denials: int, reason: str, says: str, rest_ms: int) -> Change:
+        """It was not taken, and that may be about this request alone: others go first, and it rests for a while.
+
+        It rests under a lease of nobody's, which ends by itself (I5).
+        """
+        change = self.deferred(held, now)
+        if change.verdict != "deferred":
+            return change
+        draft = self._draft(held, now).set(phase=A, submits=max(0, held.record.submits - 1), sent_at=0)
+        draft.set(denials=denials, denied_at=now).keep(Long.DENIED, {"reason": reason, "says": says}).due(None)
+        draft.set(lease="denied", lease_until=now + rest_ms)
+        return check(draft.done("denied"), "deferred")
 
     def unanswered(self, held: Held, now: int, *, seen: bool) -> Change:
         """The answer was lost. `seen`: by the engine that asked; otherwise its lease ended."""

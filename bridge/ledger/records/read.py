@@ -122,6 +122,11 @@ class Reader:
             found: Any = self.client.hgetall(self.names.count(endpoint))
         return {name: int(value) for name, value in found.items()}
 
+    def flying(self, tenant: str) -> int:
+        """Jobs of a tenant that are in flight, over all endpoints."""
+        with mapped():
+            return int(self.client.hget(self.names.key("flying"), tenant) or 0)
+
     @staticmethod
     def _held(
         request_id: str, row: Any, wanted: Sequence[Long], values: Sequence[str | None], output: str | None = None

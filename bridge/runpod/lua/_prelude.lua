@@ -6,7 +6,11 @@
 --                                             limit, limit_at, hold (learned from it); small (until when 10 % are left)
 --   <p>budget:<endpoint id>:<op>:held   hash  permits still out, by token
 --   <p>budget:<endpoint id>:<op>:slots  zset  tokens by the time their permits count as ended (a dead process frees them so)
---   <p>gate:<endpoint>                  hash  reason, since, next_try, tries, turn; paused, pause_reason, paused_by; ok
+--   <p>gate:<endpoint>                  hash  reason, since, next_try, tries, turn, turn_until, said, request (who heard it),
+--                                             scope ("run": only submits are in trouble); paused, pause_reason, paused_by; ok;
+--                                             suspect, suspects (requests that were not taken since one was), run_ok;
+--                                             away, away_said, away_since, away_at (some process gets no answer);
+--                                             told (the reason that waiting requests were told last)
 local p = KEYS[1]
 
 -- Ledger time in ms: Redis' clock plus the offset that the engines keep (I17). Between a step of that clock and the beat
@@ -19,6 +23,22 @@ local function ledger_now()
   local callers = tonumber(KEYS[2] or '')
   if callers and math.abs(now - callers) > STEP then return callers end
   return now
+end
+
+-- Close a gate, or stay closed and space the tries. Answers 1 when the reason is news, else 0.
+local function close_gate(gate, now, reason, said, request, first, longest)
+  local was = redis.call('HGET', gate, 'reason')
+  if not was then
+    redis.call('HSET', gate, 'since', now, 'tries', 1, 'next_try', now + first)
+  -- Calls that were under way when the gate closed fail too; only a try after its time doubles the pause.
+  elseif now >= tonumber(redis.call('HGET', gate, 'next_try')) then
+    local tries = redis.call('HINCRBY', gate, 'tries', 1)
+    redis.call('HSET', gate, 'next_try', now + math.min(longest, first * 2 ^ math.min(tries - 1, 30)))
+    redis.call('HDEL', gate, 'turn', 'turn_until') -- this try has had its answer; the next is anybody's
+  end
+  -- Another trouble in the same closed time is news, but no reason to try sooner.
+  redis.call('HSET', gate, 'reason', reason, 'said', said, 'request', request)
+  return was == reason and 0 or 1
 end
 
 local function hash_of(key)

@@ -1,0 +1,42 @@
+"""Tells Celery anew why an endpoint's requests wait, when that has changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bridge.job.words import Phase
+from bridge.ledger import walk
+
+if TYPE_CHECKING:
+    from bridge.engine.tell.celery_states import States
+    from bridge.engine.vitals import Vitals
+    from bridge.ledger import Ledger
+
+#: Seconds between looks; how many requests of an endpoint are told at most, those first that are submitted next.
+LOOK_S, MOST = 1.0, 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Retell:
+    """One `once()` compares each endpoint's trouble with the one that was told last, by whichever process."""
+
+    ledger: Ledger
+    states: States
+    vitals: Vitals
+
+    def once(self) -> float:
+        """Returns seconds until the next look."""
+        for endpoint in self.ledger.endpoints():
+            if self.ledger.counts(endpoint).get(Phase.ACCEPTED.value, 0) <= 0:
+                continue
+            reason, told = self.vitals.waiting_for(endpoint) or "", self.vitals.gate.state(endpoint).told
+            if reason != told:
+                self._tell(endpoint)
+                self.vitals.gate.tell(endpoint, reason)
+        return LOOK_S
+
+    def _tell(self, endpoint: str) -> None:
+        for held in walk.load_many(self.ledger, walk.waiting_ids(self.ledger, endpoint, MOST)).values():
+            if held.record.phase is Phase.ACCEPTED and held.record.door == "celery" and not held.record.silent:
+                self.states.waits(held)

@@ -1,0 +1,70 @@
+"""Why an accepted request waits: the true reason, and the same in every process (it lies in Redis)."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from bridge.engine.vitals import Waiting
+from bridge.errors import JobRejected, SettingsError
+from bridge.job.document import stamp
+from bridge.job.record import Long
+from bridge.job.words import Step
+
+if TYPE_CHECKING:
+    from bridge.endpoints import EndpointBook
+    from bridge.engine.vitals import Vitals
+    from bridge.job.document import Held
+    from bridge.ledger import Ledger
+
+#: Seconds that a number of jobs in flight is believed.
+CACHE_S = 0.05
+
+
+class WhyWaiting:
+    """One per process."""
+
+    def __init__(self, ledger: Ledger, book: EndpointBook, vitals: Vitals) -> None:
+        """Asks the gate first, which all requests of an endpoint share."""
+        self._ledger, self._book, self._vitals = ledger, book, vitals
+        self._known: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def of(self, held: Held) -> Waiting:
+        """Of one request; `budget` is what remains: its turn has not come."""
+        record = held.record
+        if record.due == Step.SCHEDULED:
+            return Waiting("not_before", f"its time is {stamp(record.not_before, self._ledger.clock.offset)}")
+        shared = self._vitals.waiting(record.endpoint)
+        if shared is not None and (shared.reason == "paused" or not record.denials):
+            return shared
+        denied = held.json(Long.DENIED) if record.denied_at else None
+        if isinstance(denied, dict):
+            tried = f" ({record.denials} tries)" if record.denials else ""
+            return Waiting(str(denied.get("reason")), f"{denied.get('says')}{tried}", record.id)
+        return shared or self._cap(record.endpoint, record.tenant) or Waiting("budget")
+
+    def of_endpoint(self, name: str) -> Waiting | None:
+        """What stands in the way of all requests of an endpoint."""
+        return self._vitals.waiting(name) or self._cap(name, "")
+
+    def _cap(self, name: str, tenant: str) -> Waiting | None:
+        """The limit on jobs in flight that is used up: the endpoint's, or the tenant's over all endpoints."""
+        try:
+            most = self._book.resolve(name).max_in_flight
+        except (JobRejected, SettingsError):  # taken off the list: the next turn refuses it
+            return None
+        if most is not None and self._flying(("endpoint", name)) >= most:
+            return Waiting("cap", f"max_in_flight: {most} jobs of {name} are in flight")
+        most = self._book.tenant_cap(tenant) if tenant else None
+        if most is not None and self._flying(("tenant", tenant)) >= most:
+            return Waiting("cap", f"max_in_flight: {most} jobs of tenant {tenant} are in flight")
+        return None
+
+    def _flying(self, whose: tuple[str, str]) -> int:
+        """Jobs in flight, as good as now: many requests are told at once."""
+        at, known = self._known.get(whose, (0.0, 0))
+        if time.monotonic() - at >= CACHE_S:
+            kind, name = whose
+            known = self._ledger.counts(name).get("flying", 0) if kind == "endpoint" else self._ledger.flying(name)
+            self._known[whose] = time.monotonic(), known
+        return known
