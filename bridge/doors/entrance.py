@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bridge.doors.desk import Callers, Desk
 from bridge.doors.streams import StreamDoor
-from bridge.errors import LedgerUnavailable
+from bridge.errors import LedgerError
 from bridge.ledger import connect
 from bridge.loop import Loop
 from bridge.telemetry import tell
@@ -52,7 +52,7 @@ class Entrance:
         for name, door in self._doors.items():
             try:
                 door.close()
-            except LedgerUnavailable as error:  # what it holds is adopted by another one
+            except LedgerError as error:  # what it holds is adopted by another one
                 tell("door.held", error=str(error), door=name)
         self._client.close()
         return clean

@@ -35,7 +35,7 @@ class StreamDoor(Door):
     def __init__(self, bridge: Bridge, desk: Desk, client: redis.Redis) -> None:
         super().__init__(bridge, desk)
         consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        self._inbox = Inbox(client, desk.source, consumer)
+        self._inbox = Inbox(client, desk.source, consumer, bridge.ledger.names.prefix)
         self._idle_ms = int(bridge.settings.bridge_stream_idle_s * 1000)
         self._look_at = 0.0
 

@@ -17,7 +17,7 @@ from bridge.doors.hold import hold
 from bridge.doors.together import STRATEGY, Together
 from bridge.engine.accept import Origin, Verdict
 from bridge.engine.control import Asker
-from bridge.errors import JobError, JobRejected
+from bridge.errors import JobError, JobRejected, LedgerFault
 from bridge.job.request import check_request_id, parse_run, rejected
 
 if TYPE_CHECKING:
@@ -98,7 +98,11 @@ def _accept(context: Context, bridge: Bridge, args: tuple[Any, ...], kwargs: dic
     except JobRejected as error:
         arguments, fault = kwargs, error
     origin = _origin(context, bridge, ignores=ignores)
-    verdict: Verdict = hold(lambda: bridge.accept(context.id, arguments, origin, fault=fault))
+    try:
+        verdict: Verdict = hold(lambda: bridge.accept(context.id, arguments, origin, fault=fault))
+    except LedgerFault as error:  # whoever tries: it is kept where an operator finds it, and its caller hears of it
+        bridge.dead("malformed", context.id, arguments, str(error), "bridge.run")
+        raise rejected("arguments", f"arguments: the ledger cannot keep them: {error}") from error
     bridge.accepted(verdict)
     if verdict.kind == "conflict" and verdict.fault is not None:
         # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.

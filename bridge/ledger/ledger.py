@@ -14,18 +14,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import BridgeError, LedgerError, SchemaTooNew
+from bridge.errors import BridgeError, LedgerError, LedgerFault, SchemaTooNew
 from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS, Change, Rules, Stray, submit_score
 from bridge.job.document import Held
 from bridge.job.record import Long, altered, from_row
 from bridge.job.transitions import Table
 from bridge.job.words import SUBMITS, Phase, Step
 from bridge.ledger.arguments import Arguments
+from bridge.ledger.aside import on_streams, take_asides
 from bridge.ledger.clock import SAME_CLOCK_MS, STEP_MS, LedgerClock
 from bridge.ledger.dead import DeadLetters
 from bridge.ledger.outbox import Outbox
 from bridge.ledger.runs import Runs
-from bridge.ledger.scripts import mapped, run, run_many
+from bridge.ledger.scripts import run, run_many
+from bridge.outage import mapped
+from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     import redis
@@ -97,7 +100,10 @@ class Due:
 
 
 class Ledger:
-    """Every method is one script, or one read. All may be repeated (I15); all raise LedgerUnavailable."""
+    """Every method is one script, or one read. All may be repeated (I15).
+
+    All raise LedgerUnavailable, and LedgerFault (`bridge.outage`).
+    """
 
     def __init__(
         self,
@@ -243,7 +249,8 @@ class Ledger:
     def change(self, held: Held, make: Make) -> Change:
         """Make a change from what is known, write it, and make it anew while others are faster.
 
-        Returns the change that stands; `empty` when there was nothing to write. A record that is gone is left alone.
+        Returns the change that stands; `empty` when there was nothing to write. A record that is gone is left alone;
+        one that cannot be written is set aside and comes back as it was, with the verdict `fault`.
         """
         return self.change_many([(held, make)])[0]
 
@@ -261,10 +268,26 @@ class Ledger:
             return made
         disk = self.disk if durable else None
         todo_args = [self._arguments.commit(made[i], tokens[i]) for i in todo]
-        answers = run_many(self.client, "commit", self._keys(), todo_args, disk)
-        for i, answer in zip(todo, answers, strict=True):
-            made[i] = self._settled(made[i], answer, changes[i][1], disk)
+        try:
+            answers = run_many(self.client, "commit", self._keys(), todo_args, disk)
+        except LedgerFault:  # one of them cannot be written: each alone, and none twice, for the tokens are the same
+            answers = [None] * len(todo)
+        for i, args, answer in zip(todo, todo_args, answers, strict=True):
+            made[i] = self._settled_apart(made[i], args, answer, changes[i][1], disk)
         return made
+
+    def _settled_apart(self, change: Change, args: Sequence[Any], answer: Any, make: Make, disk: Disk | None) -> Change:
+        """A change that cannot be written is set aside, with its record; the others go on (docs, "Outage or fault")."""
+        try:
+            if answer is None:
+                answer = run_many(self.client, "commit", self._keys(), [args], disk)[0]
+            return self._settled(change, answer, make, disk)
+        except LedgerFault as error:
+            record = change.record
+            tell("record.failed", request_id=record.id, endpoint=record.endpoint, error=str(error))
+            self.isolate(record.id, str(error))
+            assert change.before is not None  # noqa: S101  (only accept makes a record)
+            return replace(change, verdict="fault", after=change.before, tellings=())
 
     def _settled(self, change: Change, answer: Any, make: Make, disk: Disk | None = None) -> Change:
         wanted: tuple[Long, ...] = tuple(set(COMMON) | set(change.after.long))
@@ -392,12 +415,11 @@ class Ledger:
 
         A chunk that was repaired comes as it was repaired.
         """
-        low = f"{start + 1}-0" if start else "-"
-        with mapped():
-            found: Any = self.client.xrange(self.names.chunks(request_id), min=low)
+        low, stream = f"{start + 1}-0" if start else "-", self.names.chunks(request_id)
+        found: Any = self._on(stream, lambda: self.client.xrange(stream, min=low))
         newest: dict[int, str] = {}
         for _, entry in found:
-            index = _INDEX.match(entry["data"])
+            index = _INDEX.match(entry.get("data", ""))
             if index and int(index[1]) >= start and (last < 0 or int(index[1]) <= last):
                 newest[int(index[1])] = entry["data"]
         return [json.loads(newest[index]) for index in sorted(newest)]
@@ -523,8 +545,7 @@ class Ledger:
 
     def tell_event(self, body: str, key: str) -> None:
         """An event that no record has: the refusal of a message at a door."""
-        with mapped():
-            self.client.xadd(self.names.events, {"data": body, "key": key})
+        self._on(self.names.events, lambda: self.client.xadd(self.names.events, {"data": body, "key": key}))
 
     def send(self, stream: str, data: bytes, fields: Mapping[str, str]) -> None:
         """Put a message into one of the streams that services write to, as they do."""
@@ -532,17 +553,19 @@ class Ledger:
             fault = f"{stream} is no stream of requests or commands"
             raise LedgerError(fault)
         entry: dict[Any, Any] = {**fields, "data": data}
-        with mapped():
-            self.client.xadd(stream, entry)
+        self._on(stream, lambda: self.client.xadd(stream, entry))
 
     def reply(self, answers: Sequence[tuple[str, str]]) -> None:
         """Write documents to reply streams: (reply_to, body). Bounded like those that the scripts write (I16)."""
-        with mapped(), self.client.pipeline(transaction=False) as pipe:
-            for name, body in answers:
-                stream = self.names.reply(name)
-                pipe.xadd(stream, {"data": body}, maxlen=REPLIES_MAX, approximate=True)
-                pipe.expire(stream, REPLIES_KEPT_S)
-            pipe.execute()
+        for name, body in answers:
+            run(self.client, "reply", [self.names.prefix, self.names.reply(name)], [body, REPLIES_MAX, REPLIES_KEPT_S])
+
+    def asides(self) -> dict[str, str]:
+        """Public keys that were set aside since somebody asked, and why (`lua/_prelude.lua`)."""
+        return take_asides(self.client, self.names.key("asides"))
+
+    def _on(self, stream: str, call: Callable[[], Any]) -> Any:
+        return on_streams(self.client, self.names.prefix, [stream], call)
 
     def made_ids(self, wanted: Sequence[tuple[str, str, bool]]) -> list[str]:
         """Ids for requests that name none: (digest of the message, a fresh id, delivered before) of each.
@@ -577,15 +600,15 @@ class Ledger:
 
     def newest_event(self) -> str:
         """The newest entry's id: who reads behind it misses nothing that is told from now on."""
-        with mapped():
-            newest: Any = self.client.xrevrange(self.names.events, count=1)
+        newest: Any = self._on(self.names.events, lambda: self.client.xrevrange(self.names.events, count=1))
         return str(newest[0][0]) if newest else "0"
 
     def read_events(self, after: str, *, count: int) -> list[tuple[str, dict[str, Any]]]:
         """Events behind an entry (`-` for the oldest, `(<id>` for what follows it), each with its entry id."""
-        with mapped():
-            found: Any = self.client.xrange(self.names.events, min=after, count=count)
-        return [(entry_id, json.loads(entry["data"])) for entry_id, entry in found]
+        events = self.names.events
+        found: Any = self._on(events, lambda: self.client.xrange(events, min=after, count=count))
+        read = ((entry_id, _document(entry)) for entry_id, entry in found)
+        return [(entry_id, event) for entry_id, event in read if event is not None]
 
     def lags(self) -> dict[str, float]:
         """How late things are, in seconds, over all endpoints: `oldest`, `poll`, `finish`, `outbox`, `expiry`."""
@@ -610,3 +633,12 @@ class Ledger:
         found["outbox"] = self.outbox.lag().seconds
         found["expiry"] -= found[Step.POLL.value]
         return found
+
+
+def _document(entry: Mapping[str, str]) -> dict[str, Any] | None:
+    """An event's document; None for what somebody else has written into the stream."""
+    try:
+        event = json.loads(entry["data"])
+    except (KeyError, ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("data"), dict) else None

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge.ledger.scripts import mapped, run
+from bridge.ledger.aside import on_streams
+from bridge.ledger.scripts import run
+from bridge.outage import mapped
 
 if TYPE_CHECKING:
     import redis
@@ -82,13 +84,12 @@ class Outbox:
 
     def entries(self, cursor: str, count: int) -> list[Entry]:
         """What stands behind a cursor."""
-        with mapped():
-            return self.client.xrange(self.names.events, min=f"({cursor}", count=count)  # type: ignore[return-value]
+        events = self.names.events
+        return self._on(lambda: self.client.xrange(events, min=f"({cursor}", count=count))  # type: ignore[no-any-return]
 
     def entry(self, entry_id: str) -> dict[str, str] | None:
         """One entry; None when it was trimmed."""
-        with mapped():
-            found: Any = self.client.xrange(self.names.events, min=entry_id, max=entry_id)
+        found: Any = self._on(lambda: self.client.xrange(self.names.events, min=entry_id, max=entry_id))
         return found[0][1] if found else None
 
     def renew(self, token: str, *, lease_ms: int) -> bool:
@@ -146,8 +147,9 @@ class Outbox:
 
     def lag(self) -> Lag:
         """How far AMQP is behind; nothing where nobody relays."""
-        if not self.relayed:
-            return Lag(0, 0.0)
+        return self._on(self._lag) if self.relayed else Lag(0, 0.0)
+
+    def _lag(self) -> Lag:
         with mapped():
             known: Any = self.client.hmget(self.names.key("meta"), "cursor", "relayed")
             cursor, relayed = known
@@ -182,6 +184,9 @@ class Outbox:
 
     def trim(self, bounds: Bounds) -> int:
         """Keep the stream inside its bounds; answers how many unconfirmed entries its bytes must lose."""
+        return int(self._on(lambda: self._trim(bounds)))
+
+    def _trim(self, bounds: Bounds) -> int:
         stream = self.names.events
         with mapped():
             used = int(self.client.memory_usage(stream, samples=20) or 0)
@@ -204,6 +209,9 @@ class Outbox:
         with mapped():
             cursor = self.client.hget(self.names.key("meta"), "cursor") or "0-0"
         return self.entries(str(cursor), count)
+
+    def _on(self, call: Callable[[], Any]) -> Any:
+        return on_streams(self.client, self.names.prefix, [self.names.events], call)
 
     def _keys(self) -> list[str]:
         return [self.names.prefix, self.names.events]
