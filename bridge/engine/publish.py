@@ -290,7 +290,7 @@ def _within(batch: Sequence[Entry], bytes_max: int) -> Sequence[Entry]:
     """As much of the batch as these bytes hold; at least one entry."""
     used = 0
     for i, (_, entry) in enumerate(batch):
-        used += len(entry["data"])
+        used += len(entry.get("data", ""))
         if used > bytes_max and i:
             return batch[:i]
     return batch
