@@ -14,6 +14,7 @@ from bridge.doors.accepting import AcceptTask
 from bridge.doors.canvas import canvas_of, clocks_of, continues
 from bridge.doors.finishing import FinishTask, finish
 from bridge.doors.hold import hold
+from bridge.doors.known import GuardedTask, refuse_known
 from bridge.doors.together import STRATEGY, Together
 from bridge.engine.accept import Origin, Verdict
 from bridge.engine.control import Asker
@@ -50,7 +51,12 @@ def register(app: Celery, bridge: Callable[[], Bridge]) -> None:
         return here.accept.prepare(context.id, parse_run(bind_input(args, kwargs)), origin)
 
     # Given as options: to set them on the task would make Celery read the settings as this module is imported.
-    own = {"accept": staticmethod(accept), "together": Together(bridge, prepare), "Strategy": STRATEGY}
+    own = {
+        "accept": staticmethod(accept),
+        "bridge_of": staticmethod(bridge),
+        "together": Together(bridge, prepare),
+        "Strategy": STRATEGY,
+    }
 
     @app.task(name="bridge.run", base=AcceptTask, **own, **_OPTIONS)
     def run(self: AcceptTask, *args: Any, **kwargs: Any) -> Any:
@@ -152,6 +158,7 @@ def _control_task(
 
     def body(task: Task, *args: Any, **kwargs: Any) -> Any:
         here = bridge()
+        refuse_known(here, task.request, kwargs, name)
         try:
             asker = checked(args, kwargs)
             return hold(lambda: ask(here, kwargs, asker))
@@ -162,7 +169,8 @@ def _control_task(
 
     body.__doc__ = ask.__doc__
     body.__name__ = name.rpartition(".")[2]
-    app.task(name=name, **_OPTIONS)(body)
+    own = {"bridge_of": staticmethod(bridge), "track_started": False}
+    app.task(name=name, base=GuardedTask, **own, **_OPTIONS)(body)
 
 
 def check_argument(field: str, value: object) -> None:

@@ -177,6 +177,11 @@ class Ledger:
             text = self.client.get(self.names.tombstone(request_id))
         return json.loads(text) if text else None
 
+    def knows(self, request_id: str) -> bool:
+        """Whether the id is a request's, also one whose record is gone."""
+        with mapped():
+            return bool(self.client.exists(self.names.row(request_id), self.names.tombstone(request_id)))
+
     def phases(self, request_ids: Sequence[str]) -> list[Phase | None]:
         """Only the phases, in one round trip."""
         with mapped(), self.client.pipeline(transaction=False) as pipe:

@@ -53,7 +53,8 @@ def test_a_full_reply_queue_that_refuses_jams_the_amqp_door_for_nobody(house: Ho
     service.send({"op": "status", "id": "nobody", "reply_to": "full"}, kind="commands")
     service.send({"op": "status", "id": "nobody", "reply_to": "mine"}, kind="commands")
     assert len(service.replies("mine", 2)) == 2
-    letters = eventually(lambda: found if len(found := _undeliverable(house)) == 4 else None, timeout=10)
+    eventually(lambda: len(_undeliverable(house)) == 4, timeout=10)
+    letters = _undeliverable(house)
     assert all("full" in letter["detail"] for letter in letters)
     service.close()
     assert process.stop() == 0
