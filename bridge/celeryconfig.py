@@ -55,6 +55,9 @@ def build(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # RabbitMQ closes the channel of who holds a message longer than its consumer_timeout, as we do while the ledger
+        # is away: it is opened anew, and the messages come again.
+        "broker_channel_error_retry": True,
         # States are written while Redis may be away for a moment (a store that fails would fail a task that did not).
         "result_backend_always_retry": True,
         "result_backend_max_retries": 20,

@@ -285,7 +285,8 @@ class Finish:
         known: tuple[type[Exception], ...] = (OperationalError, OSError)
         if self._connection is None:
             return known
-        return (*known, *self._connection.connection_errors, *self._connection.channel_errors)
+        more = self._connection.recoverable_connection_errors  # names a queue that is full and refuses, too
+        return (*known, *more, *self._connection.connection_errors, *self._connection.channel_errors)
 
     def _disconnect(self) -> None:
         connection, self._connection, self._producer = self._connection, None, None
