@@ -23,8 +23,8 @@ def impatient(rabbitmq_server: RabbitServer) -> Iterator[RabbitServer]:
     for name, value in zip(names, (TIMEOUT_MS, LOOK_MS), strict=True):
         rabbitmq_server.erl(f"application:set_env(rabbit, {name}, {value})")
     yield rabbitmq_server
-    for name, value in zip(names, before, strict=True):
-        rabbitmq_server.erl(f"application:set_env(rabbit, {name}, element(2, {value}))")
+    for name, had in zip(names, before, strict=True):
+        rabbitmq_server.erl(f"application:set_env(rabbit, {name}, element(2, {had}))")
 
 
 def test_messages_held_longer_than_the_consumer_timeout_are_taken_all_the_same(
