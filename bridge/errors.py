@@ -6,6 +6,7 @@ Ordinary refusals inside the house (stale news, a repeated request) are values, 
       SettingsError                 start-up faults, all at once
       LedgerError
         LedgerUnavailable           Redis cannot be reached or cannot write
+        LedgerFault                 this one thing cannot be written or read, whoever tries
         SchemaTooNew                the ledger was written by a newer version
       ApiError                      one call to RunPod did not do what was asked
         Unreachable                 nothing was sent (DNS, connect, TLS)
@@ -52,6 +53,10 @@ class LedgerError(BridgeError):
 
 class LedgerUnavailable(LedgerError):
     """Redis could not be reached, or could not write. Nothing is known to have changed; try again."""
+
+
+class LedgerFault(LedgerError):
+    """This one thing cannot be written or read: a wrong type, encoding or value. Trying again does not help."""
 
 
 class SchemaTooNew(LedgerError):

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.client.words import Chunk, Event, Refused, UnknownRequest, outcome
+from bridge.client.words import Chunk, Event, Refused, UnknownRequest, document_of, outcome
 from bridge.job.models import Document
 from bridge.job.request import check_request_id, fingerprint, parse_run
 from bridge.names import PublicNames
@@ -149,7 +149,7 @@ class Flows:
         while found is None:
             entries = (yield from self._read({reply: last}, until, f"{request_id} has not ended")).get(reply, ())
             for entry_id, fields in entries:
-                last, event = entry_id, Event.of(fields["data"])
+                last, event = entry_id, Event.of(fields.get("data"))
                 found = event.data if event.ends else found  # of several rounds the newest counts
             if found is None and not entries and last == "0" and asks.now():
                 found = yield from self._asked(request_id, until)
@@ -165,7 +165,7 @@ class Flows:
             for entry_id, fields in (yield from self._read({events: last}, until, f"{request_id} has not ended")).get(
                 events, ()
             ):
-                last, event = entry_id, Event.of(fields["data"])
+                last, event = entry_id, Event.of(fields.get("data"))
                 if event.request_id == request_id and event.ends and event.sequence:
                     found = event.data
             if found is None and asks.now():
@@ -197,7 +197,7 @@ class Flows:
         while True:
             found = yield from self._read({source: last}, until, f"{request_id} has told nothing more")
             for entry_id, fields in found.get(source, ()):
-                last, event = entry_id, Event.of(fields["data"])
+                last, event = entry_id, Event.of(fields.get("data"))
                 if event.request_id != request_id or event.sequence <= seen:
                     continue
                 seen = event.sequence
@@ -210,7 +210,7 @@ class Flows:
         if own is None:
             return self.names.events
         first = yield from self._read({own: "0"}, time.monotonic() + self._answer_s, "")
-        events = [Event.of(fields["data"]) for _, fields in first.get(own, ())]
+        events = [Event.of(fields.get("data")) for _, fields in first.get(own, ())]
         return own if any(event.sequence == 1 for event in events) else self.names.events
 
     def stream(self, request_id: str, start: int, timeout: float | None) -> Following:
@@ -227,10 +227,10 @@ class Flows:
             found = yield from self._read(places, until, f"{request_id} has streamed nothing more")
             for entry_id, fields in found.get(chunks, ()):
                 places[chunks] = entry_id
-                told = json.loads(fields["data"])
+                told = document_of(fields.get("data"))
                 if told.get("end"):
-                    status = told["status"]
-                elif told["index"] >= start:
+                    status = told.get("status")
+                elif isinstance(told.get("index"), int) and told["index"] >= start:
                     status = None  # another round has begun
                     yield Item(Chunk.of(told))
             if status is None and chunks not in found and own is not None:
@@ -254,7 +254,7 @@ class Flows:
         """The end of a request that never streamed: refused, or cancelled before it ran."""
         for entry_id, fields in entries:
             places[own] = entry_id
-            event = Event.of(fields["data"])
+            event = Event.of(fields.get("data"))
             if event.ends:
                 return str(event.data.get("status"))
         return None

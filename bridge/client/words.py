@@ -55,21 +55,31 @@ class Event:
     data: Mapping[str, Any]
 
     @classmethod
-    def of(cls, body: str) -> Self:
-        """From a CloudEvent's text."""
-        told = json.loads(body)
+    def of(cls, body: str | None) -> Self:
+        """From a CloudEvent's text; what somebody else has written into the stream is an event of no request."""
+        told = document_of(body)
+        sequence, data = str(told.get("sequence") or 0), told.get("data")
         return cls(
-            name=told["type"].rpartition(".")[2],
-            request_id=told.get("subject") or "",
-            sequence=int(told.get("sequence") or 0),
-            time=told.get("time") or "",
-            data=told.get("data") or {},
+            name=str(told.get("type") or "").rpartition(".")[2],
+            request_id=str(told.get("subject") or ""),
+            sequence=int(sequence) if sequence.isdecimal() else 0,
+            time=str(told.get("time") or ""),
+            data=data if isinstance(data, dict) else {},
         )
 
     @property
     def ends(self) -> bool:
         """Whether this is an end."""
         return self.name in ENDS
+
+
+def document_of(body: str | None) -> dict[str, Any]:
+    """An entry's JSON object; an empty one for what is none."""
+    try:
+        told = json.loads(body or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def outcome(document: Mapping[str, Any]) -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from bridge.engine.apart import apart
 from bridge.engine.watch.observation import heard_from
 from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Refused, Throttled, Unanswered, Unreachable
 from bridge.job.observation import most_ms
@@ -59,7 +61,8 @@ class CarryOut:
         wait = IDLE_S
         for due in self.ledger.due(Step.CANCEL, Step.RETRY):
             if due.ready:
-                wait = min(wait, self._endpoint(due.endpoint, due.step, due.ready))
+                turn = partial(self._endpoint, due.endpoint, due.step, due.ready)
+                wait = min(wait, apart(f"{due.step.value} {due.endpoint}", turn))
             else:
                 wait = min(wait, due.wait_ms / 1000)
         return max(wait, 0.0)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bridge.errors import LedgerUnavailable
+from bridge.errors import LedgerError, LedgerUnavailable
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Commits:
                 endpoint=record.endpoint,
                 error=f"{type(error).__name__}: {error}",
             )
-            with contextlib.suppress(LedgerUnavailable):
+            with contextlib.suppress(LedgerError):
                 self._ledger.fault_noted(record.id, f"{type(error).__name__}: {error}")
             return
         for put in batch:
@@ -133,6 +133,9 @@ class Commits:
 
     def _told(self, batch: list[_Put], changes: list[Change]) -> None:
         for put, change in zip(batch, changes, strict=True):
-            self._noticed(change)
-            if put.done is not None:
-                put.done(change)
+            try:
+                self._noticed(change)
+                if put.done is not None:
+                    put.done(change)
+            except Exception as error:  # noqa: BLE001  (it is written; who is told of it must not end this thread)
+                tell("call.failed", call="noticed", error=f"{type(error).__name__}: {error}")

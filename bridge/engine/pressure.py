@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bridge.errors import LedgerUnavailable
+from bridge.errors import LedgerError
 
 if TYPE_CHECKING:
     from bridge.ledger.endpoints.load import Load
@@ -92,7 +92,7 @@ class Pressure:
             self._took = 0
             load = self._measure()
             self._judge(load)
-        except LedgerUnavailable:  # messages are held elsewhere while the ledger is away; the last answer stands
+        except LedgerError:  # messages are held elsewhere while the ledger is away; the last answer stands
             self._believed_s = CALM_S
         finally:
             self._at = time.monotonic()

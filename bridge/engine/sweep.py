@@ -59,6 +59,8 @@ class Sweep:
             tell("ledger.rolled_back", lost=beat.lost)
         if beat.doubt:
             self._doubt(beat.doubt)
+        for key, why in self.ledger.asides().items():
+            tell("key.set_aside", key=key, why=why, kept_in=f"{self.ledger.names.prefix}aside:{key}")
         unreadable = self.ledger.unreadable()
         for request_id in unreadable.keys() - self._unreadable:
             tell("record.failed", request_id=request_id, endpoint="", error=unreadable[request_id])

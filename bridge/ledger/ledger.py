@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bridge.ledger.aside import take_asides
 from bridge.ledger.blobs import BlobList
 from bridge.ledger.engines import Engines
 from bridge.ledger.records.lease import Leases
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Ledger(Leases):
-    """Every method is one script, or one read. All may be repeated (I15); all raise LedgerUnavailable."""
+    """Every method is one script, or one read. All may be repeated (I15).
+
+    All raise LedgerUnavailable, and LedgerFault (`bridge.outage`).
+    """
 
     def __init__(
         self,
@@ -43,3 +47,7 @@ class Ledger(Leases):
         self.replies = Replies(client, names)
         self.made_ids = MadeIds(client, names)
         self.dead = DeadLetters(client, names, dead_max, dead_originals)
+
+    def asides(self) -> dict[str, str]:
+        """Public keys that were set aside since somebody asked, and why (`lua/_prelude.lua`)."""
+        return take_asides(self.client, self.names.key("asides"))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.job.document import stamp
 from bridge.job.words import Step
-from bridge.ledger.scripts import mapped
 from bridge.ledger.walk import load_many
+from bridge.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.ledger.ledger import Ledger

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from bridge.errors import LedgerUnavailable
+from bridge.outage import mapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import redis
 
     from bridge.ledger.server.disk import Disk
@@ -45,18 +43,8 @@ def script(name: str) -> Script:
     return Script(name, source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324  (Redis names scripts so)
 
 
-@contextmanager
-def mapped() -> Iterator[None]:
-    """The one place where Redis' errors become ours."""
-    try:
-        yield
-    except RedisError as error:
-        fault = f"the ledger's Redis did not do what it was asked: {type(error).__name__}: {error}"
-        raise LedgerUnavailable(fault) from error
-
-
 def run(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-    """Call one script. Raises LedgerUnavailable."""
+    """Call one script. Raises LedgerUnavailable, or LedgerFault."""
     verb = script(name)
     with mapped():
         try:
@@ -69,6 +57,8 @@ def run_many(
     client: redis.Redis, name: str, keys: Sequence[str], many: Sequence[Sequence[Any]], disk: Disk | None = None
 ) -> list[Any]:
     """Call one script many times in one round trip. Raises LedgerUnavailable if any of the calls failed.
+
+    LedgerFault where one of them cannot be made: call them one by one then.
 
     With `disk` it returns when what was written is safe, and fails when that takes too long: it may then be written all
     the same, and every script may be repeated (I15).

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import redis
 
-from bridge.errors import LedgerUnavailable
+from bridge.errors import LedgerError
 from bridge.runpod.operations import LIMITS, Limit, Operation
 from bridge.runpod.shared import first_in, ledger_now, read, run, write
 from bridge.telemetry import tell
@@ -177,7 +177,7 @@ class Budget:
             args += (name, left[name], unused)
         try:
             granted, wait = run(self._client, "acquire", self._prefix, args, self._now())
-        except LedgerUnavailable:
+        except LedgerError:
             with self._lock:  # told again with the next call, which is right also when this one did arrive
                 again = self._untold.setdefault(key, {})
                 for name, unused in untold.items():

@@ -1,4 +1,4 @@
-"""Runs this room's scripts; the one place here where Redis' errors become ours."""
+"""Runs this room's scripts, and reads and writes its hashes. All raise LedgerUnavailable, or LedgerFault."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from importlib.resources import files
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
-from bridge.errors import LedgerUnavailable
+from bridge.outage import mapped
+
+WHAT = "the shared budget's Redis"
 
 
 @cache
@@ -25,38 +27,30 @@ def run(client: redis.Redis, name: str, prefix: str, args: Sequence[Any], now: i
     """Call one script; `now` is ledger time by the caller's own clock, where it knows it. Raises LedgerUnavailable."""
     source, sha = _source(name)
     keys = 2, prefix, "" if now is None else now
-    try:
+    with mapped(WHAT):
         try:
             return client.execute_command("EVALSHA", sha, *keys, *args)
         except NoScriptError:
             return client.execute_command("EVAL", source, *keys, *args)
-    except RedisError as error:
-        raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
 
 
 def read(client: redis.Redis, key: str) -> dict[str, str]:
     """One hash. Raises LedgerUnavailable."""
-    try:
+    with mapped(WHAT):
         return client.hgetall(key)  # type: ignore[return-value]
-    except RedisError as error:
-        raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
 
 
 def first_in(client: redis.Redis, key: str, every_ms: int) -> bool:
     """Whether nobody else has come in the last `every_ms`. Raises LedgerUnavailable."""
-    try:
+    with mapped(WHAT):
         return bool(client.set(key, 1, nx=True, px=every_ms))
-    except RedisError as error:
-        raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
 
 
 def ledger_now(client: redis.Redis, prefix: str) -> int:
     """Ledger time in ms (I17), as the scripts see it. Raises LedgerUnavailable."""
-    try:
+    with mapped(WHAT):
         seconds, micros = client.time()
         offset = client.hget(f"{prefix}meta", "clock_offset")
-    except RedisError as error:
-        raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
     return int(seconds) * 1000 + int(micros) // 1000 + int(offset or 0)
 
 
@@ -64,14 +58,11 @@ def write(
     client: redis.Redis, key: str, values: Mapping[str, str | int], *, drop: Sequence[str] = (), keep_ms: int = 0
 ) -> None:
     """Set and delete fields of one hash in one step, for `keep_ms` or for ever. Raises LedgerUnavailable."""
-    try:
-        with client.pipeline(transaction=True) as pipe:
-            if values:
-                pipe.hset(key, items=[part for item in values.items() for part in item])
-            if drop:
-                pipe.hdel(key, *drop)
-            if keep_ms:
-                pipe.pexpire(key, keep_ms)
-            pipe.execute()
-    except RedisError as error:
-        raise LedgerUnavailable(f"the shared budget's Redis: {type(error).__name__}: {error}") from error
+    with mapped(WHAT), client.pipeline(transaction=True) as pipe:
+        if values:
+            pipe.hset(key, items=[part for item in values.items() for part in item])
+        if drop:
+            pipe.hdel(key, *drop)
+        if keep_ms:
+            pipe.pexpire(key, keep_ms)
+        pipe.execute()

@@ -97,3 +97,10 @@ def test_values_are_read_from_the_contract() -> None:
     event = Event.of(json.dumps(body))
     assert (event.name, event.request_id, event.sequence, event.ends) == ("completed", "r", 7, True)
     assert Chunk.of({"index": 3, "output": "x", "repaired": True}) == Chunk(3, "x", None, True)
+
+
+@pytest.mark.parametrize("body", [None, "", "no json", "[]", "1", '{"data": 1, "sequence": "x"}', "[" * 100_000])
+def test_what_strangers_write_into_a_stream_is_an_event_of_no_request(body: str | None) -> None:
+    """Passed over by every reader: it ends nothing and belongs to nobody."""
+    event = Event.of(body)
+    assert (event.ends, event.request_id, event.sequence, dict(event.data)) == (False, "", 0, {})

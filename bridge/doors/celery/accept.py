@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from celery import Task, signals
+from celery import signals
 from celery.app.task import Context
 from celery.app.trace import TraceInfo, trace_ok_t
 from celery.exceptions import Ignore
 from celery.states import IGNORED
 
+from bridge.doors.celery.known_ids import GuardedTask
 from bridge.doors.celery.listeners import heard
 
 
@@ -31,7 +32,7 @@ class Ignored:
 _IGNORED = Ignored()
 
 
-class AcceptTask(Task):  # type: ignore[misc]
+class AcceptTask(GuardedTask):
     """Base of `bridge.run`. `accept(context, args, kwargs)` raises Ignore when the ledger holds the request."""
 
     accept: Callable[[Context, tuple[Any, ...], dict[str, Any]], None]

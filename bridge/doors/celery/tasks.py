@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,13 @@ from bridge.doors.celery.accept import AcceptTask
 from bridge.doors.celery.accept_many import STRATEGY, Together
 from bridge.doors.celery.canvas import another, canvas_of, clocks_of, continues, fail_followers
 from bridge.doors.celery.finish.task import Finishing, FinishTask, finish
+from bridge.doors.celery.known_ids import GuardedTask, keep, refuse_known
 from bridge.doors.celery.wait_for_ledger import hold
 from bridge.doors.commands import COMMANDS, check_argument
 from bridge.engine.accept import Origin, Verdict
 from bridge.engine.control import Asker
 from bridge.engine.tell.kombu_json import dumps
-from bridge.errors import JobError, JobRejected
+from bridge.errors import JobError, JobRejected, LedgerFault
 from bridge.job.record import Long
 from bridge.job.request import parse_run, rejected
 from bridge.job.words import Reason
@@ -82,9 +82,13 @@ def register(app: Celery, uses: Callable[[], Uses]) -> None:
         here = uses()
         return here.accept, here.notifier
 
+    def ledger() -> Ledger:
+        return uses().ledger
+
     # Given as options: to set them on the task would make Celery read the settings as this module is imported.
     own = {
         "accept": staticmethod(accept),
+        "ledger_of": staticmethod(ledger),
         "together": Together(into, prepare),
         "Strategy": STRATEGY,
     }
@@ -138,12 +142,16 @@ def _accept(
     except JobRejected as error:
         arguments, fault = kwargs, error
     origin = _origin(context, uses, ignores=ignores)
-    verdict: Verdict = hold(lambda: uses.accept(context.id, arguments, origin, fault=fault))
+    try:
+        verdict: Verdict = hold(lambda: uses.accept(context.id, arguments, origin, fault=fault))
+    except LedgerFault as error:  # whoever tries: it is kept where an operator finds it, and its caller hears of it
+        keep(uses.ledger, "malformed", context.id, arguments, str(error), "bridge.run")
+        raise rejected("arguments", f"arguments: the ledger cannot keep them: {error}") from error
     uses.notifier.accepted(verdict)
     refusal = verdict.fault if verdict.kind == "conflict" else hold(lambda: _another_canvas(context, uses, verdict))
     if refusal is not None:
         # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
-        _keep(uses.ledger, "id_conflict", context.id, arguments, refusal.message, "bridge.run")
+        keep(uses.ledger, "id_conflict", context.id, arguments, refusal.message, "bridge.run")
         fail_followers(app.backend, context, refusal)
     raise Ignore
 
@@ -192,19 +200,19 @@ def _control_task(
 ) -> None:
     def body(task: Task, *args: Any, **kwargs: Any) -> Any:
         here = uses()
-        if not task.request.called_directly:
-            hold(lambda: _refuse_taken_id(here.ledger, task.request.id, kwargs, name))
+        refuse_known(here.ledger, task.request, kwargs, name)
         try:
             asker = _checked(name, allowed, args, kwargs)
             return hold(lambda: ask(here.control, kwargs, asker))
         except JobRejected as error:
             if task.request.ignore_result:  # nobody will hear of it (I12)
-                _keep(here.ledger, "rejected", task.request.id, kwargs, error.message, name)
+                keep(here.ledger, "rejected", task.request.id, kwargs, error.message, name)
             raise
 
     body.__doc__ = ask.__doc__
     body.__name__ = name.rpartition(".")[2]
-    app.task(name=name, **_OPTIONS)(body)
+    own = {"ledger_of": staticmethod(lambda: uses().ledger), "track_started": False}
+    app.task(name=name, base=GuardedTask, **own, **_OPTIONS)(body)
 
 
 def _checked(name: str, allowed: frozenset[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asker:
@@ -221,22 +229,3 @@ def _checked(name: str, allowed: frozenset[str], args: tuple[Any, ...], kwargs: 
     for field, value in kwargs.items():
         check_argument(field, value)
     return asker
-
-
-def _refuse_taken_id(ledger: Ledger, task_id: str, kwargs: Mapping[str, Any], task: str) -> None:
-    """Raises Ignore for a control task that bears the id of a request.
-
-    Whatever it stored, a failure too, whoever waits for that request would take for its result.
-    """
-    if ledger.knows(task_id):
-        detail = f"the task id {task_id} is the id of a request: send {task} with an id of its own"
-        _keep(ledger, "id_conflict", task_id, kwargs, detail, task)
-        raise Ignore
-
-
-def _keep(ledger: Ledger, reason: str, task_id: str, arguments: Mapping[str, Any], detail: str, task: str) -> None:
-    """Keep what a task asked for and was refused without a record (I12): arguments as JSON, no secrets (I11)."""
-    secret = isinstance(arguments.get("s3Config"), Mapping)
-    kept = {**arguments, "s3Config": "***"} if secret else dict(arguments)
-    body = json.dumps(kept, default=str)
-    ledger.dead.keep(reason, door="celery", body=body, request_id=task_id, source=task, detail=detail)

@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 from bridge.doors.json.amqp_frames import reading_frames
 from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Door, undeliverable
 from bridge.doors.json.handler import Answer, Delivery, Desk, Item
+from bridge.engine.tell.amqp_publisher import is_fault
 from bridge.job.document import CONTENT_TYPE
 from bridge.telemetry import tell
 
@@ -129,6 +130,7 @@ class AmqpDoor(Door):
     def _answer(self, answers: Sequence[Answer]) -> None:
         """One by one, each confirmed; a queue that is not there is noticed."""
         from amqp import Message  # noqa: PLC0415  (only where the broker speaks AMQP)
+        from amqp.exceptions import MessageNacked  # noqa: PLC0415
 
         channel = self._answering_channel()
         for answer in answers:
@@ -147,8 +149,16 @@ class AmqpDoor(Door):
                     mandatory=True,
                     confirm_timeout=CONFIRM_S,
                 )
-            except self._broken() as error:
+            except MessageNacked:  # the queue is full, and refuses: as if it were not there
+                self._returned.append("the queue refused it: it is full")
+            except Exception as error:
                 self._hang_up()
+                if is_fault(error):  # of this answer: its size, a property's form
+                    undeliverable(self._desk, self._ledger, answer, f"it cannot be sent: {type(error).__name__}")
+                    channel = self._answering_channel()
+                    continue
+                if not isinstance(error, self._broken()):
+                    raise
                 tell("broker.unavailable", error=f"{type(error).__name__}: {error}", door=self._desk.source)
                 raise
             if self._returned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from bridge.errors import LedgerUnavailable
+from bridge.errors import LedgerError
 from bridge.loop import Loop
 from bridge.telemetry import tell
 
@@ -35,7 +35,7 @@ class Consumers:
         for name, consumer in self._consumers.items():
             try:
                 consumer.close()
-            except LedgerUnavailable as error:  # what it holds is adopted by another one
+            except LedgerError as error:  # what it holds is adopted by another one
                 tell("door.held", error=str(error), door=name)
         for close in self._closers:
             close()

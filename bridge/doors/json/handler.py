@@ -185,6 +185,10 @@ class Desk:
             item.prepared = self._accepts.prepare(request_id, request.run, origin)
         except JobRejected as fault:
             item.taken = _refused(request, "rejected", str(fault.document.get("field", "arguments")), fault.message)
+        except LedgerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  (I12: whatever a stranger has found, it is one message's fault)
+            item.taken = _refused(request, "malformed", "body", f"cannot be taken: {type(error).__name__}")
 
     def _accept_together(self, items: Sequence[Item]) -> None:
         batch = [item.prepared for item in items if item.prepared is not None]

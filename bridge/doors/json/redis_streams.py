@@ -37,7 +37,7 @@ class StreamDoor(Door):
         """`client` gives bytes. A consumer that has been silent for `idle_ms` is dead: its entries are adopted."""
         super().__init__(desk, ledger, pressure)
         consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        self._inbox = Inbox(client, desk.source, consumer)
+        self._inbox = Inbox(client, desk.source, consumer, ledger.names.prefix)
         self._idle_ms = idle_ms
         self._look_at = 0.0
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.control.base import LIVE_PHASES, Base
-from bridge.errors import ApiError, BridgeError, EndpointTrouble, JobRejected, LedgerUnavailable, Throttled
+from bridge.errors import ApiError, BridgeError, EndpointTrouble, JobRejected, LedgerError, Throttled
 from bridge.job.words import Phase
 from bridge.ledger.endpoints import ages as vital_signs
 from bridge.ledger.endpoints import gpu
@@ -142,7 +142,7 @@ class Healths(Base):
                 self._shared.put(name, {**self._call(name), "at": self.ledger.now()})
             finally:
                 self._shared.end_turn(name, token)
-        except LedgerUnavailable as error:
+        except LedgerError as error:
             tell("ledger.unavailable", error=str(error), waiting=0)
 
     def _call(self, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bridge.engine.apart import apart
 from bridge.engine.commits import FULL_S
 from bridge.engine.watch.observation import heard_from
 from bridge.errors import (
@@ -95,7 +96,8 @@ class Submit:
         self._take_back()
         # Who has least to do comes first: a flood of one endpoint costs another no turn.
         for due in sorted(self.ledger.due(Step.SUBMIT, Step.SUBMIT_SYNC), key=lambda due: due.ready):
-            wait = min(wait, self._endpoint(due.endpoint, due.step, due.ready))
+            submit = partial(self._endpoint, due.endpoint, due.step, due.ready)
+            wait = min(wait, apart(f"submit {due.endpoint}", submit))
         return wait
 
     def calm(self, endpoint: str) -> bool:

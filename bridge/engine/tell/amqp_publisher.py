@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,18 @@ class Parcel:
         return self.message_id, self.exchange, self.key_name
 
 
+class Unsendable(Exception):
+    """One of these messages cannot leave, however often it is sent: it is found by sending fewer."""
+
+
+def is_fault(error: Exception) -> bool:
+    """Whether the message is to blame (its size, a header's form), not the broker or the connection."""
+    from amqp.exceptions import ContentTooLarge, FrameSyntaxError, PreconditionFailed  # noqa: PLC0415
+
+    of_message = (ContentTooLarge, FrameSyntaxError, PreconditionFailed, TypeError, ValueError, struct.error)
+    return isinstance(error, of_message)
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A message that no queue took, and why."""
@@ -90,8 +103,33 @@ class Broker:
     def publish(self, parcels: Sequence[Parcel], still_ours: Callable[[], bool]) -> list[Refusal] | None:
         """Send all and wait for every confirm; answers what no queue took. None when the turn was lost on the way.
 
+        One that cannot leave is refused alone: the others are sent, in their order, some of them twice.
         Raises one of `errors` when the broker is away; nothing is known then of what was sent.
         """
+        if not parcels:
+            return []
+        try:
+            return self._publish(parcels, still_ours)
+        except Unsendable as error:
+            self.disconnect()
+            if len(parcels) == 1:
+                return [Refusal(parcels[0], str(error))]
+        half = len(parcels) // 2
+        first = self.publish(parcels[:half], still_ours)
+        rest = self.publish(parcels[half:], still_ours) if first is not None else None
+        return None if first is None or rest is None else [*first, *rest]
+
+    def _publish(self, parcels: Sequence[Parcel], still_ours: Callable[[], bool]) -> list[Refusal] | None:
+        self._connected()
+        try:
+            return self._send(parcels, still_ours)
+        except Exception as error:
+            if not is_fault(error):
+                raise
+            fault = f"it cannot be sent ({type(error).__name__}: {str(error)[:200]})"
+            raise Unsendable(fault) from error
+
+    def _send(self, parcels: Sequence[Parcel], still_ours: Callable[[], bool]) -> list[Refusal] | None:
         from amqp import Message  # noqa: PLC0415  (only where the broker speaks AMQP)
 
         channel = self._connected()

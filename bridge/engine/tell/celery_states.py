@@ -18,6 +18,7 @@ from bridge.engine.tell.finish import CeleryEnd, celery_end
 from bridge.job.record import Long
 from bridge.job.words import Phase, Status
 from bridge.ledger.records.read import ALL
+from bridge.outage import is_outage
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -161,14 +162,29 @@ class States:
         backend: Any = self._app.backend
         if isinstance(backend, RedisBackend):
             told: list[Any] = []
-            for request_id, shown in batch:
-                told += (backend.encode(_meta(request_id, shown.state, shown.info)), shown.since)
-            keys = [backend.get_key_for_task(request_id) for request_id, _ in batch]
-            backend.client.eval(_STORE, len(keys), *keys, int(backend.expires or 0), *told)
+            try:
+                for request_id, shown in batch:
+                    told += (backend.encode(_meta(request_id, shown.state, shown.info)), shown.since)
+                keys = [backend.get_key_for_task(request_id) for request_id, _ in batch]
+                backend.client.eval(_STORE, len(keys), *keys, int(backend.expires or 0), *told)
+            except Exception as error:
+                if is_outage(error) or len(batch) == 1:
+                    raise
+                self._one_by_one(batch)
         elif getattr(backend, "persistent", True):  # rpc:// has no place for a state on the way
             for request_id, shown in batch:
                 backend.store_result(request_id, shown.info, shown.state)
             self._written.update(request_id for request_id, _ in batch)
+
+    def _one_by_one(self, batch: list[tuple[str, _Shown]]) -> None:
+        """One of them cannot be shown: the others are."""
+        for one in batch:
+            try:
+                self._store([one])
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                tell("record.failed", request_id=one[0], endpoint="", error=f"its state: {type(error).__name__}")
 
     def _since(self, record: Record) -> str:
         """Since when a later round runs, to the millisecond, as Celery writes the time of an end."""

@@ -179,14 +179,24 @@ class Finish:
     def _send_all(self, claimed: Claimed) -> bool:
         """By message; what the broker did not take is given back. Whether it took all."""
         sent: list[tuple[Held, bool]] = []
-        away = False
+        away, done = False, 0
         try:
             for held in claimed.records:
-                sent.append((held, self._send(held)))  # noqa: PERF401  (those before a fault count)
+                done += 1
+                try:
+                    sent.append((held, self._send(held)))
+                except (TypeError, ValueError, KeyError, AttributeError) as error:  # of this one: the others leave
+                    tell(
+                        "record.failed",
+                        request_id=held.record.id,
+                        endpoint=held.record.endpoint,
+                        error=repr(error)[:500],
+                    )
+                    self.ledger.isolate(held.record.id, f"{type(error).__name__}: {error}")
         except self._errors() as error:
             away = True
             self._disconnect()
-            unsent = claimed.records[len(sent) :]
+            unsent = claimed.records[done - 1 :]
             tell("broker.unavailable", error=f"{type(error).__name__}: {error}", waiting=len(unsent))
             self.ledger.give_back(claimed, unsent)
         table = self.ledger.table
@@ -276,7 +286,8 @@ class Finish:
         known: tuple[type[Exception], ...] = (OperationalError, OSError)
         if self._connection is None:
             return known
-        return (*known, *self._connection.connection_errors, *self._connection.channel_errors)
+        more = self._connection.recoverable_connection_errors  # names a queue that is full and refuses, too
+        return (*known, *more, *self._connection.connection_errors, *self._connection.channel_errors)
 
     def _disconnect(self) -> None:
         connection, self._connection, self._producer = self._connection, None, None

@@ -63,7 +63,7 @@ class Publish:
         if not self._counted:
             self.ledger.outbox.count_right(turn.cursor)
             self._counted = True
-        self._bounds_kept()
+        self._bounds_kept(turn.cursor)
         batch = _within(self.ledger.outbox.entries(turn.cursor, BATCH), BATCH_BYTES)
         try:
             kept = self._told(batch) and self._late() and self._dead(turn)
@@ -94,12 +94,15 @@ class Publish:
 
     def _parcels(self, entry_id: str, entry: dict[str, str], only: str = "") -> Iterable[Parcel]:
         """What leaves for one entry; `only` one kind of it, when that is tried again."""
-        body = entry["data"]
-        if only in {"", "event"}:
-            yield Parcel(entry_id, "event", body, EVENTS_EXCHANGE, entry["key"])
-        if not entry.get("reply") and not entry.get("result"):
+        body, key = entry.get("data", ""), entry.get("key", "")
+        event = _event(body) if entry.get("reply") or entry.get("result") else {}
+        if not body or not key or event is None:  # somebody else has written there: it is told, and passed over
+            tell("events.foreign", entry=entry_id, fields=", ".join(sorted(entry))[:200])
             return
-        event = json.loads(body)
+        if only in {"", "event"}:
+            yield Parcel(entry_id, "event", body, EVENTS_EXCHANGE, key)
+        if not event:
+            return
         about = {"request_id": event["subject"], "round": event["data"].get("round", 1)}
         ends = event["data"].get("completed") is True
         replies = _replies(entry)
@@ -223,18 +226,19 @@ class Publish:
         letters = self.ledger.dead.after(turn.dead_cursor, DEAD_BATCH)
         if not letters:
             return True
-        parcels = [Parcel(entry_id, "dead", body, "", DEAD_QUEUE) for entry_id, body in letters]
+        parcels = [Parcel(entry_id, "dead", body, "", DEAD_QUEUE) for entry_id, body in letters if body]
         if self.broker.publish(parcels, self._still_ours) is None:
             return False
         return self.ledger.outbox.done(self._token, letters[-1][0], 0, lease_ms=LEASE_MS, dead=True)
 
-    def _bounds_kept(self) -> None:
+    def _bounds_kept(self, cursor: str) -> None:
         """The bytes are the one bound that may reach what AMQP has not confirmed: then it is told, and kept."""
         now = time.monotonic()
         if now - self._trim_at < TRIM_S:
             return
         self._trim_at = now
         try:
+            self.ledger.outbox.count_right(cursor)  # the stream may have been trimmed, or made anew, by anybody
             over = self.ledger.outbox.trim(self.bounds)
             while over > 0:
                 lost = self.ledger.outbox.oldest_unconfirmed(min(over, BATCH))
@@ -262,17 +266,31 @@ class Publish:
 EVENTS_EXCHANGE, RESULTS_QUEUE, DEAD_QUEUE = "bridge.events", "bridge.results", "bridge.dead"
 
 
+def _event(body: str) -> dict[str, Any] | None:
+    """An event of ours; None for what is none."""
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    ours = isinstance(event, dict) and isinstance(event.get("data"), dict) and isinstance(event.get("subject"), str)
+    return event if ours else None
+
+
 def _replies(entry: dict[str, str]) -> list[dict[str, Any]]:
     """Who gets a copy: usually one; several where more than one caller asked for the same request."""
-    found = json.loads(entry["reply"]) if entry.get("reply") else []
-    return found if isinstance(found, list) else [found]
+    try:
+        found = json.loads(entry["reply"]) if entry.get("reply") else []
+    except (ValueError, RecursionError):
+        return []
+    found = found if isinstance(found, list) else [found]
+    return [reply for reply in found if isinstance(reply, dict) and isinstance(reply.get("to"), str)]
 
 
 def _within(batch: Sequence[Entry], bytes_max: int) -> Sequence[Entry]:
     """As much of the batch as these bytes hold; at least one entry."""
     used = 0
     for i, (_, entry) in enumerate(batch):
-        used += len(entry["data"])
+        used += len(entry.get("data", ""))
         if used > bytes_max and i:
             return batch[:i]
     return batch

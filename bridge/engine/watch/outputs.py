@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bridge.engine.callers import Callers
-from bridge.errors import LedgerUnavailable, OutputUnavailable
+from bridge.errors import LedgerError, OutputUnavailable
 from bridge.job.document import size_over
 from bridge.job.record import Long, dumps
 from bridge.job.words import Phase, is_end
@@ -99,7 +99,7 @@ class Outputs:
         try:
             if time.monotonic() >= self._rests_until:
                 heard = replace(heard, ref=self._write(blobs, record, heard.output or ""))
-        except (OutputUnavailable, LedgerUnavailable) as error:
+        except (OutputUnavailable, LedgerError) as error:
             self._rests(record, str(error))
         finally:
             self._done(pending, heard)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.watch.poll_times import Known, Load, known, next_look_ms
-from bridge.errors import LedgerUnavailable
+from bridge.errors import LedgerError
 from bridge.job.words import Status
 from bridge.runpod.operations import LIMITS, Operation
 
@@ -93,7 +93,7 @@ class Pace:
                 self._runs.remember(endpoint, learnt)
             samples, in_flight = self._runs.read(endpoint)
             load = self._load(endpoint, in_flight)
-        except LedgerUnavailable:
+        except LedgerError:
             return about  # what was known is still the best there is
         if (samples, load) != basis:
             about = known(samples, load)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bridge.engine.apart import apart
 from bridge.errors import ApiError, JobUnknown, Unanswered
 from bridge.job.words import Status, Step, is_end
 from bridge.runpod.operations import LIMITS, Operation
@@ -108,7 +109,8 @@ class Stream:
         """Returns seconds until the next look."""
         wait = IDLE_S
         for due in self.ledger.due(Step.STREAM):
-            wait = min(wait, self._endpoint(due.endpoint, due.ready) if due.ready else due.wait_ms / 1000)
+            read = partial(self._endpoint, due.endpoint, due.ready)
+            wait = min(wait, apart(f"stream {due.endpoint}", read) if due.ready else due.wait_ms / 1000)
         return wait
 
     def _endpoint(self, endpoint: str, ready: int) -> float:

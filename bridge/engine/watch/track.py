@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bridge.engine.apart import apart
 from bridge.engine.commits import FULL_S
 from bridge.engine.watch.observation import heard_from
 from bridge.errors import ApiError, JobUnknown, Refused, Unanswered
@@ -72,7 +73,7 @@ class Track:
             else:
                 wait = min(wait, due.wait_ms / 1000)
         for endpoint, steps in ready.items():
-            wait = min(wait, self._endpoint(endpoint, steps))
+            wait = min(wait, apart(f"track {endpoint}", partial(self._endpoint, endpoint, steps)))
         return max(wait, 0.0)
 
     def _endpoint(self, endpoint: str, steps: dict[Step, int]) -> float:

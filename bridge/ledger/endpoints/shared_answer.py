@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge.ledger.scripts import mapped
+from bridge.outage import mapped
 
 if TYPE_CHECKING:
     import redis

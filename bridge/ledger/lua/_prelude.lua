@@ -26,6 +26,8 @@
 --   <p>runs:<ep>         list    delayTime:executionTime of its last jobs, the newest first
 --   <p>told:<ep>         hash    the sequence of the endpoint's own events
 --   <p>engines           zset    live engines by last beat
+--   <p>asides            hash    public keys that were no streams, or took no more entries: what they were, until it is told
+--   <p>aside:<key>       any     what stood there, for a week
 --   <p>meta              hash    schema, schema_by, clock_offset, cursor, changes
 local p = KEYS[1]
 
@@ -89,6 +91,35 @@ local function flying(endpoint, tenant, change)
   end
 end
 
+-- Public keys can be written by anybody. One that is no stream, or whose ids have been used up, is set aside, so that what
+-- is to be written there is written (I3, I13); nothing of a stranger's is deleted, and `asides` has it told.
+local function set_aside(key, why)
+  local aside = p .. 'aside:' .. key
+  redis.call('RENAME', key, aside)
+  redis.call('EXPIRE', aside, 604800)
+  redis.call('HSET', p .. 'asides', key, string.sub(why, 1, 200))
+  redis.call('EXPIRE', p .. 'asides', 604800)
+end
+
+-- XADD to a public stream, whatever stands there.
+local function add(key, ...)
+  local answer = redis.pcall('XADD', key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if redis.call('EXISTS', key) == 0 then return redis.call('XADD', key, ...) end
+  set_aside(key, answer.err)
+  return redis.call('XADD', key, ...)
+end
+
+-- The last id that a stream has given, also when its entries were deleted since; 0 for none.
+local function last_id(key)
+  local info = redis.pcall('XINFO', 'STREAM', key)
+  if info.err then return 0 end
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then return tonumber(string.match(info[i + 1], '^%d+')) end
+  end
+  return 0
+end
+
 -- Events leave in the same call as the change (I3). Each is: body, routing key, reply as JSON or "",
 -- streams to copy to or "", results flag. Without a key it is only copied. The stream is the outbox; others trim it.
 -- A copy's stream is bounded by count and, where bodies are large, by bytes (I16).
@@ -97,12 +128,12 @@ local function tell(events_stream, args, at, count)
     local body, key, reply, copy, result = args[at], args[at + 1], args[at + 2], args[at + 3], args[at + 4]
     if key == '' then -- only copied
     elseif reply == '' and result == '' then
-      redis.call('XADD', events_stream, '*', 'data', body, 'key', key)
+      add(events_stream, '*', 'data', body, 'key', key)
     else
-      redis.call('XADD', events_stream, '*', 'data', body, 'key', key, 'reply', reply, 'result', result)
+      add(events_stream, '*', 'data', body, 'key', key, 'reply', reply, 'result', result)
     end
     for stream in string.gmatch(copy, '[^ ]+') do
-      redis.call('XADD', stream, 'MAXLEN', '~', 100000, '*', 'data', body)
+      add(stream, 'MAXLEN', '~', 100000, '*', 'data', body)
       redis.call('EXPIRE', stream, 604800)
       if #body > 65536 then
         local used, length = redis.call('MEMORY', 'USAGE', stream, 'SAMPLES', 5), redis.call('XLEN', stream)

@@ -18,6 +18,10 @@ if wish then
   redis.call('DEL', p .. 'wish:' .. id)
   redis.call('ZREM', p .. 'wishes', id)
 end
+for _, key in ipairs({p .. 'd:' .. id, p .. 'count:' .. endpoint}) do
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
+end
 local at = 14
 local n_row, n_long, n_events = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 redis.call('HSET', row, 'v', 1, unpack(ARGV, at, at + 2 * n_row - 1))

@@ -12,7 +12,8 @@
 -- Returns {1, now, version, changes} WRITTEN (also when this very change was written before: I15)
 --         {0, now, row}     STALE: somebody changed it first; make the change anew from this row
 --         {-1, now}         UNKNOWN: no such record
--- Invariant: a change and its events are one (I3); a record that needs work has a due time or a lease (I5).
+-- Invariant: a change and its events are one (I3); a record that needs work has a due time or a lease (I5). Version and
+-- token are written last: a script that failed half-way is not believed when it is repeated.
 local id, endpoint = ARGV[1], ARGV[4]
 local row, long = p .. 'r:' .. id, p .. 'd:' .. id
 local now = ledger_now()
@@ -27,11 +28,15 @@ if has[1] ~= ARGV[2] then
   if has[2] == ARGV[3] then return {1, now, tonumber(has[1]), 0} end
   return {0, now, redis.call('HGETALL', row)}
 end
+for _, key in ipairs({long, p .. 'count:' .. endpoint}) do
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
+end
 local n_put, n_drop = tonumber(ARGV[18]), tonumber(ARGV[19])
 local n_long, n_long_drop = tonumber(ARGV[20]), tonumber(ARGV[21])
 local at = 28
 local version = tonumber(has[1]) + 1
-redis.call('HSET', row, 'v', version, 'tk', ARGV[3], unpack(ARGV, at, at + 2 * n_put - 1))
+if n_put > 0 then redis.call('HSET', row, unpack(ARGV, at, at + 2 * n_put - 1)) end
 at = at + 2 * n_put
 if n_drop > 0 then redis.call('HDEL', row, unpack(ARGV, at, at + n_drop - 1)) end
 at = at + n_drop
@@ -83,16 +88,19 @@ end
 -- Chunk n is entry n+1. What comes out of turn (a repaired chunk, the end) follows the last one.
 local chunks = string.gsub(KEYS[2], 'events$', 'chunks:') .. id
 if ARGV[24] ~= '0' then
-  local newest = redis.call('XREVRANGE', chunks, '+', '-', 'COUNT', 1)
-  local last = newest[1] and tonumber(string.match(newest[1][1], '^%d+')) or 0
+  local last = last_id(chunks) -- not the newest entry's: who has read it may have deleted it
+  if last >= 9007199254740992 then -- no number of a chunk is that high: somebody else has written there
+    set_aside(chunks, 'its ids are used up')
+    last = 0
+  end
   for _ = 1, tonumber(ARGV[24]) do
     local index = string.match(ARGV[at], '^{"index":(%d+)')
     local entry = index and tonumber(index) + 1 or 0
     if entry > last then
       last = entry
-      redis.call('XADD', chunks, entry .. '-0', 'data', ARGV[at])
+      add(chunks, entry .. '-0', 'data', ARGV[at])
     else
-      redis.call('XADD', chunks, last .. '-*', 'data', ARGV[at])
+      add(chunks, string.format('%.0f', last) .. '-*', 'data', ARGV[at])
     end
     at = at + 1
   end
@@ -112,4 +120,5 @@ elseif ARGV[12] ~= '' then
   redis.call('ZREM', due_key(endpoint, 'stream'), id)
   redis.call('SET', p .. 't:' .. id, ARGV[14], 'PX', ARGV[15])
 end
+redis.call('HSET', row, 'v', version, 'tk', ARGV[3])
 return {1, now, version, redis.call('HINCRBY', p .. 'meta', 'changes', 1)}

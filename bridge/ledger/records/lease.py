@@ -15,9 +15,8 @@ from bridge.job.record import Long
 from bridge.job.words import SUBMITS, Step
 from bridge.ledger.records.read import COMMON
 from bridge.ledger.records.write import Writer
-from bridge.ledger.scripts import mapped, run
-
-FAULTS_MAX = 10_000
+from bridge.ledger.scripts import run
+from bridge.outage import mapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +115,6 @@ class Leases(Writer):
         with mapped():
             answer: Any = self.client.hscan(self.names.key("unreadable"), count=limit)
         return dict(list(answer[1].items())[:limit])
-
-    def isolate(self, request_id: str, fault: str) -> None:
-        """A row that cannot be read stops nobody: its lease runs out, and from the tenth time on it is parked."""
-        self.fault_noted(request_id, fault)
-        with mapped():
-            self.client.zadd(self.names.key("timer"), {request_id: self.now() + 3_600_000}, xx=True)
-
-    def fault_noted(self, request_id: str, fault: str) -> None:
-        """Why a record could not be worked on, for whoever looks (`parked`); the last 10,000 of a week."""
-        key = self.names.key("unreadable")
-        with mapped():
-            if int(self.client.hlen(key)) < FAULTS_MAX or self.client.hexists(key, request_id):
-                self.client.hset(key, request_id, fault[:500])
-                self.client.expire(key, 7 * 24 * 3600)
 
     def strays(self, limit: int = 20, *, lease_ms: int = 60_000) -> list[Stray]:
         """Jobs that no longer count and may still run."""

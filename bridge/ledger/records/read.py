@@ -11,8 +11,9 @@ from bridge.errors import LedgerError
 from bridge.job.document import Held
 from bridge.job.record import Long, from_row
 from bridge.job.words import Phase, Step
+from bridge.ledger.aside import on_streams
 from bridge.ledger.clock import LedgerClock
-from bridge.ledger.scripts import mapped
+from bridge.outage import mapped
 
 if TYPE_CHECKING:
     import redis
@@ -96,12 +97,11 @@ class Reader:
 
         A chunk that was repaired comes as it was repaired.
         """
-        low = f"{start + 1}-0" if start else "-"
-        with mapped():
-            found: Any = self.client.xrange(self.names.chunks(request_id), min=low)
+        low, stream = f"{start + 1}-0" if start else "-", self.names.chunks(request_id)
+        found: Any = on_streams(self.client, self.names.prefix, [stream], lambda: self.client.xrange(stream, min=low))
         newest: dict[int, str] = {}
         for _, entry in found:
-            index = _INDEX.match(entry["data"])
+            index = _INDEX.match(entry.get("data", ""))
             if index and int(index[1]) >= start and (last < 0 or int(index[1]) <= last):
                 newest[int(index[1])] = entry["data"]
         return [json.loads(newest[index]) for index in sorted(newest)]

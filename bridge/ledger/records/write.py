@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import LedgerError
+from bridge.errors import LedgerError, LedgerFault
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
 from bridge.job.record import Long, altered
@@ -21,6 +21,8 @@ from bridge.job.transitions import Table
 from bridge.ledger.records.arguments import Arguments
 from bridge.ledger.records.read import COMMON, Reader
 from bridge.ledger.scripts import run, run_many
+from bridge.outage import mapped
+from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     import redis
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 #: How often a change is made anew before somebody must look (each try means that another process was faster).
 TRIES = 50
+FAULTS_MAX = 10_000
 WISH_KEPT_MS = 24 * 3_600_000
 
 Make = Callable[[Held, int], Change]
@@ -109,7 +112,8 @@ class Writer(Reader):
     def change(self, held: Held, make: Make) -> Change:
         """Make a change from what is known, write it, and make it anew while others are faster.
 
-        Returns the change that stands; `empty` when there was nothing to write. A record that is gone is left alone.
+        Returns the change that stands; `empty` when there was nothing to write. A record that is gone is left alone;
+        one that cannot be written is set aside and comes back as it was, with the verdict `fault`.
         """
         return self.change_many([(held, make)])[0]
 
@@ -127,10 +131,26 @@ class Writer(Reader):
             return made
         disk = self.disk if durable else None
         todo_args = [self._arguments.commit(made[i], tokens[i]) for i in todo]
-        answers = run_many(self.client, "commit", self._keys(), todo_args, disk)
-        for i, answer in zip(todo, answers, strict=True):
-            made[i] = self._settled(made[i], answer, changes[i][1], disk)
+        try:
+            answers = run_many(self.client, "commit", self._keys(), todo_args, disk)
+        except LedgerFault:  # one of them cannot be written: each alone, and none twice, for the tokens are the same
+            answers = [None] * len(todo)
+        for i, args, answer in zip(todo, todo_args, answers, strict=True):
+            made[i] = self._settled_apart(made[i], args, answer, changes[i][1], disk)
         return made
+
+    def _settled_apart(self, change: Change, args: Sequence[Any], answer: Any, make: Make, disk: Disk | None) -> Change:
+        """A change that cannot be written is set aside, with its record; the others go on (docs, "Outage or fault")."""
+        try:
+            if answer is None:
+                answer = run_many(self.client, "commit", self._keys(), [args], disk)[0]
+            return self._settled(change, answer, make, disk)
+        except LedgerFault as error:
+            record = change.record
+            tell("record.failed", request_id=record.id, endpoint=record.endpoint, error=str(error))
+            self.isolate(record.id, str(error))
+            assert change.before is not None  # noqa: S101  (only accept makes a record)
+            return replace(change, verdict="fault", after=change.before, tellings=())
 
     def _settled(self, change: Change, answer: Any, make: Make, disk: Disk | None = None) -> Change:
         wanted: tuple[Long, ...] = tuple(set(COMMON) | set(change.after.long))
@@ -159,6 +179,20 @@ class Writer(Reader):
         """Keep a cancel for a request that is not known yet: `kept`, `known` or `ended`."""
         args = [request_id, json.dumps(wish), WISH_KEPT_MS, self._wishes_max]
         return ("known", "kept", "ended")[int(run(self.client, "wish", [self.names.prefix], args))]
+
+    def isolate(self, request_id: str, fault: str) -> None:
+        """A row that cannot be read stops nobody: its lease runs out, and from the tenth time on it is parked."""
+        self.fault_noted(request_id, fault)
+        with mapped():
+            self.client.zadd(self.names.key("timer"), {request_id: self.now() + 3_600_000}, xx=True)
+
+    def fault_noted(self, request_id: str, fault: str) -> None:
+        """Why a record could not be worked on, for whoever looks (`parked`); the last 10,000 of a week."""
+        key = self.names.key("unreadable")
+        with mapped():
+            if int(self.client.hlen(key)) < FAULTS_MAX or self.client.hexists(key, request_id):
+                self.client.hset(key, request_id, fault[:500])
+                self.client.expire(key, 7 * 24 * 3600)
 
     def counted(self, changes: int) -> None:
         """How many changes the ledger has seen: one that comes back with less has lost writes (HARDENING 19)."""

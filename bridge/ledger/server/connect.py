@@ -35,6 +35,8 @@ def connect(url: str, *, max_connections: int = 64, decode: bool = True) -> redi
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.01), retries=2),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
         protocol=2,
+        # What a stranger has written need not be UTF-8, and half a surrogate pair is legal in JSON: no errors, both.
+        encoding_errors="backslashreplace",
     )
 
 

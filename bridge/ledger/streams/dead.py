@@ -10,14 +10,15 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bridge.job.document import dead_event
 from bridge.job.words import DeadReason
-from bridge.ledger.scripts import mapped
+from bridge.ledger.aside import on_streams
+from bridge.outage import mapped
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -71,26 +72,25 @@ class DeadLetters:
             "headers": _headers(headers or {}) if self.originals else {},
         }
         entry: dict[Any, Any] = {"data": dead_event(letter), "reason": reason, "door": door}
-        with mapped():
-            return str(self.client.xadd(self.names.dead, entry, maxlen=self.count_max, approximate=True))
+        return str(self._on(lambda: self.client.xadd(self.names.dead, entry, maxlen=self.count_max, approximate=True)))
 
     def newest(self, count: int = 1_000) -> list[dict[str, Any]]:
         """The newest first, each with its `id`."""
-        with mapped():
-            found: Any = self.client.xrevrange(self.names.dead, count=count)
-        return [_read(entry_id, entry) for entry_id, entry in found]
+        found: Any = self._on(lambda: self.client.xrevrange(self.names.dead, count=count))
+        return [letter for entry_id, entry in found if (letter := _read(entry_id, entry)) is not None]
 
     def get(self, letter_id: str) -> dict[str, Any] | None:
         """One letter; None when there is none of that id."""
-        with mapped():
-            found: Any = self.client.xrange(self.names.dead, min=letter_id, max=letter_id)
+        found: Any = self._on(lambda: self.client.xrange(self.names.dead, min=letter_id, max=letter_id))
         return _read(*found[0]) if found else None
 
     def after(self, cursor: str, count: int) -> list[tuple[str, str]]:
-        """Ids and documents behind a cursor (`0-0` for all), the oldest first: for who tells them elsewhere."""
-        with mapped():
-            found: Any = self.client.xrange(self.names.dead, min=f"({cursor}", count=count)
-        return [(entry_id, entry["data"]) for entry_id, entry in found]
+        """Ids and documents behind a cursor (`0-0` for all), the oldest first: for who tells them elsewhere.
+
+        What somebody else has written there comes as "".
+        """
+        found: Any = self._on(lambda: self.client.xrange(self.names.dead, min=f"({cursor}", count=count))
+        return [(entry_id, entry["data"] if _read(entry_id, entry) else "") for entry_id, entry in found]
 
     def drop(self, letter_ids: Sequence[str]) -> int:
         """How many of them were there."""
@@ -99,6 +99,12 @@ class DeadLetters:
 
     def trim(self, bytes_max: int, retention_ms: int) -> None:
         """The bounds that XADD does not keep."""
+        self._on(lambda: self._trim(bytes_max, retention_ms))
+
+    def _on(self, call: Callable[[], Any]) -> Any:
+        return on_streams(self.client, self.names.prefix, [self.names.dead], call)
+
+    def _trim(self, bytes_max: int, retention_ms: int) -> None:
         with mapped():
             oldest = int(time.time() * 1000) - retention_ms
             self.client.xtrim(self.names.dead, minid=f"{max(0, oldest)}-0", approximate=True)
@@ -133,5 +139,10 @@ def _headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _read(entry_id: str, entry: Mapping[str, str]) -> dict[str, Any]:
-    return {"id": entry_id, **json.loads(entry["data"])["data"]}
+def _read(entry_id: str, entry: Mapping[str, str]) -> dict[str, Any] | None:
+    """None for what somebody else has written there."""
+    try:
+        letter = json.loads(entry["data"])["data"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return {"id": entry_id, **letter} if isinstance(letter, dict) else None

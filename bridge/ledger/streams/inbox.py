@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ResponseError
 
 from bridge.errors import LedgerError
-from bridge.ledger.scripts import mapped
+from bridge.ledger.aside import on_streams
+from bridge.ledger.keys import Names
+from bridge.outage import mapped
 
 if TYPE_CHECKING:
     import redis
-
-    from bridge.ledger.keys import Names
 
 GROUP = "bridge"
 
@@ -27,11 +27,15 @@ Entry = tuple[str, dict[bytes, bytes]]
 
 @dataclass(slots=True)
 class Inbox:
-    """One consumer of one stream. `client` gives bytes; calls block no longer than they are told."""
+    """One consumer of one stream. `client` gives bytes; calls block no longer than they are told.
+
+    `prefix` is the ledger's: what stands in the stream's place is set aside there.
+    """
 
     client: redis.Redis
     stream: str
     consumer: str
+    prefix: str = Names().prefix
     _cursor: str = field(default="0-0", init=False)
 
     def read(self, count: int, bytes_max: int, block_ms: int) -> list[Entry]:
@@ -67,7 +71,10 @@ class Inbox:
 
     def done(self, entry_ids: Sequence[str]) -> None:
         """They are held elsewhere: acked and deleted, both or neither, since an ack alone leaves them there (I16)."""
-        with mapped(), self.client.pipeline(transaction=True) as pipe:
+        on_streams(self.client, self.prefix, [self.stream], lambda: self._done(entry_ids))
+
+    def _done(self, entry_ids: Sequence[str]) -> None:
+        with self.client.pipeline(transaction=True) as pipe:
             pipe.xack(self.stream, GROUP, *entry_ids)
             pipe.xdel(self.stream, *entry_ids)
             pipe.execute()
@@ -92,7 +99,7 @@ class Inbox:
 
     def _fitting(self, count: int, bytes_max: int) -> int:
         """How many entries of the size they have there now fit."""
-        with mapped(), self.client.pipeline(transaction=False) as pipe:
+        with self.client.pipeline(transaction=False) as pipe:
             pipe.xlen(self.stream)
             pipe.memory_usage(self.stream, samples=10)
             length, used = pipe.execute()
@@ -103,8 +110,7 @@ class Inbox:
     def _asked(self, call: Any) -> Any:
         """The call's answer; None when stream or group were not there: they are, afterwards."""
         try:
-            with mapped():
-                return self._grouped(call)
+            return on_streams(self.client, self.prefix, [self.stream], lambda: self._grouped(call))
         except _Ungrouped:
             with mapped():
                 try:
@@ -140,5 +146,4 @@ def send(client: redis.Redis, names: Names, stream: str, data: bytes, fields: Ma
         fault = f"{stream} is no stream of requests or commands"
         raise LedgerError(fault)
     entry: dict[Any, Any] = {**fields, "data": data}
-    with mapped():
-        client.xadd(stream, entry)
+    on_streams(client, names.prefix, [stream], lambda: client.xadd(stream, entry))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge.ledger.scripts import mapped, run
+from bridge.ledger.aside import on_streams
+from bridge.ledger.scripts import run
+from bridge.outage import mapped
 
 if TYPE_CHECKING:
     import redis
@@ -77,20 +79,21 @@ class Outbox:
 
     def tell(self, body: str, key: str) -> None:
         """An event that no record has: the refusal of a message at a door."""
-        with mapped():
-            self.client.xadd(self.names.events, {"data": body, "key": key})
+        self._on_events(lambda: self.client.xadd(self.names.events, {"data": body, "key": key}))
 
     def newest(self) -> str:
         """The newest entry's id: who reads behind it misses nothing that is told from now on."""
-        with mapped():
-            newest: Any = self.client.xrevrange(self.names.events, count=1)
+        newest: Any = self._on_events(lambda: self.client.xrevrange(self.names.events, count=1))
         return str(newest[0][0]) if newest else "0"
 
     def read(self, after: str, *, count: int) -> list[tuple[str, dict[str, Any]]]:
         """Events behind an entry (`-` for the oldest, `(<id>` for what follows it), each with its entry id."""
-        with mapped():
-            found: Any = self.client.xrange(self.names.events, min=after, count=count)
-        return [(entry_id, json.loads(entry["data"])) for entry_id, entry in found]
+        found: Any = self._on_events(lambda: self.client.xrange(self.names.events, min=after, count=count))
+        read = ((entry_id, _document(entry)) for entry_id, entry in found)
+        return [(entry_id, event) for entry_id, event in read if event is not None]
+
+    def _on_events(self, call: Callable[[], Any]) -> Any:
+        return on_streams(self.client, self.names.prefix, [self.names.events], call)
 
     # The turn
 
@@ -101,13 +104,12 @@ class Outbox:
 
     def entries(self, cursor: str, count: int) -> list[Entry]:
         """What stands behind a cursor."""
-        with mapped():
-            return self.client.xrange(self.names.events, min=f"({cursor}", count=count)  # type: ignore[return-value]
+        events = self.names.events
+        return self._on(lambda: self.client.xrange(events, min=f"({cursor}", count=count))  # type: ignore[no-any-return]
 
     def entry(self, entry_id: str) -> dict[str, str] | None:
         """One entry; None when it was trimmed."""
-        with mapped():
-            found: Any = self.client.xrange(self.names.events, min=entry_id, max=entry_id)
+        found: Any = self._on(lambda: self.client.xrange(self.names.events, min=entry_id, max=entry_id))
         return found[0][1] if found else None
 
     def renew(self, token: str, *, lease_ms: int) -> bool:
@@ -165,8 +167,9 @@ class Outbox:
 
     def lag(self) -> Lag:
         """How far AMQP is behind; nothing where nobody relays."""
-        if not self.relayed:
-            return Lag(0, 0.0)
+        return self._on(self._lag) if self.relayed else Lag(0, 0.0)
+
+    def _lag(self) -> Lag:
         with mapped():
             known: Any = self.client.hmget(self.names.key("meta"), "cursor", "relayed")
             cursor, relayed = known
@@ -201,6 +204,9 @@ class Outbox:
 
     def trim(self, bounds: Bounds) -> int:
         """Keep the stream inside its bounds; answers how many unconfirmed entries its bytes must lose."""
+        return int(self._on(lambda: self._trim(bounds)))
+
+    def _trim(self, bounds: Bounds) -> int:
         stream = self.names.events
         with mapped():
             used = int(self.client.memory_usage(stream, samples=20) or 0)
@@ -223,6 +229,9 @@ class Outbox:
         with mapped():
             cursor = self.client.hget(self.names.key("meta"), "cursor") or "0-0"
         return self.entries(str(cursor), count)
+
+    def _on(self, call: Callable[[], Any]) -> Any:
+        return on_streams(self.client, self.names.prefix, [self.names.events], call)
 
     def _keys(self) -> list[str]:
         return [self.names.prefix, self.names.events]
@@ -249,3 +258,12 @@ def _ms(entry_id: str) -> int:
 def _key(entry_id: str) -> tuple[int, int]:
     at, _, number = entry_id.partition("-")
     return int(at), int(number or 0)
+
+
+def _document(entry: Mapping[str, str]) -> dict[str, Any] | None:
+    """An event's document; None for what somebody else has written into the stream."""
+    try:
+        event = json.loads(entry["data"])
+    except (KeyError, ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("data"), dict) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bridge.ledger.scripts import mapped
+from bridge.ledger.scripts import run
 
 if TYPE_CHECKING:
     import redis
@@ -26,9 +26,6 @@ class Replies:
 
     def write(self, answers: Sequence[tuple[str, str]]) -> None:
         """Write documents to reply streams: (reply_to, body). Bounded like those that the scripts write (I16)."""
-        with mapped(), self._client.pipeline(transaction=False) as pipe:
-            for name, body in answers:
-                stream = self._names.reply(name)
-                pipe.xadd(stream, {"data": body}, maxlen=REPLIES_MAX, approximate=True)
-                pipe.expire(stream, REPLIES_KEPT_S)
-            pipe.execute()
+        for name, body in answers:
+            stream = self._names.reply(name)
+            run(self._client, "reply", [self._names.prefix, stream], [body, REPLIES_MAX, REPLIES_KEPT_S])

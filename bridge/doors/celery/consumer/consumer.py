@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from celery.worker.consumer import Consumer
+from celery.worker.consumer.consumer import logger
 
 from bridge.doors.celery.consumer.queues import find_queues
 from bridge.doors.celery.consumer.transport import lean
+from bridge.doors.celery.known_ids import kept_apart
+from bridge.errors import LedgerError
+
+#: Seconds until a message whose id could not be looked up is looked at again.
+HELD_S = 2.0
 
 
 class BridgeConsumer(Consumer):  # type: ignore[misc]
@@ -22,6 +28,24 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """Over the bridge's own form of Celery's Redis transport."""
         return self.ensure_connected(lean(self.app.connection_for_read(heartbeat=heartbeat)))
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Celery stores a failure under the message's id: not where that id is a request's."""
+        task_id, name = message.headers.get("id"), message.headers.get("task")
+        try:
+            known = isinstance(task_id, str) and self._ledger().knows(task_id)
+            if known:
+                kept_apart(self._ledger(), str(task_id), {}, str(name)[:200])
+        except LedgerError:  # the message is held
+            self.timer.call_after(HELD_S, self.on_unknown_task, (body, message, exc))
+            return
+        if known:
+            message.ack_log_error(logger, self.connection_errors)
+        else:
+            super().on_unknown_task(body, message, exc)
+
+    def _ledger(self) -> Any:
+        return self.app.tasks["bridge.status"].ledger_of()
 
     def connect(self) -> Any:
         """A queue may have come or gone since the last connection."""

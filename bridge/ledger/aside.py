@@ -1,0 +1,36 @@
+"""Public keys that were no streams: a call that met one is made again once it was set aside (`lua/_prelude.lua`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bridge.errors import LedgerFault
+from bridge.ledger.scripts import run
+from bridge.outage import mapped
+
+if TYPE_CHECKING:
+    import redis
+
+T = TypeVar("T")
+
+
+def on_streams(client: redis.Redis, prefix: str, streams: Sequence[str], call: Callable[[], T]) -> T:
+    """The call's answer; what kept it from the streams is set aside first. Raises LedgerUnavailable, or LedgerFault."""
+    try:
+        with mapped():
+            return call()
+    except LedgerFault:
+        if not int(run(client, "aside", [prefix], list(streams))):
+            raise
+    with mapped():
+        return call()
+
+
+def take_asides(client: redis.Redis, key: str) -> dict[str, str]:
+    """Keys that were set aside since somebody looked, and why; each is handed out once."""
+    with mapped(), client.pipeline(transaction=True) as pipe:
+        pipe.hgetall(key)
+        pipe.delete(key)
+        found: Any = pipe.execute()[0]
+    return dict(found)

@@ -1,0 +1,52 @@
+"""The one place that decides what an error of Redis means: an outage of the server, or a fault of the thing at hand.
+
+An outage passes, and the same call is made again. A fault stays however often the call is made: that one thing is set
+aside and told, and the next one goes on (docs/architecture.md, "Outage or fault").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis.exceptions import DataError, RedisError, ResponseError
+
+from bridge.errors import LedgerFault, LedgerUnavailable
+
+#: What a server says that cannot work now, or not for us, whatever it is asked. The first word of its answer, for
+#: redis-py has no class for most of them; the last ones are said by a server without a word of their own.
+_OUTAGES = (
+    "LOADING", "READONLY", "OOM", "BUSY ", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "NOAUTH",
+    "WRONGPASS", "NOPERM", "UNKILLABLE", "UNBLOCKED", "NOSCRIPT", "EXECABORT", "MOVED", "ASK ", "NOQUORUM",
+    "max number of clients", "max clients reached", "operation not permitted",
+)  # fmt: skip
+#: redis-py takes the first word off where it has a class for the error; those classes' names tell it.
+_CLASSES = frozenset(
+    {
+        "ReadOnlyError", "OutOfMemoryError", "NoScriptError", "ExecAbortError", "NoPermissionError", "TryAgainError",
+        "ClusterDownError", "MasterDownError", "MovedError", "AskError", "BusyLoadingError", "MaxClientsError",
+        "AuthenticationWrongNumberOfArgsError",
+    }
+)  # fmt: skip
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the same call may do what it was asked later. A value that cannot be written or read is no outage."""
+    if isinstance(error, DataError) or not isinstance(error, RedisError):
+        return False
+    if not isinstance(error, ResponseError):  # connection, timeout, a broken answer: nothing of what was asked
+        return True
+    return type(error).__name__ in _CLASSES or str(error).removeprefix("ERR ").startswith(_OUTAGES)
+
+
+@contextmanager
+def mapped(what: str = "the ledger's Redis") -> Iterator[None]:
+    """Redis' errors become ours. Raises LedgerUnavailable for an outage, LedgerFault for a fault."""
+    try:
+        yield
+    except (RedisError, UnicodeError) as error:
+        if is_outage(error):
+            fault = f"{what} did not do what it was asked: {type(error).__name__}: {error}"
+            raise LedgerUnavailable(fault) from error
+        fault = f"{what} cannot take or give this: {type(error).__name__}: {str(error)[:500]}"
+        raise LedgerFault(fault) from error

@@ -1,0 +1,256 @@
+"""Outage or fault: what one key, one record or one value does wrong ends with it, and the next one goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+from redis.exceptions import ConnectionError as RedisGone
+from redis.exceptions import DataError, OutOfMemoryError, ReadOnlyError, ResponseError
+
+from bridge.errors import LedgerFault, LedgerUnavailable
+from bridge.job.change import Change, Rules
+from bridge.job.document import Held
+from bridge.job.observation import Heard
+from bridge.job.record import Long, Record, altered
+from bridge.job.words import Step
+from bridge.ledger import Ledger, Names, connect
+from bridge.ledger.streams.inbox import GROUP, Inbox, send
+from bridge.outage import is_outage, mapped
+from bridge.runpod import shared
+from tests.support.helpers import eventually
+
+
+@pytest.fixture
+def ledger(redis_url: str) -> Iterator[Ledger]:
+    """A ledger of its own database."""
+    client = connect(redis_url)
+    yield Ledger(client, Names(), Rules())
+    client.close()
+
+
+def tracked(ledger: Ledger, request_id: str, *, stream: int = 0, reply: str = "") -> Held:
+    """A request whose job is with RunPod; its reply goes to a stream."""
+    long = {Long.INPUT: '{"a":1}'}
+    if reply:
+        long[Long.REPLY] = json.dumps({"to": reply, "on": ["end"], "via": "redis", "correlation_id": None})
+    record = Record(
+        id=request_id, endpoint="demo", endpoint_id="demo", door="stream", nonce="n", fingerprint="f", stream=stream
+    )
+    accepted = ledger.accept(request_id, lambda now, wish: ledger.table.accept(Held(record, long), now, wish))
+    assert accepted.kind == "created"
+    claimed = ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=30_000)
+    table = ledger.table
+    sent = ledger.change(
+        claimed.records[0], lambda h, now: table.sending(h, now, claimed.token, endpoint_id="demo", base_url="http://x")
+    )
+    return ledger.change(sent.after, lambda h, now: table.submitted(h, now, "j", "IN_PROGRESS", poll_ms=0)).after
+
+
+def read_page(ledger: Ledger, held: Held, *outputs: Any, over: bool = False) -> Held:
+    """One page of the job's stream, recorded."""
+    read = partial(
+        ledger.table.stream_read, reader=held.record.reading, chunks=[(output, None) for output in outputs],
+        again_ms=None if over else 0, lost=False,
+    )  # fmt: skip
+    return ledger.change(held, read).after
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (RedisGone("away"), True),
+        (redis.exceptions.TimeoutError("slow"), True),
+        (redis.exceptions.BusyLoadingError("LOADING"), True),
+        (ReadOnlyError("You can't write against a read only replica."), True),
+        (OutOfMemoryError("command not allowed"), True),
+        (ResponseError("BUSY Redis is busy running a script."), True),
+        (ResponseError("MISCONF Redis is configured to save RDB snapshots"), True),
+        (ResponseError("NOREPLICAS Not enough good replicas to write."), True),
+        (redis.exceptions.MasterDownError("Link with MASTER is down"), True),
+        (redis.exceptions.TryAgainError("later"), True),
+        (redis.exceptions.NoPermissionError("this user has no permissions"), True),
+        (ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"), False),
+        (ResponseError("ERR value is not an integer or out of range"), False),
+        (ResponseError("BUSYGROUP Consumer Group name already exists"), False),
+        (DataError("Invalid input of type: 'dict'."), False),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), False),
+    ],
+)
+def test_an_outage_is_an_outage_and_a_fault_is_a_fault(error: Exception, outage: bool) -> None:
+    """One place decides, for the ledger and for the shared budget."""
+    assert is_outage(error) is outage
+    with pytest.raises(LedgerUnavailable if outage else LedgerFault), mapped():
+        raise error
+
+
+def test_a_full_server_is_an_outage_and_a_wrong_type_is_a_fault(ledger: Ledger) -> None:
+    """As a real server says them."""
+    ledger.client.set("bridge:_:rate", "text")
+    with pytest.raises(LedgerFault):
+        shared.read(ledger.client, "bridge:_:rate")
+    with pytest.raises(LedgerFault):
+        shared.write(ledger.client, "bridge:_:x", {"a": {}})  # type: ignore[dict-item]
+    with pytest.raises(LedgerFault):
+        ledger.outbox.tell('"\ud800"', "job.x")
+    ledger.client.config_set("maxmemory", "1mb")
+    try:
+        with pytest.raises(LedgerUnavailable):
+            ledger.replies.write([("mine", "{}")])
+    finally:
+        ledger.client.config_set("maxmemory", "0")
+
+
+def test_one_record_that_cannot_be_written_does_not_fail_its_batch(ledger: Ledger) -> None:
+    """It is set aside and named; the others' changes stand, each once."""
+    good, bad, last = (tracked(ledger, name) for name in ("good", "bad", "last"))
+    ledger.client.delete(ledger.names.long("bad"))
+    ledger.client.rpush(ledger.names.long("bad"), "mine")
+    progress = partial(_progress, ledger)
+    changes = ledger.change_many([(held, progress) for held in (good, bad, last)])
+    assert [change.verdict == "fault" for change in changes] == [False, True, False]
+    for name in ("good", "last"):
+        found = ledger.load(name)
+        assert found is not None
+        assert found.json(Long.PROGRESS) == {"seen": True}
+    assert "bad" in ledger.unreadable()
+
+
+def _progress(_ledger: Ledger, held: Held, _now: int) -> Change:
+    after = Held(altered(held.record, worker_id="w"), {**held.long, Long.PROGRESS: '{"seen": true}'})
+    return Change("seen", held, after, {Long.PROGRESS: '{"seen": true}'})
+
+
+def test_a_script_that_failed_half_way_is_not_believed_when_it_is_repeated(ledger: Ledger) -> None:
+    """Row and token stand only when all the rest does."""
+    held = tracked(ledger, "half")
+    ledger.client.rename(ledger.names.count("demo"), "kept")
+    ledger.client.rpush(ledger.names.count("demo"), "mine")
+    end = partial(_ended, ledger)
+    assert ledger.change(held, end).verdict == "fault"
+    assert ledger.change(held, end).verdict == "fault"
+    assert ledger.load("half").record == held.record  # type: ignore[union-attr]
+    ledger.client.rename("kept", ledger.names.count("demo"))
+    assert ledger.change(held, end).after.record.phase.ended
+
+
+def _ended(ledger: Ledger, held: Held, now: int) -> Change:
+    heard = Heard(job_id=held.record.job_id, status="COMPLETED", attempt=held.record.attempt, output='"x"')
+    return ledger.table.observed(held, now, heard, poll_ms=0)
+
+
+@pytest.mark.parametrize("public", ["events", "reply:mine", "chunks:odd", "dead", "requests", "commands", "results"])
+def test_a_public_key_of_the_wrong_type_is_set_aside_and_everything_goes_on(ledger: Ledger, public: str) -> None:
+    """What stood there is kept and told; what was to be written there is written."""
+    key = f"bridge:{public}"
+    ledger.client.delete(key)
+    ledger.client.rpush(key, "a stranger's")
+    held = tracked(ledger, "odd", stream=1, reply="mine")
+    held = read_page(ledger, held, {"n": 0})
+    ledger.change(held, partial(_ended, ledger))
+    ledger.replies.write([("mine", "{}")])
+    ledger.dead.keep("malformed", door="x", body="x")
+    ledger.outbox.tell("{}", "job.x")
+    send(ledger.client, ledger.names, ledger.names.requests, b"{}", {})
+    bytes_client = redis.Redis.from_url(_url(ledger))
+    assert Inbox(bytes_client, ledger.names.requests, "me").read(1, 1_000_000, 10) or True
+    assert ledger.chunks("odd") == [{"index": 0, "output": {"n": 0}}]
+    if public not in {"commands", "results"}:
+        assert ledger.client.type(key) == "stream"
+        assert ledger.client.lrange(f"bridge:_:aside:{key}", 0, -1) == ["a stranger's"]
+        assert key in ledger.asides()
+        assert ledger.asides() == {}
+    bytes_client.close()
+
+
+def _url(ledger: Ledger) -> str:
+    kwargs = ledger.client.connection_pool.connection_kwargs
+    return f"redis://{kwargs['host']}:{kwargs['port']}/{kwargs['db']}"
+
+
+@pytest.mark.parametrize("how", ["xtrim", "xdel", "delete", "far_ahead", "used_up"])
+def test_a_consumer_may_trim_the_chunks_that_it_has_read(ledger: Ledger, how: str) -> None:
+    """Chunk n stays entry n+1, and the end is written; nothing is refused, nothing is told twice."""
+    held = tracked(ledger, "trim", stream=1)
+    held = read_page(ledger, held, 0, 1, 2)
+    stream = ledger.names.chunks("trim")
+    client: Any = ledger.client
+    match how:
+        case "xtrim":
+            client.xtrim(stream, maxlen=0)
+        case "xdel":
+            client.xdel(stream, *[entry for entry, _ in client.xrange(stream)])
+        case "delete":
+            client.delete(stream)
+        case "far_ahead":
+            client.xadd(stream, {"x": "not ours"}, id="5000-0")
+        case _:
+            client.xadd(stream, {"x": "not ours"}, id="18446744073709551615-18446744073709551615")
+    held = read_page(ledger, held, 3, 4)
+    found = [
+        (entry_id, json.loads(entry["data"])["index"]) for entry_id, entry in client.xrange(stream) if "data" in entry
+    ]
+    assert [index for _, index in found][-2:] == [3, 4]
+    if how in {"xtrim", "xdel", "delete"}:
+        assert [entry_id for entry_id, _ in found] == ["4-0", "5-0"]
+        client.xtrim(stream, maxlen=0)
+    held = ledger.change(held, partial(_ended, ledger)).after  # RunPod has said so; what its stream holds is read first
+    held = read_page(ledger, held, over=True)
+    held = ledger.change(held, partial(_ended, ledger)).after
+    assert held.record.phase.ended
+    assert json.loads(client.xrevrange(stream, count=1)[0][1]["data"])["end"]  # the last entry tells the end
+    assert bool(ledger.asides()) is (how == "used_up")
+
+
+def test_a_group_that_a_stranger_destroys_is_made_anew(ledger: Ledger) -> None:
+    """Entries are read from the beginning; those that were under way come again, and are the same requests."""
+    client = redis.Redis.from_url(_url(ledger))
+    inbox = Inbox(client, ledger.names.requests, "me")
+    inbox.read(1, 1_000, 1)
+    send(ledger.client, ledger.names, ledger.names.requests, b"{}", {})
+    first = eventually(lambda: inbox.read(10, 1_000, 1))
+    client.xgroup_destroy(ledger.names.requests, GROUP)
+    inbox.done([first[0][0]])
+    send(ledger.client, ledger.names, ledger.names.requests, b"[]", {})
+    assert [fields[b"data"] for _, fields in eventually(lambda: inbox.read(10, 1_000, 1))] == [b"[]"]
+    client.delete(ledger.names.requests)
+    send(ledger.client, ledger.names, ledger.names.requests, b"1", {})
+    assert [fields[b"data"] for _, fields in eventually(lambda: inbox.read(10, 1_000, 1))] == [b"1"]
+    client.close()
+
+
+def test_what_strangers_write_into_the_public_streams_hides_nothing(ledger: Ledger) -> None:
+    """No field `data`, no JSON, no UTF-8: it is passed over by whoever reads there."""
+    raw = redis.Redis.from_url(_url(ledger))
+    for stream in (ledger.names.events, ledger.names.dead, ledger.names.chunks("seen")):
+        raw.xadd(stream, {"x": "y"}, id="0-1")
+        raw.xadd(stream, {"data": b"\xff\xfe"}, id="0-2")
+        raw.xadd(stream, {"data": "[]"}, id="0-3")
+    tracked(ledger, "seen")
+    ledger.dead.keep("malformed", door="x", body="x")
+    assert next(event["type"] for _, event in ledger.outbox.read("-", count=10)) == "bridge.job.accepted"
+    assert [letter["reason"] for letter in ledger.dead.newest()] == ["malformed"]
+    assert ledger.dead.get("0-1") is None
+    assert [bool(body) for _, body in ledger.dead.after("0-0", 10)] == [False, False, False, True]
+    assert ledger.chunks("seen") == []
+    raw.close()
+
+
+def test_an_event_stream_that_was_deleted_or_made_anew_is_told_from_its_beginning(ledger: Ledger) -> None:
+    """A cursor that stands behind everything belongs to another stream."""
+    relay = Ledger(ledger.client, ledger.names, ledger.rules, relayed=True)
+    ledger.client.xadd(ledger.names.events, {"x": "y"}, id="99999999999999-0")
+    turn = relay.outbox.take("me", lease_ms=10_000)
+    assert turn is not None
+    assert relay.outbox.done("me", "99999999999999-0", 1, lease_ms=10_000)
+    ledger.client.delete(ledger.names.events)
+    tracked(ledger, "anew")
+    turn = relay.outbox.take("me", lease_ms=10_000)
+    assert turn is not None
+    assert turn.cursor == "0-0"
+    assert len(relay.outbox.entries(turn.cursor, 10)) == ledger.client.xlen(ledger.names.events)
+    assert relay.outbox.lag().entries == len(relay.outbox.entries(turn.cursor, 10))

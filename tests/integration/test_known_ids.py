@@ -1,0 +1,48 @@
+"""Results under a request's id are the request's own, whatever else comes under that id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.helpers import eventually
+from tests.support.house import House
+
+
+@pytest.fixture
+def house(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A worker on Redis."""
+    with House(tmp_path_factory.mktemp("known"), broker=redis_url, redis_url=redis_url) as made:
+        made.worker()
+        yield made
+
+
+def conflicts(house: House, count: int) -> list[dict[str, Any]]:
+    """So many dead letters of ids that are a request's."""
+
+    def found() -> list[dict[str, Any]]:
+        return [letter for letter in house.ledger.dead.newest() if letter["reason"] == "id_conflict"]
+
+    eventually(lambda: len(found()) >= count, timeout=20)
+    return found()
+
+
+def test_what_comes_under_a_requests_id_stores_nothing_there(house: House) -> None:
+    """Neither answer nor failure: a command, an expired one, a task that nobody has. The victim gets its own end."""
+    victim = house.send({"mock_delay": 3})
+    eventually(lambda: house.phase(victim.id) is not None, timeout=20)
+    app = house.app
+    app.send_task("bridge.status", kwargs={"id": victim.id}, task_id=victim.id, queue="bridge.control")
+    app.send_task("bridge.cancel", kwargs={}, task_id=victim.id, queue="bridge.control")
+    app.send_task("bridge.nothing", task_id=victim.id, queue="bridge.control")
+    letters = conflicts(house, 3)
+    assert {letter["request_id"] for letter in letters} == {victim.id}
+    assert victim.get(timeout=30) is not None
+    assert victim.state == "SUCCESS"
+    late = app.send_task("bridge.status", kwargs={}, task_id=victim.id, queue="bridge.control")
+    conflicts(house, 4)
+    app.send_task("bridge.status", kwargs={}, task_id=victim.id, queue="bridge.control", expires=-10)
+    assert house.ask("status", id=victim.id)["status"] == "COMPLETED"  # the expired one has been thrown away by now
+    assert late.state == "SUCCESS"
