@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bridge.job.document import Held
     from bridge.ledger import Ledger
 
-#: Seconds that a number of jobs in flight is believed.
+#: Seconds that a used-up cap is believed.
 CACHE_S = 0.05
 
 
@@ -53,17 +53,17 @@ class WhyWaiting:
             most = self._book.resolve(name).max_in_flight
         except (JobRejected, SettingsError):  # taken off the list: the next turn refuses it
             return None
-        if most is not None and self._flying(("endpoint", name)) >= most:
+        if most is not None and self._flying(("endpoint", name), most) >= most:
             return Waiting("cap", f"max_in_flight: {most} jobs of {name} are in flight")
         most = self._book.tenant_cap(tenant) if tenant else None
-        if most is not None and self._flying(("tenant", tenant)) >= most:
+        if most is not None and self._flying(("tenant", tenant), most) >= most:
             return Waiting("cap", f"max_in_flight: {most} jobs of tenant {tenant} are in flight")
         return None
 
-    def _flying(self, whose: tuple[str, str]) -> int:
-        """Jobs in flight, as good as now: many requests are told at once."""
+    def _flying(self, whose: tuple[str, str], most: int) -> int:
+        """Jobs in flight. A cap that is used up is believed for a moment: many requests are told of it at once."""
         at, known = self._known.get(whose, (0.0, 0))
-        if time.monotonic() - at >= CACHE_S:
+        if known < most or time.monotonic() - at >= CACHE_S:
             kind, name = whose
             known = self._ledger.counts(name).get("flying", 0) if kind == "endpoint" else self._ledger.flying(name)
             self._known[whose] = time.monotonic(), known

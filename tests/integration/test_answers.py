@@ -26,6 +26,7 @@ from bridge.errors import (
     Unanswered,
     Unauthorised,
     Unreachable,
+    Unreadable,
 )
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.meaning import OF_A_JOB, SUBMITS
@@ -69,7 +70,9 @@ def expected(op: Operation, code: int, body: str) -> type[ApiError] | None:  # n
     """The right meaning of each cell, written down a second time; None is an answer."""
     if code in SUCCESSES:
         loose = op in {Operation.STREAM, Operation.PURGE, Operation.HEALTH} and body in {"json", "endpoint"}
-        return None if body == "answer" or loose else Unanswered
+        if body == "answer" or loose:
+            return None
+        return Unanswered if body in {"cut", "too_large", "dripping"} else Unreadable
     if code in {301, 302, 307, 308}:
         return EndpointTrouble
     if code in TROUBLES:

@@ -8,6 +8,7 @@ script; on other backends a second look follows the write.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.backends.redis import RedisBackend
 
 from bridge.engine.tell.finish import CeleryEnd, celery_end
+from bridge.errors import LedgerError
 from bridge.job.record import Long
 from bridge.job.words import Phase, Status
 from bridge.ledger.records.read import ALL
@@ -95,8 +97,9 @@ class States:
 
     def put(self, held: Held) -> None:
         """Have the state of a request written soon."""
+        shown = _Shown(self._state(held), self._info(held), self._since(held.record))
         with self._lock:
-            self._newest[held.record.id] = _Shown(self._state(held), self._info(held), self._since(held.record))
+            self._newest[held.record.id] = shown
         self.wake()
 
     def waits(self, held: Held) -> None:
@@ -116,7 +119,9 @@ class States:
         record = held.record
         info: dict[str, Any] = {"endpoint": record.endpoint, "job_id": record.job_id or None, "attempt": record.attempt}
         if record.phase is Phase.ACCEPTED:
-            waiting = self._waiting(held)
+            waiting = None
+            with suppress(LedgerError):  # a state on the way is worth no wait
+                waiting = self._waiting(held)
             info |= waiting.told() if waiting else {"waiting_for": "budget"}
         elif record.unread_told:
             info["waiting_for"] = "unreadable"
