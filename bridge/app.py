@@ -6,19 +6,27 @@ process, beside whatever pool executes the tasks.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
 from celery.signals import worker_shutting_down
-from click import ClickException
 
 from bridge import celeryconfig, wiring
-from bridge.doors import hold, intake, remote, tasks
+from bridge.doors import hold, intake, remote, servers, tasks
 from bridge.doors.finish_here import finish_here
+from bridge.doors.node import Unusable
 from bridge.engine.finish import QUEUE as FINISHES
-from bridge.errors import LedgerUnavailable, SchemaTooNew, SettingsError
+from bridge.errors import (
+    SETTINGS_CODE,
+    UNAVAILABLE_CODE,
+    LedgerUnavailable,
+    SchemaTooNew,
+    ServerUnavailable,
+    SettingsError,
+)
 from bridge.settings import load
 from bridge.telemetry import configure_logging, tell
 
@@ -34,20 +42,10 @@ class BridgeCelery(Celery):  # type: ignore[misc]
         super().__init__("bridge", config_source=None, set_as_current=True)
         self.config_from_object(_LazyConfig())
 
-
-#: Exit code of a worker whose ledger does not answer as it starts; as of the `bridge` command.
-UNAVAILABLE = 9
-
-
-class Unusable(ClickException, SettingsError):
-    """Faults of the settings as the `celery` command shows them: sentences, not a traceback."""
-
-    exit_code = 11  # as of the `bridge` command
-
-    def __init__(self, *faults: str) -> None:
-        """One line a fault."""
-        super().__init__("the settings cannot be used:\n" + "\n".join(f"  {fault}" for fault in faults))
-        self.args = self.faults = faults
+    @cached_property
+    def Worker(self) -> Any:  # noqa: N802  (Celery's name)
+        """What `celery worker` starts."""
+        return self.subclass_with_self("bridge.doors.node:Node")
 
 
 class _LazyConfig:
@@ -91,15 +89,27 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         except (SettingsError, SchemaTooNew) as error:
             # Celery would show a traceback for what one sentence says.
             tell("settings.unusable", error=str(error))
-            raise WorkerShutdown(Unusable.exit_code) from None
+            self._give_up(worker, SETTINGS_CODE)
         except LedgerUnavailable as error:
             tell("ledger.unavailable", error=f"{error}; is BRIDGE_REDIS_URL right?", waiting=0)
-            raise WorkerShutdown(UNAVAILABLE) from None
+            self._give_up(worker, UNAVAILABLE_CODE)
+        except ServerUnavailable as error:
+            tell("results.unavailable", error=str(error))
+            self._give_up(worker, UNAVAILABLE_CODE)
+
+    def _give_up(self, worker: WorkController, code: int) -> NoReturn:
+        """Celery stops nothing of a worker that has not started whole: neither what is begun here, nor its pool."""
+        self.stop(worker)
+        worker.pool.terminate()
+        raise WorkerShutdown(code)
 
     def _start(self, worker: WorkController) -> None:
         self.bridge = wiring.current(worker.app)
         configure_logging(self.bridge.settings.bridge_log_level, as_json=self.bridge.settings.bridge_log_json)
         self.bridge.check()
+        servers.open_results(worker.app)
+        with suppress(ServerUnavailable):  # Celery tries on; what it would try for ever without a chance is told here
+            servers.open_broker(worker.app)
         if self.bridge.settings.bridge_engine:
             reads = FINISHES in worker.app.amqp.queues.consume_from
             self.bridge.start_engine(finish_here(self.bridge, worker), reads_finishes=reads)

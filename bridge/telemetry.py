@@ -54,6 +54,8 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "ledger.unavailable": (ERROR, "the ledger's Redis does not answer; work is held"),
     "ledger.rolled_back": (ERROR, "the ledger came back without its latest writes"),
     "broker.unavailable": (ERROR, "the broker does not answer; messages wait"),
+    "results.unavailable": (ERROR, "the result backend does not answer as the worker starts"),
+    "worker.crashed": (ERROR, "a fault that nobody foresaw ends the worker; the traceback follows"),
     "broker.not_tracked": (WARNING, "the broker's Redis cannot track keys; who dies while it takes a message loses it"),
     "message.unreadable": (ERROR, "a message on a queue is none of Celery's; kept in a list beside the queues"),
     "remote.failed": (ERROR, "a remote-control command could not reach the ledger"),
@@ -87,7 +89,10 @@ _SECRET_TEXT = re.compile(
     re.IGNORECASE,
 )
 _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+")
-_CREDENTIALS = re.compile(r"([a-z+]+://)[^/@\s:]*:[^/@\s]+@")
+#: Up to the last @: a password may hold a / that nobody encoded. What stands behind an HTTP address' host is no secret.
+_CREDENTIALS = re.compile(
+    r"((?!https?:)\b[a-z][a-z0-9+.-]*://)[^\s\"'<>]*@|(https?://)[^/@\s:]*:[^/@\s]+@", re.IGNORECASE
+)
 _BEARER = re.compile(r"(bearer\s+)[^\s\"',;]+", re.IGNORECASE)
 
 Subscriber = Callable[[str, Mapping[str, Any]], None]
@@ -121,7 +126,7 @@ def redact(key: str, value: object) -> object:
         return "***"
     if isinstance(value, str):
         if "://" in value:
-            value = _CREDENTIALS.sub(r"\1***@", _QUERY.sub(r"\1?***", value))
+            value = _CREDENTIALS.sub(r"\1\2***@", _QUERY.sub(r"\1?***", value))
         return _BEARER.sub(r"\1***", value)
     if isinstance(value, Mapping):
         return {name: redact(str(name), item) for name, item in value.items()}

@@ -26,7 +26,7 @@ from bridge.engine.vitals import Vitals
 from bridge.errors import SettingsError
 from bridge.job.change import Change
 from bridge.job.words import Step
-from bridge.ledger import Ledger, Names, connect, inspect_server
+from bridge.ledger import Ledger, Names, connect, inspect_server, run_a_script
 from bridge.ledger.disk import Disk, fault_of
 from bridge.ledger.load import measure
 from bridge.runpod.budget import Budget
@@ -34,6 +34,7 @@ from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
 from bridge.runpod.operations import Limit, Operation
 from bridge.settings import Settings, load
+from bridge.strange_names import strange_names
 from bridge.telemetry import register_snapshot, tell
 from bridge.wiring.figures import marks, rules
 
@@ -180,7 +181,10 @@ class Bridge:
             faults.append(fault)
         if faults:
             raise SettingsError(*faults)
+        run_a_script(self.client, self.names.key("probe"))
         self.ledger.claim_schema(__version__)
+        for says in strange_names():
+            tell("settings.doubtful", setting=says.partition(" ")[0], says=says)
         if not self.book.has_key:  # once, by who starts to work; `bridge check` says it too
             says = (
                 "is not set: RunPod will answer 401, and requests are refused or wait; set it, or RUNPOD_API_KEY_FILE"
