@@ -24,6 +24,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from bridge import files
+from bridge.doors.http_bounds import HEAD_MAX, bounded, bounded_protocol
 from bridge.errors import BridgeError, LedgerUnavailable, SettingsError
 from bridge.job.request import REQUEST_ID
 from bridge.job.words import Phase
@@ -79,7 +81,12 @@ class HttpDoor:
             return
         # uvloop would block the one thread of a gevent pool; asyncio's own loop goes through gevent's patched select.
         options: dict[str, Any] = {"loop": "asyncio", "log_level": "critical", "access_log": False, "lifespan": "off"}
-        config = uvicorn.Config(Starlette(routes=routes), **options)
+        # No more than a quarter of what the process may open: the rest is for ledger, broker and RunPod.
+        most = max(1, min(self._bridge.settings.bridge_http_connections_max, files.limit() // 4))
+        protocol = bounded_protocol(most)
+        config = uvicorn.Config(
+            bounded(Starlette(routes=routes)), http=protocol, h11_max_incomplete_event_size=HEAD_MAX, **options
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name=f"bridge-{name}", daemon=True)
         thread.start()
@@ -122,6 +129,8 @@ class HttpDoor:
                 for name in filter(bridge.control.in_use, bridge.ledger.endpoints())
                 if (why := bridge.vitals.waiting_for(name))
             ]
+            if few := files.few_left():
+                told["degraded"].append(few)
             if rollbacks := bridge.ledger.rolled_back():
                 told["degraded"].append({"ledger_rolled_back": rollbacks})
             behind = bridge.ledger.outbox.lag()
@@ -161,7 +170,11 @@ class HttpDoor:
                 tell("webhook.refused", why="ledger", error=str(error), request_id=request_id)
         else:
             tell("webhook.refused", why="malformed", request_id=None)
-        return JSONResponse({"ok": True}) if whole else PlainTextResponse("too large", 413)
+        return (
+            JSONResponse({"ok": True})
+            if whole
+            else PlainTextResponse("too large", 413, headers={"connection": "close"})
+        )
 
     def _called_back(self, request_id: str, token: str, body: bytes, whole: bool) -> None:
         """A hint only: the record is made due, and the engines' next read, inside the budget, tells what is true."""
