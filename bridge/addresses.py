@@ -36,18 +36,21 @@ def verifying(url: str) -> str:
 
 def fault_of(url: str, *, several: bool = False) -> str | None:
     """Why it cannot be read; `several` addresses may stand with `;` between them."""
-    for part in url.split(";") if several else (url,):
+    if not several and re.search(r";[A-Za-z][A-Za-z0-9+.-]*://", url):
+        return "names several servers, and can be one only"
+    parts = url.split(";") if several else [url]
+    if any("://" not in part for part in parts[1:]):
+        return "has a ; with no address behind it (in a user or password it is written %3B)"
+    for part in parts:
         if fault := _fault_of(part):
             return fault
-    if not several and ";" in url and url.partition("://")[0] in _PLAIN - {"sentinel"}:
-        return "names several servers, and can be one only"
     return None
 
 
 def _fault_of(url: str) -> str | None:
     scheme, separator, _ = url.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
-        return "must begin with a scheme, for example redis:// or amqp:// (a ; in a password is written %3B)"
+        return "must begin with a scheme, for example redis:// or amqp://"
     try:
         parts = urlsplit(url)
         if scheme in _PLAIN:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,9 @@ def build(settings: Settings) -> dict[str, Any]:
     for address, own in (("broker_url", "broker_use_ssl"), ("result_backend", "redis_backend_use_ssl")):
         if own not in config and isinstance(config[address], str):
             config[address] = ";".join(map(verifying, config[address].split(";")))
+            # Celery prefers the variable of this name to every setting.
+            if os.environ.get(variable := f"CELERY_{address.upper()}"):
+                os.environ[variable] = ";".join(map(verifying, getattr(settings, variable.lower()).split(";")))
     return config
 
 

@@ -181,6 +181,7 @@ class Settings(BaseSettings):
 
     # HTTP
     bridge_http_bind: Annotated[str, AfterValidator(_bind)] = "127.0.0.1:9464"
+    bridge_http_connections_max: Count = 256
     bridge_webhook_bind: Annotated[str, AfterValidator(_bind)] = ""
     bridge_webhook_base_url: Url = None
 

@@ -77,6 +77,8 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "topology.missing": (INFO, "a queue does not exist and is declared"),
     "followup.unrouted": (WARNING, "what follows a request has no route: it goes to Celery's default queue"),
     "http.started": (INFO, "health and metrics are served"),
+    "http.crowded": (WARNING, "too many connections to the HTTP door; the one idle for longest was closed"),
+    "files.exhausted": (ERROR, "no file or socket can be opened; what is held waits until one can"),
     "http.taken": (WARNING, "the HTTP port is taken by another process; this one serves none"),
     "webhook.received": (DEBUG, "RunPod called back"),
     "telemetry.failed": (ERROR, "a subscriber to these events failed; what was told went on"),
