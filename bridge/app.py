@@ -6,21 +6,30 @@ process, beside whatever pool executes the tasks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
 from celery.signals import worker_init, worker_shutting_down
-from click import ClickException
 
 from bridge import celeryconfig
 from bridge.doors.celery import remote_control, tasks
-from bridge.doors.celery.consumer import back_pressure
+from bridge.doors.celery.consumer import back_pressure, servers
+from bridge.doors.celery.consumer.node import Unusable
 from bridge.doors.celery.finish.in_process import finish_here
 from bridge.doors.celery.wait_for_ledger import stopping
 from bridge.engine.tell import kombu_json
 from bridge.engine.tell.finish import QUEUE as FINISHES
-from bridge.errors import LedgerUnavailable, SchemaTooNew, SettingsError
+from bridge.errors import (
+    SETTINGS_CODE,
+    UNAVAILABLE_CODE,
+    LedgerUnavailable,
+    SchemaTooNew,
+    ServerUnavailable,
+    SettingsError,
+)
 from bridge.process import components
 from bridge.process.doors import plain_ends, task_uses
 from bridge.process.process import Process
@@ -39,20 +48,10 @@ class BridgeCelery(Celery):  # type: ignore[misc]
         super().__init__("bridge", config_source=None, set_as_current=True)
         self.config_from_object(_LazyConfig())
 
-
-#: Exit code of a worker whose ledger does not answer as it starts; as of the `bridge` command.
-UNAVAILABLE = 9
-
-
-class Unusable(ClickException, SettingsError):
-    """Faults of the settings as the `celery` command shows them: sentences, not a traceback."""
-
-    exit_code = 11  # as of the `bridge` command
-
-    def __init__(self, *faults: str) -> None:
-        """One line a fault."""
-        super().__init__("the settings cannot be used:\n" + "\n".join(f"  {fault}" for fault in faults))
-        self.args = self.faults = faults
+    @cached_property
+    def Worker(self) -> Any:  # noqa: N802  (Celery's name)
+        """What `celery worker` starts."""
+        return self.subclass_with_self("bridge.doors.celery.consumer.node:Node")
 
 
 class _LazyConfig:
@@ -96,14 +95,27 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         except (SettingsError, SchemaTooNew) as error:
             # Celery would show a traceback for what one sentence says.
             tell("settings.unusable", error=str(error))
-            raise WorkerShutdown(Unusable.exit_code) from None
+            self._give_up(worker, SETTINGS_CODE)
         except LedgerUnavailable as error:
             tell("ledger.unavailable", error=f"{error}; is BRIDGE_REDIS_URL right?", waiting=0)
-            raise WorkerShutdown(UNAVAILABLE) from None
+            self._give_up(worker, UNAVAILABLE_CODE)
+        except ServerUnavailable as error:
+            tell("results.unavailable", error=str(error))
+            self._give_up(worker, UNAVAILABLE_CODE)
+
+    def _give_up(self, worker: WorkController, code: int) -> NoReturn:
+        """Celery stops nothing of a worker that has not started whole: neither what is begun here, nor its pool."""
+        self.stop(worker)
+        worker.pool.terminate()
+        raise WorkerShutdown(code)
 
     def _start(self, worker: WorkController) -> None:
         has = components.current(worker.app)
         self.process = Process(has)
+        self.process.check()
+        servers.open_results(worker.app)
+        with suppress(ServerUnavailable):  # Celery tries on; what it would try for ever without a chance is told here
+            servers.open_broker(worker.app)
         self.process.start(
             engine=has.settings.bridge_engine,
             finish_here=finish_here(worker, plain_ends(has)),

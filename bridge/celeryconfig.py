@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from kombu import Exchange, Queue
 
+from bridge.addresses import verifying
 from bridge.errors import SettingsError
 from bridge.settings import Settings
 
@@ -74,6 +76,13 @@ def build(settings: Settings) -> dict[str, Any]:
         # Tables are laid over ours, not in their place: one route must not take away the others.
         ours = config.get(name)
         config[name] = {**ours, **value} if isinstance(ours, dict) and isinstance(value, dict) else value
+    # kombu would trust any certificate, and Celery's results refuse to start, where redis-py asks for one.
+    for address, own in (("broker_url", "broker_use_ssl"), ("result_backend", "redis_backend_use_ssl")):
+        if own not in config and isinstance(config[address], str):
+            config[address] = ";".join(map(verifying, config[address].split(";")))
+            # Celery prefers the variable of this name to every setting.
+            if os.environ.get(variable := f"CELERY_{address.upper()}"):
+                os.environ[variable] = ";".join(map(verifying, getattr(settings, variable.lower()).split(";")))
     return config
 
 

@@ -8,6 +8,7 @@ Ordinary refusals inside the house (stale news, a repeated request) are values, 
         LedgerUnavailable           Redis cannot be reached or cannot write
         LedgerFault                 this one thing cannot be written or read, whoever tries
         SchemaTooNew                the ledger was written by a newer version
+      ServerUnavailable             broker or result backend do not answer
       ApiError                      one call to RunPod did not do what was asked
         Unreachable                 nothing was sent (DNS, connect, TLS)
         Unanswered                  something may have been done; nobody said so
@@ -26,8 +27,11 @@ Ordinary refusals inside the house (stale news, a repeated request) are values, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+#: Exit codes that workers end with too (bridge/cli/codes.py has them all).
+UNAVAILABLE_CODE, SETTINGS_CODE, STOPPED_CODE = 9, 11, 130
 
 
 class BridgeError(Exception):
@@ -61,6 +65,10 @@ class LedgerFault(LedgerError):
 
 class SchemaTooNew(LedgerError):
     """The ledger holds records of a newer version; start that version or a later one."""
+
+
+class ServerUnavailable(BridgeError):
+    """The broker or the result backend does not answer; the message names the variable. Try again."""
 
 
 class ApiError(BridgeError):
@@ -213,3 +221,14 @@ class JobRejected(JobError):
 
 class ResultUndeliverable(JobError):
     """The job ended, but its result could not be stored; the document says where it is kept."""
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and what either was given as an argument."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        yield from (one for one in found.args if isinstance(one, BaseException))
+        found = found.__cause__ or found.__context__

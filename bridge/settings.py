@@ -15,12 +15,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from bridge.addresses import fault_of, spelled
 from bridge.errors import SettingsError
 from bridge.faults import rule
 
 ENDPOINT_WORD = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 NAMESPACE = re.compile(r"[A-Za-z0-9_\-]{1,32}")
-_SECRETS = (
+#: Secrets, which may also come from a file.
+FROM_FILES = (
     "runpod_api_key",
     "celery_broker_url",
     "celery_result_backend",
@@ -100,6 +102,7 @@ Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 Url = Annotated[str | None, AfterValidator(_http_url)]
+Address = Annotated[str, AfterValidator(spelled)]
 
 
 class Settings(BaseSettings):
@@ -114,9 +117,9 @@ class Settings(BaseSettings):
     runpod_endpoint_base_url: Annotated[str, AfterValidator(_http_url)] = "https://api.runpod.ai/v2"
 
     # Broker, results, ledger
-    celery_broker_url: str = "redis://127.0.0.1:6379/0"
-    celery_result_backend: str = ""
-    bridge_redis_url: str = ""
+    celery_broker_url: Address = "redis://127.0.0.1:6379/0"
+    celery_result_backend: Address = ""
+    bridge_redis_url: Address = ""
     bridge_namespace: Annotated[str, AfterValidator(_namespace)] = "_"
     bridge_celery_config: str = ""
     bridge_config_file: Path | None = None
@@ -181,6 +184,7 @@ class Settings(BaseSettings):
 
     # HTTP
     bridge_http_bind: Annotated[str, AfterValidator(_bind)] = "127.0.0.1:9464"
+    bridge_http_connections_max: Count = 256
     bridge_webhook_bind: Annotated[str, AfterValidator(_bind)] = ""
     bridge_webhook_base_url: Url = None
 
@@ -222,13 +226,15 @@ def load(**overrides: Any) -> Settings:
     faults: list[str] = []
     if "runpod_api_key" in overrides:
         overrides.setdefault("runpod_api_key_file", None)
-    for name in _SECRETS:
+    for name in FROM_FILES:
         path = os.environ.get(f"{name.upper()}_FILE")
         if path and name not in overrides:
             try:
                 overrides[name] = Path(path).read_text().strip()
             except OSError as error:
                 faults.append(f"{name.upper()}_FILE: cannot be read: {error.strerror}")
+            except UnicodeDecodeError:
+                faults.append(f"{name.upper()}_FILE: is no text")
     try:
         settings = Settings(**overrides)
     except ValidationError as error:
@@ -244,7 +250,7 @@ def load(**overrides: Any) -> Settings:
 
 def _cross_faults(settings: Settings) -> list[str]:
     """What no field can tell alone."""
-    faults = []
+    faults = _address_faults(settings)
     if not settings.ledger_url:
         faults.append(
             "BRIDGE_REDIS_URL: is not set, and neither CELERY_RESULT_BACKEND nor CELERY_BROKER_URL is a Redis; "
@@ -269,3 +275,16 @@ def _cross_faults(settings: Settings) -> list[str]:
     if settings.bridge_read_timeout_s + settings.bridge_connect_timeout_s + 5 > settings.bridge_lease_s:
         faults.append("BRIDGE_LEASE_S: must be over BRIDGE_CONNECT_TIMEOUT_S + BRIDGE_READ_TIMEOUT_S + 5")
     return faults
+
+
+def _address_faults(settings: Settings) -> list[str]:
+    """Addresses that no library should be given, because it would tell half of the password."""
+    found = {
+        "CELERY_BROKER_URL": fault_of(settings.celery_broker_url, several=True),
+        "BRIDGE_REDIS_URL": fault_of(settings.bridge_redis_url) if settings.bridge_redis_url else None,
+    }
+    if "://" in (results := settings.celery_result_backend):
+        found["CELERY_RESULT_BACKEND"] = fault_of(results, several=results.startswith("sentinel://"))
+    if not any(found.values()) and settings.ledger_url and (fault := fault_of(settings.ledger_url)):
+        found["BRIDGE_REDIS_URL"] = f"is not set, and the address of the broker or the results {fault}: set it"
+    return [f"{variable}: {fault}" for variable, fault in found.items() if fault]

@@ -57,6 +57,8 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "ledger.unavailable": (ERROR, "the ledger's Redis does not answer; work is held"),
     "ledger.rolled_back": (ERROR, "the ledger came back without its latest writes"),
     "broker.unavailable": (ERROR, "the broker does not answer; messages wait"),
+    "results.unavailable": (ERROR, "the result backend does not answer as the worker starts"),
+    "worker.crashed": (ERROR, "a fault that nobody foresaw ends the worker; the traceback follows"),
     "broker.not_tracked": (WARNING, "the broker's Redis cannot track keys; who dies while it takes a message loses it"),
     "message.unreadable": (ERROR, "a message on a queue is none of Celery's; kept in a list beside the queues"),
     "remote.failed": (ERROR, "a remote-control command could not reach the ledger"),
@@ -79,6 +81,8 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "topology.missing": (INFO, "a queue does not exist and is declared"),
     "followup.unrouted": (WARNING, "what follows a request has no route: it goes to Celery's default queue"),
     "http.started": (INFO, "health and metrics are served"),
+    "http.crowded": (WARNING, "too many connections to the HTTP door; the one idle for longest was closed"),
+    "files.exhausted": (ERROR, "no file or socket can be opened; what is held waits until one can"),
     "http.taken": (WARNING, "the HTTP port is taken by another process; this one serves none"),
     "webhook.received": (DEBUG, "RunPod called back"),
     "telemetry.failed": (ERROR, "a subscriber to these events failed; what was told went on"),
@@ -91,7 +95,10 @@ _SECRET_TEXT = re.compile(
     re.IGNORECASE,
 )
 _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+")
-_CREDENTIALS = re.compile(r"([a-z+]+://)[^/@\s:]*:[^/@\s]+@")
+#: Up to the last @: a password may hold a / that nobody encoded. What stands behind an HTTP address' host is no secret.
+_CREDENTIALS = re.compile(
+    r"((?!https?:)\b[a-z][a-z0-9+.-]*://)[^\s\"'<>]*@|(https?://)[^/@\s:]*:[^/@\s]+@", re.IGNORECASE
+)
 _BEARER = re.compile(r"(bearer\s+)[^\s\"',;]+", re.IGNORECASE)
 
 Subscriber = Callable[[str, Mapping[str, Any]], None]
@@ -125,7 +132,7 @@ def redact(key: str, value: object) -> object:
         return "***"
     if isinstance(value, str):
         if "://" in value:
-            value = _CREDENTIALS.sub(r"\1***@", _QUERY.sub(r"\1?***", value))
+            value = _CREDENTIALS.sub(r"\1\2***@", _QUERY.sub(r"\1?***", value))
         return _BEARER.sub(r"\1***", value)
     if isinstance(value, Mapping):
         return {name: redact(str(name), item) for name, item in value.items()}

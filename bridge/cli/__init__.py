@@ -77,6 +77,20 @@ def cli() -> None:
     """Bridge message queues to RunPod Serverless: run a worker, submit and watch jobs, cancel, check, emulate."""
 
 
+def unforeseen(error: Exception) -> ExitCode:
+    """A server that went away meanwhile is a sentence; anything else a traceback, without secrets."""
+    import traceback  # noqa: PLC0415
+
+    from bridge.doors.celery.consumer.servers import explained  # noqa: PLC0415  (heavy)
+    from bridge.telemetry import redact  # noqa: PLC0415
+
+    if (known := explained(error, "broker or results")) is not None:
+        click.echo(f"{type(known).__name__}: {known}", err=True)
+        return ExitCode.of(known)
+    click.echo(redact("", "".join(traceback.format_exception(error))), err=True)
+    return ExitCode.CRASHED
+
+
 def main() -> None:
     """The entry point: errors are told to people, never as tracebacks."""
     try:
@@ -95,4 +109,6 @@ def main() -> None:
     except BridgeError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(ExitCode.of(error))
+    except Exception as error:  # noqa: BLE001  (its traceback may hold an address with its password)
+        sys.exit(unforeseen(error))
     sys.exit(code if isinstance(code, int) else ExitCode.OK)

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from bridge.errors import BUSY, ApiError, JobRejected, LedgerUnavailable, OutputUnavailable, SettingsError
+from bridge.errors import (
+    BUSY,
+    SETTINGS_CODE,
+    STOPPED_CODE,
+    UNAVAILABLE_CODE,
+    ApiError,
+    JobRejected,
+    LedgerUnavailable,
+    OutputUnavailable,
+    SchemaTooNew,
+    ServerUnavailable,
+    SettingsError,
+)
 
 
 class ExitCode(IntEnum):
     """Named, so that a script can tell one end from another."""
 
     OK = 0
+    CRASHED = 1
     USAGE = 2
     REJECTED = 3
     FAILED = 4
@@ -18,10 +31,10 @@ class ExitCode(IntEnum):
     CANCELLED = 6
     LOST = 7
     UNKNOWN = 8
-    UNAVAILABLE = 9
+    UNAVAILABLE = UNAVAILABLE_CODE
     UNHEALTHY = 10
-    SETTINGS = 11
-    STOPPED = 130
+    SETTINGS = SETTINGS_CODE
+    STOPPED = STOPPED_CODE
 
     @classmethod
     def of(cls, error: Exception) -> ExitCode:
@@ -30,9 +43,9 @@ class ExitCode(IntEnum):
             if error.document.get("unknown"):
                 return cls.UNKNOWN
             return cls.UNAVAILABLE if error.document.get("reason") == BUSY else cls.REJECTED
-        if isinstance(error, LedgerUnavailable | ApiError | OutputUnavailable):
+        if isinstance(error, LedgerUnavailable | ServerUnavailable | ApiError | OutputUnavailable):
             return cls.UNAVAILABLE
-        return cls.SETTINGS if isinstance(error, SettingsError) else cls.FAILED
+        return cls.SETTINGS if isinstance(error, SettingsError | SchemaTooNew) else cls.FAILED
 
     @classmethod
     def of_status(cls, status: str) -> ExitCode:

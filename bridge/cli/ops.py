@@ -10,7 +10,7 @@ import click
 
 from bridge.cli.codes import ExitCode
 from bridge.cli.shared import as_json, bridge, show
-from bridge.errors import ApiError, LedgerUnavailable, OutputUnavailable
+from bridge.errors import ApiError, BridgeError, LedgerUnavailable, OutputUnavailable, SettingsError
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def check(*, as_json: bool) -> int:
     """Look at settings, ledger, broker, key and engines; say what is wrong and how to mend it."""
     house = bridge()
-    found = [*_ledger(house), *_broker(house), *_endpoints(house), *_blobs(house)]
+    found = [*_names(), *_ledger(house), *_broker(house), *_results(house), *_endpoints(house), *_blobs(house)]
     if as_json:
         click.echo(json.dumps([{"level": level, "about": about, "says": says} for level, about, says in found]))
     else:
@@ -33,14 +33,23 @@ def check(*, as_json: bool) -> int:
 Finding = tuple[str, str, str]
 
 
+def _names() -> list[Finding]:
+    from bridge.strange_names import strange_names  # noqa: PLC0415
+
+    return [("WARN", "settings", says) for says in strange_names()]
+
+
 def _ledger(house: Components) -> list[Finding]:
     from bridge.cli.durability import of_ledger  # noqa: PLC0415
-    from bridge.ledger import inspect_server  # noqa: PLC0415
+    from bridge.ledger import inspect_server, run_a_script  # noqa: PLC0415
 
     try:
         server = inspect_server(house.client)
+        run_a_script(house.client, house.names.key("probe"))
     except LedgerUnavailable as error:
         return [("FAULT", "ledger", f"{error}; is BRIDGE_REDIS_URL right?")]
+    except SettingsError as error:
+        return [("FAULT", "ledger", str(error))]
     found: list[Finding] = [("ok", "ledger", f"{'Valkey' if server.valkey else 'Redis'} {server.version}")]
     found += [
         ("FAULT", "ledger", fault) for fault in server.faults(allow_eviction=house.settings.bridge_allow_eviction)
@@ -63,17 +72,29 @@ def _ledger(house: Components) -> list[Finding]:
 
 def _broker(house: Components) -> list[Finding]:
     from bridge.cli.durability import of_broker  # noqa: PLC0415
-    from bridge.doors.celery.consumer.queues import look_at_broker  # noqa: PLC0415
+    from bridge.doors.celery.consumer import servers  # noqa: PLC0415
+    from bridge.doors.celery.consumer.queues import queues_read  # noqa: PLC0415
 
     try:
-        uri, replies = look_at_broker(house.app)
-    except OSError as error:
-        return [("FAULT", "broker", f"does not answer: {error}; is CELERY_BROKER_URL right?")]
-    found: list[Finding] = [("ok", "broker", str(uri)), *of_broker(house.settings)]
+        uri = servers.open_broker(house.app)
+        replies = queues_read(house.app)
+    except BridgeError as error:
+        return [("FAULT", "broker", str(error))]
+    found: list[Finding] = [("ok", "broker", uri), *of_broker(house.settings)]
     read = {queue["name"] for queues in replies.values() for queue in queues}
     unread = [name for name in ("bridge.run", "bridge.finish", "bridge.control") if name not in read]
     found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
     return found
+
+
+def _results(house: Components) -> list[Finding]:
+    from bridge.doors.celery.consumer import servers  # noqa: PLC0415
+
+    try:
+        name = servers.open_results(house.app)
+    except BridgeError as error:
+        return [("FAULT", "results", str(error))]
+    return [("ok", "results", name)] if name else []
 
 
 def _endpoints(house: Components) -> list[Finding]:
@@ -108,9 +129,11 @@ def _blobs(house: Components) -> list[Finding]:
 @as_json
 def topology(*, declare: bool, as_json: bool) -> int:
     """The queues the bridge consumes, and whether the broker has them."""
+    from bridge.doors.celery.consumer import servers  # noqa: PLC0415
     from bridge.doors.celery.consumer.queues import find_queues  # noqa: PLC0415
 
     house = bridge()
+    servers.open_broker(house.app)
     names = [*house.app.amqp.queues]
     with house.app.connection_for_write() as connection:
         existed = find_queues(house.app, connection)

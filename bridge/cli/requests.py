@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.codes import ExitCode
-from bridge.cli.shared import as_json, bridge, show
+from bridge.cli.shared import as_json, bridge, servers_open, show
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
@@ -49,6 +49,7 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
     number, so a second run goes on where the first one stopped. Bad lines are told by number, and the rest goes on.
     """
     house = bridge()
+    servers_open(house)
     if batch is not None:
         from bridge.cli.batch import run_batch  # noqa: PLC0415
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -15,16 +16,16 @@ from bridge.cli.codes import ExitCode
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def worker(args: tuple[str, ...]) -> None:
-    """Consume the bridge's queues and run the engine: `celery -A bridge.app worker ARGS`."""
-    from bridge.app import app  # noqa: PLC0415
+    """Consume the bridge's queues and run the engine: `celery -A bridge.app worker ARGS`.
+
+    In its place, not in this process: only at Celery's own start is a gevent pool seen before anything is imported.
+    """
     from bridge.settings import load  # noqa: PLC0415
-    from bridge.telemetry import configure_logging  # noqa: PLC0415
 
     settings = load()
-    configure_logging(settings.bridge_log_level, as_json=settings.bridge_log_json)
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in args) else ["-l", settings.bridge_log_level]
-    sys.argv = ["celery", "-A", "bridge.app", "worker", *level, *args]
-    app.worker_main(sys.argv[3:])
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "bridge.app", "worker", *level, *args])  # noqa: S606
 
 
 @click.command()
@@ -37,6 +38,7 @@ def engine() -> int:
     process, ended = Process(components.current(app)), threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: ended.set())
+    process.check()
     process.start(engine=True)
     click.echo(f"engine {process.engine.engine_id if process.engine else ''} ready")
     ended.wait()

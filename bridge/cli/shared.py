@@ -36,6 +36,17 @@ class _Later:
         return getattr(app, name)
 
 
+def servers_open(house: Components) -> None:
+    """Broker and results, before a task is sent: Celery would try again for a minute, and end in a traceback.
+
+    Raises SettingsError or ServerUnavailable.
+    """
+    from bridge.doors.celery.consumer import servers  # noqa: PLC0415  (heavy)
+
+    servers.open_broker(house.app)
+    servers.open_results(house.app)
+
+
 def asker() -> Asker:
     """The user of this shell."""
     from bridge.engine.control import Asker  # noqa: PLC0415

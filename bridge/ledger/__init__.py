@@ -9,6 +9,6 @@ from bridge.ledger.keys import Names
 from bridge.ledger.ledger import Ledger
 from bridge.ledger.records.lease import Claimed, Due
 from bridge.ledger.records.write import Accepted
-from bridge.ledger.server.connect import connect, inspect_server
+from bridge.ledger.server.connect import connect, inspect_server, run_a_script
 
-__all__ = ["Accepted", "Claimed", "Due", "Ledger", "LedgerClock", "Names", "connect", "inspect_server"]
+__all__ = ["Accepted", "Claimed", "Due", "Ledger", "LedgerClock", "Names", "connect", "inspect_server", "run_a_script"]

@@ -22,7 +22,7 @@ from bridge.engine.pressure import Pressure
 from bridge.engine.vitals import Vitals
 from bridge.engine.watch.outputs import Outputs
 from bridge.errors import SettingsError
-from bridge.ledger import Ledger, Names, connect, inspect_server
+from bridge.ledger import Ledger, Names, connect, inspect_server, run_a_script
 from bridge.ledger.endpoints.load import measure
 from bridge.ledger.server.disk import Disk, fault_of
 from bridge.process.figures import marks, rules
@@ -31,6 +31,7 @@ from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
 from bridge.runpod.operations import Limit, Operation
 from bridge.settings import Settings, load
+from bridge.strange_names import strange_names
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -117,7 +118,10 @@ class Components:
             faults.append(fault)
         if faults:
             raise SettingsError(*faults)
+        run_a_script(self.client, self.names.key("probe"))
         self.ledger.engines.claim_schema(__version__)
+        for says in strange_names():
+            tell("settings.doubtful", setting=says.partition(" ")[0], says=says)
         if not self.book.has_key:  # once, by who starts to work; `bridge check` says it too
             says = (
                 "is not set: RunPod will answer 401, and requests are refused or wait; set it, or RUNPOD_API_KEY_FILE"

@@ -28,15 +28,19 @@ class Process:
         self._consumers: Consumers | None = None
         self._http: HttpServer | None = None
 
+    def check(self) -> None:
+        """Raises SettingsError, SchemaTooNew or LedgerUnavailable where nothing should start."""
+        settings = self._has.settings
+        configure_logging(settings.bridge_log_level, as_json=settings.bridge_log_json)
+        self._has.check()
+
     def start(self, *, engine: bool, finish_here: Here | None = None, reads_finishes: bool = False) -> None:
-        """Check the ledger; then the engine, the doors for plain JSON, HTTP.
+        """The engine, the doors for plain JSON, HTTP; `check` comes first.
 
         `finish_here` tells ends in this process, where Celery's tasks run in it; `reads_finishes` where it is a worker
-        that takes `bridge.finish`. Raises SettingsError, SchemaTooNew, LedgerUnavailable.
+        that takes `bridge.finish`. Raises SettingsError.
         """
         has, settings = self._has, self._has.settings
-        configure_logging(settings.bridge_log_level, as_json=settings.bridge_log_json)
-        has.check()
         if engine:
             self.engine = build_engine(has, finish_here, reads_finishes=reads_finishes)
             has.notifier.engine = self.engine
@@ -45,7 +49,7 @@ class Process:
             self._consumers = json_consumers(has)
             self._consumers.start()
         register_snapshot(partial(gauges.read, has.ledger, has.control, has.pressure))
-        self._http = HttpServer()
+        self._http = HttpServer(settings.bridge_http_connections_max)
         self._listen(self._http)
 
     def _listen(self, http: HttpServer) -> None:

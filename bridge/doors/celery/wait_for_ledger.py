@@ -13,6 +13,7 @@ from typing import TypeVar
 from celery.exceptions import Reject
 
 from bridge.errors import LedgerUnavailable
+from bridge.files import is_out_of_files
 from bridge.telemetry import tell
 
 T = TypeVar("T")
@@ -28,8 +29,13 @@ def hold(call: Callable[[], T]) -> T:
     while True:
         try:
             return call()
-        except LedgerUnavailable as error:
-            tell("door.held", error=str(error))
+        except (LedgerUnavailable, OSError) as error:
+            if isinstance(error, LedgerUnavailable):
+                tell("door.held", error=str(error))
+            elif is_out_of_files(error):
+                tell("files.exhausted", error=str(error))
+            else:
+                raise
             if stopping.wait(wait):
                 raise Reject(error, requeue=True) from error
             wait = min(wait * 2, WAIT_MAX_S)

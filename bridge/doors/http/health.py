@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bridge.errors import LedgerUnavailable
+from bridge.files import few_left
 from bridge.telemetry import REGISTRY
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Health:
                 for name in filter(self._control.in_use, self._ledger.endpoints())
                 if (why := self._vitals.waiting_for(name))
             ]
+            if few := few_left():
+                told["degraded"].append(few)
             if rollbacks := self._ledger.engines.rollbacks():
                 told["degraded"].append({"ledger_rolled_back": rollbacks})
             behind = self._ledger.outbox.lag()

@@ -12,6 +12,8 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from bridge import files
+from bridge.doors.http.bounds import HEAD_MAX, bounded, bounded_protocol
 from bridge.errors import SettingsError
 from bridge.telemetry import tell
 
@@ -21,8 +23,9 @@ START_S = 5.0
 class HttpServer:
     """Serves from threads of its own until `stop`."""
 
-    def __init__(self) -> None:
-        """Nothing is bound before `listen`."""
+    def __init__(self, connections_max: int) -> None:
+        """Nothing is bound before `listen`; each address takes so many connections at most."""
+        self._connections_max = connections_max
         self._servers: list[tuple[uvicorn.Server, threading.Thread]] = []
         self.ports: list[int] = []
 
@@ -40,7 +43,14 @@ class HttpServer:
             return
         # uvloop would block the one thread of a gevent pool; asyncio's own loop goes through gevent's patched select.
         options: dict[str, Any] = {"loop": "asyncio", "log_level": "critical", "access_log": False, "lifespan": "off"}
-        config = uvicorn.Config(Starlette(routes=list(routes)), **options)
+        # No more than a quarter of what the process may open: the rest is for ledger, broker and RunPod.
+        most = max(1, min(self._connections_max, files.limit() // 4))
+        config = uvicorn.Config(
+            bounded(Starlette(routes=list(routes))),
+            http=bounded_protocol(most),
+            h11_max_incomplete_event_size=HEAD_MAX,
+            **options,
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name=f"bridge-{name}", daemon=True)
         thread.start()

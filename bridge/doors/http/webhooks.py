@@ -67,7 +67,9 @@ class Webhooks:
                 tell("webhook.refused", why="ledger", error=str(error), request_id=request_id)
         else:
             tell("webhook.refused", why="malformed", request_id=None)
-        return JSONResponse({"ok": True}) if whole else PlainTextResponse("too large", 413)
+        if whole:
+            return JSONResponse({"ok": True})
+        return PlainTextResponse("too large", 413, headers={"connection": "close"})
 
     def _called_back(self, request_id: str, token: str, body: bytes, whole: bool) -> None:
         """A hint only: the record is made due, and the engines' next read, inside the budget, tells what is true."""

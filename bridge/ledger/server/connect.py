@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from bridge.errors import LedgerUnavailable
+from bridge.errors import LedgerUnavailable, SettingsError, chain_of
 
 #: The first server with `#!lua flags=`, which lets a script save a paid result in a full memory.
 OLDEST_SERVER = (7, 0)
@@ -22,22 +25,58 @@ SOCKET_TIMEOUT_S = 5.0
 def connect(url: str, *, max_connections: int = 64, decode: bool = True) -> redis.Redis:
     """A client that repeats a call a few times by itself (which is why every script may be repeated, I15).
 
-    `decode` off gives bytes: what strangers have written need not be UTF-8.
+    `decode` off gives bytes: what strangers have written need not be UTF-8. Connects to nothing yet. Raises
+    SettingsError for options in the address that nobody knows.
     """
-    return redis.Redis.from_url(
-        url,
-        decode_responses=decode,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
-        socket_keepalive=True,
-        health_check_interval=0,
-        max_connections=max_connections,
-        retry=Retry(ExponentialBackoff(cap=0.2, base=0.01), retries=2),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
-        protocol=2,
-        # What a stranger has written need not be UTF-8, and half a surrogate pair is legal in JSON: no errors, both.
-        encoding_errors="backslashreplace",
-    )
+    try:
+        client = redis.Redis.from_url(
+            url,
+            decode_responses=decode,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+            socket_keepalive=True,
+            health_check_interval=0,
+            max_connections=max_connections,
+            retry=Retry(ExponentialBackoff(cap=0.2, base=0.01), retries=2),
+            retry_on_error=[RedisConnectionError, RedisTimeoutError],
+            protocol=2,
+            # What a stranger has written need not be UTF-8, and half a surrogate pair is legal in JSON: neither fails.
+            encoding_errors="backslashreplace",
+        )
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)
+    except (ValueError, TypeError, RedisError):
+        # What redis-py says of it may hold a part of the address.
+        raise SettingsError(
+            "BRIDGE_REDIS_URL: an option behind the ? is none of redis-py's, or has a value that it cannot read"
+        ) from None
+    return client
+
+
+def refusal_of(error: BaseException) -> str | None:
+    """What a server refuses and no second try can mend, with what to do; None for everything else."""
+    return next((says for one in chain_of(error) if (says := _refusal(one)) is not None), None)
+
+
+def _refusal(error: BaseException) -> str | None:  # noqa: PLR0911  (a table)
+    said = str(error)
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"the server's certificate is not trusted ({error.verify_message}): name its CA, ssl_ca_certs=FILE"
+        case ssl.SSLError():
+            return f"TLS failed ({error.reason or 'no reason given'}): does the server speak TLS on this port?"
+        case NoPermissionError():
+            return f"Redis does not let this user do what is needed ({said.splitlines()[0]}): {_RIGHTS}"
+        case AuthenticationError() | AuthorizationError():
+            return "Redis refuses the user or the password: mend the address (a password is percent-encoded in it)"
+        case ResponseError() if said.startswith(("NOAUTH", "WRONGPASS")) or "AUTH" in said:
+            return "Redis wants a password, or another one: mend the address (a password is percent-encoded in it)"
+        case ResponseError() if "DB index" in said:
+            return "Redis has no database of that number: name a lower one, or raise `databases` in its configuration"
+    return None
+
+
+_RIGHTS = "the ledger needs `ACL SETUSER NAME ~* &* +@all -@dangerous +info +config|get`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +121,8 @@ class Server:
 
 
 def inspect_server(client: redis.Redis) -> Server:
-    """Ask the server what it is. Raises LedgerUnavailable."""
-    try:
-        info = client.info()
-    except RedisError as error:
-        fault = f"the ledger's Redis does not answer: {error}"
-        raise LedgerUnavailable(fault) from error
+    """Ask the server what it is. Raises LedgerUnavailable, or SettingsError where it refuses to be asked."""
+    info = _asked(client.info)
     return Server(
         version=str(info.get("redis_version", "0.0")),
         cluster=bool(info.get("cluster_enabled")),
@@ -99,6 +134,29 @@ def inspect_server(client: redis.Redis) -> Server:
         valkey="valkey_version" in info,
         replicas=int(info.get("connected_slaves", 0)),
     )
+
+
+def run_a_script(client: redis.Redis, key: str) -> None:
+    """One that reads and writes `key`, as all of the ledger's do. Raises LedgerUnavailable or SettingsError."""
+    _asked(lambda: client.eval(_PROBE, 1, key))
+
+
+#: Written in a full memory too: whether there is room is not what is asked.
+_PROBE = """#!lua flags=allow-oom
+redis.call('SET', KEYS[1], '1', 'PX', 1000)
+redis.call('DEL', KEYS[1])
+return redis.call('TIME')"""
+
+
+def _asked(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except RedisError as error:
+        if (refusal := refusal_of(error)) is not None:
+            raise SettingsError(f"BRIDGE_REDIS_URL: {refusal}") from None
+        raise LedgerUnavailable(f"the ledger's Redis does not answer: {error}") from error
+    except OSError as error:  # redis-py lets those of files (a CA that is not there) and of TLS through
+        raise LedgerUnavailable(f"the ledger's Redis cannot be reached: {error}") from error
 
 
 def _config(client: redis.Redis, name: str) -> str:

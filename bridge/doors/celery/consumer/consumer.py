@@ -47,6 +47,16 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
     def _ledger(self) -> Any:
         return self.app.tasks["bridge.status"].ledger_of()
 
+    def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
+        """Celery's own, which its events leave on; without confirms, which nobody waits for without harm.
+
+        With the gevent pool several greenlets read from this connection: one took the confirm that another waited for,
+        and a heartbeat under way kept the worker from stopping until RabbitMQ's next word, half a minute later.
+        """
+        options = {"confirm_publish": False} if "confirm_publish" in self.app.conf.broker_transport_options else {}
+        made = self.app.connection_for_write(url=url, heartbeat=heartbeat, transport_options=options)
+        return self.ensure_connected(made)
+
     def connect(self) -> Any:
         """A queue may have come or gone since the last connection."""
         connection = super().connect()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 
+from bridge.doors.celery.consumer import servers
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -43,14 +44,14 @@ def _exists(connection: Connection, name: str) -> bool:
     return True
 
 
-def look_at_broker(app: Celery) -> tuple[str, dict[str, list[dict[str, Any]]]]:
-    """The broker's address without its password, and which queues each worker reads. Raises OSError when it is away."""
+def queues_read(app: Celery) -> dict[str, list[dict[str, Any]]]:
+    """Which queues each worker reads. Raises SettingsError or ServerUnavailable."""
     try:
-        with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=3)
-            return str(connection.as_uri()), app.control.inspect(timeout=1.0).active_queues() or {}
-    except OperationalError as error:
-        raise ConnectionError(str(error)) from error
+        return app.control.inspect(timeout=1.0).active_queues() or {}
+    except Exception as error:
+        if (known := servers.explained(error)) is None:
+            raise
+        raise known from None
 
 
 def broker_answers(app: Celery) -> None:

@@ -1,0 +1,161 @@
+"""Broker and result backend: whether they can be opened, and what to do where they cannot, in one sentence.
+
+An outage is tried again by whoever needs the server; a fault (a wrong password or vhost, a scheme or driver that is not
+there) is told at once and is an operator's. Nothing told here holds any part of a password (I11).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from amqp import exceptions as amqp
+from celery.app.backends import by_url
+from celery.exceptions import ImproperlyConfigured
+from kombu.exceptions import OperationalError
+from kombu.transport import TRANSPORT_ALIASES
+
+from bridge.errors import BridgeError, ServerUnavailable, SettingsError, chain_of
+from bridge.ledger.server.connect import refusal_of
+from bridge.telemetry import redact
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+BROKER, RESULTS, LEDGER = "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "BRIDGE_REDIS_URL"
+#: Seconds for one try.
+CONNECT_S = 5.0
+#: Backends that are no server of their own, or that nothing can be read from without taking it.
+_NO_SERVER = frozenset({"DisabledBackend", "RPCBackend", "CacheBackend"})
+
+
+_AWAY = (OperationalError, amqp.ConnectionError, ConnectionError, TimeoutError, socket.gaierror)
+
+
+def recognise(app: Celery) -> None:
+    """Build what would connect, and connect to nothing. Raises SettingsError with every fault."""
+    faults: list[str] = []
+    for build in (_transport, _backend):
+        try:
+            build(app)
+        except SettingsError as error:
+            faults += error.faults
+    if faults:
+        raise SettingsError(*faults)
+
+
+def open_broker(app: Celery) -> str:
+    """The broker's address without its password. Raises SettingsError or ServerUnavailable."""
+    _transport(app)
+    try:
+        with app.connection_for_write(connect_timeout=CONNECT_S) as connection:
+            connection.ensure_connection(max_retries=1, timeout=CONNECT_S)
+            connection.default_channel  # noqa: B018  (opens it: Redis is first asked something here)
+            return str(connection.as_uri())
+    except Exception as error:  # noqa: BLE001  (each transport has its own)
+        raise explained(error, BROKER) or ServerUnavailable(f"{BROKER}: {_said(error)}") from None
+
+
+def open_results(app: Celery) -> str | None:
+    """The result backend's name, once it has answered; None where there is no server to ask.
+
+    Raises SettingsError or ServerUnavailable.
+    """
+    backend = _backend(app)
+    if type(backend).__name__ in _NO_SERVER:
+        return None
+    variable = _results_variable()
+    try:
+        backend._get_task_meta_for("bridge:probe")  # noqa: SLF001  (one read, without the retries of its public form)
+    except Exception as error:  # noqa: BLE001  (drivers of databases have words of their own)
+        raise explained(error, variable) or ServerUnavailable(
+            f"{variable}: the result backend cannot be read: {_said(error)}; is its address right, and is it up?"
+        ) from None
+    return str(backend.as_uri())
+
+
+def explained(error: BaseException, variable: str = BROKER) -> BridgeError | None:
+    """The sentence for what connecting raised, None for what has nothing to do with that."""
+    chain = list(chain_of(error))
+    for one in chain:
+        if (fault := _fault(one)) is not None:
+            return SettingsError(f"{variable}: {fault}")
+    for one in chain:
+        if isinstance(one, _AWAY) or _is_away(one):
+            return ServerUnavailable(f"{variable}: the server does not answer: {_said(one)}; is the address right?")
+    return None
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether a queue that belongs to one connection alone is another worker's."""
+    return any(isinstance(one, amqp.ResourceLocked) for one in chain_of(error))
+
+
+def _fault(error: BaseException) -> str | None:
+    """What trying again cannot mend."""
+    match error:
+        case amqp.AccessRefused():
+            return (
+                "RabbitMQ refuses the user (ACCESS_REFUSED): wrong user or password, or no permission on the vhost; "
+                "mend the address (a password is percent-encoded in it), or `rabbitmqctl set_permissions`"
+            )
+        case amqp.NotAllowed():
+            return (
+                "RabbitMQ does not let the user into the vhost, or has no such vhost (NOT_ALLOWED); the default one is "
+                "written %2F; `rabbitmqctl add_vhost` and `set_permissions` make another"
+            )
+        case ImproperlyConfigured() | ImportError():
+            return f"cannot be opened: {_said(error)}; install the driver that its scheme needs"
+    return refusal_of(error)
+
+
+def _is_away(error: BaseException) -> bool:
+    """Redis' own words for an outage, which are no OSError."""
+    return type(error).__module__.startswith("redis.") and type(error).__name__ in {
+        "ConnectionError", "TimeoutError", "BusyLoadingError", "ReadOnlyError", "MasterNotFoundError",
+    }  # fmt: skip
+
+
+def _transport(app: Celery) -> Any:
+    url = str(app.conf.broker_write_url or "")
+    scheme = url.partition("://")[0].partition("+")[0]
+    if scheme not in TRANSPORT_ALIASES and "." not in scheme:
+        raise SettingsError(
+            f"{BROKER}: Celery knows no broker {scheme}://; it is redis://, rediss://, amqp:// or amqps://"
+            + (", and redis+socket:///PATH for a socket of Redis" if scheme == "unix" else "")
+        )
+    try:
+        return app.connection_for_write().transport
+    except Exception as error:  # noqa: BLE001  (each transport has its own; what they say may hold the address)
+        raise explained(error, BROKER) or SettingsError(
+            f"{BROKER}: the address cannot be used ({type(error).__name__}); see docs/configuration.md"
+        ) from None
+
+
+def _backend(app: Celery) -> Any:
+    variable, url = _results_variable(), str(app.conf.result_backend or "")
+    try:
+        by_url(url, loader=app.loader)
+    except (ImproperlyConfigured, ImportError, AttributeError):
+        scheme = url.partition("://")[0].partition("+")[0]
+        raise SettingsError(
+            f"{variable}: Celery knows no result backend {scheme!r}, or its driver is not installed; "
+            "Redis is redis:// or rediss://, a database db+postgresql:// and the like"
+        ) from None
+    try:
+        return app.backend
+    except Exception as error:  # noqa: BLE001  (each driver has its own; what they say may hold the address)
+        raise explained(error, variable) or SettingsError(
+            f"{variable}: the address cannot be used ({type(error).__name__}); see docs/configuration.md"
+        ) from None
+
+
+def _results_variable() -> str:
+    """Which variable names the result backend: unset, it is the ledger's Redis."""
+    return RESULTS if os.environ.get(RESULTS) or os.environ.get(f"{RESULTS}_FILE") else LEDGER
+
+
+def _said(error: BaseException) -> str:
+    """What it says, in one line and without credentials."""
+    return " ".join(str(redact("", f"{type(error).__name__}: {error}")).split())[:300]

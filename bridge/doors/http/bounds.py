@@ -1,0 +1,88 @@
+"""What a connection to the HTTP door may take, so that a thousand idle ones take nothing from the rest of the process.
+
+uvicorn bounds the size of a request's head, and answers 503 above its own limit of connections; that limit would turn
+an orchestrator's probe away too. Here the one that has been idle for longest makes room for the newest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+#: Seconds from a connection's start, or its last answer, until a request's head must be there.
+HEAD_S = 5.0
+#: Seconds from there until it is answered, its body read and the answer taken.
+ANSWER_S = 20.0
+#: Bytes of a request's head.
+HEAD_MAX = 16 * 1024
+
+
+def bounded(app: ASGIApp) -> ASGIApp:
+    """Ends a request whose body or whose reader is too slow; uvicorn closes its connection."""
+
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        async with asyncio.timeout(ANSWER_S):
+            await app(scope, receive, send)
+
+    return called
+
+
+class Bounded(H11Protocol):
+    """uvicorn's own, with at most so many connections at a time, none of them idle for ever."""
+
+    connections_max: ClassVar[int]
+    _ends: asyncio.TimerHandle | None = None
+    _idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Where there are too many, the one idle for longest goes; where none is, this one."""
+        super().connection_made(transport)
+        self._wait()
+        if len(self.connections) > self.connections_max:
+            idle = [one for one in self.connections if isinstance(one, Bounded) and not one.busy]
+            oldest = min(idle, key=lambda one: one._idle_since, default=self)  # noqa: SLF001  (its own kind)
+            oldest.transport.abort()
+            self.connections.discard(oldest)
+            tell("http.crowded", limit=self.connections_max)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way; uvicorn has no cycle before the first one."""
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        """The next request has its own time."""
+        super().on_response_complete()
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for."""
+        if self._ends is not None:
+            self._ends.cancel()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        """Bytes that drip in do not put the end off."""
+        self._idle_since = self.loop.time()
+        if self._ends is not None:
+            self._ends.cancel()
+        self._ends = self.loop.call_later(HEAD_S, self._expired)
+
+    def _expired(self) -> None:
+        if self.busy:  # `bounded` ends that one
+            self._ends = self.loop.call_later(HEAD_S, self._expired)
+        else:
+            self.transport.abort()
+
+
+def bounded_protocol(connections_max: int) -> type[Bounded]:
+    """For one address."""
+    return type("BoundedHere", (Bounded,), {"connections_max": connections_max})

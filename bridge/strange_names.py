@@ -1,0 +1,24 @@
+"""Variables that begin like the bridge's own and are none: a misspelt one is silently its default otherwise."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from bridge.settings import FROM_FILES, Settings
+
+#: What Kubernetes and Docker links put into every container beside a service whose name begins with `bridge`.
+_LINKS = re.compile(r"BRIDGE_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP)(_[A-Z]+)?)?)")
+
+
+def strange_names(environment: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each; never its value."""
+    known = {name.upper() for name in Settings.model_fields} | {f"{name.upper()}_FILE" for name in FROM_FILES}
+    found = []
+    for name in sorted(os.environ if environment is None else environment):
+        if name.startswith("BRIDGE_") and name not in known and not _LINKS.fullmatch(name):
+            near = get_close_matches(name, known, n=1, cutoff=0.75)
+            found.append(f"{name} is no setting of the bridge" + (f"; is it {near[0]}?" if near else ""))
+    return found

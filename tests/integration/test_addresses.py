@@ -1,0 +1,203 @@
+"""A wrong address, password, right or driver is one sentence with what to do, and never a part of a password."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from celery import Celery
+
+from bridge.app import create
+from bridge.cli.codes import ExitCode
+from bridge.doors.celery.consumer import servers
+from bridge.errors import ServerUnavailable, SettingsError
+from bridge.ledger import connect
+from bridge.settings import load
+from tests.support.house import ROOT, House
+from tests.support.servers import RabbitServer, RedisServer
+
+#: Each half would betray the other.
+HALVES = ("opensesame", "tellnobody")
+RAW, ENCODED = "/".join(HALVES), "%2F".join(HALVES)
+
+
+@pytest.fixture
+def house(redis_url: str, tmp_path: Path) -> Iterator[House]:
+    """No worker: none is needed to be told what is wrong."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as made:
+        yield made
+
+
+def bridge(house: House, *words: str, **more: str) -> tuple[int, str]:
+    """Code and everything that was written."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge.cli", *words],
+        cwd=ROOT, env={**house.environment, **more}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said, said
+    assert not any(half in said for half in HALVES), said
+    return done.returncode, said
+
+
+RUN = ("run", "--input", '{"a": 1}', "--no-wait")
+VERBS = {"check": ("check",), "run": RUN, "topology": ("topology",), "worker": ("worker",)}
+
+
+def tells(house: House, says: str, code: int, verbs: tuple[str, ...] = tuple(VERBS), **more: str) -> None:
+    """Each verb says it in one sentence; `check` looks on and has its own code, unless the settings are wrong."""
+    for verb in verbs:
+        found, said = bridge(house, *VERBS[verb], **more)
+        assert says in said, (verb, said)
+        looked_on = verb == "check" and "cannot be used" not in said
+        assert found == (ExitCode.UNHEALTHY if looked_on else code), (verb, found, said)
+
+
+@pytest.mark.parametrize("variable", ["BRIDGE_REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"])
+def test_a_slash_in_a_password_is_told_without_the_password(variable: str, house: House) -> None:
+    """For each server alike, before a library has seen it."""
+    scheme = "amqp" if variable == "CELERY_BROKER_URL" else "redis"
+    code, said = bridge(house, *RUN, **{variable: f"{scheme}://me:{RAW}@h:1/0"})
+    assert code == ExitCode.SETTINGS
+    assert f"{variable}: " in said
+    assert "%2F" in said
+
+
+def test_a_wrong_password_or_vhost_of_rabbitmq(
+    house: House, rabbitmq_server: RabbitServer, amqp_url: str, app: Callable[..., Celery]
+) -> None:
+    """A fault of the address, which no second try mends; a worker ends with it, where Celery would try for ever."""
+    wrong = amqp_url.replace("guest:guest", f"guest:{ENCODED}")
+    with pytest.raises(SettingsError, match=r"^CELERY_BROKER_URL: RabbitMQ refuses the user") as told:
+        servers.open_broker(app(CELERY_BROKER_URL=wrong))
+    assert not any(half in str(told.value) for half in HALVES)
+    with pytest.raises(SettingsError, match=r"^CELERY_BROKER_URL: .*no such vhost"):
+        servers.open_broker(app(CELERY_BROKER_URL=rabbitmq_server.url("nowhere")))
+    says = "CELERY_BROKER_URL: RabbitMQ refuses the user"
+    tells(house, says, ExitCode.SETTINGS, ("worker",), CELERY_BROKER_URL=wrong)
+
+
+def test_a_wrong_password_of_redis(house: House) -> None:
+    """In each of its three places."""
+    house.client.config_set("requirepass", "right")
+    try:
+        wrong = urlsplit(house.broker)._replace(netloc=f":{ENCODED}@127.0.0.1:{urlsplit(house.broker).port}").geturl()
+        right = wrong.replace(ENCODED, "right")
+        good = dict.fromkeys(("BRIDGE_REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"), right)
+        for variable in good:
+            verbs = ("worker",) if variable == "BRIDGE_REDIS_URL" else ("check",)
+            tells(house, f"{variable}: Redis refuses", ExitCode.SETTINGS, verbs, **{**good, variable: wrong})
+    finally:
+        house.client.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize("rights", ["-info", "-eval -evalsha"])
+def test_a_user_of_redis_without_a_needed_right(rights: str, house: House, redis_server: RedisServer) -> None:
+    """`check` really runs a script; so does the start of a worker."""
+    house.client.execute_command("ACL", "SETUSER", "poor", "reset", "on", ">pw", "~*", "&*", "+@all", *rights.split())
+    try:
+        poor = urlsplit(house.broker)._replace(netloc=f"poor:pw@127.0.0.1:{redis_server.port}").geturl()
+        tells(
+            house, "BRIDGE_REDIS_URL: Redis does not let", ExitCode.SETTINGS, ("check", "worker"), BRIDGE_REDIS_URL=poor
+        )
+    finally:
+        house.client.execute_command("ACL", "DELUSER", "poor")
+
+
+def test_the_rights_that_the_sentence_names_are_enough(house: House, redis_server: RedisServer) -> None:
+    """A worker with them, and with no others, carries a job on broker, ledger and results."""
+    rights = ("~*", "&*", "+@all", "-@dangerous", "+info", "+config|get")
+    house.client.execute_command("ACL", "SETUSER", "enough", "reset", "on", ">pw", *rights)
+    try:
+        url = urlsplit(house.broker)._replace(netloc=f"enough:pw@127.0.0.1:{redis_server.port}").geturl()
+        names = ("BRIDGE_REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")
+        house.environment |= dict.fromkeys(names, url)
+        worker = house.worker()
+        assert house.send({"a": 1}).get(timeout=20) == {"a": 1}, worker.said()
+        assert worker.stop() == ExitCode.OK
+    finally:
+        house.client.execute_command("ACL", "DELUSER", "enough")
+
+
+@pytest.fixture
+def app(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Celery]:
+    """The bridge's app in this process, with other addresses: a process for each would take seconds."""
+
+    def made(**addresses: str) -> Celery:
+        names = ("BRIDGE_REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")
+        for name, url in {**dict.fromkeys(names, redis_url), **addresses}.items():
+            monkeypatch.setenv(name, url)
+        return create()
+
+    return made
+
+
+AWAY = "redis://127.0.0.1:1/0"
+
+
+@pytest.mark.parametrize("url", ["foo://x", "foo", "db+nodriver://me:pw@h/x", "tests.nowhere:Backend"])
+def test_results_that_are_none(url: str, app: Callable[..., Celery]) -> None:
+    """A scheme or a driver that is not there, before anything is connected to."""
+    with pytest.raises(SettingsError, match=r"^CELERY_RESULT_BACKEND: "):
+        servers.recognise(app(CELERY_RESULT_BACKEND=url))
+
+
+@pytest.mark.parametrize("url", ["foo://h", "unix:///tmp/none.sock", "confluentkafka://h:1"])
+def test_a_broker_that_is_none(url: str, app: Callable[..., Celery]) -> None:
+    """The same of the broker."""
+    with pytest.raises(SettingsError, match=r"^CELERY_BROKER_URL: "):
+        servers.recognise(app(CELERY_BROKER_URL=url))
+
+
+def test_results_that_are_away(app: Callable[..., Celery]) -> None:
+    """An outage, which may pass."""
+    with pytest.raises(ServerUnavailable, match=r"^CELERY_RESULT_BACKEND: the server does not answer"):
+        servers.open_results(app(CELERY_RESULT_BACKEND=AWAY))
+
+
+@pytest.mark.parametrize("url", [AWAY, "amqp://guest:guest@127.0.0.1:1//"])
+def test_a_broker_that_is_away(url: str, app: Callable[..., Celery]) -> None:
+    """Told within seconds, where Celery would try for ever."""
+    with pytest.raises(ServerUnavailable, match=r"^CELERY_BROKER_URL: the server does not answer"):
+        servers.open_broker(app(CELERY_BROKER_URL=url))
+
+
+@pytest.mark.parametrize("query", ["", "?ssl_cert_reqs=CERT_NONE", "?ssl_cert_reqs=optional"])
+def test_each_spelling_of_tls_can_be_used_for_all_three(query: str, app: Callable[..., Celery]) -> None:
+    """By redis-py, by kombu and by Celery's results, which spell it in three ways and have three defaults."""
+    url = f"rediss://127.0.0.1:1/0{query}"
+    made = app(BRIDGE_REDIS_URL=url, CELERY_BROKER_URL=url, CELERY_RESULT_BACKEND=url)
+    servers.recognise(made)
+    settings = load()
+    wanted = {"": ssl.CERT_REQUIRED, "?ssl_cert_reqs=CERT_NONE": ssl.CERT_NONE}.get(query, ssl.CERT_OPTIONAL)
+    client = connect(settings.ledger_url)
+    connection: Any = client.connection_pool.make_connection()
+    assert connection.cert_reqs == wanted
+    client.close()
+    assert made.backend.connparams["ssl_cert_reqs"] == wanted
+    assert made.connection_for_write().ssl["ssl_cert_reqs"] == wanted
+
+
+def test_a_broker_or_results_that_are_away_have_their_exit_code(house: House) -> None:
+    """9, of the command."""
+    tells(house, "CELERY_BROKER_URL: ", ExitCode.UNAVAILABLE, ("run",), CELERY_BROKER_URL=AWAY)
+    tells(house, "CELERY_RESULT_BACKEND: ", ExitCode.UNAVAILABLE, ("run",), CELERY_RESULT_BACKEND=AWAY)
+
+
+def test_a_misspelt_variable_is_named(house: House) -> None:
+    """With the nearest right name, by `check` and as a worker starts; its value is nobody's business."""
+    more = {"BRIDGE_LEASES_S": "tellnobody", "BRIDGE_HTTP_PORT_9464_TCP_ADDR": "10.0.0.1"}
+    code, said = bridge(house, "check", **more)
+    assert code == ExitCode.UNHEALTHY  # no worker runs
+    assert "BRIDGE_LEASES_S is no setting of the bridge; is it BRIDGE_LEASE_S?" in said
+    assert "PORT_9464" not in said
+    house.environment |= more
+    process = house.worker()
+    assert process.said().count("BRIDGE_LEASES_S is no setting") == 1
+    assert "tellnobody" not in process.said()

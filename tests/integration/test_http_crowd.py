@@ -1,0 +1,88 @@
+"""A crowd at the HTTP door of a real worker takes nothing from its requests, nor from those who ask for its health."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_http import ask
+from tests.support.helpers import eventually, free_port
+from tests.support.house import House, Process
+
+#: As a container often has it.
+FILES = 1024
+CROWD = 1_100
+
+
+@contextmanager
+def started(redis_url: str, directory: Path) -> Iterator[tuple[House, Process, int]]:
+    """A worker with few files and an HTTP port."""
+    port = free_port()
+    with House(directory, broker=redis_url, redis_url=redis_url, http_bind=f"127.0.0.1:{port}") as house:
+        limited = f'ulimit -n {FILES}; exec "$0" "$@"'
+        words = [sys.executable, "-m", "celery", "-A", "bridge.app", "worker", "-l", "INFO", "-c", "4"]
+        process = house.start("worker", "/bin/sh", "-c", limited, *words)
+        eventually(lambda: "ready." in process.said() or not process.running, timeout=40)
+        assert process.running, process.said()[-3000:]
+        yield house, process, port
+
+
+def files_of(process: Process) -> int:
+    """How many it has open."""
+    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+def test_more_idle_connections_than_files_stop_nobody(said: bytes, redis_url: str, tmp_path: Path) -> None:
+    """Silent ones, and ones that never end their headers: jobs run, probes are answered, and the files stay free."""
+    with started(redis_url, tmp_path) as (house, process, port), ExitStack() as crowd:
+        for _ in range(CROWD):
+            one = crowd.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            one.sendall(said)
+        sent = [house.send({"n": n}) for n in range(20)]
+        assert [one.get(timeout=30)["n"] for one in sent] == list(range(20))
+        assert ask(port, "/healthz")[0] == 200
+        assert json.loads(ask(port, "/readyz")[1])["ready"]
+        assert files_of(process) < FILES // 2
+        assert "http.crowded" in process.said()
+        assert process.running
+        assert process.stop() == 0
+
+
+def test_a_slow_head_and_a_slow_body_are_cut_off(redis_url: str, tmp_path: Path) -> None:
+    """Bytes that drip in put nothing off; a head over its bound is refused at once."""
+    with started(redis_url, tmp_path) as (_, _process, port), ExitStack() as open_ones:
+
+        def one(text: bytes) -> socket.socket:
+            made = open_ones.enter_context(socket.create_connection(("127.0.0.1", port), timeout=1))
+            made.sendall(text)
+            return made
+
+        large = one(b"GET /healthz HTTP/1.1\r\nX-Large: " + b"x" * 200_000)
+        head = one(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+        body = one(b"POST /webhooks/runpod/a/b HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        eventually(lambda: closed(large), timeout=10)
+        eventually(lambda: closed(head, b"x"), timeout=30, every=0.5)
+        eventually(lambda: closed(body, b"x"), timeout=60, every=0.5)
+        assert ask(port, "/healthz")[0] == 200
+
+
+def closed(connection: socket.socket, drip: bytes = b"") -> bool:
+    """Whether the other side has closed; until then another byte."""
+    connection.settimeout(0.05)
+    try:
+        if drip:
+            connection.sendall(drip)
+        while connection.recv(65_536):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,200 @@
+"""A bridge worker under every command and pool: jobs run, SIGTERM ends it in time, its exit code tells how it ended."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.cli.codes import ExitCode
+from tests.support.helpers import eventually
+from tests.support.house import House, Process
+
+COMMANDS = {
+    "bridge": [sys.executable, "-m", "bridge.cli", "worker"],
+    "celery": [sys.executable, "-m", "celery", "-A", "bridge.app", "worker", "-l", "INFO"],
+}
+#: Seconds that SIGTERM leaves, and what a busy machine may need beyond them.
+GRACE_S, SLACK_S = 10, 10
+
+
+@pytest.fixture
+def house(redis_url: str, tmp_path: Path) -> Iterator[House]:
+    """Redis alone."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as made:
+        yield made
+
+
+def worker(house: House, command: str, *args: str, **more: str) -> Process:
+    """As a user starts one."""
+    return house.start(f"{command}-worker", *COMMANDS[command], "-c", "4", *args, **more)
+
+
+def ready(process: Process) -> None:
+    """Until it takes messages."""
+    eventually(lambda: "ready." in process.said() or not process.running, timeout=60)
+    assert process.running, process.said()[-3000:]
+
+
+def ended(process: Process) -> int:
+    """The code of one that ends by itself."""
+    eventually(lambda: not process.running, timeout=60)
+    return process.stop()
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork", "gevent", "solo"])
+@pytest.mark.parametrize(("command", "broker"), [("bridge", "redis"), ("bridge", "amqp"), ("celery", "amqp")])
+def test_twenty_jobs_run_and_sigterm_ends_it_within_its_grace(
+    command: str, broker: str, pool: str, redis_url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Exit code 0; task events are on, so that with gevent several greenlets use the connection that they leave on."""
+    url = redis_url if broker == "redis" else request.getfixturevalue("amqp_url")
+    with House(tmp_path, broker=url, redis_url=redis_url, stop_grace_s=str(GRACE_S)) as house:
+        process = worker(house, command, "-P", pool, "-E")
+        ready(process)
+        sent = [house.send({"n": n}) for n in range(20)]
+        assert [one.get(timeout=30)["n"] for one in sent] == list(range(20))
+        begun = time.monotonic()
+        assert process.stop(timeout=60) == ExitCode.OK, process.said()[-3000:]
+        assert time.monotonic() - begun < GRACE_S + SLACK_S
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_a_gevent_pool_that_celery_sees_too_late_is_refused(command: str, house: House) -> None:
+    """It would take messages, run none of them and hear no SIGTERM."""
+    process = worker(house, command, "-Pgevent")
+    assert ended(process) == ExitCode.SETTINGS, process.said()
+    assert "`-P gevent`" in process.said()
+
+
+UNUSABLE = {
+    "evicting": ({}, "maxmemory-policy is allkeys-lru", ExitCode.SETTINGS),
+    "ledger_away": ({"BRIDGE_REDIS_URL": "redis://127.0.0.1:1/0"}, "is BRIDGE_REDIS_URL right?", ExitCode.UNAVAILABLE),
+    "port_taken": ({}, "BRIDGE_HTTP_BIND: ", ExitCode.SETTINGS),
+    "results_unknown": ({"CELERY_RESULT_BACKEND": "foo://x"}, "CELERY_RESULT_BACKEND: ", ExitCode.SETTINGS),
+    "results_away": ({"CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/0"}, "CELERY_RESULT", ExitCode.UNAVAILABLE),
+    "broker_unknown": ({"CELERY_BROKER_URL": "foo://x"}, "CELERY_BROKER_URL: ", ExitCode.SETTINGS),
+    "crash": ({"BRIDGE_CELERY_CONFIG": "tests.odd_config"}, "worker.crashed", ExitCode.CRASHED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "pool"), [("bridge", "threads"), ("celery", "prefork")])
+@pytest.mark.parametrize("what", list(UNUSABLE))
+def test_what_stops_a_worker_is_a_sentence_and_a_documented_code(
+    what: str, command: str, pool: str, house: House
+) -> None:
+    """Never 0, no traceback but of what nobody foresaw, and no child left."""
+    more, says, code = UNUSABLE[what]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        if what == "port_taken":
+            more = {"BRIDGE_HTTP_BIND": f"127.0.0.1:{taken.getsockname()[1]}"}
+        if what == "evicting":
+            house.client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            process = worker(house, command, "-P", pool, **more)
+            assert ended(process) == code, process.said()[-3000:]
+        finally:
+            house.client.config_set("maxmemory-policy", "noeviction")
+    assert says in process.said()
+    assert ("Traceback" in process.said()) == (what == "crash")
+    assert "word" not in process.said()
+    eventually(lambda: not children_of(process.pid))
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes of its group that live."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == pid and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def test_a_ledger_that_is_loading_is_unavailable(house: House) -> None:
+    """A supervisor starts the worker again, and it comes up once the server has its data."""
+    with Loading() as url:
+        process = worker(house, "bridge", BRIDGE_REDIS_URL=url)
+        assert ended(process) == ExitCode.UNAVAILABLE
+    assert "loading the dataset" in process.said()
+
+
+class Loading:
+    """A server that says of everything that it is loading: a real one does so for milliseconds only."""
+
+    def __enter__(self) -> str:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._serve, daemon=True).start()
+        return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    @staticmethod
+    def _answer(connection: socket.socket) -> None:
+        with connection:
+            while said := connection.recv(65_536):
+                asked = max(1, sum(line.startswith(b"*") for line in said.split(b"\r\n")))
+                connection.sendall(b"-LOADING Redis is loading the dataset in memory\r\n" * asked)
+
+
+# Node names
+
+
+def test_its_name_is_its_own_beside_another_celery_worker(amqp_url: str, redis_url: str, tmp_path: Path) -> None:
+    """RabbitMQ lets one connection alone have the queue of a name; `celery@host` is everybody's default."""
+    with House(tmp_path, broker=amqp_url, redis_url=redis_url) as house:
+        other = house.start(
+            "other", *[sys.executable, "-m", "celery", "-A", "tests.foreign", "worker", "-l", "INFO", "-P", "solo"],
+            FOREIGN_BROKER=house.broker, FOREIGN_BACKEND=house.backend,
+        )  # fmt: skip
+        ready(other)
+        assert f"celery@{socket.gethostname()} ready" in other.said()
+        for command in COMMANDS:
+            process = worker(house, command)
+            ready(process)
+            assert f"bridge@{socket.gethostname()} ready" in process.said()
+            assert process.stop() == ExitCode.OK
+            named = worker(house, command, "-n", "celery2@%h")
+            ready(named)
+            assert f"celery2@{socket.gethostname()} ready" in named.said()
+            assert named.stop() == ExitCode.OK
+        assert other.running
+
+
+def test_two_of_one_name_on_rabbitmq_say_what_to_do(amqp_url: str, redis_url: str, tmp_path: Path) -> None:
+    """RESOURCE_LOCKED is a setting's fault: 11, and the first one works on."""
+    with House(tmp_path, broker=amqp_url, redis_url=redis_url) as house:
+        first = worker(house, "bridge")
+        ready(first)
+        second = worker(house, "celery")
+        assert ended(second) == ExitCode.SETTINGS, second.said()[-3000:]
+        assert "-n bridge2@%h" in second.said()
+        assert "Traceback" not in second.said()
+        assert house.send({"a": 1}).get(timeout=20) == {"a": 1}
+
+
+def test_ctrl_c_is_told_from_a_crash(house: House) -> None:
+    """130, as of every shell command."""
+    process = worker(house, "bridge")
+    ready(process)
+    process.kill(signal.SIGINT)
+    assert ended(process) == ExitCode.STOPPED
