@@ -1,4 +1,4 @@
-"""The admin API over HTTP, `/_emulator/...`, and the page at `/`. They ask for no key: keep the emulator on loopback.
+"""The admin API over HTTP, `/_emulator/...`, and the page at `/`. They ask for no key: see `origins`.
 
 - `POST /_emulator/fault` `{"kind", "op"?, "endpoint"?, "times"?, "probability"?, ...}`
 - `GET`, `DELETE /_emulator/faults`
@@ -20,6 +20,9 @@ from bridge.emulator.admin import Admin
 from bridge.emulator.answers import HTML, Answer, bad_request, document
 
 Query = dict[str, str]
+
+#: Somebody else's page must not show this one under a button of its own.
+_UNFRAMED = ((b"x-frame-options", b"DENY"), (b"x-content-type-options", b"nosniff"))
 
 
 class Console:
@@ -45,7 +48,7 @@ class Console:
     async def answer(self, method: str, path: str, body: bytes, query: Query) -> Answer:
         """Answer one call; bad input gives a 400 that names it."""
         if path == "/":
-            return Answer(200, self._page, HTML) if method == "GET" else answers.NOT_ALLOWED
+            return Answer(200, self._page, HTML, _UNFRAMED) if method == "GET" else answers.NOT_ALLOWED
         route = self._routes.get((method, path.removeprefix("/_emulator/")))
         if route is None or not path.startswith("/_emulator/"):
             return answers.NOT_FOUND

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from bridge.emulator import answers, gateway, mishaps, operations
+from bridge.emulator import answers, gateway, mishaps, operations, origins
 from bridge.emulator.answers import Answer
 from bridge.emulator.asgi import DRAINED, Receive, Scope, Send, body_of, query_of, send_answer
 from bridge.emulator.clock import Clock
@@ -39,6 +39,7 @@ _METHODS: dict[str, frozenset[str]] = {
     "metrics": _GET,
     "openai": _GET_OR_POST,
 }
+_STRANGER = "a page from elsewhere: an emulator on loopback answers pages from loopback only; see --host"
 _OF_A_JOB = frozenset({"status", "status-sync", "stream", "cancel", "retry"})
 
 
@@ -76,7 +77,14 @@ class Front:
     """The ASGI application."""
 
     def __init__(
-        self, clock: Clock, endpoints: dict[str, Endpoint], faults: Faults, api_keys: frozenset[str], *, limits: bool
+        self,
+        clock: Clock,
+        endpoints: dict[str, Endpoint],
+        faults: Faults,
+        api_keys: frozenset[str],
+        *,
+        limits: bool,
+        loopback: bool,
     ) -> None:
         self.clock = clock
         self.endpoints = endpoints
@@ -86,6 +94,8 @@ class Front:
         self.tally: Counter[tuple[str, str, int]] = Counter()
         self.limits = {name: Limits(endpoint) for name, endpoint in endpoints.items()} if limits else {}
         self.others: Others | None = None
+        #: Whether it listens on loopback alone, and pages from elsewhere are kept out.
+        self._loopback = loopback
         # Both forms are in use: "Bearer <key>" by the SDKs, the bare key in RunPod's own curl examples.
         self._granted = {key.encode() for key in api_keys} | {b"Bearer " + key.encode() for key in api_keys}
 
@@ -109,7 +119,11 @@ class Front:
 
     async def _public(self, route: Route) -> None:
         fault: Fault | None = None
-        if not any(name == b"authorization" and value in self._granted for name, value in route.scope["headers"]):
+        headers = dict(route.scope["headers"])
+        if self._loopback and b"origin" in headers and origins.from_a_stranger(headers):
+            await self._reply(route, _refusal(_STRANGER))  # the default key is known to every page
+            return
+        if headers.get(b"authorization") not in self._granted:
             await self._reply(route, self._unauthorised(route.endpoint))
             return
         if self.faults.waiting and (fault := self.faults.hit(route.op, route.endpoint)) and fault.kind not in AFTER:
@@ -205,8 +219,8 @@ class Front:
         if self.others is None:
             await send_answer(send, answers.NOT_FOUND)
             return
-        if _from_elsewhere(scope):
-            await send_answer(send, answers.FORBIDDEN)
+        if why := origins.refused(scope["method"], dict(scope["headers"]), loopback=self._loopback):
+            await send_answer(send, _refusal(why))
             return
         body = await body_of(receive, DRAINED)
         await send_answer(send, await self.others.console(scope["method"], scope["path"], body, query_of(scope)))
@@ -226,8 +240,5 @@ class Front:
         self.calls.append(Call(self.clock.now(), route.endpoint, route.op, job_id, code))
 
 
-def _from_elsewhere(scope: Scope) -> bool:
-    """Return whether a browser sends this from somebody else's page; the console asks for no key."""
-    headers = dict(scope["headers"])
-    origin: bytes | None = headers.get(b"origin")
-    return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
+def _refusal(why: str) -> Answer:
+    return answers.problem(403, "Forbidden", why)

@@ -30,6 +30,7 @@ class Platform:
         *,
         speed: float,
         limits: bool,
+        loopback: bool,
     ) -> None:
         self.clock = Clock(speed)
         self.faults = Faults()
@@ -41,7 +42,7 @@ class Platform:
             endpoint.fleet = fleet
             endpoint.ended = self.webhooks.ended
             self.endpoints[name] = endpoint
-        self.front = Front(self.clock, self.endpoints, self.faults, api_keys, limits=limits)
+        self.front = Front(self.clock, self.endpoints, self.faults, api_keys, limits=limits, loopback=loopback)
         self.admin = Admin(self)
         self.protocol = Protocol(self.endpoints)
         self.front.others = Others(console=Console(self.admin).answer, protocol=self.protocol.answer)

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 from bridge.emulator.config import EndpointConfig
 from bridge.emulator.listen import listening
+from bridge.emulator.origins import is_loopback
 from bridge.emulator.platform import Platform
 
 T = TypeVar("T")
@@ -194,7 +195,12 @@ class Emulator:
         self._loop = asyncio.get_running_loop()
         halt = self._halt = asyncio.Event()
         platform = self._platform = Platform(
-            self._configs, self._keys, self._handlers, speed=self._speed, limits=self._limits
+            self._configs,
+            self._keys,
+            self._handlers,
+            speed=self._speed,
+            limits=self._limits,
+            loopback=is_loopback(self._host),
         )
         try:
             async with listening(platform.front, listener):

@@ -72,14 +72,6 @@ def test_bad_input_is_told_and_markup_stays_text(call: Any, browser: Browser) ->
     eventually(lambda: "input" in text(browser, "#told"))
 
 
-def test_somebody_elses_page_cannot_drive_the_console(call: Any) -> None:
-    """The console asks for no key, so a browser's Origin must be its own."""
-    origin = call.emulator.origin
-    for said, code in (("http://evil.example", 403), ("null", 403), (origin, 200)):
-        assert httpx.get(f"{origin}/_emulator/clock", headers={"Origin": said}).status_code == code
-    assert httpx.get(f"{origin}/_emulator/clock").status_code == 200
-
-
 def test_the_page_is_one_file_without_outside_help(call: Any) -> None:
     """No font, script or style from elsewhere."""
     page = httpx.get(call.emulator.origin + "/")
