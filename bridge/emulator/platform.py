@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from bridge.emulator.admin import Admin
-from bridge.emulator.builtin import BuiltinFleet
-from bridge.emulator.clock import Clock
+from bridge.emulator.admin.actions import Admin
+from bridge.emulator.admin.routes import Console
+from bridge.emulator.api.app import Front, Others
 from bridge.emulator.config import EndpointConfig
-from bridge.emulator.console import Console
-from bridge.emulator.endpoint import Endpoint
-from bridge.emulator.faults import Faults
-from bridge.emulator.fleet import Fleet
-from bridge.emulator.front import Front, Others
-from bridge.emulator.processes import ProcessFleet
-from bridge.emulator.protocol import Protocol
-from bridge.emulator.webhooks import Webhooks
+from bridge.emulator.model.clock import Clock
+from bridge.emulator.model.endpoint import Endpoint
+from bridge.emulator.model.faults import Faults
+from bridge.emulator.model.webhooks import Webhooks
+from bridge.emulator.workers.builtin import BuiltinFleet
+from bridge.emulator.workers.fleet import Fleet
+from bridge.emulator.workers.processes import ProcessFleet
+from bridge.emulator.workers.protocol import Protocol
 
 
 class Platform:

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from bridge.emulator.config import EndpointConfig
-from bridge.emulator.listen import listening
-from bridge.emulator.origins import is_loopback
+from bridge.emulator.http.listen import listening
+from bridge.emulator.http.origins import is_loopback
 from bridge.emulator.platform import Platform
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ class Emulator:
         """Let `kind` go wrong on the next `times` calls (None: until cleared) of `op` on `endpoint` (None: any).
 
         With `probability`, each such call is hit with that chance until `clear_faults`. Kinds and their
-        arguments: `bridge.emulator.faults`. Raises ValueError for what no fault can be.
+        arguments: `bridge.emulator.model.faults`. Raises ValueError for what no fault can be.
         """
         self._do(lambda p: p.admin.fault(kind, op, endpoint, times, probability, **args))
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bridge.emulator.fleet import READY, Fleet, RunPodWorker
-from bridge.emulator.job import ABSENT, Job
+from bridge.emulator.model.job import ABSENT, Job
+from bridge.emulator.workers.fleet import READY, Fleet, RunPodWorker
 
 #: Told as `runpod_version` in the error of a handler that raised.
 _VERSION = "1.12.0"

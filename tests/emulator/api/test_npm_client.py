@@ -14,7 +14,7 @@ import pytest
 from bridge.emulator import Emulator
 
 FOLDER = Path(__file__).with_name("npm")
-HOW_TO_GET_IT = "needs Node.js 18 or later and: npm install --no-package-lock --prefix tests/emulator/npm"
+HOW_TO_GET_IT = "needs Node.js 18 or later and: npm install --no-package-lock --prefix tests/emulator/api/npm"
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bridge.emulator.answers import JOB_NOT_FOUND, Answer, bad_request, document, too_large
-from bridge.emulator.clock import Clock, wake
-from bridge.emulator.endpoint import MINIMUM_EXECUTION_TIMEOUT_MS, MINIMUM_TTL_MS, Endpoint
-from bridge.emulator.job import ABSENT, COMPLETED, FAILED, TIMED_OUT, Job
+from bridge.emulator.http.answers import JOB_NOT_FOUND, Answer, bad_request, document, too_large
+from bridge.emulator.model.clock import Clock, wake
+from bridge.emulator.model.endpoint import MINIMUM_EXECUTION_TIMEOUT_MS, MINIMUM_TTL_MS, Endpoint
+from bridge.emulator.model.job import ABSENT, COMPLETED, FAILED, TIMED_OUT, Job
 
 #: `wait` in ms (RunPod's own clients and its server code agree).
 WAIT_MIN_MS, WAIT_MAX_MS = 1_000, 300_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bridge.emulator.config import LIMITED_AS, Limit
-from bridge.emulator.endpoint import Endpoint
+from bridge.emulator.model.endpoint import Endpoint
 
 WINDOW_S = 10.0
 

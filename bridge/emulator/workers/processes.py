@@ -16,10 +16,10 @@ import threading
 import time
 from pathlib import Path
 
-from bridge.emulator import launch
-from bridge.emulator.endpoint import Endpoint
-from bridge.emulator.fleet import READY, UNHEALTHY, Fleet, RunPodWorker
-from bridge.emulator.job import Job
+from bridge.emulator.model.endpoint import Endpoint
+from bridge.emulator.model.job import Job
+from bridge.emulator.workers import launch
+from bridge.emulator.workers.fleet import READY, UNHEALTHY, Fleet, RunPodWorker
 
 #: Real seconds between SIGTERM and SIGKILL.
 GRACE_S = 2.0

@@ -223,7 +223,7 @@ def test_handlers_do_not_outlive_an_emulator_that_is_killed(tmp_path: Path) -> N
     """SIGKILL, no chance to clean up."""
     command = [sys.executable, "-m", "bridge.emulator", "--port", "0", "--handler", str(HERE / "handler_async.py")]
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=HERE.parents[1])
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=HERE.parents[2])
     with process:
         assert process.stdout is not None
         base = process.stdout.readline().strip().partition("=")[2]

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.emulator.browser import HOW_TO_GET_ONE, Browser, find_browser
+from tests.emulator.admin.browser import HOW_TO_GET_ONE, Browser, find_browser
 from tests.helpers import eventually
 
 

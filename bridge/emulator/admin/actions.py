@@ -6,10 +6,10 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
-from bridge.emulator import operations
-from bridge.emulator.endpoint import Endpoint
-from bridge.emulator.faults import KINDS, OPERATIONS, Fault
-from bridge.emulator.job import ABSENT, Job
+from bridge.emulator.api import operations
+from bridge.emulator.model.endpoint import Endpoint
+from bridge.emulator.model.faults import KINDS, OPERATIONS, Fault
+from bridge.emulator.model.job import ABSENT, Job
 
 if TYPE_CHECKING:
     from bridge.emulator.platform import Platform

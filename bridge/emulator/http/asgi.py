@@ -6,7 +6,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from bridge.emulator.answers import Answer
+from bridge.emulator.http.answers import Answer
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]

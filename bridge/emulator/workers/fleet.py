@@ -8,11 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bridge.emulator.clock import Timer
-from bridge.emulator.job import Job
+from bridge.emulator.model.clock import Timer
+from bridge.emulator.model.job import Job
 
 if TYPE_CHECKING:
-    from bridge.emulator.endpoint import Endpoint
+    from bridge.emulator.model.endpoint import Endpoint
 
 INITIALIZING, READY, THROTTLED, UNHEALTHY = "initializing", "ready", "throttled", "unhealthy"
 _ALPHABET = string.ascii_lowercase + string.digits

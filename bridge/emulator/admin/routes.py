@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
 
-from bridge.emulator import answers
-from bridge.emulator.admin import Admin
-from bridge.emulator.answers import HTML, Answer, bad_request, document
+from bridge.emulator.admin.actions import Admin
+from bridge.emulator.http import answers
+from bridge.emulator.http.answers import HTML, Answer, bad_request, document
 
 Query = dict[str, str]
 
@@ -30,7 +30,7 @@ class Console:
 
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
-        self._page = files("bridge.emulator").joinpath("page.html").read_bytes()
+        self._page = files("bridge.emulator.admin").joinpath("page.html").read_bytes()
         self._routes: dict[tuple[str, str], Callable[[bytes, Query], Any | Awaitable[Any]]] = {
             ("POST", "fault"): self._fault,
             ("GET", "faults"): lambda _body, _query: admin.faults(),

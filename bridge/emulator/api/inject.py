@@ -6,10 +6,10 @@ import asyncio
 import socket
 import struct
 
-from bridge.emulator import answers
-from bridge.emulator.answers import Answer
-from bridge.emulator.asgi import Send, send_answer, send_head
-from bridge.emulator.faults import Fault
+from bridge.emulator.http import answers
+from bridge.emulator.http.answers import Answer
+from bridge.emulator.http.asgi import Send, send_answer, send_head
+from bridge.emulator.model.faults import Fault
 
 #: How long `hang` holds and `slow` dribbles, unless told otherwise.
 HANG_S, SLOW_S, PIECES = 30.0, 2.0, 10

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from bridge.emulator.clock import Clock
 from bridge.emulator.config import EndpointConfig
-from bridge.emulator.fleet import Fleet
-from bridge.emulator.job import ABSENT, CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, TIMED_OUT, Job
+from bridge.emulator.model.clock import Clock
+from bridge.emulator.model.job import ABSENT, CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, TIMED_OUT, Job
+from bridge.emulator.workers.fleet import Fleet
 
 #: Minimum of a policy in ms ("send requests", execution policies).
 MINIMUM_EXECUTION_TIMEOUT_MS = 5_000

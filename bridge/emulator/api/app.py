@@ -12,13 +12,14 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from bridge.emulator import answers, gateway, mishaps, operations, origins
-from bridge.emulator.answers import Answer
-from bridge.emulator.asgi import DRAINED, Receive, Scope, Send, body_of, query_of, send_answer
-from bridge.emulator.clock import Clock
-from bridge.emulator.endpoint import Endpoint
-from bridge.emulator.faults import AFTER, Fault, Faults
-from bridge.emulator.limits import Limits
+from bridge.emulator.api import inject, openai, operations
+from bridge.emulator.http import answers, origins
+from bridge.emulator.http.answers import Answer
+from bridge.emulator.http.asgi import DRAINED, Receive, Scope, Send, body_of, query_of, send_answer
+from bridge.emulator.model.clock import Clock
+from bridge.emulator.model.endpoint import Endpoint
+from bridge.emulator.model.faults import AFTER, Fault, Faults
+from bridge.emulator.model.limits import Limits
 
 #: Calls that are remembered; the oldest go first.
 CALLS_KEPT = 200_000
@@ -150,7 +151,7 @@ class Front:
 
     async def _operate(self, route: Route, endpoint: Endpoint, fault: Fault | None) -> None:
         if fault is not None and fault.kind == "hang" and fault.args.get("before"):
-            await asyncio.sleep(fault.args.get("seconds", mishaps.HANG_S))
+            await asyncio.sleep(fault.args.get("seconds", inject.HANG_S))
             fault = None
         if route.op in _OF_A_JOB:
             answer = await self._of_a_job(route, endpoint)
@@ -161,7 +162,7 @@ class Front:
             answer = await operations.runsync(endpoint, body, query_of(route.scope))
         elif route.op == "openai":
             body = await body_of(route.receive, endpoint.config.runsync_body)
-            answer = await gateway.openai(endpoint, route.scope["method"], route.rest, body, route.send)
+            answer = await openai.openai(endpoint, route.scope["method"], route.rest, body, route.send)
         else:
             answer = operations.OF_THE_ENDPOINT[route.op](endpoint)
         if answer is answers.RELAYED:
@@ -169,8 +170,8 @@ class Front:
         elif fault is None:
             await self._reply(route, answer)
         else:
-            self._record(route, mishaps.code_of(fault, answer), answer.job_id)
-            await mishaps.after(fault, answer, route.send)
+            self._record(route, inject.code_of(fault, answer), answer.job_id)
+            await inject.after(fault, answer, route.send)
 
     @staticmethod
     async def _of_a_job(route: Route, endpoint: Endpoint) -> Answer:
@@ -199,10 +200,10 @@ class Front:
             return False
         if fault.kind == "reset":
             self._record(route, 0)
-            await mishaps.cut(route.send, reset=True)
+            await inject.cut(route.send, reset=True)
             return True
         unauthorised = fault.kind == "unauthorised"
-        await self._reply(route, self._unauthorised(route.endpoint) if unauthorised else mishaps.instead(fault))
+        await self._reply(route, self._unauthorised(route.endpoint) if unauthorised else inject.instead(fault))
         return True
 
     async def _protocol(self, route: Route) -> None:

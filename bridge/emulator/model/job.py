@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from bridge.emulator.clock import Timer
+from bridge.emulator.model.clock import Timer
 
 IN_QUEUE, IN_PROGRESS = "IN_QUEUE", "IN_PROGRESS"
 COMPLETED, FAILED, CANCELLED, TIMED_OUT = "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"

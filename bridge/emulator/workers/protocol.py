@@ -12,12 +12,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from bridge.emulator import answers
-from bridge.emulator.answers import TEXT, Answer, document
-from bridge.emulator.endpoint import Endpoint
-from bridge.emulator.fleet import INITIALIZING
-from bridge.emulator.job import ABSENT, Job
-from bridge.emulator.processes import HandlerProcess, ProcessFleet
+from bridge.emulator.http import answers
+from bridge.emulator.http.answers import TEXT, Answer, document
+from bridge.emulator.model.endpoint import Endpoint
+from bridge.emulator.model.job import ABSENT, Job
+from bridge.emulator.workers.fleet import INITIALIZING
+from bridge.emulator.workers.processes import HandlerProcess, ProcessFleet
 
 #: Real seconds that job-take and job-stop are held; the package gives up after 90.
 HOLD_S = 30.0

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bridge.emulator import answers, operations
-from bridge.emulator.answers import EVENTS, RELAYED, Answer, bad_request, too_large
-from bridge.emulator.asgi import Send
-from bridge.emulator.endpoint import Endpoint
-from bridge.emulator.job import ABSENT, COMPLETED, Job
+from bridge.emulator.api import operations
+from bridge.emulator.http import answers
+from bridge.emulator.http.answers import EVENTS, RELAYED, Answer, bad_request, too_large
+from bridge.emulator.http.asgi import Send
+from bridge.emulator.model.endpoint import Endpoint
+from bridge.emulator.model.job import ABSENT, COMPLETED, Job
 
 #: How long the platform keeps such a connection, in seconds (raised from 60 after a report).
 HELD_S = 300.0

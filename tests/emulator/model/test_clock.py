@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.emulator.clock import Clock
+from bridge.emulator.model.clock import Clock
 
 
 @given(st.lists(st.floats(0, 1000), max_size=30), st.sets(st.integers(0, 29)), st.lists(st.floats(0, 400), max_size=8))

@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
-from bridge.emulator.clock import Clock
-from bridge.emulator.endpoint import Endpoint
-from bridge.emulator.faults import Fault, Faults
-from bridge.emulator.job import Job
+from bridge.emulator.model.clock import Clock
+from bridge.emulator.model.endpoint import Endpoint
+from bridge.emulator.model.faults import Fault, Faults
+from bridge.emulator.model.job import Job
 
 #: Tries that are remembered; the oldest go first.
 TRIES_KEPT = 10_000

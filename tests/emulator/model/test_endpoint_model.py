@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.emulator import EndpointConfig
-from bridge.emulator.builtin import BuiltinFleet
-from bridge.emulator.clock import Clock
-from bridge.emulator.endpoint import Endpoint
-from bridge.emulator.job import FAILED, IN_PROGRESS, IN_QUEUE, TIMED_OUT, Job
+from bridge.emulator.model.clock import Clock
+from bridge.emulator.model.endpoint import Endpoint
+from bridge.emulator.model.job import FAILED, IN_PROGRESS, IN_QUEUE, TIMED_OUT, Job
+from bridge.emulator.workers.builtin import BuiltinFleet
 
 INPUTS: list[dict[str, Any]] = [
     {"x": 1},
