@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from bridge.emulator.api import operations
+from bridge.emulator.model.calls import Calls
+from bridge.emulator.model.clock import Clock
 from bridge.emulator.model.endpoint import Endpoint
-from bridge.emulator.model.faults import KINDS, OPERATIONS, Fault
+from bridge.emulator.model.faults import KINDS, OPERATIONS, Fault, Faults
 from bridge.emulator.model.job import ABSENT, Job
-
-if TYPE_CHECKING:
-    from bridge.emulator.platform import Platform
-
+from bridge.emulator.model.webhooks import Webhooks
 
 #: What the page lists: the newest jobs, and so much of their values.
 JOBS_SHOWN, CHARACTERS_SHOWN = 50, 300
@@ -22,8 +22,14 @@ JOBS_SHOWN, CHARACTERS_SHOWN = 50, 300
 class Admin:
     """What the admin API and the in-process methods of `Emulator` do, on the emulator's loop."""
 
-    def __init__(self, platform: Platform) -> None:
-        self._platform = platform
+    def __init__(
+        self, clock: Clock, endpoints: Mapping[str, Endpoint], faults: Faults, webhooks: Webhooks, calls: Calls
+    ) -> None:
+        self._clock = clock
+        self._endpoints = endpoints
+        self._faults = faults
+        self._webhooks = webhooks
+        self._calls = calls
 
     def fault(
         self,
@@ -39,25 +45,25 @@ class Admin:
             self._endpoint(endpoint)
         fault = Fault(kind, op, endpoint, times, probability, args)
         if kind == "vanish" and "job_id" in args:
-            for each in self._platform.endpoints.values():
+            for each in self._endpoints.values():
                 if (job := each.jobs.get(args["job_id"])) is not None:
                     each.forget(job)
             return
-        self._platform.faults.add(fault)
+        self._faults.add(fault)
         self._pause()
 
     def clear_faults(self) -> None:
         """Forget all faults; paused endpoints go on."""
-        self._platform.faults.clear()
+        self._faults.clear()
         self._pause()
 
     def faults(self) -> list[dict[str, Any]]:
         """Return the faults that still wait."""
-        return [fault.shown() for fault in self._platform.faults.waiting]
+        return [fault.shown() for fault in self._faults.waiting]
 
     async def advance(self, seconds: float) -> None:
         """Move the virtual clock forward."""
-        await self._platform.clock.advance(seconds)
+        await self._clock.advance(seconds)
 
     def jobs(self, endpoint: str) -> list[dict[str, Any]]:
         """Return all jobs that `endpoint` knows: the /status document, `runs`, times and the input."""
@@ -75,7 +81,7 @@ class Admin:
 
     def calls(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """Return the received calls, oldest first: time (virtual s), endpoint, op, job_id, code (0: none)."""
-        return [call._asdict() for call in self._platform.front.calls if endpoint in {None, call.endpoint}]
+        return [call._asdict() for call in self._calls.kept if endpoint in {None, call.endpoint}]
 
     def counts(self) -> dict[str, Any]:
         """Return per endpoint how many jobs were submitted and ended how, and how many calls had which code.
@@ -83,7 +89,7 @@ class Admin:
         `webhooks` lists tries as (job id, code), code 0 where there was no answer.
         """
         calls: dict[str, dict[str, dict[str, int]]] = {}
-        for (name, op, code), number in self._platform.front.tally.items():
+        for (name, op, code), number in self._calls.tally.items():
             calls.setdefault(name, {}).setdefault(op, {})[str(code)] = number
         return {
             name: {
@@ -97,9 +103,9 @@ class Admin:
                 "inProgress": endpoint.running,
                 "held": len(endpoint.jobs),
                 "calls": calls.get(name, {}),
-                "webhooks": [try_[2:] for try_ in self._platform.webhooks.tries if try_[1] == name],
+                "webhooks": [try_[2:] for try_ in self._webhooks.tries if try_[1] == name],
             }
-            for name, endpoint in self._platform.endpoints.items()
+            for name, endpoint in self._endpoints.items()
         }
 
     def run(self, endpoint: str, input: Any) -> dict[str, Any]:
@@ -113,7 +119,7 @@ class Admin:
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job of any endpoint from the page."""
-        for endpoint in self._platform.endpoints.values():
+        for endpoint in self._endpoints.values():
             if (job := endpoint.jobs.get(job_id)) is not None:
                 endpoint.cancel(job)
                 return job.brief()
@@ -121,14 +127,13 @@ class Admin:
 
     def clock(self) -> dict[str, float]:
         """Return virtual seconds since the start, and the speed."""
-        clock = self._platform.clock
-        return {"now": clock.now(), "speed": clock.speed}
+        return {"now": self._clock.now(), "speed": self._clock.speed}
 
     def state(self) -> dict[str, Any]:
         """Return what the page shows: endpoints, the newest jobs, faults, clock."""
         newest = [
             (job.created, name, job)
-            for name, endpoint in self._platform.endpoints.items()
+            for name, endpoint in self._endpoints.items()
             for job in itertools.islice(reversed(endpoint.jobs.values()), JOBS_SHOWN)
         ]
         newest.sort(key=lambda one: one[0], reverse=True)
@@ -139,9 +144,9 @@ class Admin:
                 "completed": endpoint.completed,
                 "failed": endpoint.failed,
                 "cancelled": endpoint.cancelled,
-                "workers": endpoint.fleet.counts(),
+                "workers": endpoint.runners.counts(),
             }
-            for name, endpoint in self._platform.endpoints.items()
+            for name, endpoint in self._endpoints.items()
         }
         return {
             "clock": self.clock(),
@@ -153,17 +158,17 @@ class Admin:
         }
 
     def _endpoint(self, name: str) -> Endpoint:
-        endpoint = self._platform.endpoints.get(name)
+        endpoint = self._endpoints.get(name)
         if endpoint is None:
-            raise ValueError(f"unknown endpoint {name!r}; known: {', '.join(self._platform.endpoints)}")
+            raise ValueError(f"unknown endpoint {name!r}; known: {', '.join(self._endpoints)}")
         return endpoint
 
     def _pause(self) -> None:
-        for name, endpoint in self._platform.endpoints.items():
-            paused = self._platform.faults.paused(name)
+        for name, endpoint in self._endpoints.items():
+            paused = self._faults.paused(name)
             if paused != endpoint.paused:
                 endpoint.paused = paused
-                endpoint.fleet.wake()
+                endpoint.runners.wake()
 
 
 def _shown(endpoint: str, job: Job) -> dict[str, Any]:

@@ -25,7 +25,7 @@ Query = dict[str, str]
 _UNFRAMED = ((b"x-frame-options", b"DENY"), (b"x-content-type-options", b"nosniff"))
 
 
-class Console:
+class Routes:
     """Routes HTTP calls to `Admin`."""
 
     def __init__(self, admin: Admin) -> None:

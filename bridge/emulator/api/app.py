@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -16,13 +15,11 @@ from bridge.emulator.api import inject, openai, operations
 from bridge.emulator.http import answers, origins
 from bridge.emulator.http.answers import Answer
 from bridge.emulator.http.asgi import DRAINED, Receive, Scope, Send, body_of, query_of, send_answer
+from bridge.emulator.model.calls import Call, Calls
 from bridge.emulator.model.clock import Clock
 from bridge.emulator.model.endpoint import Endpoint
 from bridge.emulator.model.faults import AFTER, Fault, Faults
 from bridge.emulator.model.limits import Limits
-
-#: Calls that are remembered; the oldest go first.
-CALLS_KEPT = 200_000
 
 _POST, _GET, _GET_OR_POST = frozenset({"POST"}), frozenset({"GET"}), frozenset({"GET", "POST"})
 #: Status, status-sync and stream are asked by POST too (older docs, the Go SDK).
@@ -44,16 +41,6 @@ _STRANGER = "a page from elsewhere: an emulator on loopback answers pages from l
 _OF_A_JOB = frozenset({"status", "status-sync", "stream", "cancel", "retry"})
 
 
-class Call(NamedTuple):
-    """One call as the emulator received it. `time` is in virtual seconds; code 0 means: no answer was sent."""
-
-    time: float
-    endpoint: str
-    op: str
-    job_id: str | None
-    code: int
-
-
 class Route(NamedTuple):
     """A call under way: where it goes, and ASGI's three."""
 
@@ -66,9 +53,9 @@ class Route(NamedTuple):
 
 
 class Others(NamedTuple):
-    """What answers calls that are not RunPod's public API: the console, and the worker protocol."""
+    """What answers calls that are not RunPod's public API: the admin routes, and the worker protocol."""
 
-    console: Callable[[str, str, bytes, dict[str, str]], Awaitable[Answer]]
+    admin: Callable[[str, str, bytes, dict[str, str]], Awaitable[Answer]]
     protocol: Callable[
         [tuple[str, str, str], str, bytes, dict[str, str], Callable[[], Awaitable[Any]]], Awaitable[Answer]
     ]
@@ -82,7 +69,9 @@ class Front:
         clock: Clock,
         endpoints: dict[str, Endpoint],
         faults: Faults,
+        calls: Calls,
         api_keys: frozenset[str],
+        others: Others,
         *,
         limits: bool,
         loopback: bool,
@@ -90,11 +79,9 @@ class Front:
         self.clock = clock
         self.endpoints = endpoints
         self.faults = faults
-        self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
-        #: All calls ever by (endpoint, operation, code).
-        self.tally: Counter[tuple[str, str, int]] = Counter()
+        self._calls = calls
         self.limits = {name: Limits(endpoint) for name, endpoint in endpoints.items()} if limits else {}
-        self.others: Others | None = None
+        self._others = others
         #: Whether it listens on loopback alone, and pages from elsewhere are kept out.
         self._loopback = loopback
         # Both forms are in use: "Bearer <key>" by the SDKs, the bare key in RunPod's own curl examples.
@@ -107,7 +94,7 @@ class Front:
         try:
             parts = scope["path"].split("/", 4)
             if len(parts) < 4 or parts[1] != "v2":  # noqa: PLR2004 - "", "v2", endpoint, operation
-                await self._console(scope, receive, send)
+                await self._admin(scope, receive, send)
                 return
             route = Route(parts[2], parts[3], parts[4] if len(parts) > 4 else "", scope, receive, send)  # noqa: PLR2004
             if route.op in _METHODS:
@@ -207,24 +194,21 @@ class Front:
         return True
 
     async def _protocol(self, route: Route) -> None:
-        if self.others is None or route.scope["method"] not in _GET_OR_POST:
+        if route.scope["method"] not in _GET_OR_POST:
             await send_answer(route.send, answers.NOT_FOUND)
             return
         body = await body_of(route.receive, DRAINED)
         key = next((value for name, value in route.scope["headers"] if name == b"authorization"), b"")
         where = (route.endpoint, route.op, route.rest)
-        answer = await self.others.protocol(where, key.decode("latin-1"), body, query_of(route.scope), route.receive)
+        answer = await self._others.protocol(where, key.decode("latin-1"), body, query_of(route.scope), route.receive)
         await send_answer(route.send, answer)
 
-    async def _console(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.others is None:
-            await send_answer(send, answers.NOT_FOUND)
-            return
+    async def _admin(self, scope: Scope, receive: Receive, send: Send) -> None:
         if why := origins.refused(scope["method"], dict(scope["headers"]), loopback=self._loopback):
             await send_answer(send, _refusal(why))
             return
         body = await body_of(receive, DRAINED)
-        await send_answer(send, await self.others.console(scope["method"], scope["path"], body, query_of(scope)))
+        await send_answer(send, await self._others.admin(scope["method"], scope["path"], body, query_of(scope)))
 
     def _unauthorised(self, name: str) -> Answer:
         endpoint = self.endpoints.get(name)
@@ -237,8 +221,7 @@ class Front:
     def _record(self, route: Route, code: int, job_id: str | None = None) -> None:
         if job_id is None and route.op in _OF_A_JOB:
             job_id = route.rest
-        self.tally[route.endpoint, route.op, code] += 1
-        self.calls.append(Call(self.clock.now(), route.endpoint, route.op, job_id, code))
+        self._calls.record(Call(self.clock.now(), route.endpoint, route.op, job_id, code))
 
 
 def _refusal(why: str) -> Answer:

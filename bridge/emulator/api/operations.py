@@ -193,7 +193,7 @@ def health(endpoint: Endpoint) -> Answer:
         "inQueue": endpoint.queued,
         "retried": endpoint.retried,
     }
-    return document({"jobs": jobs, "workers": endpoint.fleet.counts()})
+    return document({"jobs": jobs, "workers": endpoint.runners.counts()})
 
 
 def requests(endpoint: Endpoint) -> Answer:
@@ -207,8 +207,7 @@ def requests(endpoint: Endpoint) -> Answer:
 
 def metrics(endpoint: Endpoint) -> Answer:
     """GET /metrics. Undocumented; this is what RunPod's own flash package reads."""
-    ready = [worker.id for worker in endpoint.fleet.workers.values() if worker.state == "ready"]
-    return document({"readyWorkers": ready, "workers": endpoint.fleet.counts()})
+    return document({"readyWorkers": endpoint.runners.ready_ids(), "workers": endpoint.runners.counts()})
 
 
 #: Operations without body, query and waiting.

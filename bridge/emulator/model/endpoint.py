@@ -8,16 +8,31 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from bridge.emulator.config import EndpointConfig
 from bridge.emulator.model.clock import Clock
 from bridge.emulator.model.job import ABSENT, CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, TIMED_OUT, Job
-from bridge.emulator.workers.fleet import Fleet
 
 #: Minimum of a policy in ms ("send requests", execution policies).
 MINIMUM_EXECUTION_TIMEOUT_MS = 5_000
 MINIMUM_TTL_MS = 10_000
+
+
+class Runners(Protocol):
+    """Who runs the jobs of an endpoint, as far as the platform and its API see them."""
+
+    def wake(self) -> None:
+        """Give out what can be given out, and start what is missing."""
+
+    def abort(self, job: Job) -> None:
+        """Stop work on `job`, which is over for the platform, as far as that is possible."""
+
+    def counts(self) -> dict[str, int]:
+        """Return the six worker fields of /health."""
+
+    def ready_ids(self) -> list[str]:
+        """Return the ids of RunPod workers that take jobs."""
 
 
 class Endpoint:
@@ -32,7 +47,8 @@ class Endpoint:
         self.submitted = self.completed = self.failed = self.cancelled = self.retried = self.removed = 0
         self.paused = False
         self.ended: Callable[[Endpoint, Job], None] = lambda _endpoint, _job: None
-        self.fleet: Fleet
+        #: Set before the first call comes in.
+        self.runners: Runners
         self._queue: deque[Job] = deque()
         self._low: deque[Job] = deque()
 
@@ -60,7 +76,7 @@ class Endpoint:
         self.submitted += 1
         job.life = self.clock.after(ttl / 1000, self._expire, job)
         self._enqueue(job)
-        self.fleet.wake()
+        self.runners.wake()
         return job
 
     def cancel(self, job: Job) -> None:
@@ -71,7 +87,7 @@ class Endpoint:
         if running:
             self._time(job)
         self._settle(job, CANCELLED)
-        self.fleet.abort(job)
+        self.runners.abort(job)
 
     def retry(self, job: Job) -> None:
         """Queue an ended job again: same id and input, previous output removed."""
@@ -87,7 +103,7 @@ class Endpoint:
         self.clock.cancel(job.life)
         job.life = self.clock.after(job.ttl_ms / 1000, self._expire, job)
         self._enqueue(job)
-        self.fleet.wake()
+        self.runners.wake()
 
     def purge(self) -> int:
         """Remove every job that is IN_QUEUE; return how many. Running jobs go on."""
@@ -117,7 +133,7 @@ class Endpoint:
             self.queued -= 1
         elif job.status == IN_PROGRESS:
             self.running -= 1
-            self.fleet.abort(job)
+            self.runners.abort(job)
         job.wake()
 
     # ---------------------------------------------------------------- told by the fleet
@@ -201,7 +217,7 @@ class Endpoint:
         job.worker = None
         job.chunks = None
         self._queue.appendleft(job)
-        self.fleet.wake()
+        self.runners.wake()
 
     # ---------------------------------------------------------------- inside
 
@@ -246,4 +262,4 @@ class Endpoint:
             self._time(job)
         self._settle(job, TIMED_OUT)
         if running:
-            self.fleet.abort(job)
+            self.runners.abort(job)

@@ -57,4 +57,4 @@ class Limits:
 
     def _raised(self) -> int:
         config = self._endpoint.config
-        return self._endpoint.fleet.counts()["running"] * config.requests_per_worker
+        return self._endpoint.runners.counts()["running"] * config.requests_per_worker

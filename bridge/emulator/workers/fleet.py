@@ -6,13 +6,10 @@ import secrets
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from bridge.emulator.model.clock import Timer
+from bridge.emulator.model.endpoint import Endpoint
 from bridge.emulator.model.job import Job
-
-if TYPE_CHECKING:
-    from bridge.emulator.model.endpoint import Endpoint
 
 INITIALIZING, READY, THROTTLED, UNHEALTHY = "initializing", "ready", "throttled", "unhealthy"
 _ALPHABET = string.ascii_lowercase + string.digits
@@ -129,6 +126,10 @@ class Fleet(ABC):
             "throttled": throttled,
             "unhealthy": unhealthy,
         }
+
+    def ready_ids(self) -> list[str]:
+        """Return the ids of RunPod workers that take jobs."""
+        return [worker.id for worker in self.workers.values() if worker.state == READY]
 
     def _roomy(self) -> Iterator[RunPodWorker]:
         for worker in list(self.workers.values()):

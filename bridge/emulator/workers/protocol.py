@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from bridge.emulator.http import answers
@@ -27,10 +27,10 @@ _OK = document({"ok": True})
 
 
 class Protocol:
-    """Answers the calls of handler processes."""
+    """Answers the calls of handler processes, by the name of their endpoint."""
 
-    def __init__(self, endpoints: dict[str, Endpoint]) -> None:
-        self._endpoints = endpoints
+    def __init__(self, fleets: Mapping[str, ProcessFleet]) -> None:
+        self._fleets = fleets
 
     async def answer(
         self,
@@ -42,29 +42,29 @@ class Protocol:
     ) -> Answer:
         """Answer one call: `path` is endpoint, operation, rest; `hung_up()` returns when the caller is gone."""
         name, op, rest = path
-        endpoint = self._endpoints.get(name)
-        if endpoint is None or not isinstance(endpoint.fleet, ProcessFleet):
+        fleet = self._fleets.get(name)
+        if fleet is None:
             return answers.NOT_FOUND
-        if key.removeprefix("Bearer ") != endpoint.fleet.key:
+        if key.removeprefix("Bearer ") != fleet.key:
             return Answer(401, b"", TEXT)
         worker_id, _, job_id = rest.partition("/")
-        worker = endpoint.fleet.workers.get(worker_id)
+        worker = fleet.workers.get(worker_id)
         if worker is not None and not isinstance(worker, HandlerProcess):
             return answers.NOT_FOUND
         match op:
             case "job-take" | "job-take-batch":
                 size = int(query["batch_size"]) if query.get("batch_size", "").isdecimal() else 1
                 batch = size if op == "job-take-batch" else 0
-                held = _ended() if worker is None else _take(endpoint.fleet, worker, batch, hung_up)
+                held = _ended() if worker is None else _take(fleet, worker, batch, hung_up)
                 answer = await held
             case "job-stop":
                 answer = await (_ended() if worker is None else _stops(worker, hung_up))
             case "ping":
                 answer = _ping(worker, query)
             case "job-done":
-                answer = _done(endpoint, worker, job_id, body)
+                answer = _done(fleet, worker, job_id, body)
             case "job-stream":
-                answer = _stream(endpoint, worker, job_id, body)
+                answer = _stream(fleet.endpoint, worker, job_id, body)
             case _:
                 answer = answers.NOT_FOUND
         return answer
@@ -130,14 +130,14 @@ def _ping(worker: HandlerProcess | None, query: dict[str, str]) -> Answer:
     return _OK
 
 
-def _done(endpoint: Endpoint, worker: HandlerProcess | None, job_id: str, body: bytes) -> Answer:
+def _done(fleet: ProcessFleet, worker: HandlerProcess | None, job_id: str, body: bytes) -> Answer:
     """Take a result or a progress update. Of a job that is not this RunPod worker's any more it changes nothing."""
-    fleet = endpoint.fleet
+    endpoint = fleet.endpoint
     job = endpoint.jobs.get(job_id)
     told = _object(body)
     if isinstance(told, Answer):
         return told
-    if not isinstance(fleet, ProcessFleet) or worker is None:
+    if worker is None:
         return _OK
     progress = told.get("status") == "IN_PROGRESS"
     if job is not None and job.worker == worker.id and progress:

@@ -46,19 +46,19 @@ async def play(actions: list[tuple[str, Any, Any]], config: EndpointConfig) -> N
     """Carry out `actions` on a fresh endpoint and check it after each."""
     clock = Clock()
     endpoint = Endpoint("demo", config, clock)
-    endpoint.fleet = BuiltinFleet(endpoint)
-    endpoint.fleet.start()
+    endpoint.runners = BuiltinFleet(endpoint)
+    endpoint.runners.start()
     jobs: list[Job] = []
     for what, first, second in actions:
         await act(endpoint, jobs, what, first, second)
         check(endpoint)
     endpoint.paused = False
-    endpoint.fleet.wake()
+    endpoint.runners.wake()
     await clock.advance(90_000)
     check(endpoint)
     # Low priority starts no RunPod worker, so such a job may wait until its ttl; nothing else is left.
     assert endpoint.queued == endpoint.running == 0
-    assert not endpoint.fleet.workers
+    assert not endpoint.runners.workers
     assert all(job.ended or job.gone for job in jobs)
     clock.close()
 
@@ -74,7 +74,7 @@ async def act(endpoint: Endpoint, jobs: list[Job], what: str, first: Any, second
             endpoint.purge()
         case "pause" | "go on":
             endpoint.paused = what == "pause"
-            endpoint.fleet.wake()
+            endpoint.runners.wake()
         case _ if jobs and not (job := jobs[first % len(jobs)]).gone:
             if what == "cancel":
                 endpoint.cancel(job)
@@ -89,8 +89,10 @@ def check(endpoint: Endpoint) -> None:
     """The counters are those of the jobs; nobody runs more than there is room for, or what is over."""
     statuses = Counter(job.status for job in endpoint.jobs.values())
     assert (endpoint.queued, endpoint.running) == (statuses[IN_QUEUE], statuses[IN_PROGRESS])
-    assert len(endpoint.fleet.workers) <= endpoint.config.workers_max
-    held = [job for worker in endpoint.fleet.workers.values() for job in worker.jobs.values()]
+    assert isinstance(endpoint.runners, BuiltinFleet)
+    workers = endpoint.runners.workers.values()
+    assert len(workers) <= endpoint.config.workers_max
+    held = [job for worker in workers for job in worker.jobs.values()]
     assert len(held) == len({job.id for job in held})
     assert all(job.status == IN_PROGRESS and not job.gone for job in held)
-    assert all(len(worker.jobs) <= endpoint.config.jobs_per_worker for worker in endpoint.fleet.workers.values())
+    assert all(len(worker.jobs) <= endpoint.config.jobs_per_worker for worker in workers)
