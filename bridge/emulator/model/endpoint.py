@@ -165,6 +165,18 @@ class Endpoint:
         job.worker = worker
         job.delay_ms = round((now - job.queued) * 1000)
 
+    def give_back(self, job: Job) -> None:
+        """Note that `job` reached no RunPod worker after all: it is the next one, as if it had never been taken."""
+        if job.gone or job.status != IN_PROGRESS:
+            return
+        job.runs -= 1
+        job.worker = job.started = None
+        if not job.runs:
+            job.status, job.delay_ms = IN_QUEUE, None
+            self.running -= 1
+            self.queued += 1
+        (self._low if job.low_priority else self._queue).appendleft(job)
+
     def progress(self, job: Job, output: Any) -> None:
         """Show a progress update: `output` while IN_PROGRESS."""
         if job.gone or job.status == IN_QUEUE:

@@ -12,8 +12,10 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.emulator.model.endpoint import Endpoint
@@ -27,16 +29,33 @@ GRACE_S = 2.0
 MOST_RESTART_S = 30.0
 
 
+#: What versions 1.7.11 to 1.10.0 of the package leave in the working directory: the jobs that they have taken.
+JOBS_FILE = ".runpod_jobs.pkl"
+
+
+@dataclass(slots=True, eq=False)
+class Take:
+    """One held job-take: how many jobs it takes, those offered so far, and what it waits for."""
+
+    wanted: int
+    offer: asyncio.Future[None]
+    offered: list[Job] = field(default_factory=list)
+
+    def room(self) -> int:
+        """Return how many more jobs it takes."""
+        return 0 if self.offer.cancelled() else self.wanted - len(self.offered)
+
+
 class HandlerProcess(RunPodWorker):
     """One process, and the calls of it that are held."""
 
     def __init__(self) -> None:
         super().__init__()
         self.process: subprocess.Popen[bytes] | None = None
-        #: The held job-take: how many jobs it takes, those offered so far, and what it waits for.
-        self.wanted = 0
-        self.offered: list[Job] = []
-        self.take: asyncio.Future[None] | None = None
+        #: Its working directory, which a container would give it: nobody else's files are in it.
+        self.folder = tempfile.TemporaryDirectory(prefix="runpod-worker-", ignore_cleanup_errors=True)
+        #: Held job-takes, oldest first; older versions of the package hold one for each job that they could run.
+        self.takes: list[Take] = []
         #: Ids of jobs to stop, and the held job-stop.
         self.stops: list[str] = []
         self.stopping: asyncio.Future[None] | None = None
@@ -90,9 +109,9 @@ class ProcessFleet(Fleet):
             await asyncio.sleep(0.01)
 
     def room(self, worker: RunPodWorker) -> int:
-        """Return how many more jobs the held job-take would take."""
+        """Return how many more jobs the held job-takes would take."""
         assert isinstance(worker, HandlerProcess)  # noqa: S101 - begin() makes no others
-        return worker.wanted - len(worker.offered)
+        return sum(take.room() for take in worker.takes)
 
     def capacity(self) -> int:
         """Return the most jobs that one process was seen to run at once."""
@@ -101,8 +120,10 @@ class ProcessFleet(Fleet):
     def begin(self) -> RunPodWorker:
         """Begin a process; it is ready with its first job-take."""
         worker = HandlerProcess()
+        _furnish(Path(worker.folder.name), self.file.parent, Path.cwd())
         worker.process = subprocess.Popen(  # noqa: S603 - the user's own handler
             [sys.executable, launch.__file__, str(self.file)],
+            cwd=worker.folder.name,
             env=self._environment(worker),
             stdin=subprocess.DEVNULL,
             stdout=2,  # ours stays clean: it tells the exports
@@ -113,15 +134,16 @@ class ProcessFleet(Fleet):
         return worker
 
     def give(self, worker: RunPodWorker, job: Job) -> None:
-        """Offer `job` to the held job-take."""
+        """Offer `job` to the oldest held job-take with room."""
         assert isinstance(worker, HandlerProcess)  # noqa: S101
-        worker.offered.append(job)
+        take = next(take for take in worker.takes if take.room())
+        take.offered.append(job)
         worker.seen[job.id] = time.monotonic()
         self._most_at_once = max(self._most_at_once, len(worker.jobs))
         limit = job.execution_timeout_ms / 1000 + self.config.execution_timeout_lag_s
         job.run_timer = self.clock.after(limit, self._overran, job)
-        if worker.take is not None and not worker.take.done():
-            worker.take.set_result(None)
+        if not take.offer.done():
+            take.offer.set_result(None)
 
     def abort(self, job: Job) -> None:
         """Tell the process to stop `job`, over the held job-stop. A blocking handler goes on all the same."""
@@ -139,9 +161,8 @@ class ProcessFleet(Fleet):
         super().end(worker)
         assert isinstance(worker, HandlerProcess)  # noqa: S101
         worker.ending = True
-        worker.wanted = 0
         _signal(worker, signal.SIGTERM)
-        for held in (worker.take, worker.stopping):  # the package ends only after its held calls
+        for held in (*(take.offer for take in worker.takes), worker.stopping):  # it ends only after its held calls
             if held is not None and not held.done():
                 held.set_result(None)
         if not self._stopped:
@@ -149,10 +170,29 @@ class ProcessFleet(Fleet):
 
     # ---------------------------------------------------------------- told by the protocol
 
-    def took(self, worker: HandlerProcess) -> list[Job]:
-        """Return what the held job-take was offered, and note that it is over."""
-        offered, worker.offered, worker.wanted, worker.take = worker.offered, [], 0, None
-        return [job for job in offered if job.id in worker.jobs]
+    def hold(self, worker: HandlerProcess, wanted: int) -> Take:
+        """Note that `worker` asks for `wanted` jobs, and offer it what waits."""
+        take = Take(wanted, self._loop.create_future())
+        worker.takes.append(take)
+        self.wake()
+        return take
+
+    def took(self, worker: HandlerProcess, take: Take, *, heard: bool) -> list[Job]:
+        """Return what `take` was offered, and note that it is over; who hung up is not `heard` and got nothing."""
+        worker.takes.remove(take)
+        offered = [job for job in take.offered if job.id in worker.jobs]
+        if heard:
+            return offered
+        for job in reversed(offered):
+            self.clock.cancel(job.run_timer)
+            job.run_timer = None
+            worker.jobs.pop(job.id)
+            worker.seen.pop(job.id, None)
+            self.endpoint.give_back(job)
+        if offered and not self._stopped:
+            self.rest(worker)
+            self.wake()
+        return []
 
     def done(self, worker: HandlerProcess, job: Job, *, refresh: bool) -> None:
         """Note that `worker` reported the end of `job`; with `refresh` it wants to be started anew."""
@@ -174,6 +214,8 @@ class ProcessFleet(Fleet):
         return {
             "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
             "RUNPOD_SKIP_GPU_CHECK": "true",
+            # Since 1.11 the package downloads nothing from loopback, where a developer's files are served.
+            "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true",
             **os.environ,
             "PYTHONUNBUFFERED": "1",
             launch.PARENT: str(os.getpid()),
@@ -193,6 +235,7 @@ class ProcessFleet(Fleet):
         worker.process.wait()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(worker.process.pid, signal.SIGKILL)  # its ping process must not stay behind
+        worker.folder.cleanup()
         try:
             self._loop.call_soon_threadsafe(self._exited, worker)
         except RuntimeError:
@@ -205,7 +248,6 @@ class ProcessFleet(Fleet):
         starting = worker.state != READY
         self._deaths = self._deaths + 1 if starting else 0
         self._lose_jobs(worker)
-        worker.wanted = 0
         worker.state = UNHEALTHY
         self.clock.cancel(worker.timer)
         pause = min(MOST_RESTART_S, self.config.restart_s * 2 ** min(self._deaths, 10)) if starting else 0.0
@@ -240,7 +282,6 @@ class ProcessFleet(Fleet):
         self._lose_jobs(worker)
         worker.ending = True
         super().end(worker)
-        worker.wanted = 0
         _signal(worker, signal.SIGKILL)
 
     def _look(self) -> None:
@@ -256,6 +297,18 @@ class ProcessFleet(Fleet):
                     worker.jobs.pop(job.id)
                     self.endpoint.lost(job)
         self._watch = self._loop.call_later(self._silence_s / 4, self._look)
+
+
+def _furnish(folder: Path, *shown: Path) -> None:
+    """Show the files of the folders `shown` in `folder`, so that relative reads find what they found there.
+
+    Of files with one name those of the first folder are seen. What a handler writes anew stays in `folder`.
+    """
+    for each in shown:
+        for entry in each.iterdir():
+            link = folder / entry.name
+            if entry.name != JOBS_FILE and not os.path.lexists(link):
+                link.symlink_to(entry.absolute())
 
 
 def _signal(worker: HandlerProcess, number: signal.Signals) -> None:

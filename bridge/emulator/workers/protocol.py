@@ -81,13 +81,11 @@ async def _take(
 ) -> Answer:
     if worker.state == INITIALIZING:
         fleet.ready(worker)
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    worker.take, worker.offered, worker.wanted = future, [], max(1, batch)
-    fleet.wake()
-    await _first(future, hung_up)
-    if worker.take is not future:
-        return _NOTHING  # a later call of the same process has taken its place
-    jobs = [_shown(job) for job in fleet.took(worker)]
+    take, heard = fleet.hold(worker, max(1, batch)), False
+    try:
+        heard = await _first(take.offer, hung_up)
+    finally:
+        jobs = [_shown(job) for job in fleet.took(worker, take, heard=heard)]
     if not jobs:
         return _NOTHING
     return document(jobs if batch else jobs[0])
@@ -102,13 +100,15 @@ async def _stops(worker: HandlerProcess, hung_up: Callable[[], Awaitable[Any]]) 
     return document({"jobsToStop": stops}) if stops else _NOTHING
 
 
-async def _first(future: asyncio.Future[None], hung_up: Callable[[], Awaitable[Any]]) -> None:
-    """Wait for `future`, at most HOLD_S and only while the caller is there."""
+async def _first(future: asyncio.Future[None], hung_up: Callable[[], Awaitable[Any]]) -> bool:
+    """Wait for `future`, at most HOLD_S and only while the caller is there; return whether it still is."""
     gone = asyncio.ensure_future(hung_up())
     try:
         await asyncio.wait({future, gone}, timeout=HOLD_S, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        left = gone.done()
         gone.cancel()
+    return not left
 
 
 def _shown(job: Job) -> dict[str, Any]:

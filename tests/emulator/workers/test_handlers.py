@@ -88,11 +88,11 @@ def test_a_returned_error_comes_with_the_rest_as_output(plain: Caller) -> None:
 
 def test_a_progress_update_shows_while_the_job_runs(plain: Caller) -> None:
     """It is `output` while IN_PROGRESS."""
-    job = plain.run({"progress": {"step": 1}, "sleep": 2})
+    job = plain.run({"progress": {"step": 1}, "sleep": 5})
     eventually(lambda: plain.status(job).get("output") == {"step": 1})
     assert plain.status(job)["status"] == "IN_PROGRESS"
     eventually(lambda: plain.status(job)["status"] == "COMPLETED")
-    assert plain.status(job)["output"]["echo"]["sleep"] == 2
+    assert plain.status(job)["output"]["echo"]["sleep"] == 5
 
 
 def test_refresh_worker_ends_the_process_after_the_job(plain: Caller) -> None:
@@ -212,7 +212,7 @@ def test_an_idle_process_is_ended_and_stop_leaves_none() -> None:
     with Emulator({"plain": config}, handlers=handlers) as emulator, Caller(emulator, "plain") as call:
         call.runsync({"x": 1})
         assert processes(emulator)
-        eventually(lambda: not processes(emulator))
+        eventually(lambda: not processes(emulator), timeout=60)
         call.run({"sleep": 60})
         eventually(lambda: call.health()["jobs"]["inProgress"] == 1)
     assert not processes(emulator)
