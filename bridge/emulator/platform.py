@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from bridge.emulator.admin.actions import Admin
 from bridge.emulator.admin.routes import Routes
 from bridge.emulator.api.app import Front, Others
-from bridge.emulator.config import EndpointConfig
+from bridge.emulator.config import EndpointConfig, Handler
 from bridge.emulator.model.calls import Calls
 from bridge.emulator.model.clock import Clock
 from bridge.emulator.model.endpoint import Endpoint
@@ -27,7 +26,7 @@ class Platform:
         self,
         endpoints: Mapping[str, EndpointConfig],
         api_keys: frozenset[str],
-        handlers: Mapping[str, Path],
+        handlers: Mapping[str, Handler],
         *,
         speed: float,
         limits: bool,
@@ -37,7 +36,7 @@ class Platform:
         self.endpoints = {name: Endpoint(name, config, self.clock) for name, config in endpoints.items()}
         faults, calls = Faults(), Calls()
         self._webhooks = Webhooks(self.clock, faults)
-        self._processes = {name: ProcessFleet(self.endpoints[name], file) for name, file in handlers.items()}
+        self._processes = {name: ProcessFleet(self.endpoints[name], handler) for name, handler in handlers.items()}
         self._fleets: list[Fleet] = []
         for name, endpoint in self.endpoints.items():
             fleet = self._processes.get(name) or BuiltinFleet(endpoint)

@@ -50,6 +50,10 @@ def test_it_prints_exports_serves_and_stops_cleanly(number: signal.Signals) -> N
     ("arguments", "names"),
     [
         (["--handler", "/nowhere/handler.py"], "/nowhere/handler.py"),
+        (["--handler", __file__, "--python", "/nowhere/python"], "/nowhere/python"),
+        (["--handler", __file__, "--python", "y=/nowhere/python"], "'y' has no handler"),
+        (["--python", "/nowhere/python"], "--handler"),
+        (["--", "--rp_log_level", "ERROR"], "--handler"),
         (["--speed", "0"], "speed"),
         (["--endpoint", "a/b"], "a/b"),
         (["--handler", f"x={__file__}", "--handler", f"x={__file__}"], "two handlers"),

@@ -48,7 +48,7 @@ def main() -> None:
 
     os.register_at_fork(after_in_child=forked)
     file = sys.argv[1]
-    sys.argv = [file]
+    sys.argv = sys.argv[1:]
     sys.path[0] = str(Path(file).parent)
     runpy.run_path(file, run_name="__main__")
 

@@ -11,13 +11,13 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bridge.emulator.config import Handler
 from bridge.emulator.model.endpoint import Endpoint
 from bridge.emulator.model.job import Job
 from bridge.emulator.workers import launch
@@ -67,9 +67,9 @@ class HandlerProcess(RunPodWorker):
 class ProcessFleet(Fleet):
     """Handler processes of one endpoint."""
 
-    def __init__(self, endpoint: Endpoint, file: Path) -> None:
+    def __init__(self, endpoint: Endpoint, handler: Handler) -> None:
         super().__init__(endpoint)
-        self.file = file
+        self.handler = handler
         #: Where the emulator listens; set before the first process is begun.
         self.origin = ""
         #: What a process shows as its key.
@@ -120,9 +120,9 @@ class ProcessFleet(Fleet):
     def begin(self) -> RunPodWorker:
         """Begin a process; it is ready with its first job-take."""
         worker = HandlerProcess()
-        _furnish(Path(worker.folder.name), self.file.parent, Path.cwd())
+        _furnish(Path(worker.folder.name), self.handler.file.parent, Path.cwd())
         worker.process = subprocess.Popen(  # noqa: S603 - the user's own handler
-            [sys.executable, launch.__file__, str(self.file)],
+            [self.handler.python, launch.__file__, str(self.handler.file), *self.handler.arguments],
             cwd=worker.folder.name,
             env=self._environment(worker),
             stdin=subprocess.DEVNULL,

@@ -7,10 +7,12 @@ from typing import Any
 
 import runpod
 
+ARGUMENTS = sys.argv[1:]  # the package takes them away
+
 
 def handler(job: dict[str, Any]) -> Any:
     """Return what is here, and leave a file."""
-    left = Path(".runpod_jobs.pkl")
+    left = Path("left_by_a_job")
     found = left.exists()
     left.write_text(job["id"])
     return {
@@ -18,7 +20,7 @@ def handler(job: dict[str, Any]) -> Any:
         "found": found,
         "note": Path("folder_note.txt").read_text(),
         "path": sys.path[0],
-        "argv": sys.argv[1:],
+        "argv": ARGUMENTS,
         "python": sys.executable,
         "downloads": os.environ["RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS"],
         "refresh_worker": True,

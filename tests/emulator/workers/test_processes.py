@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
-from bridge.emulator import Emulator, EndpointConfig
+from bridge.emulator import Emulator, EndpointConfig, Handler
 from bridge.emulator.model.clock import Clock
 from bridge.emulator.model.endpoint import Endpoint
 from bridge.emulator.model.job import IN_PROGRESS, IN_QUEUE
@@ -31,7 +32,20 @@ def test_each_runpod_worker_has_a_folder_of_its_own_with_the_handlers_files() ->
         assert one["path"] == str(HERE)
         assert one["downloads"] == "true"
     eventually(lambda: not Path(two["cwd"]).exists())
-    assert not (HERE / ".runpod_jobs.pkl").exists()
+    assert not (HERE / "left_by_a_job").exists()
+    assert not Path("left_by_a_job").exists()
+
+
+def test_a_handler_runs_in_another_environment_with_arguments_of_its_own(tmp_path: Path) -> None:
+    """A Python is what its path says, links kept: an environment's is a link."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    log = tmp_path / "log"
+    handler = Handler(HERE / "handler_arguments.py", str(python), (str(log), "--rp_log_level", "ERROR"))
+    with Emulator(["demo"], handlers={"demo": handler}) as emulator, Caller(emulator) as call:
+        call.run({"x": 1})
+        eventually(lambda: log.read_text() == "--rp_log_level ERROR")
 
 
 def test_a_worker_that_holds_several_takes_loses_no_job() -> None:
@@ -52,7 +66,7 @@ def test_a_job_offered_to_who_hung_up_is_the_next_one_again() -> None:
     async def walk() -> None:
         clock = Clock()
         endpoint = Endpoint("demo", EndpointConfig(workers_max=1), clock)
-        fleet = endpoint.runners = ProcessFleet(endpoint, HERE / "handler_takes.py")
+        fleet = endpoint.runners = ProcessFleet(endpoint, Handler(HERE / "handler_takes.py"))
         fleet._loop = asyncio.get_running_loop()
         worker = HandlerProcess()
         worker.state = READY
