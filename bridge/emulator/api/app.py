@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from bridge.emulator.api import inject, openai, operations
 from bridge.emulator.http import answers, origins
 from bridge.emulator.http.answers import Answer
-from bridge.emulator.http.asgi import DRAINED, Receive, Scope, Send, body_of, query_of, send_answer
+from bridge.emulator.http.asgi import DRAINED, Message, Receive, Scope, Send, body_of, query_of, send_answer
 from bridge.emulator.model.calls import Call, Calls
 from bridge.emulator.model.clock import Clock
 from bridge.emulator.model.endpoint import Endpoint
@@ -38,6 +38,15 @@ _METHODS: dict[str, frozenset[str]] = {
     "openai": _GET_OR_POST,
 }
 _STRANGER = "a page from elsewhere: an emulator on loopback answers pages from loopback only; see --host"
+#: What a browser asks before it sends a key or JSON.
+_PREFLIGHT = Answer(
+    204,
+    headers=(
+        (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+        (b"access-control-allow-headers", b"authorization, content-type"),
+        (b"access-control-max-age", b"600"),
+    ),
+)
 _OF_A_JOB = frozenset({"status", "status-sync", "stream", "cancel", "retry"})
 
 
@@ -98,19 +107,27 @@ class Front:
                 return
             route = Route(parts[2], parts[3], parts[4] if len(parts) > 4 else "", scope, receive, send)  # noqa: PLR2004
             if route.op in _METHODS:
-                await self._public(route)
+                await self._open(route)
             else:
                 await self._protocol(route)
         except Exception:  # noqa: BLE001 - whatever it is, the caller must not wait for ever
             traceback.print_exc()
             await send_answer(send, answers.EMULATOR_ERROR)
 
-    async def _public(self, route: Route) -> None:
-        fault: Fault | None = None
+    async def _open(self, route: Route) -> None:
+        """Answer a call of the public API; one that a web page sends (it has an Origin) as browsers want it."""
         headers = dict(route.scope["headers"])
-        if self._loopback and b"origin" in headers and origins.from_a_stranger(headers):
+        if b"origin" not in headers:
+            await self._public(route, headers)
+        elif self._loopback and origins.from_a_stranger(headers):
             await self._reply(route, _refusal(_STRANGER))  # the default key is known to every page
-            return
+        elif route.scope["method"] == "OPTIONS":
+            await send_answer(_shared(route.send), _PREFLIGHT)
+        else:
+            await self._public(route._replace(send=_shared(route.send)), headers)
+
+    async def _public(self, route: Route, headers: dict[bytes, bytes]) -> None:
+        fault: Fault | None = None
         if headers.get(b"authorization") not in self._granted:
             await self._reply(route, self._unauthorised(route.endpoint))
             return
@@ -222,6 +239,17 @@ class Front:
         if job_id is None and route.op in _OF_A_JOB:
             job_id = route.rest
         self._calls.record(Call(self.clock.now(), route.endpoint, route.op, job_id, code))
+
+
+def _shared(send: Send) -> Send:
+    """Return `send`, which lets the page that asked read the answer."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"access-control-allow-origin", b"*")]
+        await send(message)
+
+    return sending
 
 
 def _refusal(why: str) -> Answer:

@@ -28,8 +28,8 @@ async def openai(endpoint: Endpoint, method: str, rest: str, body: bytes, send: 
         if len(body) > limit:
             return too_large(limit)
         try:
-            asked = json.loads(body)
-        except (ValueError, RecursionError):
+            asked = answers.decode(body)
+        except ValueError:
             return bad_request("body: invalid JSON")
         if not isinstance(asked, dict):
             return bad_request("body: must be a JSON object")
@@ -38,17 +38,43 @@ async def openai(endpoint: Endpoint, method: str, rest: str, body: bytes, send: 
     if request.get("openai_input", {}).get("stream") is True:
         return await _relay(endpoint, job, send)
     await operations.ended(endpoint.clock, job, HELD_S)
-    return _answer(job)
+    return answer_of(job)
 
 
-def _answer(job: Job) -> Answer:
+def answer_of(job: Job) -> Answer:
     """Answer with what a finished job said: its only chunk, or its output."""
     if job.status != COMPLETED:
+        if (told := _error_of(job.error)) is not None:
+            return told
         return answers.problem(500, "Internal Server Error", job.error or f"job is {job.status}")
     if job.chunks:
-        return answers.document(job.chunks[-1]["output"])
+        return _said(job.chunks[-1]["output"])
     output = None if job.output is ABSENT else job.output
-    return answers.document(output[0] if isinstance(output, list) and len(output) == 1 else output)
+    return _said(output[0] if isinstance(output, list) and len(output) == 1 else output)
+
+
+def _said(output: Any) -> Answer:
+    """Answer with what the RunPod worker said, an error of vLLM with the code that it names."""
+    error = output.get("error", output) if isinstance(output, dict) else None
+    if isinstance(error, dict) and (error is not output or error.get("object") == "error"):
+        return answers.document(output, _code_of(error))
+    return answers.document(output)
+
+
+def _error_of(text: str | None) -> Answer | None:
+    """Answer in OpenAI's shape when a failed job's error is an object of that shape; clients raise by it."""
+    try:
+        error = json.loads(text or "")
+    except ValueError:
+        return None
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return None
+    return answers.document({"error": error}, _code_of(error))
+
+
+def _code_of(error: dict[str, Any]) -> int:
+    code = error.get("code")
+    return code if isinstance(code, int) and 400 <= code <= 599 else 500  # noqa: PLR2004
 
 
 async def _relay(endpoint: Endpoint, job: Job, send: Send) -> Answer:
@@ -62,11 +88,11 @@ async def _relay(endpoint: Endpoint, job: Job, send: Send) -> Answer:
                 await send({"type": "http.response.start", "status": 200, "headers": head})
                 started = True
             text = job.chunks.popleft()["output"]
-            piece = text if isinstance(text, str) else f"data: {json.dumps(text)}\n\n"
+            piece = text if isinstance(text, str) else f"data: {answers.encode(text).decode()}\n\n"
             await send({"type": "http.response.body", "body": piece.encode(), "more_body": True})
         if job.ended or job.gone or not await operations.changed(endpoint.clock, job, until):
             break
     if not started:
-        return _answer(job)
+        return answer_of(job)
     await send({"type": "http.response.body", "body": b""})
     return RELAYED

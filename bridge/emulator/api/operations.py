@@ -7,13 +7,12 @@ Each function answers at once or, where RunPod holds the connection, awaits. Sou
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bridge.emulator.http.answers import JOB_NOT_FOUND, Answer, bad_request, document, too_large
+from bridge.emulator.http.answers import JOB_NOT_FOUND, Answer, bad_request, decode, document, too_large
 from bridge.emulator.model.clock import Clock, wake
-from bridge.emulator.model.endpoint import MINIMUM_EXECUTION_TIMEOUT_MS, MINIMUM_TTL_MS, Endpoint
+from bridge.emulator.model.endpoint import MAXIMUM_POLICY_MS, MINIMUM_EXECUTION_TIMEOUT_MS, MINIMUM_TTL_MS, Endpoint
 from bridge.emulator.model.job import ABSENT, COMPLETED, FAILED, TIMED_OUT, Job
 
 #: `wait` in ms (RunPod's own clients and its server code agree).
@@ -27,8 +26,8 @@ def parse(endpoint: Endpoint, body: bytes, limit: int) -> dict[str, Any] | Answe
     if len(body) > limit:
         return too_large(limit)
     try:
-        request = json.loads(body)
-    except (ValueError, RecursionError):
+        request = decode(body)
+    except ValueError:
         return bad_request("body: invalid JSON")
     wrong = _wrong_field(request) or _wrong_policy(endpoint, request.get("policy"))
     return bad_request(f"body: {wrong}") if wrong else request
@@ -55,6 +54,8 @@ def _wrong_policy(endpoint: Endpoint, policy: dict[str, Any] | None) -> str | No
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             return f"policy.{name}: must be a number of milliseconds"
+        if value > MAXIMUM_POLICY_MS and endpoint.config.above_maximum == "reject":
+            return f"policy.{name}: must be at most {MAXIMUM_POLICY_MS}"
         if value < least and endpoint.config.below_minimum == "reject":
             return f"policy.{name}: must be at least {least}"
     if not isinstance(policy.get("lowPriority"), bool | None):

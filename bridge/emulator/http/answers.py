@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NamedTuple
 
 from bridge.emulator.config import MIB
 
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False, allow_nan=False).encode
 
 JSON, TEXT, HTML, EVENTS = b"application/json", b"text/plain; charset=utf-8", b"text/html", b"text/event-stream"
 
@@ -23,9 +24,25 @@ class Answer(NamedTuple):
     job_id: str | None = None
 
 
+def encode(value: Any) -> bytes:
+    """Return `value` as JSON, which has no NaN and no Infinity: null stands there."""
+    try:
+        return _encode(value).encode()
+    except ValueError:
+        return _encode(_finite(value)).encode()
+
+
+def decode(body: bytes) -> Any:
+    """Return the value of a JSON text; ValueError for what is none, `NaN` and `Infinity` included."""
+    try:
+        return json.loads(body, parse_constant=_no_json)
+    except RecursionError:
+        raise ValueError("too deep") from None
+
+
 def document(value: Any, code: int = 200) -> Answer:
     """Answer with a JSON document."""
-    return Answer(code, _encode(value).encode())
+    return Answer(code, encode(value))
 
 
 def problem(code: int, title: str, detail: str) -> Answer:
@@ -61,3 +78,15 @@ BAD_GATEWAY = Answer(502, b"<html><head><title>502 Bad Gateway</title></head></h
 HTML_PAGE = Answer(200, b"<!DOCTYPE html><html><body>Just a moment...</body></html>", HTML)
 #: Nothing to send: the answer was streamed already.
 RELAYED = Answer(200)
+
+
+def _no_json(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list) else value

@@ -17,6 +17,8 @@ from bridge.emulator.model.job import ABSENT, CANCELLED, COMPLETED, FAILED, IN_P
 #: Minimum of a policy in ms ("send requests", execution policies).
 MINIMUM_EXECUTION_TIMEOUT_MS = 5_000
 MINIMUM_TTL_MS = 10_000
+#: Seven days, for both.
+MAXIMUM_POLICY_MS = 7 * 86_400_000
 
 
 class Runners(Protocol):
@@ -195,7 +197,8 @@ class Endpoint:
             return
         if job.chunks is None:
             job.chunks = deque()
-        job.chunks.append({"output": output} if metrics is None else {"metrics": metrics, "output": output})
+        for piece in pieces(output, self.config.chunk_body):
+            job.chunks.append({"output": piece} if metrics is None else {"metrics": metrics, "output": piece})
         job.wake()
 
     def finish(self, job: Job, output: Any = ABSENT, error: str | None = None) -> None:
@@ -275,3 +278,18 @@ class Endpoint:
         self._settle(job, TIMED_OUT)
         if running:
             self.runners.abort(job)
+
+
+def pieces(output: Any, most: int) -> list[Any]:
+    """Return a chunk's output as it is told: a text over `most` bytes in several, anything else whole."""
+    if not isinstance(output, str) or len(output) * 4 <= most:
+        return [output]
+    cut: list[str] = []
+    start = size = 0
+    for at, letter in enumerate(output):
+        length = len(letter.encode(errors="surrogatepass"))
+        if size + length > most:
+            cut.append(output[start:at])
+            start, size = at, 0
+        size += length
+    return [*cut, output[start:]]

@@ -7,13 +7,13 @@ Three tries, 10 s apart ("send requests"). The body is the /status document and,
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 import urllib.parse
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
+from bridge.emulator.http.answers import encode
 from bridge.emulator.model.clock import Clock
 from bridge.emulator.model.endpoint import Endpoint
 from bridge.emulator.model.faults import Fault, Faults
@@ -44,7 +44,7 @@ class Webhooks:
         told = job.document()
         if endpoint.config.webhook_echo:
             told |= {"input": job.input, "webhook": job.webhook}
-        self._spawn(self._tell(endpoint, job.id, job.webhook, json.dumps(told).encode()))
+        self._spawn(self._tell(endpoint, job.id, job.webhook, encode(told)))
 
     async def stop(self) -> None:
         """Give up what is under way."""

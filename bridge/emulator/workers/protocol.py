@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from bridge.emulator.http import answers
-from bridge.emulator.http.answers import TEXT, Answer, document
+from bridge.emulator.http.answers import TEXT, Answer, decode, document
 from bridge.emulator.model.endpoint import Endpoint
 from bridge.emulator.model.job import ABSENT, Job
 from bridge.emulator.workers.fleet import INITIALIZING
@@ -24,6 +24,9 @@ HOLD_S = 30.0
 
 _NOTHING = Answer(204, b"", TEXT)
 _OK = document({"ok": True})
+
+#: What is asked for under `/v2/<endpoint>/` by RunPod workers.
+OPERATIONS = frozenset({"job-take", "job-take-batch", "job-stop", "job-done", "job-stream", "ping"})
 
 
 class Protocol:
@@ -43,7 +46,7 @@ class Protocol:
         """Answer one call: `path` is endpoint, operation, rest; `hung_up()` returns when the caller is gone."""
         name, op, rest = path
         fleet = self._fleets.get(name)
-        if fleet is None:
+        if fleet is None or op not in OPERATIONS:
             return answers.NOT_FOUND
         if key.removeprefix("Bearer ") != fleet.key:
             return Answer(401, b"", TEXT)
@@ -136,6 +139,9 @@ def _done(fleet: ProcessFleet, worker: HandlerProcess | None, job_id: str, body:
     job = endpoint.jobs.get(job_id)
     told = _object(body)
     if isinstance(told, Answer):
+        if worker is not None and job is not None and job.id in worker.jobs:
+            endpoint.finish(job)  # as one that is too large: the result cannot be read, and nobody sends another
+            fleet.done(worker, job, refresh=False)
         return told
     if worker is None:
         return _OK
@@ -170,7 +176,7 @@ def _stream(endpoint: Endpoint, worker: HandlerProcess | None, job_id: str, body
 
 def _object(body: bytes) -> dict[str, Any] | Answer:
     try:
-        told = json.loads(body)
-    except (ValueError, RecursionError):
+        told = decode(body)
+    except ValueError:
         return answers.bad_request("body: invalid JSON")
     return told if isinstance(told, dict) else answers.bad_request("body: must be a JSON object")
