@@ -116,6 +116,10 @@ class EndpointConfig:
     retry_after_s: float | None = None
     #: 429 also when over 50 jobs wait and over RunPod workers x 500 (told until 2025-10); off by default.
     queue_limit: bool = False
+    #: `input` missing, null or `{}`. Documented as required; live runs accepted it, and the job failed later.
+    empty_input: Literal["reject", "accept"] = "reject"
+    #: Whether a finished /runsync job is kept for as long as its `?wait`, where that is longer; one page says not.
+    retention_follows_wait: bool = True
     #: A policy below the minimum (executionTimeout 5000 ms, ttl 10000 ms).
     below_minimum: Literal["clamp", "reject", "accept"] = "clamp"
     #: A policy over seven days, which is documented as the most.

@@ -29,17 +29,21 @@ def parse(endpoint: Endpoint, body: bytes, limit: int) -> dict[str, Any] | Answe
         request = decode(body)
     except ValueError:
         return bad_request("body: invalid JSON")
-    wrong = _wrong_field(request) or _wrong_policy(endpoint, request.get("policy"))
+    wrong = _wrong_field(request, endpoint.config.empty_input == "accept") or _wrong_policy(
+        endpoint, request.get("policy")
+    )
     return bad_request(f"body: {wrong}") if wrong else request
 
 
-def _wrong_field(request: Any) -> str | None:
-    """Return what is wrong; `input` absent or null is accepted, as live (and fails later)."""
+def _wrong_field(request: Any, empty: bool) -> str | None:
+    """Return what is wrong; an `input` that is absent, null or `{}` is let through where `empty` is."""
     if not isinstance(request, dict):
         return "must be a JSON object"
     for name in ("input", "s3Config", "policy"):
         if not isinstance(request.get(name), dict | None):
             return f"{name}: must be a JSON object"
+    if not request.get("input") and not empty:
+        return "input: required, and must not be empty"
     if not isinstance(request.get("webhook"), str | None):
         return "webhook: must be a string"
     return None
@@ -121,6 +125,8 @@ async def runsync(endpoint: Endpoint, body: bytes, query: Query) -> Answer:
     if isinstance(request, Answer):
         return request
     job = endpoint.submit(request, sync=True)
+    if "wait" in query and endpoint.config.retention_follows_wait:
+        job.waited_s = seconds
     await ended(endpoint.clock, job, seconds)
     return document(job.document())._replace(job_id=job.id)
 

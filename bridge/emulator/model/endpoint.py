@@ -262,7 +262,7 @@ class Endpoint:
         else:
             self.failed += 1
         self.clock.cancel(job.life)
-        kept = self.config.sync_retention_s if job.sync else self.config.run_retention_s
+        kept = max(self.config.sync_retention_s, job.waited_s) if job.sync else self.config.run_retention_s
         job.life = self.clock.after(kept if job.keep_s is None else min(kept, job.keep_s), self.forget, job)
         job.wake()
         self.ended(self, job)

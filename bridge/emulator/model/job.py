@@ -42,6 +42,7 @@ class Job:
         "status",
         "sync",
         "ttl_ms",
+        "waited_s",
         "waiting",
         "webhook",
         "worker",
@@ -71,6 +72,8 @@ class Job:
         self.gone = False
         #: Seconds a finished job is kept, when /status?ttl= shortened it.
         self.keep_s: float | None = None
+        #: Seconds that the caller of /runsync asked to wait: its result is kept at least as long.
+        self.waited_s = 0.0
         self.life: Timer | None = None
         self.run_timer: Timer | None = None
         self.chunks: deque[dict[str, Any]] | None = None

@@ -103,3 +103,24 @@ def test_a_page_on_loopback_may_call_the_api(call: Caller) -> None:
     stranger = call.http.options("run", headers={"Origin": "http://evil.example"})
     assert stranger.status_code == 403
     assert "access-control-allow-origin" not in stranger.headers
+
+
+@pytest.mark.parametrize("body", [{}, {"input": None}, {"input": {}}])
+@pytest.mark.parametrize("what", ["run", "runsync"])
+def test_an_input_is_required(calling: Callable[..., Caller], what: str, body: dict[str, Any]) -> None:
+    """400 by the documentation; a setting lets it in, as was seen live."""
+    refused = calling().post(what, json=body)
+    assert refused.status_code == 400
+    assert "input" in refused.json()["detail"]
+    assert calling(empty_input="accept").post("run", json=body).is_success
+
+
+def test_a_sync_result_is_kept_for_the_wait_that_was_asked(calling: Callable[..., Caller]) -> None:
+    """At least the minute, at most what the caller was ready to wait."""
+    call = calling()
+    short, long = call.runsync({"x": 1}, wait=1000)["id"], call.runsync({"x": 1}, wait=300_000)["id"]
+    call.emulator.advance(100)
+    assert call.get(f"status/{short}").status_code == 404
+    assert call.status(long)["status"] == "COMPLETED"
+    call.emulator.advance(201)
+    assert call.get(f"status/{long}").status_code == 404

@@ -38,7 +38,9 @@ def processes(of: Emulator) -> list[int]:
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
     """One emulator for the module, since a handler takes seconds to come up."""
-    plain = EndpointConfig(workers_max=1, idle_timeout_s=600, lost_after_s=3, execution_timeout_lag_s=0.2)
+    plain = EndpointConfig(
+        workers_max=1, idle_timeout_s=600, lost_after_s=3, execution_timeout_lag_s=0.2, empty_input="accept"
+    )
     handlers = {"plain": HERE / "handler_async.py", "stream": HERE / "handler_stream.py"}
     with Emulator({"plain": plain, "stream": plain}, handlers=handlers) as started:
         yield started
