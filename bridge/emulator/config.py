@@ -106,6 +106,8 @@ class EndpointConfig:
     chunk_body: int = 1_000_000
 
     # --- streams
+    #: Whether the built-in handler is a generator that yields the items of `mock_return` (`--generator` of RunPod's).
+    generator: bool = False
     #: Whether a built-in generator job's final output is the list of its chunks (`return_aggregate_stream`).
     aggregate_streams: bool = False
     #: *open*: some answers of /stream carry the final output beside an empty last page.

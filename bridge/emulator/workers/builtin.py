@@ -7,7 +7,9 @@ What a job does is told by its input (the keys of RunPod's own mock worker, and 
 - `mock_error`: true raises in the handler (the error is RunPod's JSON string); a text is returned as `error`.
   A number fails the first so many runs only, so that /retry can succeed.
 - `mock_crash`: the RunPod worker dies under this job; true always, a number on the first so many runs.
-- `mock_progress`: progress updates, as a list or a count. They share `mock_delay` evenly.
+- `mock_progress`: progress updates, as a list or a count. They share `mock_delay` evenly. RunPod's form is known too:
+  `{"updates": [...], "wait_time": seconds}`, a wait before each, and `mock_delay` after the last.
+- `mock_refresh`: the RunPod worker is replaced after the job, whose output is `{"mock_return": ...}`.
 - `mock_stream`: chunks of a generator, as a list or a count. `mock_aggregate` makes the output their list.
 """
 
@@ -53,10 +55,16 @@ class BuiltinFleet(Fleet):
             return
         delay = _seconds(asked.get("mock_delay"))
         limit = job.execution_timeout_ms / 1000
-        steps = _items(asked.get("mock_stream"), "chunk") or _items(asked.get("mock_progress"), "progress")
+        streams = self._chunks(asked)
+        progress = asked.get("mock_progress")
+        paced = progress if isinstance(progress, dict) else None
+        steps = streams or _items(progress if paced is None else paced.get("updates"), "progress")
         run = _Run(job, asked, iter(steps), len(steps), self.clock.now() + limit) if steps else None
         if run is not None:
-            run.every = delay if "mock_stream" in asked else delay / (len(steps) + 1)
+            run.streams = bool(streams)
+            run.every = run.last = delay if streams else delay / (len(steps) + 1)
+            if paced is not None and not streams:
+                run.every, run.last = _seconds(paced.get("wait_time")), delay
             self._after(job, run.every, run)
         elif delay > limit:
             job.run_timer = self.clock.after(limit + self.config.execution_timeout_lag_s, self._overran, job)
@@ -80,7 +88,7 @@ class BuiltinFleet(Fleet):
 
     def _step(self, run: _Run) -> None:
         job = run.job
-        streams = "mock_stream" in run.asked
+        streams = run.streams
         for item in run.steps:
             if streams:
                 run.sent.append(item)
@@ -88,12 +96,12 @@ class BuiltinFleet(Fleet):
             else:
                 self.endpoint.progress(job, item)
             run.left -= 1
-            if run.every:
-                if run.left or not streams:
-                    self._after(job, run.every, run)
-                    return
+            if streams and not run.left:
                 break
-        if streams and "mock_return" not in run.asked:
+            if wait := run.every if run.left else run.last:
+                self._after(job, wait, run)
+                return
+        if streams and ("mock_return" not in run.asked or self.config.generator):
             aggregate = run.asked.get("mock_aggregate", self.config.aggregate_streams)
             self._done(job, run.sent if aggregate else [])
         else:
@@ -110,10 +118,23 @@ class BuiltinFleet(Fleet):
             self.endpoint.finish(job, output)
         else:
             result = asked.get("mock_return", asked)
+            if asked.get("mock_refresh"):
+                result = {"mock_return": result}
             # The SDK drops an empty result, and the caller sees COMPLETED without output.
             self.endpoint.finish(job, ABSENT if result is None or result == {} else result)
         if worker is not None:
-            self.release(job, worker)
+            if asked.get("mock_refresh"):
+                self.end(worker)  # what else it ran goes on as timers, and is told all the same
+                self.wake()
+            else:
+                self.release(job, worker)
+
+    def _chunks(self, asked: dict[str, Any]) -> list[Any]:
+        """Return what the job yields: `mock_stream`, or `mock_return` where the handler is a generator."""
+        if "mock_stream" not in asked and self.config.generator:
+            given = asked.get("mock_return", [asked])
+            return given if isinstance(given, list) else [given]
+        return _items(asked.get("mock_stream"), "chunk")
 
     def _overran(self, job: Job) -> None:
         job.run_timer = None
@@ -135,7 +156,7 @@ class BuiltinFleet(Fleet):
 class _Run:
     """A run with steps: chunks or progress updates, `every` so many seconds, until `deadline`."""
 
-    __slots__ = ("asked", "deadline", "every", "job", "left", "sent", "steps")
+    __slots__ = ("asked", "deadline", "every", "job", "last", "left", "sent", "steps", "streams")
 
     def __init__(self, job: Job, asked: dict[str, Any], steps: Any, left: int, deadline: float) -> None:
         self.job = job
@@ -143,7 +164,8 @@ class _Run:
         self.steps = steps
         self.left = left
         self.deadline = deadline
-        self.every = 0.0
+        self.every = self.last = 0.0
+        self.streams = False
         self.sent: list[Any] = []
 
 

@@ -87,3 +87,33 @@ def test_a_thousand_jobs_run_at_once_by_default(calling: Any) -> None:
     assert call.health()["jobs"]["inProgress"] == 1000
     call.emulator.advance(102)
     assert call.health()["jobs"]["completed"] == 1000
+
+
+def test_progress_in_the_mock_workers_form_waits_before_each_update(call: Any) -> None:
+    """`wait_time` before each, `mock_delay` after the last."""
+    progress = {"updates": ["a", "b"], "wait_time": 10}
+    job = call.run({"mock_progress": progress, "mock_delay": 5, "mock_return": "done"})
+    for seconds, output in ((10.2, "a"), (10, "b")):
+        call.emulator.advance(seconds)
+        shown = call.status(job)
+        assert (shown["status"], shown["output"]) == ("IN_PROGRESS", output)
+    call.emulator.advance(5.2)
+    assert call.status(job)["output"] == "done"
+
+
+def test_mock_refresh_replaces_the_runpod_worker_after_the_job(call: Any) -> None:
+    """The output is what the package leaves of the mock worker's."""
+    first = call.runsync({"mock_refresh": True, "mock_return": "x"})
+    assert first["output"] == {"mock_return": "x"}
+    second = call.runsync({"x": 1})
+    assert second["workerId"] != first["workerId"]
+    assert call.runsync({"x": 1})["workerId"] == second["workerId"]
+
+
+def test_a_generator_yields_the_items_of_mock_return(calling: Any) -> None:
+    """Streamed; the output is their list where streams are aggregated, an empty one otherwise."""
+    for aggregated in (True, False):
+        call = calling(generator=True, aggregate_streams=aggregated)
+        job = call.run({"mock_return": ["a", "b"]})
+        assert [one["output"] for one in call.stream(job)["stream"]] == ["a", "b"]
+        assert call.status(job)["output"] == (["a", "b"] if aggregated else [])
