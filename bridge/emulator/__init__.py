@@ -8,7 +8,7 @@
 It imports nothing of the rest of `bridge`, so that it cannot share its mistakes.
 """
 
-from bridge.emulator.config import EndpointConfig, Limit
+from bridge.emulator.config import EndpointConfig, Handler, Limit
 from bridge.emulator.server import Emulator
 
-__all__ = ["Emulator", "EndpointConfig", "Limit"]
+__all__ = ["Emulator", "EndpointConfig", "Handler", "Limit"]

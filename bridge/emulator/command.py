@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from bridge.emulator.config import EndpointConfig
+from bridge.emulator.config import EndpointConfig, Handler
 from bridge.emulator.server import Emulator
 
 
@@ -21,22 +22,28 @@ from bridge.emulator.server import Emulator
 @click.option(
     "--handler", "handlers", multiple=True, metavar="FILE|NAME=FILE", help="An unmodified RunPod handler to run."
 )
+@click.option(
+    "--python", "pythons", multiple=True, metavar="PATH|NAME=PATH", help="The Python that runs handlers, or NAME's."
+)
 @click.option("--workers", default=3, show_default=True, type=click.IntRange(0), help="Most RunPod workers each.")
 @click.option("--jobs-per-worker", default=1000, show_default=True, type=click.IntRange(1), help="Of a built-in one.")
 @click.option("--cold-start", default=0.0, show_default=True, type=click.FloatRange(0), help="Seconds, built-in.")
 @click.option("--speed", default=1.0, show_default=True, type=float, help="Virtual seconds per second.")
 @click.option("--no-limits", is_flag=True, help="Do not enforce RunPod's rate limits.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS OF THE HANDLERS]")
 def emulate(
     host: str,
     port: int,
     endpoints: tuple[str, ...],
     keys: tuple[str, ...],
     handlers: tuple[str, ...],
+    pythons: tuple[str, ...],
     workers: int,
     jobs_per_worker: int,
     cold_start: float,
     speed: float,
     no_limits: bool,
+    arguments: tuple[str, ...],
 ) -> None:
     """Run RunPod Serverless on this machine: its HTTP API, and RunPod workers behind it.
 
@@ -54,6 +61,9 @@ def emulate(
         files[name] = Path(file)
         if name not in names:
             names.append(name)
+    if (pythons or arguments) and not files:
+        raise click.UsageError("--python and arguments are for handlers: give one with --handler FILE")
+    programs = _programs(pythons, files)
     config = replace(EndpointConfig(), workers_max=workers, jobs_per_worker=jobs_per_worker, cold_start_s=cold_start)
     try:
         emulator = Emulator(
@@ -62,7 +72,7 @@ def emulate(
             host=host,
             port=port,
             speed=speed,
-            handlers=files,
+            handlers={name: Handler(file, programs[name], arguments) for name, file in files.items()},
             limits=not no_limits,
         )
     except ValueError as error:
@@ -80,3 +90,14 @@ def emulate(
         done.wait()
     finally:
         emulator.stop()
+
+
+def _programs(pythons: tuple[str, ...], files: dict[str, Path]) -> dict[str, str]:
+    """Return the Python of each endpoint with a handler."""
+    own: dict[str, str] = {}
+    for text in pythons:
+        name, equals, path = text.partition("=")
+        if equals and name not in files:
+            raise click.UsageError(f"--python {text}: endpoint {name!r} has no handler")
+        own[name if equals else ""] = path if equals else text
+    return {name: own.get(name, own.get("", sys.executable)) for name in files}

@@ -6,8 +6,10 @@ Sources are named by the RunPod page that tells a figure ("send requests", "endp
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -38,6 +40,15 @@ PUBLISHED_LIMITS: Mapping[str, Limit] = MappingProxyType(
 
 #: Operations that share another's row of the table.
 LIMITED_AS: Mapping[str, str] = MappingProxyType({"status-sync": "status"})
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """An unmodified handler: its file, the Python that runs it (another environment's), arguments of its program."""
+
+    file: Path
+    python: str = sys.executable
+    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +102,12 @@ class EndpointConfig:
     requests_per_worker: int = 0
     run_body: int = 10 * MIB
     runsync_body: int = 20 * MIB
+    #: A text that a generator yields is told in chunks of at most so many bytes ("operation reference", stream).
+    chunk_body: int = 1_000_000
 
     # --- streams
+    #: Whether the built-in handler is a generator that yields the items of `mock_return` (`--generator` of RunPod's).
+    generator: bool = False
     #: Whether a built-in generator job's final output is the list of its chunks (`return_aggregate_stream`).
     aggregate_streams: bool = False
     #: *open*: some answers of /stream carry the final output beside an empty last page.
@@ -103,8 +118,14 @@ class EndpointConfig:
     retry_after_s: float | None = None
     #: 429 also when over 50 jobs wait and over RunPod workers x 500 (told until 2025-10); off by default.
     queue_limit: bool = False
+    #: `input` missing, null or `{}`. Documented as required; live runs accepted it, and the job failed later.
+    empty_input: Literal["reject", "accept"] = "reject"
+    #: Whether a finished /runsync job is kept for as long as its `?wait`, where that is longer; one page says not.
+    retention_follows_wait: bool = True
     #: A policy below the minimum (executionTimeout 5000 ms, ttl 10000 ms).
     below_minimum: Literal["clamp", "reject", "accept"] = "clamp"
+    #: A policy over seven days, which is documented as the most.
+    above_maximum: Literal["reject", "accept"] = "reject"
     #: `wait` outside 1000 to 300000 ms.
     wait_out_of_range: Literal["clamp", "reject"] = "clamp"
     #: What a job that hit its executionTimeout is called. Live runs gave FAILED, one page says TIMED_OUT.
@@ -124,7 +145,7 @@ class EndpointConfig:
         """Refuse figures that no endpoint can have."""
         if not 0 <= self.workers_min <= self.workers_max:
             raise ValueError(f"workers_min {self.workers_min} must lie between 0 and workers_max {self.workers_max}")
-        for name in ("jobs_per_worker", "page", "webhook_tries", "execution_timeout_ms", "ttl_ms"):
+        for name in ("jobs_per_worker", "page", "chunk_body", "webhook_tries", "execution_timeout_ms", "ttl_ms"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in self.__dataclass_fields__:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from bridge.emulator.admin import Admin
-from bridge.emulator.builtin import BuiltinFleet
-from bridge.emulator.clock import Clock
-from bridge.emulator.config import EndpointConfig
-from bridge.emulator.console import Console
-from bridge.emulator.endpoint import Endpoint
-from bridge.emulator.faults import Faults
-from bridge.emulator.fleet import Fleet
-from bridge.emulator.front import Front, Others
-from bridge.emulator.processes import ProcessFleet
-from bridge.emulator.protocol import Protocol
-from bridge.emulator.webhooks import Webhooks
+from bridge.emulator.admin.actions import Admin
+from bridge.emulator.admin.routes import Routes
+from bridge.emulator.api.app import Front, Others
+from bridge.emulator.config import EndpointConfig, Handler
+from bridge.emulator.model.calls import Calls
+from bridge.emulator.model.clock import Clock
+from bridge.emulator.model.endpoint import Endpoint
+from bridge.emulator.model.faults import Faults
+from bridge.emulator.model.webhooks import Webhooks
+from bridge.emulator.workers.builtin import BuiltinFleet
+from bridge.emulator.workers.fleet import Fleet
+from bridge.emulator.workers.processes import ProcessFleet
+from bridge.emulator.workers.protocol import Protocol
 
 
 class Platform:
@@ -26,39 +26,47 @@ class Platform:
         self,
         endpoints: Mapping[str, EndpointConfig],
         api_keys: frozenset[str],
-        handlers: Mapping[str, Path],
+        handlers: Mapping[str, Handler],
         *,
         speed: float,
         limits: bool,
+        loopback: bool,
     ) -> None:
         self.clock = Clock(speed)
-        self.faults = Faults()
-        self.webhooks = Webhooks(self.clock, self.faults)
-        self.endpoints: dict[str, Endpoint] = {}
-        for name, config in endpoints.items():
-            endpoint = Endpoint(name, config, self.clock)
-            fleet: Fleet = ProcessFleet(endpoint, handlers[name]) if name in handlers else BuiltinFleet(endpoint)
-            endpoint.fleet = fleet
-            endpoint.ended = self.webhooks.ended
-            self.endpoints[name] = endpoint
-        self.front = Front(self.clock, self.endpoints, self.faults, api_keys, limits=limits)
-        self.admin = Admin(self)
-        self.protocol = Protocol(self.endpoints)
-        self.front.others = Others(console=Console(self.admin).answer, protocol=self.protocol.answer)
+        self.endpoints = {name: Endpoint(name, config, self.clock) for name, config in endpoints.items()}
+        faults, calls = Faults(), Calls()
+        self._webhooks = Webhooks(self.clock, faults)
+        self._processes = {name: ProcessFleet(self.endpoints[name], handler) for name, handler in handlers.items()}
+        self._fleets: list[Fleet] = []
+        for name, endpoint in self.endpoints.items():
+            fleet = self._processes.get(name) or BuiltinFleet(endpoint)
+            endpoint.runners = fleet
+            endpoint.ended = self._webhooks.ended
+            self._fleets.append(fleet)
+        self.admin = Admin(self.clock, self.endpoints, faults, self._webhooks, calls)
+        self.front = Front(
+            self.clock,
+            self.endpoints,
+            faults,
+            calls,
+            api_keys,
+            Others(Routes(self.admin).answer, Protocol(self._processes).answer),
+            limits=limits,
+            loopback=loopback,
+        )
 
     def start(self, origin: str) -> None:
         """Start the RunPod workers that workers_min asks for; handler processes talk to `origin`."""
-        for endpoint in self.endpoints.values():
-            if isinstance(endpoint.fleet, ProcessFleet):
-                endpoint.fleet.origin = origin
-            endpoint.fleet.start()
+        for processes in self._processes.values():
+            processes.origin = origin
+        for fleet in self._fleets:
+            fleet.start()
 
     async def stop(self) -> None:
         """End handler processes and deliveries, forget all timers."""
-        for endpoint in self.endpoints.values():
-            endpoint.fleet.stop()
-        for endpoint in self.endpoints.values():
-            if isinstance(endpoint.fleet, ProcessFleet):
-                await endpoint.fleet.gone()
-        await self.webhooks.stop()
+        for fleet in self._fleets:
+            fleet.stop()
+        for processes in self._processes.values():
+            await processes.gone()
+        await self._webhooks.stop()
         self.clock.close()

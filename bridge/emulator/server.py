@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shutil
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from bridge.emulator.config import EndpointConfig
-from bridge.emulator.listen import listening
+from bridge.emulator.config import EndpointConfig, Handler
+from bridge.emulator.http.listen import listening
+from bridge.emulator.http.origins import is_loopback
 from bridge.emulator.platform import Platform
 
 T = TypeVar("T")
@@ -33,7 +37,8 @@ class Emulator:
         port: 0 takes a free one; `base_url` tells it.
         speed: virtual seconds per real second, for retentions, timeouts, delays and limits.
         handlers: endpoint name to the file of an unmodified handler (`runpod.serverless.start`), which then runs
-            in real processes; other endpoints have the built-in RunPod worker.
+            in real processes, or a `Handler` with another Python or arguments; other endpoints have the built-in
+            RunPod worker.
         limits: whether rate and concurrency limits are enforced.
     """
 
@@ -44,22 +49,19 @@ class Emulator:
         host: str = "127.0.0.1",
         port: int = 0,
         speed: float = 1.0,
-        handlers: Mapping[str, str | PathLike[str]] | None = None,
+        handlers: Mapping[str, str | PathLike[str] | Handler] | None = None,
         limits: bool = True,
     ) -> None:
         for name, value in (("endpoints", endpoints), ("api_keys", api_keys)):
             if isinstance(value, str):
                 raise TypeError(f"{name} is a list of texts, not the text {value!r}")
         self._configs = dict(endpoints) if isinstance(endpoints, Mapping) else {n: EndpointConfig() for n in endpoints}
-        self._handlers = {name: Path(file).resolve() for name, file in (handlers or {}).items()}
+        self._handlers = {name: _handler(given) for name, given in (handlers or {}).items()}
         for name in self._configs:
             if not name or "/" in name:
                 raise ValueError(f"an endpoint needs a name without slash, not {name!r}")
-        for name, file in self._handlers.items():
-            if name not in self._configs:
-                raise ValueError(f"handler {file} is for endpoint {name!r}, which is not one of {list(self._configs)}")
-            if not file.is_file():
-                raise ValueError(f"handler of endpoint {name!r}: no such file: {file}")
+        for name, handler in self._handlers.items():
+            _check(name, handler, self._configs)
         if not speed > 0:
             raise ValueError(f"speed must be above 0, not {speed}")
         if not api_keys:
@@ -137,7 +139,7 @@ class Emulator:
         """Let `kind` go wrong on the next `times` calls (None: until cleared) of `op` on `endpoint` (None: any).
 
         With `probability`, each such call is hit with that chance until `clear_faults`. Kinds and their
-        arguments: `bridge.emulator.faults`. Raises ValueError for what no fault can be.
+        arguments: `bridge.emulator.model.faults`. Raises ValueError for what no fault can be.
         """
         self._do(lambda p: p.admin.fault(kind, op, endpoint, times, probability, **args))
 
@@ -194,7 +196,12 @@ class Emulator:
         self._loop = asyncio.get_running_loop()
         halt = self._halt = asyncio.Event()
         platform = self._platform = Platform(
-            self._configs, self._keys, self._handlers, speed=self._speed, limits=self._limits
+            self._configs,
+            self._keys,
+            self._handlers,
+            speed=self._speed,
+            limits=self._limits,
+            loopback=is_loopback(self._host),
         )
         try:
             async with listening(platform.front, listener):
@@ -204,6 +211,22 @@ class Emulator:
                 await platform.stop()  # first, so that handler processes hear the end of their calls
         finally:
             self._loop = self._platform = self._halt = None
+
+
+def _handler(given: str | PathLike[str] | Handler) -> Handler:
+    """Return the handler with absolute paths: its processes run in folders of their own."""
+    handler = given if isinstance(given, Handler) else Handler(Path(given))
+    python = os.path.abspath(handler.python) if os.sep in handler.python else handler.python  # noqa: PTH100 - no links
+    return replace(handler, file=handler.file.resolve(), python=python)
+
+
+def _check(name: str, handler: Handler, endpoints: Mapping[str, EndpointConfig]) -> None:
+    if name not in endpoints:
+        raise ValueError(f"handler {handler.file} is for endpoint {name!r}, which is not one of {list(endpoints)}")
+    if not handler.file.is_file():
+        raise ValueError(f"handler of endpoint {name!r}: no such file: {handler.file}")
+    if shutil.which(handler.python) is None:
+        raise ValueError(f"handler of endpoint {name!r}: no such Python: {handler.python}")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

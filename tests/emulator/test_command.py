@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ def test_it_prints_exports_serves_and_stops_cleanly(number: signal.Signals) -> N
     ("arguments", "names"),
     [
         (["--handler", "/nowhere/handler.py"], "/nowhere/handler.py"),
+        (["--handler", __file__, "--python", "/nowhere/python"], "/nowhere/python"),
+        (["--handler", __file__, "--python", "y=/nowhere/python"], "'y' has no handler"),
+        (["--python", "/nowhere/python"], "--handler"),
+        (["--", "--rp_log_level", "ERROR"], "--handler"),
         (["--speed", "0"], "speed"),
         (["--endpoint", "a/b"], "a/b"),
         (["--handler", f"x={__file__}", "--handler", f"x={__file__}"], "two handlers"),
@@ -147,3 +152,16 @@ def test_settings_that_cannot_be_are_refused(given: dict[str, Any], names: str) 
     """By name."""
     with pytest.raises(ValueError, match=names):
         EndpointConfig(**given)
+
+
+def test_it_is_a_command_of_its_own_that_loads_nothing_of_the_bridge() -> None:
+    """Who tests a worker has never heard of Celery, and does not wait for it to load."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["runpod-emulator"].partition(":")
+    program = (
+        f"import sys; from {module} import {function}; "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules} & {'celery', 'kombu', 'redis', 'pydantic', "
+        "'requests', 'structlog'}), *(n for n in sys.modules if n.startswith('bridge.') and 'emulator' not in n))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert told.stdout.strip() == ""

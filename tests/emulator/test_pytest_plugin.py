@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,23 @@ def test_the_fixture_gives_each_test_its_own_emulator_and_environment(tmp_path: 
         cwd=Path(__file__).parents[2],
     )
     assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_recipe_for_a_workers_repository_works_as_it_stands(tmp_path: Path) -> None:
+    """docs/emulator.md, "In the CI of a worker": its block beside a handler."""
+    page = (Path(__file__).parents[2] / "docs/emulator.md").read_text()
+    block = page.partition("## In the CI of a worker")[2].partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "test_mine.py").write_text(block)
+    (tmp_path / "handler.py").write_text(
+        "import runpod\n\nrunpod.serverless.start({'handler': lambda job: job['input']['prompt']})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:valkey"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

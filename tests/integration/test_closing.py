@@ -69,7 +69,7 @@ def test_the_calls_to_runpod() -> None:
     def use() -> None:
         with Emulator(endpoints=["demo"], api_keys=["k"]) as emulator, FaultProxy.before(emulator.origin) as proxy:
             client = RunPodClient(f"http://127.0.0.1:{proxy.port}/v2", lambda: "k")
-            in_threads(8, lambda: client.run("demo", b'{"input": {}}'))
+            in_threads(8, lambda: client.run("demo", b'{"input": {"x": 1}}'))
             with pytest.raises(ApiError):
                 client.status("demo", "nobody")
             proxy.refuse()

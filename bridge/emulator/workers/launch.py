@@ -1,0 +1,57 @@
+"""Run an unmodified handler file so that it never outlives the emulator. Started as a file of its own.
+
+The handler's RunPod package forks a process of its own for pings, so each fork asks for the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+#: The process id of the emulator, which the handler must not outlive.
+PARENT = "BRIDGE_EMULATOR_PID"
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when the one with id `parent`, which started it, ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    else:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def main() -> None:
+    """Run the handler named by the first argument as the main program."""
+    own = os.getpid()
+    die_with(int(os.environ[PARENT]))
+    forker = [own]
+
+    def forked() -> None:
+        die_with(forker[0])
+        forker[0] = os.getpid()
+
+    os.register_at_fork(after_in_child=forked)
+    file = sys.argv[1]
+    sys.argv = sys.argv[1:]
+    sys.path[0] = str(Path(file).parent)
+    runpy.run_path(file, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

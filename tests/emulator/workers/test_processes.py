@@ -1,0 +1,86 @@
+"""What a handler process is given: a folder of its own, its environment's Python, and every job that it asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from bridge.emulator import Emulator, EndpointConfig, Handler
+from bridge.emulator.model.clock import Clock
+from bridge.emulator.model.endpoint import Endpoint
+from bridge.emulator.model.job import IN_PROGRESS, IN_QUEUE
+from bridge.emulator.workers.fleet import READY
+from bridge.emulator.workers.processes import HandlerProcess, ProcessFleet
+from tests.emulator.conftest import Caller
+from tests.support.helpers import eventually
+
+HERE = Path(__file__).parent
+
+
+def test_each_runpod_worker_has_a_folder_of_its_own_with_the_handlers_files() -> None:
+    """What one leaves there (the package: the jobs it took) neither the next one nor the developer finds."""
+    config = EndpointConfig(workers_max=1)
+    with (
+        Emulator({"demo": config}, handlers={"demo": HERE / "handler_folder.py"}) as emulator,
+        Caller(emulator) as call,
+    ):
+        one, two = (call.runsync({"x": 1})["output"] for _ in range(2))
+        assert one["cwd"] != two["cwd"]
+        assert (one["found"], two["found"]) == (False, False)
+        assert one["note"].startswith("read from beside the handler")
+        assert one["path"] == str(HERE)
+        assert one["downloads"] == "true"
+    eventually(lambda: not Path(two["cwd"]).exists())
+    assert not (HERE / "left_by_a_job").exists()
+    assert not Path("left_by_a_job").exists()
+
+
+def test_a_handler_runs_in_another_environment_with_arguments_of_its_own(tmp_path: Path) -> None:
+    """A Python is what its path says, links kept: an environment's is a link."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    log = tmp_path / "log"
+    handler = Handler(HERE / "handler_arguments.py", str(python), (str(log), "--rp_log_level", "ERROR"))
+    with Emulator(["demo"], handlers={"demo": handler}) as emulator, Caller(emulator) as call:
+        call.run({"x": 1})
+        eventually(lambda: log.read_text() == "--rp_log_level ERROR")
+
+
+def test_a_worker_that_holds_several_takes_loses_no_job() -> None:
+    """Each take is answered with a job of its own."""
+    config = EndpointConfig(workers_max=1)
+    with (
+        Emulator({"demo": config}, handlers={"demo": HERE / "handler_takes.py"}) as emulator,
+        Caller(emulator) as call,
+    ):
+        jobs = [call.run({"n": n}) for n in range(24)]
+        eventually(lambda: call.health()["jobs"]["completed"] == 24)
+        assert [call.status(job)["output"] for job in jobs] == [{"n": n} for n in range(24)]
+
+
+def test_a_job_offered_to_who_hung_up_is_the_next_one_again() -> None:
+    """It was never with a RunPod worker: IN_QUEUE, first in the queue, no run counted."""
+
+    async def walk() -> None:
+        clock = Clock()
+        endpoint = Endpoint("demo", EndpointConfig(workers_max=1), clock)
+        fleet = endpoint.runners = ProcessFleet(endpoint, Handler(HERE / "handler_takes.py"))
+        fleet._loop = asyncio.get_running_loop()
+        worker = HandlerProcess()
+        worker.state = READY
+        fleet.workers[worker.id] = worker
+        gone, there = fleet.hold(worker, 1), fleet.hold(worker, 1)
+        first, second, third = (endpoint.submit({"input": {"n": n}}, sync=False) for n in range(3))
+        assert [first.status, second.status, third.status] == [IN_PROGRESS, IN_PROGRESS, IN_QUEUE]
+        assert fleet.took(worker, gone, heard=False) == []
+        assert fleet.took(worker, there, heard=True) == [second]
+        assert (first.status, first.runs, first.delay_ms) == (IN_QUEUE, 0, None)
+        assert (endpoint.queued, endpoint.running) == (2, 1)
+        again = fleet.hold(worker, 2)
+        assert fleet.took(worker, again, heard=True) == [first, third]
+        clock.close()
+        worker.folder.cleanup()
+
+    asyncio.run(walk())
