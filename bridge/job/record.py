@@ -107,7 +107,7 @@ class Record:
     grace_until: int = _number("tg")
     unread_since: int = _number("un")  # the first answer about the job that could not be read, if none could since
     gone_at: int = _number("tz")  # the first 404 of the job, if nothing was heard since
-    stuck_since: int = _number("tk")
+    stuck_since: int = _number("ss")
     cancel_at: int = _number("tc")  # the next /cancel is not before
     retried_at: int = _number("ty")  # the last /retry left or was answered
 
@@ -175,6 +175,9 @@ _CODECS: dict[str, tuple[str, Callable[[str], Any], Any]] = {
 }
 _BY_SHORT = {short: (name, read) for name, (short, read, _) in _CODECS.items()}
 assert len(_BY_SHORT) == len(_CODECS), "two fields share a short name"  # noqa: S101
+#: Of the row, the scripts' own: the token of the last change (`lua/commit.lua`).
+CHANGE_TOKEN = "tk"  # noqa: S105
+assert CHANGE_TOKEN not in _BY_SHORT, "a field would be taken for the token"  # noqa: S101
 
 
 _DEFAULTS: dict[str, Any] = {name: default for name, (_, _, default) in _CODECS.items()}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from bridge.job.change import Rules
+from bridge.job.change import Change, Rules
 from bridge.job.document import Held
 from bridge.job.observation import Heard
 from bridge.job.record import Long, Record, from_row
@@ -375,3 +375,22 @@ def test_a_change_that_says_nothing_of_the_due_time_leaves_it(ledger: Ledger) ->
     ledger.change(later, ledger.table.stream_on)
     assert ledger.client.zscore(key, "a") == before
     assert ledger.due(Step.POLL)[0].ready == 0
+
+
+def test_every_field_of_a_record_is_read_as_it_was_written(ledger: Ledger) -> None:
+    """One that shared its short name with the scripts' own was lost, and with it the end of a stuck job."""
+    held = accept(ledger, "r1")
+    left = {"id", "phase", "version", "status", "sinks", "due", "timer", "lease", "endpoint", "tenant"}
+    others: dict[str, Any] = {
+        f.name: f"text-{n}" if isinstance(f.default, str) else 100 + n
+        for n, f in enumerate(fields(Record))
+        if f.name not in left
+    }
+
+    def put(found: Held, _now: int) -> Change:
+        return Change("put", found, Held(replace(found.record, **others), found.long))
+
+    assert ledger.change(held, put).verdict == "put"
+    read = ledger.load("r1")
+    assert read is not None
+    assert {name: getattr(read.record, name) for name in others} == others

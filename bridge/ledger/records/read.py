@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import LedgerError
 from bridge.job.document import Held
-from bridge.job.record import Long, from_row
+from bridge.job.record import CHANGE_TOKEN, Long, from_row
 from bridge.job.words import Phase, Step
 from bridge.ledger.aside import on_streams
 from bridge.ledger.clock import LedgerClock
@@ -133,7 +133,7 @@ class Reader:
     ) -> Held:
         if not isinstance(row, dict):
             row = dict(zip(row[::2], row[1::2], strict=True))
-        row.pop("tk", None)
+        row.pop(CHANGE_TOKEN, None)
         try:
             record = from_row(request_id, row)
         except ValueError as error:
