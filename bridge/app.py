@@ -15,13 +15,14 @@ from click import ClickException
 
 from bridge import celeryconfig
 from bridge.doors.celery import remote_control, tasks
-from bridge.doors.celery.consumer import back_pressure
+from bridge.doors.celery.consumer import back_pressure, refuse
 from bridge.doors.celery.finish.in_process import finish_here
 from bridge.doors.celery.wait_for_ledger import stopping
+from bridge.doors.json.amqp_frames import reading_frames
 from bridge.engine.tell.finish import QUEUE as FINISHES
 from bridge.errors import LedgerUnavailable, SchemaTooNew, SettingsError
 from bridge.process import components
-from bridge.process.doors import plain_ends, task_uses
+from bridge.process.doors import plain_ends, refusal_uses, task_uses
 from bridge.process.process import Process
 from bridge.settings import load
 from bridge.telemetry import tell
@@ -129,6 +130,7 @@ def create() -> BridgeCelery:
     tasks.register(made, lambda: task_uses(components.current(made)))
     remote_control.register(lambda: components.current(made).control)
     made.steps["worker"].add(EngineStep)
+    made.steps["consumer"].add(refuse.step(lambda: refusal_uses(components.current(made)), reading_frames))
     made.steps["consumer"].add(back_pressure.step(lambda: components.current(made).pressure))
     return made
 

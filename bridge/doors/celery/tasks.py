@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Task
 from celery.app.task import Context
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 
 from bridge.doors.celery import eager
 from bridge.doors.celery.accept import AcceptTask
@@ -20,7 +20,7 @@ from bridge.doors.celery.wait_for_ledger import hold
 from bridge.doors.commands import COMMANDS, check_argument
 from bridge.engine.accept import Origin, Verdict
 from bridge.engine.control import Asker
-from bridge.errors import JobError, JobRejected
+from bridge.errors import JobError, JobRejected, LedgerUnavailable
 from bridge.job.request import parse_run, rejected
 
 if TYPE_CHECKING:
@@ -132,8 +132,15 @@ def _accept(context: Context, uses: Uses, args: tuple[Any, ...], kwargs: dict[st
         arguments = bind_input(args, kwargs)
     except JobRejected as error:
         arguments, fault = kwargs, error
-    origin = _origin(context, uses, ignores=ignores)
-    verdict: Verdict = hold(lambda: uses.accept(context.id, arguments, origin, fault=fault))
+    try:
+        origin = _origin(context, uses, ignores=ignores)
+        verdict: Verdict = hold(lambda: uses.accept(context.id, arguments, origin, fault=fault))
+    except (JobRejected, LedgerUnavailable, Reject):
+        raise
+    except Exception as error:  # noqa: BLE001  (no record tells of it: it ends with this message, which is kept, I12)
+        refused = rejected("message", f"message: cannot be accepted: {type(error).__name__}")
+        _keep(uses.ledger, "malformed", context.id, arguments, refused.message, "bridge.run")
+        raise refused from None
     uses.notifier.accepted(verdict)
     if verdict.kind == "conflict" and verdict.fault is not None:
         # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
