@@ -1,8 +1,8 @@
 """Whether a message is one that Celery and the bridge can work with: looked at whole, before anybody does.
 
 Celery reads a message in a dozen places, on several threads, and each takes for granted what the message says of
-itself; one that lies ends the worker (I12). So the types of everything that will be read are checked here, once. What a request
-may ask is not: that is told by the record that is made of it.
+itself; one that lies ends the worker (I12). So the types of everything that will be read are checked here, once.
+What a request may ask is not: that is told by the record that is made of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Blots secrets out of bytes that nobody can read: a message that is set aside is kept as it came, but for them (I11)."""
+"""Blots secrets out of bytes that nobody can read: what is set aside is kept as it came, but for them (I11)."""
 
 from __future__ import annotations
 

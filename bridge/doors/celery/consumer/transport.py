@@ -78,13 +78,13 @@ return answer
 # KEYS 1 unacked index  2 unacked  3 unreadable
 # ARGV 1 the item, "" where only its tag is known  2 its tag, "" where only the item is  3 unreadable ones kept at most
 _SET_ASIDE = """
-local item, tag = ARGV[1], ARGV[2]
-if tag == '' then
+local item, tag, known = ARGV[1], ARGV[2], ARGV[2] ~= ''
+if not known then
   local ok, found = pcall(function() return cjson.decode(item)['properties']['delivery_tag'] end)
   tag = ok and type(found) == 'string' and found or nil
 end
 local note = tag and redis.call('HGET', KEYS[2], tag)
-if item == '' then item = note end
+if known then item = note end
 if note and (item == note or string.sub(note, 2, #item + 1) == item) then
   redis.call('ZREM', KEYS[1], tag)
   redis.call('HDEL', KEYS[2], tag)
@@ -317,7 +317,7 @@ class Channel(kombu_redis.Channel):
         """One after the other; it leaves the list once its letter is written. In a thread of its own."""
         key, client = self._named(UNREADABLE), self._own_client
         try:
-            while item := client.execute_command("LINDEX", key, -1):
+            while (item := client.execute_command("LINDEX", key, -1)) is not None:
                 refusals.keep(of_envelope(bytes(item), UNREADABLE))
                 client.execute_command("LREM", key, -1, item)
         except (*self.connection_errors, Reject):  # the next worker that starts does it
@@ -389,5 +389,5 @@ def lean(connection: Connection, refusals: Refusals | None = None) -> Connection
     """The same connection over this transport, where it is plain Redis; before it is opened."""
     if connection.transport_cls in {"redis", "rediss"}:
         connection.transport_cls = Transport
-        connection.refusals = refusals  # type: ignore[attr-defined]  (where the channel finds it)
+        setattr(connection, "refusals", refusals)  # noqa: B010  (where the channel finds it)
     return connection

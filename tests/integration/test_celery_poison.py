@@ -1,0 +1,259 @@
+"""Whatever a stranger sends to Celery's queues: it is kept with its reason, told, acked, and the next request goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from bridge.job.words import DeadReason
+from tests.support.foul import (
+    ENVELOPES,
+    FOUL,
+    SECRET,
+    AmqpSender,
+    Foul,
+    RedisSender,
+    fouls,
+    good_headers,
+)
+from tests.support.helpers import eventually
+from tests.support.house import House, Process
+from tests.support.servers import RabbitServer, RedisServer
+
+BROKERS = ("redis", "amqp")
+
+
+def sender_of(house: House) -> Any:
+    """A stranger at the house's broker."""
+    return RedisSender(house.broker) if house.broker.startswith("redis") else AmqpSender(house.broker)
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def house(
+    request: pytest.FixtureRequest,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[House]:
+    """One of each broker, for all tests here."""
+    redis_url = redis_server.start().fresh_url()
+    broker = redis_url
+    if request.param == "amqp":
+        rabbit: RabbitServer = request.getfixturevalue("rabbitmq_server")
+        broker = rabbit.start().fresh_url()
+    with House(tmp_path_factory.mktemp("foul"), broker=broker, redis_url=redis_url, dead_max="1000000") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def worker(house: House) -> Process:
+    """The process under attack, in threads."""
+    return house.worker()
+
+
+def the_next_goes_on(house: House, worker: Process) -> None:
+    """A good request behind the bad ones ends, and a control task is answered; the process lives."""
+    assert house.send({"good": 1}).get(timeout=30) == {"good": 1}
+    assert worker.running, worker.said()[-3000:]
+
+
+def letters(house: House) -> dict[str, dict[str, Any]]:
+    """All dead letters by id."""
+    return {letter["id"]: letter for letter in house.ledger.dead.newest(100_000)}
+
+
+def test_what_celery_cannot_read_becomes_a_dead_letter_and_a_failure(house: House, worker: Process) -> None:
+    """Each with its reason, its bytes without secrets, and JobRejected where an id can be read; the next one goes on."""
+    before, sender = letters(house).keys(), sender_of(house)
+    for foul in FOUL.values():
+        sender.send(foul)
+    the_next_goes_on(house, worker)
+    eventually(lambda: len(letters(house).keys() - before) == len(FOUL), timeout=20)
+    eventually(lambda: sender.left() == 0, timeout=10)
+    sender.close()
+    found = [letter for key, letter in letters(house).items() if key not in before]
+    for name, foul in FOUL.items():
+        said = foul.headers or (json.loads(foul.body) if foul.body.startswith(b'{"task"') else {})
+        task_id = said.get("id")
+        if not isinstance(task_id, str):
+            continue
+        of_it = [letter for letter in found if letter["request_id"] == task_id]
+        assert len(of_it) == 1, name
+        assert of_it[0]["reason"] in {DeadReason.MALFORMED, DeadReason.UNKNOWN_KIND}, name
+        assert of_it[0]["door"] == "celery", name
+        assert of_it[0]["source"] == "bridge.run", name
+        assert of_it[0]["size"] == len(foul.body), name
+        result = house.app.AsyncResult(task_id)
+        eventually(lambda result=result: result.state == "FAILURE", timeout=5)  # type: ignore[misc]
+        assert type(result.result).__name__ == "JobRejected", name
+        assert house.phase(task_id) is None, name
+    cut = next(letter for letter in found if letter["request_id"] == FOUL["body cut"].headers["id"])
+    assert '"accessSecret"' not in cut["original"] or SECRET not in cut["original"].partition('"s3Config"')[2]
+    assert '"secret_input"' in cut["original"]
+
+
+@pytest.mark.parametrize("house", ["redis"], indirect=True)
+def test_an_envelope_that_is_none_becomes_a_dead_letter(house: House, worker: Process) -> None:
+    """To the byte; an item of a list need not be JSON, or UTF-8, or hold what kombu looks for."""
+    before, sender = letters(house).keys(), sender_of(house)
+    for envelope in ENVELOPES.values():
+        sender.send(Foul(envelope=envelope))
+    the_next_goes_on(house, worker)
+    eventually(lambda: len(letters(house).keys() - before) >= len(ENVELOPES), timeout=20)
+    eventually(lambda: sender.left() == 0, timeout=10)
+    sender.close()
+    found = [letter for key, letter in letters(house).items() if key not in before]
+    assert len(found) == len(ENVELOPES)
+    kept = {letter["original"] for letter in found}
+    assert {"not json", "[1, 2]", "{}"} <= kept
+    assert all(SECRET not in str(letter["original"]) for letter in found)
+    for task_id in ("foul-b", "foul-c"):
+        eventually(lambda task_id=task_id: house.app.AsyncResult(task_id).state == "FAILURE", timeout=5)  # type: ignore[misc]
+
+
+def test_a_refusal_overwrites_nobodys_answer(house: House, worker: Process) -> None:
+    """The id of a request that the ledger holds, or of a result that stands: a letter, and nothing else."""
+    sent = house.send({"mine": 1})
+    assert sent.get(timeout=20) == {"mine": 1}
+    sender = sender_of(house)
+    sender.send(Foul(b"7", good_headers(id=sent.id)))
+    sender.send(Foul(b"7", good_headers(id=sent.id, task="nobody.knows")))
+    eventually(lambda: sum(one["request_id"] == sent.id for one in letters(house).values()) == 2, timeout=20)
+    the_next_goes_on(house, worker)
+    assert house.app.AsyncResult(sent.id).get(timeout=1) == {"mine": 1}
+    sender.close()
+
+
+def test_protocol_1_is_accepted(house: House, worker: Process) -> None:
+    """As Celery 3 wrote it: all in the body."""
+    sender = sender_of(house)
+    task_id = uuid.uuid4().hex
+    said = {"task": "bridge.run", "id": task_id, "args": [], "kwargs": {"input": {"old": 1}}, "retries": 0,
+            "eta": None, "expires": None, "utc": True, "callbacks": None, "errbacks": None,
+            "timelimit": [None, None], "taskset": None, "chord": None}  # fmt: skip
+    sender.send(Foul(json.dumps(said).encode(), {}))
+    assert house.app.AsyncResult(task_id).get(timeout=20) == {"old": 1}
+    assert worker.running
+    sender.close()
+
+
+def attack(house: House, worker: Process, count: int, seed: int) -> dict[str, Any]:
+    """So many messages by chance, a good one after each batch of 50; what became of them."""
+    sender, batch, before = sender_of(house), [], len(letters(house))
+    started = time.monotonic()
+
+    @hypothesis.seed(seed)
+    @settings(
+        max_examples=count,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        deadline=None,
+    )
+    @given(fouls)
+    def send(foul: Foul) -> None:
+        batch.append(foul)
+        try:
+            sender.send(foul)
+        except (ValueError, UnicodeError):  # what no client can write is no message
+            batch.pop()
+        if len(batch) % 50 == 0:
+            the_next_goes_on(house, worker)
+
+    send()
+    the_next_goes_on(house, worker)
+    eventually(lambda: sender.left() == 0, timeout=60)
+    sender.close()
+    return {
+        "messages": len(batch),
+        "letters": len(letters(house)) - before,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def test_messages_by_chance_stop_nobody(house: House, worker: Process) -> None:
+    """Each is gone from its queue, as a letter, a record or an answer; good ones between them end."""
+    told = attack(house, worker, 300, 1)
+    assert told["letters"] > 100, told
+    assert SECRET not in worker.said()
+
+
+@pytest.mark.chaos_full
+def test_twenty_thousand_messages_by_chance_stop_nobody(house: House, worker: Process) -> None:
+    """The long form."""
+    told = attack(house, worker, 20_000, 2)
+    print(told)  # noqa: T201
+    assert told["letters"] > 5_000, told
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent", "solo"])
+def test_every_pool_lives_on(house: House, pool: str, tmp_path: Path) -> None:
+    """The same messages, other loops and other processes."""
+    with ExitStack() as stack:
+        url = house.environment["BRIDGE_REDIS_URL"]
+        other = stack.enter_context(House(tmp_path, broker=house.broker, redis_url=url, emulator=house.emulator))
+        worker, sender, before = other.worker(pool=pool), sender_of(other), letters(other).keys()
+        stack.callback(sender.close)
+        for foul in FOUL.values():
+            sender.send(foul)
+        if other.broker.startswith("redis"):
+            for envelope in ENVELOPES.values():
+                sender.send(Foul(envelope=envelope))
+        the_next_goes_on(other, worker)
+        eventually(lambda: len(letters(other).keys() - before) >= len(FOUL), timeout=30)
+        eventually(lambda: sender.left() == 0, timeout=20)
+        assert worker.stop() == 0
+
+
+def test_while_the_ledger_is_away_such_a_message_is_held(
+    redis_server: RedisServer, tmp_path: Path, amqp_url: str
+) -> None:
+    """Unacked; kept once the ledger is back."""
+    with House(tmp_path, broker=amqp_url, redis_url=redis_server.start().fresh_url()) as house:
+        worker, sender = house.worker(), sender_of(house)
+        redis_server.kill()
+        sender.send(Foul(b"7", good_headers(id="held-foul")))
+        eventually(lambda: "door.held" in worker.said(), timeout=20)
+        redis_server.start()
+        eventually(lambda: any(one["request_id"] == "held-foul" for one in letters(house).values()), timeout=30)
+        the_next_goes_on(house, worker)
+        eventually(lambda: sender.left() == 0)
+        sender.close()
+
+
+@pytest.mark.parametrize("packing", ["gzip", "bzip2", "lzma", "zstd", "brotli"])
+def test_a_bomb_is_refused_by_its_size(house: House, worker: Process, packing: str) -> None:
+    """It never unpacks further than the bound; the sender hears of it."""
+    from kombu.compression import compress  # noqa: PLC0415
+
+    packed, content_type = compress(b'[[],{"input":{"a":"' + b"a" * 400_000_000 + b'"}},{}]', packing)
+    sender = sender_of(house)
+    headers = good_headers(compression=content_type)
+    sender.send(Foul(packed, headers, "application/json", "utf-8"))
+    the_next_goes_on(house, worker)
+    result = house.app.AsyncResult(headers["id"])
+    eventually(lambda: result.state == "FAILURE", timeout=30)
+    assert type(result.result).__name__ == "JobRejected"
+    letter = next(one for one in letters(house).values() if one["request_id"] == headers["id"])
+    assert (letter["reason"], letter["size"]) == ("too_large", len(packed))
+    peak = int(Path(f"/proc/{worker.pid}/status").read_text().partition("VmHWM:")[2].split()[0])
+    assert peak < 600_000  # kB; unpacked it would be 400 MB thrice
+    sender.close()
+
+
+def test_a_message_that_is_packed_is_taken(house: House, worker: Process) -> None:
+    """By every compression that kombu knows."""
+    for packing in ("gzip", "bzip2", "lzma", "zstd", "brotli"):
+        sent = house.app.send_task(
+            "bridge.run", kwargs={"input": {"packed": packing}}, queue="bridge.run", compression=packing
+        )
+        assert sent.get(timeout=20) == {"packed": packing}
+    assert worker.running
