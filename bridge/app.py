@@ -14,7 +14,7 @@ from celery.signals import worker_shutting_down
 from click import ClickException
 
 from bridge import celeryconfig
-from bridge.doors.celery import remote_control, tasks
+from bridge.doors.celery import logs, remote_control, tasks
 from bridge.doors.celery.consumer import back_pressure, refuse
 from bridge.doors.celery.finish.in_process import finish_here
 from bridge.doors.celery.wait_for_ledger import stopping
@@ -122,6 +122,17 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 @worker_shutting_down.connect
 def _stopping(**_kwargs: Any) -> None:
     stopping.set()
+
+
+def _logging() -> tuple[str, bool]:
+    try:
+        settings = load()
+    except SettingsError:  # told by who needs them next, in its own words
+        return "info", False
+    return settings.bridge_log_level, settings.bridge_log_json
+
+
+logs.connect(_logging)
 
 
 def create() -> BridgeCelery:

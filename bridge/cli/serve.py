@@ -16,12 +16,14 @@ from bridge.cli.codes import ExitCode
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def worker(args: tuple[str, ...]) -> None:
     """Consume the bridge's queues and run the engine: `celery -A bridge.app worker ARGS`."""
+    from bridge import library_logs  # noqa: PLC0415
     from bridge.app import app  # noqa: PLC0415
     from bridge.settings import load  # noqa: PLC0415
     from bridge.telemetry import configure_logging  # noqa: PLC0415
 
     settings = load()
     configure_logging(settings.bridge_log_level, as_json=settings.bridge_log_json)
+    library_logs.configure(as_json=settings.bridge_log_json)
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in args) else ["-l", settings.bridge_log_level]
     sys.argv = ["celery", "-A", "bridge.app", "worker", *level, *args]
     app.worker_main(sys.argv[3:])

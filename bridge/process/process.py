@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bridge import library_logs
 from bridge.doors.http import gauges
 from bridge.doors.http.server import HttpServer
 from bridge.process.doors import health_routes, json_consumers, webhook_routes
@@ -36,6 +37,7 @@ class Process:
         """
         has, settings = self._has, self._has.settings
         configure_logging(settings.bridge_log_level, as_json=settings.bridge_log_json)
+        library_logs.configure(as_json=settings.bridge_log_json)
         has.check()
         if engine:
             self.engine = build_engine(has, finish_here, reads_finishes=reads_finishes)

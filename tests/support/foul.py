@@ -22,7 +22,7 @@ SECRET = "hunter2-ZmFrZQ"
 
 @dataclass(frozen=True, slots=True)
 class Foul:
-    """One message. `envelope` goes onto a Redis list as it is; a broker that speaks AMQP gets body, headers, properties."""
+    """One message. An `envelope` goes onto a Redis list as it is; RabbitMQ gets body, headers, properties."""
 
     body: bytes = b""
     headers: dict[str, Any] = field(default_factory=dict)
@@ -151,7 +151,7 @@ _json = st.recursive(
 _NAMES = ("task", "id", "root_id", "parent_id", "group", "shadow", "eta", "expires", "retries", "timelimit", "argsrepr",
           "kwargsrepr", "origin", "ignore_result", "stamped_headers", "stamps", "traceparent", "headers", "compression",
           "replaced_task_nesting", "group_index", "reply_to", "correlation_id", "properties", "delivery_info", "utc",
-          "callbacks", "chord", "is_eager", "args", "kwargs", "hostname", "lang", "redelivered", "priority")  # fmt: skip
+          "callbacks", "chord", "is_eager", "args", "kwargs", "hostname", "lang", "priority")  # fmt: skip
 _PLAUSIBLE = st.sampled_from([
     "bridge.run", "bridge.status", "bridge.finish", "celery.ping", "2026-13-01", "2030-01-01T00:00:00", [None, None],
     [1, 2], [1e308, None], {}, [], "", 0, -1, True, ["a"], {"a": "b"}, "gzip", "application/zstd", "bzip2",

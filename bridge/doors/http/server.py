@@ -40,6 +40,7 @@ class HttpServer:
             return
         # uvloop would block the one thread of a gevent pool; asyncio's own loop goes through gevent's patched select.
         options: dict[str, Any] = {"loop": "asyncio", "log_level": "critical", "access_log": False, "lifespan": "off"}
+        options["log_config"] = None  # its lines go where all lines go
         config = uvicorn.Config(Starlette(routes=list(routes)), **options)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name=f"bridge-{name}", daemon=True)

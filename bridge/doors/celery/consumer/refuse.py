@@ -102,14 +102,18 @@ class Refusals:
 
     def keep(self, refused: Refused) -> None:
         """Write the letter and tell the caller. Raises Reject when told to stop while the ledger is away."""
+        letter = refused
         while True:
             try:
-                hold(lambda: self._letter(refused))
+                hold(lambda letter=letter: self._letter(letter))  # type: ignore[misc]
                 break
             except Reject:
                 raise
             except Exception as error:  # a letter that cannot be written: the message stays held, visibly
                 tell("call.failed", call="dead letter", error=type(error).__name__)
+                if letter is refused:  # it may be what the message says of itself: keep the rest
+                    letter = Refused(refused.body, "", refused.fault)
+                    continue
                 if stopping.wait(WAIT_MAX_S):
                     raise Reject(error, requeue=True) from error
         try:
@@ -153,11 +157,16 @@ def _readable(headers: object) -> dict[str, Any]:
     """As JSON that UTF-8 can carry."""
     try:
         text = json.dumps(headers, default=lambda value: f"({type(value).__name__})")
-        found = json.loads(text.encode("ascii").decode())
+        found = json.loads(text, parse_constant=_text)
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, TypeError, RecursionError):
         return {"": "headers that cannot be written were not kept"}
     return found if isinstance(found, dict) else {}
+
+
+def _text(constant: str) -> str:
+    """NaN and Infinity, which no JSON holds."""
+    return constant
 
 
 def of_message(message: Any, fault: Unreadable) -> Refused:

@@ -337,8 +337,7 @@ class Channel(kombu_redis.Channel):
         self, payload: Any, exchange: Any, routing_key: Any, pipe: Any, leftmost: bool = False
     ) -> None:
         """Kombu prints a message that it cannot put back, and loses it."""
-        headers = payload.get("headers") if isinstance(payload, dict) else None
-        if not isinstance(headers, dict) or not isinstance(payload.get("properties"), dict):
+        if not _may_return(payload):
             pipe.lpush(UNREADABLE, dumps(payload))
             return
         super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)  # type: ignore[no-untyped-call]
@@ -383,6 +382,13 @@ class Transport(kombu_redis.Transport):
     """Kombu's, with the channel above."""
 
     Channel = Channel
+
+
+def _may_return(payload: Any) -> bool:
+    """Whether kombu can note in a message that it has been delivered before."""
+    properties = payload.get("properties") if isinstance(payload, dict) else None
+    info = properties.get("delivery_info") if isinstance(properties, dict) else None
+    return isinstance(info, dict) and isinstance(payload.get("headers"), dict)
 
 
 def lean(connection: Connection, refusals: Refusals | None = None) -> Connection:
