@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import json
 import lzma
+import os
 import time
 import uuid
 import zlib
@@ -194,11 +195,13 @@ def test_messages_by_chance_stop_nobody(house: House, worker: Process) -> None:
 
 
 @pytest.mark.chaos_full
+@pytest.mark.timeout(3_600)
 def test_twenty_thousand_messages_by_chance_stop_nobody(house: House, worker: Process) -> None:
-    """The long form."""
-    told = attack(house, worker, 20_000, 2)
+    """The long form; FUZZ_MESSAGES says how many."""
+    count = int(os.environ.get("FUZZ_MESSAGES", "20000"))
+    told = attack(house, worker, count, 2)
     print(told)  # noqa: T201
-    assert told["letters"] > 5_000, told
+    assert told["letters"] > count / 4, told
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent", "solo"])

@@ -387,8 +387,11 @@ class Transport(kombu_redis.Transport):
 def _may_return(payload: Any) -> bool:
     """Whether kombu can note in a message that it has been delivered before."""
     properties = payload.get("properties") if isinstance(payload, dict) else None
-    info = properties.get("delivery_info") if isinstance(properties, dict) else None
-    return isinstance(info, dict) and isinstance(payload.get("headers"), dict)
+    if not isinstance(properties, dict) or not isinstance(properties.get("delivery_info", {}), dict):
+        return False
+    if payload.get("headers") is None:
+        payload["headers"] = {}
+    return isinstance(payload["headers"], dict)
 
 
 def lean(connection: Connection, refusals: Refusals | None = None) -> Connection:
