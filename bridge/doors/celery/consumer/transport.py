@@ -294,7 +294,8 @@ class Channel(kombu_redis.Channel):
         except self.connection_errors:
             raise
         except Exception:  # noqa: BLE001  (I12: whatever it is, it ends with this item)
-            self.qos.noted.discard(tag)
+            if isinstance(tag, str):
+                self.qos.noted.discard(tag)
             self.set_aside(item)
             self._told_unreadable(1)
 
