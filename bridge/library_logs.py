@@ -78,6 +78,7 @@ def configure(*, as_json: bool) -> None:
     if as_json:
         logging.captureWarnings(True)
         sys.excepthook = _uncaught
+        sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
         threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 

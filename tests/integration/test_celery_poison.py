@@ -10,7 +10,6 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -204,23 +203,21 @@ def test_twenty_thousand_messages_by_chance_stop_nobody(house: House, worker: Pr
     assert told["letters"] > count / 4, told
 
 
+@pytest.mark.parametrize("broker", BROKERS)
 @pytest.mark.parametrize("pool", ["prefork", "gevent", "solo"])
-def test_every_pool_lives_on(house: House, pool: str, tmp_path: Path) -> None:
+def test_every_pool_lives_on(pool: str, broker: str, redis_url: str, tmp_path: Path, request: Any) -> None:
     """The same messages, other loops and other processes."""
-    with ExitStack() as stack:
-        url = house.environment["BRIDGE_REDIS_URL"]
-        other = stack.enter_context(House(tmp_path, broker=house.broker, redis_url=url, emulator=house.emulator))
-        worker, sender, before = other.worker(pool=pool), sender_of(other), letters(other).keys()
-        stack.callback(sender.close)
-        for foul in FOUL.values():
+    url = redis_url if broker == "redis" else request.getfixturevalue("amqp_url")
+    with House(tmp_path, broker=url, redis_url=redis_url) as house:
+        worker, sender = house.worker(pool=pool), sender_of(house)
+        sent = [*FOUL.values(), *(Foul(envelope=each) for each in ENVELOPES.values() if broker == "redis")]
+        for foul in sent:
             sender.send(foul)
-        if other.broker.startswith("redis"):
-            for envelope in ENVELOPES.values():
-                sender.send(Foul(envelope=envelope))
-        the_next_goes_on(other, worker)
-        eventually(lambda: len(letters(other).keys() - before) >= len(FOUL), timeout=30)
+        the_next_goes_on(house, worker)
+        eventually(lambda: len(letters(house)) == len(sent), timeout=30)
         eventually(lambda: sender.left() == 0, timeout=20)
-        assert worker.stop() == 0
+        sender.close()
+        worker.stop()
 
 
 def test_while_the_ledger_is_away_such_a_message_is_held(
