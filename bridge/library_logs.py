@@ -7,11 +7,16 @@ thread.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import os
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
@@ -78,7 +83,7 @@ def configure(*, as_json: bool) -> None:
     if as_json:
         logging.captureWarnings(True)
         sys.excepthook = _uncaught
-        sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+        sys.unraisablehook = _ignored
         threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
@@ -96,6 +101,20 @@ def _json_lines() -> logging.Formatter:
             structlog.processors.JSONRenderer(),
         ],
     )
+
+
+def write_line(event: str, level: str, logger: str, descriptor: int = 2, **more: str) -> None:
+    """One line past all locks and buffers: for handlers of signals, and for an interpreter that ends."""
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    line = {"event": event, "level": level, "logger": logger, "timestamp": now, **more}
+    with contextlib.suppress(OSError):
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+
+
+def _ignored(args: Any) -> None:
+    """What the interpreter ignores, mostly as it ends."""
+    told = "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback))
+    write_line(f"ignored {args.exc_type.__name__}", "warning", "python", exception=told)
 
 
 def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from celery import signals
@@ -50,10 +47,6 @@ def connect(logging_of: Callable[[], tuple[str, bool]]) -> None:
 
 
 def _say(text: str, stream: Any = None) -> None:
-    """What Celery says as it is told to stop, from within a handler of signals: no lock, no buffer."""
-    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    line = {"event": text.strip(), "logger": "celery.apps.worker", "level": "warning", "timestamp": now}
-    try:
-        os.write(sys.stderr.fileno() if stream is None else stream.fileno(), json.dumps(line).encode() + b"\n")
-    except (OSError, ValueError, AttributeError):
-        return
+    """What Celery says as it is told to stop, from within a handler of signals."""
+    descriptor = sys.stderr.fileno() if stream is None else stream.fileno()
+    library_logs.write_line(text.strip(), "warning", "celery.apps.worker", descriptor)
