@@ -15,7 +15,7 @@ from celery.worker.consumer import Consumer
 from bridge.doors.celery.consumer.check import Unreadable, check, fault_of
 from bridge.doors.celery.consumer.queues import find_queues
 from bridge.doors.celery.consumer.refuse import logger, of_message
-from bridge.doors.celery.consumer.transport import Channel, lean
+from bridge.doors.celery.consumer.transport import Channel, broken, lean
 from bridge.doors.celery.consumer.unpack import bound
 from bridge.job.words import DeadReason
 
@@ -62,7 +62,7 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
         """Do what is to be done with a message; what goes wrong is its fault, unless the broker went away."""
         try:
             call()
-        except self.connection_errors:
+        except broken(self.connection_errors):
             raise
         except Exception as error:  # noqa: BLE001  (I12: one of them must not stop the others)
             self.refuse(message, fault_of(error))

@@ -97,6 +97,11 @@ end
 _TAKE_SHA = hashlib.sha1(_TAKE.encode()).hexdigest()  # noqa: S324  (Redis names scripts so)
 
 
+def broken(errors: tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:
+    """Those of kombu's connection errors that mean a broken connection: on Redis it counts any KeyError as one."""
+    return tuple(error for error in errors if not issubclass(error, LookupError))
+
+
 class QoS(kombu_redis.QoS):
     """Acks of one turn of the event loop together."""
 
@@ -129,9 +134,9 @@ class QoS(kombu_redis.QoS):
         """One that cannot be read must not keep the others from coming back."""
         try:
             super().restore_by_tag(tag, client=client, leftmost=leftmost)  # type: ignore[no-untyped-call]
-        except self.channel.connection_errors:
+        except broken(self.channel.connection_errors):
             raise
-        except (ValueError, TypeError, RecursionError):
+        except (LookupError, ValueError, TypeError, RecursionError):
             self.channel.set_aside(tag=tag)
 
     def tell(self) -> None:
@@ -291,7 +296,7 @@ class Channel(kombu_redis.Channel):
                 self.qos.noted.add(tag)
             self._queue_cycle.rotate(queue)
             self.connection._deliver(message, queue)  # noqa: SLF001
-        except self.connection_errors:
+        except broken(self.connection_errors):
             raise
         except Exception:  # noqa: BLE001  (I12: whatever it is, it ends with this item)
             if isinstance(tag, str):
@@ -321,14 +326,14 @@ class Channel(kombu_redis.Channel):
             while (item := client.execute_command("LINDEX", key, -1)) is not None:
                 refusals.keep(of_envelope(bytes(item), UNREADABLE))
                 client.execute_command("LREM", key, -1, item)
-        except (*self.connection_errors, Reject):  # the next worker that starts does it
+        except broken((*self.connection_errors, Reject)):  # the next worker that starts does it
             return
 
     def _receive(self) -> Any:
         """A broadcast that is none ends with itself: kombu prints it, or lets it end the worker."""
         try:
             return super()._receive()  # type: ignore[no-untyped-call]
-        except (*self.connection_errors, Empty):
+        except broken((*self.connection_errors, Empty)):
             raise
         except Exception as error:
             tell("call.failed", call="broadcast", error=type(error).__name__)
