@@ -15,11 +15,12 @@ from celery.exceptions import WorkerShutdown
 from celery.signals import worker_init, worker_shutting_down
 
 from bridge import celeryconfig
-from bridge.doors.celery import remote_control, tasks
-from bridge.doors.celery.consumer import back_pressure, servers
+from bridge.doors.celery import logs, remote_control, tasks
+from bridge.doors.celery.consumer import back_pressure, refuse, servers
 from bridge.doors.celery.consumer.node import Unusable
 from bridge.doors.celery.finish.in_process import finish_here
 from bridge.doors.celery.wait_for_ledger import stopping
+from bridge.doors.json.amqp_frames import reading_frames
 from bridge.engine.tell import kombu_json
 from bridge.engine.tell.finish import QUEUE as FINISHES
 from bridge.errors import (
@@ -31,7 +32,7 @@ from bridge.errors import (
     SettingsError,
 )
 from bridge.process import components
-from bridge.process.doors import plain_ends, task_uses
+from bridge.process.doors import plain_ends, refusal_uses, task_uses
 from bridge.process.process import Process
 from bridge.settings import load
 from bridge.telemetry import tell
@@ -141,12 +142,24 @@ def _stopping(**_kwargs: Any) -> None:
     stopping.set()
 
 
+def _logging() -> tuple[str, bool]:
+    try:
+        settings = load()
+    except SettingsError:  # told by who needs them next, in its own words
+        return "info", False
+    return settings.bridge_log_level, settings.bridge_log_json
+
+
+logs.connect(_logging)
+
+
 def create() -> BridgeCelery:
     """A new app with the bridge's tasks and steps."""
     made = BridgeCelery()
     tasks.register(made, lambda: task_uses(components.current(made)))
     remote_control.register(lambda: components.current(made).control)
     made.steps["worker"].add(EngineStep)
+    made.steps["consumer"].add(refuse.step(lambda: refusal_uses(components.current(made)), reading_frames))
     made.steps["consumer"].add(back_pressure.step(lambda: components.current(made).pressure))
     return made
 

@@ -198,6 +198,10 @@ class JobError(BridgeError):
         """Only the sentence: the document belongs in a debugger, not in a log line."""
         return self.message
 
+    def __repr__(self) -> str:
+        """As Celery logs it: without the document, which holds what the caller sent (I11)."""
+        return f"{type(self).__name__}({self.message!r})"
+
 
 class JobFailed(JobError):
     """The handler failed, or RunPod lost its RunPod worker for good."""

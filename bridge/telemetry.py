@@ -72,6 +72,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "key.set_aside": (ERROR, "a public key was no stream that can be written to; what stood there is kept for a week"),
     "call.failed": (ERROR, "a call ended in a way nobody foresaw; its record comes due again"),
     "loop.failed": (ERROR, "a loop met an error and tries again"),
+    "worker.started": (INFO, "a bridge worker is set up"),
     "settings.unusable": (ERROR, "the process cannot start with these settings, or with this ledger"),
     "settings.doubtful": (WARNING, "a setting lets nothing good come: mend it, or say that it is meant so"),
     "engine.started": (INFO, "the engine works"),

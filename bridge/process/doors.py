@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bridge.doors.celery.consumer.queues import broker_answers
+from bridge.doors.celery.consumer.refuse import RefusalUses
 from bridge.doors.celery.finish.plain import PlainEnds
 from bridge.doors.celery.tasks import Uses
 from bridge.doors.http.health import Health
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 def task_uses(has: Components) -> Uses:
     """For the Celery tasks."""
     return Uses(has.settings, has.ledger, has.accept, has.notifier, has.control, has.book, has.client_of)
+
+
+def refusal_uses(has: Components) -> RefusalUses:
+    """For messages that Celery cannot read."""
+    return RefusalUses(has.ledger, has.app, has.settings.bridge_redact)
 
 
 def plain_ends(has: Components) -> PlainEnds:

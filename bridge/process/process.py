@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bridge import library_logs
 from bridge.doors.http import gauges
 from bridge.doors.http.server import HttpServer
 from bridge.process.doors import health_routes, json_consumers, webhook_routes
@@ -32,6 +33,7 @@ class Process:
         """Raises SettingsError, SchemaTooNew or LedgerUnavailable where nothing should start."""
         settings = self._has.settings
         configure_logging(settings.bridge_log_level, as_json=settings.bridge_log_json)
+        library_logs.configure(as_json=settings.bridge_log_json)
         self._has.check()
 
     def start(self, *, engine: bool, finish_here: Here | None = None, reads_finishes: bool = False) -> None:

@@ -42,7 +42,7 @@ def test_a_message_is_taken_and_noted_in_one_step(redis_url: str) -> None:
 
 
 def test_foreign_bytes_on_a_queue_stop_no_worker(tmp_path: Path, redis_url: str) -> None:
-    """They are kept beside the queues, bounded; requests before and behind them end (I12)."""
+    """They become dead letters; requests before and behind them end (I12)."""
     with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
         house.client.lpush("bridge.run", "not json", '{"properties": {}}', "[1, 2]")
         sent = house.send({"a": 1})
@@ -51,7 +51,8 @@ def test_foreign_bytes_on_a_queue_stop_no_worker(tmp_path: Path, redis_url: str)
         house.client.lpush("bridge.run", *(f"noise {n}" for n in range(5)))
         assert house.send({"a": 2}).get(timeout=20) == {"a": 2}
         assert worker.running
-        assert house.client.llen("bridge.unreadable") == 8
+        eventually(lambda: len(house.ledger.dead.newest()) == 8)
+        eventually(lambda: house.client.llen("bridge.unreadable") == 0)
         assert "message.unreadable" in worker.said()
         assert worker.stop() == 0
 
@@ -95,3 +96,19 @@ def test_a_server_that_does_not_ring_is_told_and_served_all_the_same(tmp_path: P
         assert "broker.not_tracked" in worker.said()
         assert worker.stop() == 0
     client.close()
+
+
+def test_a_note_that_cannot_be_read_keeps_no_other_from_coming_back(tmp_path: Path, redis_url: str) -> None:
+    """A worker died between taking two items and finding that one is no message: the other is restored, and ends."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
+        sent = house.send({"a": 1})
+        good: Any = house.client.lindex("bridge.run", 0)
+        house.client.delete("bridge.run")
+        tag = json.loads(good)["properties"]["delivery_tag"]
+        house.client.hset("bridge.unacked", mapping={tag: f'[{good}, "", "bridge.run"]', "bad": '["\\ud800", 7'})
+        house.client.zadd("bridge.unacked_index", {"bad": 1.0, tag: 2.0})
+        worker = house.worker()
+        assert sent.get(timeout=30) == {"a": 1}
+        eventually(lambda: len(house.ledger.dead.newest()) == 1, timeout=20)
+        eventually(lambda: house.client.hlen("bridge.unacked") == 0)
+        assert worker.running

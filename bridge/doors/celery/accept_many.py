@@ -173,8 +173,8 @@ def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..
             celerys(message, body, ack, reject, callbacks)
             return
 
-        def alone() -> None:
-            hub.call_soon(celerys, message, body, ack, reject, callbacks)
+        def alone() -> None:  # the loop calls it outside of the consumer's own handler
+            hub.call_soon(consumer.guarded, message, lambda: celerys(message, body, ack, reject, callbacks))
 
         together.put(_Taken(message, ack, reject, alone, hostname, errors))
 

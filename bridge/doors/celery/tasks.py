@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Task
 from celery.app.task import Context
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 
 from bridge.doors.celery import eager
 from bridge.doors.celery.accept import AcceptTask
@@ -21,7 +21,7 @@ from bridge.doors.commands import COMMANDS, check_argument
 from bridge.engine.accept import Origin, Verdict
 from bridge.engine.control import Asker
 from bridge.engine.tell.kombu_json import dumps
-from bridge.errors import JobError, JobRejected, LedgerFault
+from bridge.errors import JobError, JobRejected, LedgerUnavailable
 from bridge.job.record import Long
 from bridge.job.request import parse_run, rejected
 from bridge.job.words import Reason
@@ -141,12 +141,15 @@ def _accept(
         arguments = bind_input(args, kwargs)
     except JobRejected as error:
         arguments, fault = kwargs, error
-    origin = _origin(context, uses, ignores=ignores)
     try:
+        origin = _origin(context, uses, ignores=ignores)
         verdict: Verdict = hold(lambda: uses.accept(context.id, arguments, origin, fault=fault))
-    except LedgerFault as error:  # whoever tries: it is kept where an operator finds it, and its caller hears of it
-        keep(uses.ledger, "malformed", context.id, arguments, str(error), "bridge.run")
-        raise rejected("arguments", f"arguments: the ledger cannot keep them: {error}") from error
+    except (JobRejected, LedgerUnavailable, Reject):
+        raise
+    except Exception as error:  # noqa: BLE001  (no record tells of it: it ends with this message, which is kept, I12)
+        refused = rejected("message", f"message: cannot be accepted: {type(error).__name__}")
+        keep(uses.ledger, "malformed", context.id, arguments, refused.message, "bridge.run")
+        raise refused from None
     uses.notifier.accepted(verdict)
     refusal = verdict.fault if verdict.kind == "conflict" else hold(lambda: _another_canvas(context, uses, verdict))
     if refusal is not None:

@@ -43,6 +43,7 @@ class HttpServer:
             return
         # uvloop would block the one thread of a gevent pool; asyncio's own loop goes through gevent's patched select.
         options: dict[str, Any] = {"loop": "asyncio", "log_level": "critical", "access_log": False, "lifespan": "off"}
+        options["log_config"] = None  # its lines go where all lines go
         # No more than a quarter of what the process may open: the rest is for ledger, broker and RunPod.
         most = max(1, min(self._connections_max, files.limit() // 4))
         config = uvicorn.Config(

@@ -49,14 +49,20 @@ class DeadLetters:
         headers: Mapping[str, Any] | None = None,
         request_id: str = "",
         source: str = "",
+        kept: bytes | None = None,
     ) -> str:
-        """The letter's id. `source` is the queue, stream or task it came by; `reason` one of DeadReason."""
+        """The letter's id. `source` is the queue, stream or task it came by; `reason` one of DeadReason.
+
+        `kept` is what is kept in the body's place, where that holds secrets.
+        """
         reason = DeadReason(reason).value
         tell("dead_letter.kept", reason=reason, door=door, request_id=request_id or None, detail=detail[:200])
         raw = body.encode(errors="surrogateescape") if isinstance(body, str) else body
         digest = hashlib.sha256(raw).hexdigest()
         now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        original, encoding = _original(raw[:ORIGINAL_MAX]) if self.originals else (None, None)
+        original, encoding = (
+            _original((raw if kept is None else kept)[:ORIGINAL_MAX]) if self.originals else (None, None)
+        )
         letter = {
             "reason": reason,
             "time": now,

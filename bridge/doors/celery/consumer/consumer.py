@@ -1,23 +1,34 @@
-"""Celery's consumer, which looks at the queues each time it has connected, before anything would declare them."""
+"""Celery's consumer, which looks at the queues each time it has connected, before anything would declare them.
+
+Every message passes through `create_task_handler`, and whatever Celery or kombu cannot do with one comes to `refuse`:
+what one message does wrong ends with that message.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from celery.worker.consumer import Consumer
-from celery.worker.consumer.consumer import logger
 
+from bridge.doors.celery.consumer.check import Unreadable, check, fault_of
 from bridge.doors.celery.consumer.queues import find_queues
-from bridge.doors.celery.consumer.transport import lean
-from bridge.doors.celery.known_ids import kept_apart
-from bridge.errors import LedgerError
+from bridge.doors.celery.consumer.refuse import logger, of_message
+from bridge.doors.celery.consumer.transport import Channel, broken, lean
+from bridge.doors.celery.consumer.unpack import bound
+from bridge.job.words import DeadReason
 
-#: Seconds until a message whose id could not be looked up is looked at again.
-HELD_S = 2.0
+if TYPE_CHECKING:
+    from bridge.doors.celery.consumer.refuse import Refusals
 
 
 class BridgeConsumer(Consumer):  # type: ignore[misc]
     """Set by `worker_consumer`."""
+
+    #: Set by `refuse.RefuseStep`, before anything connects.
+    refusals: Refusals
+    reading_frames: Callable[..., Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Celery builds it."""
@@ -26,26 +37,13 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
         self.loop: Any = self._loop
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
-        """Over the bridge's own form of Celery's Redis transport."""
-        return self.ensure_connected(lean(self.app.connection_for_read(heartbeat=heartbeat)))
-
-    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Celery stores a failure under the message's id: not where that id is a request's."""
-        task_id, name = message.headers.get("id"), message.headers.get("task")
-        try:
-            known = isinstance(task_id, str) and self._ledger().knows(task_id)
-            if known:
-                kept_apart(self._ledger(), str(task_id), {}, str(name)[:200])
-        except LedgerError:  # the message is held
-            self.timer.call_after(HELD_S, self.on_unknown_task, (body, message, exc))
-            return
-        if known:
-            message.ack_log_error(logger, self.connection_errors)
-        else:
-            super().on_unknown_task(body, message, exc)
-
-    def _ledger(self) -> Any:
-        return self.app.tasks["bridge.status"].ledger_of()
+        """Over the bridge's own form of Celery's Redis transport, or with frames read that py-amqp cannot."""
+        bound()
+        connection = lean(self.app.connection_for_read(heartbeat=heartbeat), self.refusals)
+        if connection.transport.driver_type == "amqp":
+            options = connection.transport_options or {}
+            connection.transport_options = {**options, "frame_handler": self.reading_frames}
+        return self.ensure_connected(connection)
 
     def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
         """Celery's own, which its events leave on; without confirms, which nobody waits for without harm.
@@ -61,6 +59,9 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
         """A queue may have come or gone since the last connection."""
         connection = super().connect()
         find_queues(self.app, connection)
+        channel = connection.default_channel
+        if isinstance(channel, Channel):
+            channel.bury()  # what a worker that died has left there
         return connection
 
     def _loop(self, consumer: Any, connection: Any, *args: Any) -> None:
@@ -76,3 +77,55 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
             self._celerys_loop(consumer, connection, *args)
         except closed as error:
             raise ConnectionResetError(str(error)) from error
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        """Celery's own handler, for messages that can be read."""
+        celerys = super().create_task_handler(*args, **kwargs)
+
+        def read(message: Any) -> None:
+            check(message)
+            celerys(message)
+
+        return lambda message: self.guarded(message, lambda: read(message))
+
+    def guarded(self, message: Any, call: Callable[[], Any]) -> None:
+        """Do what is to be done with a message; what goes wrong is its fault, unless the broker went away."""
+        try:
+            call()
+        except broken(self.connection_errors):
+            raise
+        except Exception as error:  # noqa: BLE001  (I12: one of them must not stop the others)
+            self.refuse(message, fault_of(error))
+
+    def refuse(self, message: Any, fault: Unreadable) -> None:
+        """Set a message aside: it is acked once the dead letters hold it."""
+        if getattr(message, "acknowledged", False):
+            return
+        refused = of_message(message, fault)
+        errors = self.connection_errors
+        refused = replace(
+            refused,
+            done=lambda: self.call_soon_ack(message.ack_log_error, logger, errors),
+            give_back=lambda: self.call_soon_ack(message.reject_log_error, logger, errors, True),
+        )
+        self.refusals.put(refused)
+
+    # What Celery does with such messages prints them, and forgets them.
+
+    def on_unknown_message(self, _body: Any, message: Any) -> None:
+        """It names no task."""
+        self.refuse(
+            message, Unreadable(DeadReason.UNKNOWN_KIND, "task: is named neither by the headers nor by the body")
+        )
+
+    def on_unknown_task(self, _body: Any, message: Any, _exc: BaseException) -> None:
+        """It names one that this app does not have."""
+        self.refuse(message, Unreadable(DeadReason.UNKNOWN_KIND, "task: is none that this worker has"))
+
+    def on_invalid_task(self, _body: Any, message: Any, exc: BaseException) -> None:
+        """Celery's own rules."""
+        self.refuse(message, fault_of(exc))
+
+    def on_decode_error(self, message: Any, exc: BaseException) -> None:
+        """Neither unpacked nor decoded."""
+        self.refuse(message, fault_of(exc))

@@ -17,23 +17,29 @@ from __future__ import annotations
 import hashlib
 import time
 from functools import cached_property
+from queue import Empty
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import Reject
 from kombu.asynchronous import get_event_loop
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 
+from bridge.doors.celery.consumer.refuse import of_envelope
+from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     from kombu import Connection
 
+    from bridge.doors.celery.consumer.refuse import Refusals
+
 #: Messages taken in one call at most.
 TAKE_MAX = 16
 #: Seconds between looks that nobody has rung for: as long as kombu's own BRPOP waits.
 LOOK_S = 1.0
-#: Messages that cannot be read, kept beside the queues; the newest so many.
+#: Messages that cannot be read wait here until the dead letters hold them; the newest so many.
 UNREADABLE, UNREADABLE_MAX = "bridge.unreadable", 1_000
 
 # take: move messages from their lists to the unacked ones, in one step.
@@ -68,7 +74,32 @@ answer[#answer + 1] = 'unreadable'
 answer[#answer + 1] = unreadable
 return answer
 """
+# set aside: what was taken, and is no message after all, goes to the unreadable ones in one step.
+# KEYS 1 unacked index  2 unacked  3 unreadable
+# ARGV 1 the item, "" where only its tag is known  2 its tag, "" where only the item is  3 unreadable ones kept at most
+_SET_ASIDE = """
+local item, tag, known = ARGV[1], ARGV[2], ARGV[2] ~= ''
+if not known then
+  local ok, found = pcall(function() return cjson.decode(item)['properties']['delivery_tag'] end)
+  tag = ok and type(found) == 'string' and found or nil
+end
+local note = tag and redis.call('HGET', KEYS[2], tag)
+if known then item = note end
+if note and (item == note or string.sub(note, 2, #item + 1) == item) then
+  redis.call('ZREM', KEYS[1], tag)
+  redis.call('HDEL', KEYS[2], tag)
+end
+if item then
+  redis.call('LPUSH', KEYS[3], item)
+  redis.call('LTRIM', KEYS[3], 0, ARGV[3] - 1)
+end
+"""
 _TAKE_SHA = hashlib.sha1(_TAKE.encode()).hexdigest()  # noqa: S324  (Redis names scripts so)
+
+
+def broken(errors: tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:
+    """Those of kombu's connection errors that mean a broken connection: on Redis it counts any KeyError as one."""
+    return tuple(error for error in errors if not issubclass(error, LookupError))
 
 
 class QoS(kombu_redis.QoS):
@@ -98,6 +129,15 @@ class QoS(kombu_redis.QoS):
         self._untold.append(delivery_tag)
         if len(self._untold) == 1:
             hub.call_soon(self.tell)
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """One that cannot be read must not keep the others from coming back."""
+        try:
+            super().restore_by_tag(tag, client=client, leftmost=leftmost)  # type: ignore[no-untyped-call]
+        except broken(self.channel.connection_errors):
+            raise
+        except (LookupError, ValueError, TypeError, RecursionError):
+            self.channel.set_aside(tag=tag)
 
     def tell(self) -> None:
         """Take the acked messages off Redis."""
@@ -203,7 +243,7 @@ class Channel(kombu_redis.Channel):
     def _brpop_read(self, **options: Any) -> bool:
         """The answer: hand every message on."""
         if not self._taking:
-            return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
+            return self._popped(**options)
         connection = self.client.connection
         try:
             found = connection.read_response()
@@ -220,14 +260,93 @@ class Channel(kombu_redis.Channel):
             self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
         taken = [(found[i].decode(), found[i + 1]) for i in range(0, len(found) - 2, 2)]
         if found[-1]:
-            tell("message.unreadable", count=int(found[-1]), kept_in=self._named(UNREADABLE))
+            self._told_unreadable(int(found[-1]))
         self._worth_looking = self._worth_looking or bool(taken)
-        messages = [(self._queue_of(key), loads(item)) for key, item in taken]
-        self.qos.noted.update(message["properties"]["delivery_tag"] for _, message in messages)
-        for queue, message in messages:
+        for key, item in taken:
+            self._hand_on(self._queue_of(key), item, noted=True)
+        return bool(taken)
+
+    def _popped(self, **options: Any) -> bool:
+        """The answer of BRPOP, as kombu reads it; it ends the worker with the first item that is no message."""
+        connection = self.client.connection
+        try:
+            found = self.client.parse_response(connection, "BRPOP", **options)
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+        finally:
+            self._in_poll = None  # type: ignore[assignment]
+            self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
+        if not found:
+            raise Empty
+        self._hand_on(bytes(found[0]).decode().rsplit(self.sep, 1)[0], found[1], noted=False)
+        return True
+
+    def _hand_on(self, queue: str, item: bytes, *, noted: bool) -> None:
+        """One message to who consumes the queue; what is none is set aside."""
+        tag = None
+        try:
+            if len(item) > ENVELOPE_MAX:
+                raise ValueError("too large")  # noqa: TRY301  (as what cannot be read)
+            message = loads(item)
+            tag = message["properties"]["delivery_tag"]
+            if not isinstance(tag, str) or not isinstance(message.get("headers") or {}, dict):
+                raise TypeError("not kombu's form")  # noqa: TRY301
+            if noted:
+                self.qos.noted.add(tag)
             self._queue_cycle.rotate(queue)
             self.connection._deliver(message, queue)  # noqa: SLF001
-        return bool(messages)
+        except broken(self.connection_errors):
+            raise
+        except Exception:  # noqa: BLE001  (I12: whatever it is, it ends with this item)
+            if isinstance(tag, str):
+                self.qos.noted.discard(tag)
+            self.set_aside(item)
+            self._told_unreadable(1)
+
+    def set_aside(self, item: bytes = b"", tag: Any = "") -> None:
+        """To the list of those that cannot be read, in one step."""
+        noted = [self._named(key) for key in (self.unacked_index_key, self.unacked_key, UNREADABLE)]
+        self._own_client.execute_command("EVAL", _SET_ASIDE, len(noted), *noted, item, tag, UNREADABLE_MAX)
+
+    def _told_unreadable(self, count: int) -> None:
+        tell("message.unreadable", count=count, kept_in=self._named(UNREADABLE))
+        self.bury()
+
+    def bury(self) -> None:
+        """Have the dead letters take what could not be read."""
+        refusals: Refusals | None = getattr(self.connection.client, "refusals", None)
+        if refusals is not None:
+            refusals.soon(lambda: self._bury(refusals))
+
+    def _bury(self, refusals: Refusals) -> None:
+        """One after the other; it leaves the list once its letter is written. In a thread of its own."""
+        key, client = self._named(UNREADABLE), self._own_client
+        try:
+            while (item := client.execute_command("LINDEX", key, -1)) is not None:
+                refusals.keep(of_envelope(bytes(item), UNREADABLE))
+                client.execute_command("LREM", key, -1, item)
+        except broken((*self.connection_errors, Reject)):  # the next worker that starts does it
+            return
+
+    def _receive(self) -> Any:
+        """A broadcast that is none ends with itself: kombu prints it, or lets it end the worker."""
+        try:
+            return super()._receive()  # type: ignore[no-untyped-call]
+        except broken((*self.connection_errors, Empty)):
+            raise
+        except Exception as error:
+            tell("call.failed", call="broadcast", error=type(error).__name__)
+            raise Empty from error
+
+    def _do_restore_message(
+        self, payload: Any, exchange: Any, routing_key: Any, pipe: Any, leftmost: bool = False
+    ) -> None:
+        """Kombu prints a message that it cannot put back, and loses it."""
+        if not _may_return(payload):
+            pipe.lpush(UNREADABLE, dumps(payload))
+            return
+        super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)  # type: ignore[no-untyped-call]
 
     def _hung_up(self, hub: Any) -> bool:
         """See that the doorbell hangs for every queue: Celery adds them one by one. Whether the server rings."""
@@ -271,8 +390,19 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
-def lean(connection: Connection) -> Connection:
+def _may_return(payload: Any) -> bool:
+    """Whether kombu can note in a message that it has been delivered before."""
+    properties = payload.get("properties") if isinstance(payload, dict) else None
+    if not isinstance(properties, dict) or not isinstance(properties.get("delivery_info", {}), dict):
+        return False
+    if payload.get("headers") is None:
+        payload["headers"] = {}
+    return isinstance(payload["headers"], dict)
+
+
+def lean(connection: Connection, refusals: Refusals | None = None) -> Connection:
     """The same connection over this transport, where it is plain Redis; before it is opened."""
     if connection.transport_cls in {"redis", "rediss"}:
         connection.transport_cls = Transport
+        setattr(connection, "refusals", refusals)  # noqa: B010  (where the channel finds it)
     return connection

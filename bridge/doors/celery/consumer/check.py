@@ -1,0 +1,257 @@
+"""Whether a message is one that Celery and the bridge can work with: looked at whole, before anybody does.
+
+Celery reads a message in a dozen places, on several threads, and each takes for granted what the message says of
+itself; one that lies ends the worker (I12). So the types of everything that will be read are checked here, once.
+What a request may ask is not: that is told by the record that is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from celery.app.task import Context
+
+from bridge.doors.celery.consumer.unpack import BODY_MAX, TooLarge
+from bridge.job.words import DeadReason
+
+#: Bytes of an id or a task's name.
+_NAME_MAX = 1_000
+#: What a header of the doors' own readers holds where the frame of an AMQP message could not be read.
+UNREADABLE = "bridge-unreadable"
+_YEARS = range(1970, 9_000)
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class Unreadable(Exception):
+    """Why a message is set aside: `reason` is one of DeadReason, the text a sentence that quotes nothing of it."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason, text)
+        self.reason = reason
+        self.text = text
+
+
+def check(message: Any) -> None:
+    """Raises Unreadable, and nothing else."""
+    try:
+        _check(message)
+    except Unreadable:
+        raise
+    except Exception as error:
+        raise Unreadable(DeadReason.MALFORMED, f"message: cannot be read: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """An error in words that hold nothing of the message: what it is, and for an Unreadable its own."""
+    return error.text if isinstance(error, Unreadable) else type(error).__name__
+
+
+def fault_of(error: BaseException) -> Unreadable:
+    """Any error as the reason that a dead letter is given."""
+    if isinstance(error, Unreadable):
+        return error
+    if isinstance(error, TooLarge) or isinstance(error.__cause__, TooLarge):
+        return Unreadable(DeadReason.TOO_LARGE, f"body: {error}")
+    if type(error).__name__ == "ContentDisallowed":
+        return Unreadable(DeadReason.MALFORMED, "content type: is not taken; send application/json")
+    return Unreadable(DeadReason.MALFORMED, f"message: cannot be read: {told(error)}")
+
+
+def _check(message: Any) -> None:
+    headers = message.headers
+    if not isinstance(headers, dict):
+        raise _malformed("headers", "must be an object")
+    if UNREADABLE in headers:
+        raise _malformed("headers", "cannot be read")
+    if message.errors:
+        raise fault_of(message.errors[0][1])
+    _check_text(headers, "headers")
+    if not isinstance(message.body, str | bytes | bytearray | memoryview):
+        raise _malformed("body", "must be text")
+    if len(message.body) > BODY_MAX:
+        raise Unreadable(DeadReason.TOO_LARGE, f"body: {len(message.body)} bytes; at most {BODY_MAX} are taken")
+    _check_delivery(message)
+    _check_task(headers, _payload(message))
+
+
+def _check_task(headers: dict[str, Any], payload: Any) -> None:
+    if "task" in headers:
+        _check_said(headers, "headers")
+        if isinstance(payload, dict) and "args" in payload:  # a form between the two protocols
+            _check_said({**payload, **headers}, "body")
+            _check_call(payload.get("args", ()), payload.get("kwargs", {}), payload)
+        elif isinstance(payload, list | tuple) and len(payload) == 3:  # noqa: PLR2004  (args, kwargs, what follows)
+            _check_call(*payload)
+            if _OWN & (payload[2] or {}).keys():  # it would be laid over what the headers say
+                raise _malformed("body.embed", "holds what belongs into the headers")
+        else:
+            raise _malformed("body", "must be [args, kwargs, embed]")
+    elif isinstance(payload, dict) and "task" in payload:
+        _check_said(payload, "body")
+        _check_call(payload.get("args", ()), payload.get("kwargs", {}), payload)
+    else:
+        raise Unreadable(DeadReason.UNKNOWN_KIND, "task: is named neither by the headers nor by the body")
+
+
+def _payload(message: Any) -> Any:
+    try:
+        payload = message.payload
+    except RecursionError as error:
+        raise _malformed("body", "is nested too deep") from error
+    except Exception as error:
+        raise fault_of(error) from error
+    body = message.body
+    if _HALF_PAIR.search(body.encode(errors="replace") if isinstance(body, str) else body):
+        _check_text(payload, "body")
+    return payload
+
+
+def _check_text(value: Any, place: str) -> None:
+    """No half of a surrogate pair: neither Redis nor RabbitMQ could be told of it. Nothing nested too deep for JSON."""
+    try:
+        json.dumps(value, default=str, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise _malformed(place, "holds half of a surrogate pair, which UTF-8 cannot carry") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _malformed(place, f"is no JSON: {type(error).__name__}") from error
+
+
+def _check_delivery(message: Any) -> None:
+    properties, info = message.properties, message.delivery_info
+    if not isinstance(properties, dict) or not isinstance(info, dict):
+        raise _malformed("properties", "must be an object")
+    _check_text({k: v for k, v in properties.items() if k != "application_headers"}, "properties")
+    for name in ("reply_to", "correlation_id"):
+        _must(properties, name, _text, "properties")
+    for name in ("exchange", "routing_key"):
+        _must(info, name, _text, "delivery_info")
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _seconds(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and math.isfinite(value) and 0 <= value < 2**31)
+
+
+def _limits(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_seconds, value))  # noqa: PLR2004  (hard, soft)
+
+
+def _moment(value: Any) -> bool:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return False
+    if not isinstance(value, datetime) or value.year not in _YEARS:
+        return False
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() >= 0
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_text, value))
+
+
+def _signatures(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_signature, value))
+
+
+def _signature(value: Any) -> bool:
+    """What Celery will send behind the request: a task with a name, its arguments and its options."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("task"), str)
+        and isinstance(value.get("args", []), list | tuple | None)
+        and isinstance(value.get("kwargs", {}), dict | None)
+        and isinstance(value.get("options", {}), dict | None)
+    )
+
+
+#: name -> (what it must be, in words). Each may be absent or null.
+_SAID: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("root_id", "parent_id", "group", "shadow", "reply_to", "correlation_id", "origin", "argsrepr", "kwargsrepr",
+         "traceparent", "tracestate"),
+        (_text, "must be a text"),
+    ),
+    **dict.fromkeys(("retries", "group_index", "replaced_task_nesting"), (_whole, "must be a whole number")),
+    **dict.fromkeys(("eta", "expires"), (_moment, "must be a time in ISO 8601")),
+    "timelimit": (_limits, "must be two numbers of seconds, or null for none"),
+    "ignore_result": (_flag, "must be true or false"),
+    "utc": (_flag, "must be true or false"),
+    "stamped_headers": (_texts, "must be a list of texts"),
+    "stamps": (_object, "must be an object"),
+    "headers": (_object, "must be an object"),
+    "properties": (_object, "must be an object"),
+    "delivery_info": (_object, "must be an object"),
+}  # fmt: skip
+_FOLLOWS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("callbacks", "errbacks", "chain"), (_signatures, "must be a list of signatures")),
+    "chord": (_signature, "must be a signature"),
+}
+
+
+#: What Celery lays over a request from behind its arguments, without a look.
+_OWN = {name for name in Context.__dict__ if not name.startswith("_")} - _FOLLOWS.keys() | {"task"}
+
+
+def _check_said(said: Mapping[str, Any], place: str) -> None:
+    task, task_id = said.get("task"), said.get("id")
+    if not isinstance(task, str) or not 0 < len(task.encode()) <= _NAME_MAX:
+        raise Unreadable(DeadReason.UNKNOWN_KIND, f"{place}.task: must be the name of a task")
+    if task_id is None:
+        raise _malformed(f"{place}.id", "is required")
+    if not isinstance(task_id, str) or not 0 < len(task_id.encode()) <= _NAME_MAX:
+        raise _malformed(f"{place}.id", f"must be a text of 1 to {_NAME_MAX} bytes")
+    for name, (fits, rule) in _SAID.items():
+        if said.get(name) is not None and not fits(said[name]):
+            raise _malformed(f"{place}.{name}", rule)
+    own = said.get("headers") or {}
+    _must(own, "traceparent", _text, f"{place}.headers")
+    for name in said.get("stamped_headers") or ():
+        if name not in said and name not in (said.get("stamps") or {}):
+            continue
+        if name in _SAID or name in _FOLLOWS or name in {"id", "task", "args", "kwargs"}:
+            raise _malformed(f"{place}.stamped_headers", "names what is no stamp")
+
+
+def _check_call(args: Any, kwargs: Any, embed: Any) -> None:
+    if not isinstance(args, list | tuple):
+        raise _malformed("body.args", "must be a list")
+    if not isinstance(kwargs, dict):
+        raise _malformed("body.kwargs", "must be an object")
+    if embed is not None and not isinstance(embed, dict):
+        raise _malformed("body.embed", "must be an object")
+    for name, (fits, rule) in _FOLLOWS.items():
+        value = (embed or {}).get(name)
+        if value is not None and not fits(value):
+            raise _malformed(f"body.{name}", rule)
+
+
+def _must(said: Mapping[str, Any], name: str, fits: Callable[[Any], bool], place: str) -> None:
+    if said.get(name) is not None and not fits(said[name]):
+        raise _malformed(f"{place}.{name}", "must be a text")
+
+
+def _malformed(field: str, rule: str) -> Unreadable:
+    return Unreadable(DeadReason.MALFORMED, f"{field}: {rule}")

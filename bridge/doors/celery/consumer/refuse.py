@@ -1,0 +1,264 @@
+"""Sets aside what Celery cannot read: a dead letter with reason and bytes, FAILURE for the caller, then the ack (I12).
+
+One thread does it, because the ledger may be away: then the message is held, unacked (I1), while the event loop goes on
+with the next ones. It may be done twice: a worker that dies before its ack leaves the message to another one.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from celery.exceptions import Reject
+from celery.states import FAILURE, READY_STATES
+from celery.utils.log import get_logger
+
+from bridge.doors.celery.consumer.check import Unreadable
+from bridge.doors.celery.consumer.secrets import blot
+from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
+from bridge.doors.celery.wait_for_ledger import WAIT_MAX_S, hold, stopping
+from bridge.job.request import REQUEST_ID, rejected
+from bridge.job.words import DeadReason
+from bridge.ledger.streams.dead import ORIGINAL_MAX
+from bridge.telemetry import blotted, tell
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from celery.worker.consumer import Consumer
+
+    from bridge.ledger import Ledger
+
+logger = get_logger(__name__)
+#: What a client writes of its arguments for people: a copy of inputs and secrets.
+_COPIES = ("argsrepr", "kwargsrepr")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A message that is to be set aside."""
+
+    body: bytes
+    source: str
+    fault: Unreadable
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    task_id: str | None = None
+    silent: bool = False
+    done: Callable[[], None] = lambda: None
+    give_back: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalUses:
+    """What setting aside uses of its process."""
+
+    ledger: Ledger
+    app: Celery
+    secret_names: Iterable[str]
+
+
+class Refusals:
+    """One a consumer; its thread starts with the first message."""
+
+    def __init__(self, uses: Callable[[], RefusalUses]) -> None:
+        """`uses` gives this process' own."""
+        self._uses = uses
+        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def put(self, refused: Refused) -> None:
+        """Have a message set aside soon; returns at once."""
+        self.soon(lambda: self._set_aside(refused))
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Have something done by the thread, where a wait for the ledger does no harm."""
+        self._queue.put(call)
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="bridge-refuse", daemon=True)
+                    self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            call = self._queue.get()
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001  (one of them must not stop the others)
+                tell("call.failed", call="refuse", error=type(error).__name__)
+
+    def _set_aside(self, refused: Refused) -> None:
+        try:
+            self.keep(refused)
+        except Reject:  # told to stop while the ledger is away
+            refused.give_back()
+        else:
+            refused.done()
+
+    def keep(self, refused: Refused) -> None:
+        """Write the letter and tell the caller. Raises Reject when told to stop while the ledger is away."""
+        letter = refused
+        while True:
+            try:
+                hold(lambda letter=letter: self._letter(letter))  # type: ignore[misc]
+                break
+            except Reject:
+                raise
+            except Exception as error:  # a letter that cannot be written: the message stays held, visibly
+                tell("call.failed", call="dead letter", error=type(error).__name__)
+                if letter is refused:  # it may be what the message says of itself: keep the rest
+                    letter = Refused(refused.body, "", refused.fault)
+                    continue
+                if stopping.wait(WAIT_MAX_S):
+                    raise Reject(error, requeue=True) from error
+        try:
+            hold(lambda: self._tell_caller(refused))
+        except Reject:
+            raise
+        except Exception as error:  # noqa: BLE001  (the letter is written: nothing is lost)
+            tell("call.failed", call="store result", request_id=refused.task_id, error=type(error).__name__)
+
+    def _letter(self, refused: Refused) -> None:
+        uses = self._uses()
+        names = tuple(uses.secret_names)
+        headers = blotted({k: v for k, v in refused.headers.items() if k not in _COPIES}, names)
+        uses.ledger.dead.keep(
+            refused.fault.reason,
+            door="celery",
+            body=refused.body,
+            kept=blot(refused.body[:ORIGINAL_MAX], names),
+            headers=_readable(headers),
+            detail=refused.fault.text,
+            request_id=refused.task_id or "",
+            source=refused.source,
+        )
+
+    def _tell_caller(self, refused: Refused) -> None:
+        """FAILURE where nobody else has an answer under that id: a record of the ledger, or a result that stands."""
+        task_id = refused.task_id
+        if task_id is None or refused.silent or not REQUEST_ID.fullmatch(task_id):
+            return
+        uses = self._uses()
+        if uses.ledger.phases([task_id])[0] is not None:
+            return
+        backend: Any = uses.app.backend
+        if uses.app.AsyncResult(task_id).state in READY_STATES:
+            return
+        text = refused.fault.text
+        backend.store_result(task_id, rejected(text.partition(":")[0], text), FAILURE)
+
+
+def _readable(headers: object) -> dict[str, Any]:
+    """As JSON that UTF-8 can carry."""
+    try:
+        text = json.dumps(headers, default=lambda value: f"({type(value).__name__})")
+        found = json.loads(text, parse_constant=_text)
+        json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, TypeError, RecursionError):
+        return {"": "headers that cannot be written were not kept"}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(constant: str) -> str:
+    """NaN and Infinity, which no JSON holds."""
+    return constant
+
+
+def of_message(message: Any, fault: Unreadable) -> Refused:
+    """A message that kombu could make, as far as it can be read."""
+    headers, info, properties = (_object(of) for of in (message.headers, message.delivery_info, message.properties))
+    said = headers if "task" in headers or "id" in headers else _first(message)
+    kept = {k: v for k, v in properties.items() if v and k not in {"application_headers", "delivery_info"}}
+    return Refused(
+        body=_bytes(message.body),
+        source=str(info.get("routing_key") or info.get("exchange") or ""),
+        fault=fault,
+        headers={
+            **headers,
+            **{f"property:{name}": value for name, value in kept.items()},
+            "property:content_type": message.content_type,
+            "property:content_encoding": message.content_encoding,
+        },
+        task_id=_id(said),
+        silent=said.get("ignore_result") is True,
+    )
+
+
+def of_envelope(item: bytes, source: str) -> Refused:
+    """An item of a Redis list that is none of kombu's, as far as it can be read."""
+    fault, found = Unreadable(DeadReason.MALFORMED, "envelope: is not one of kombu's"), None
+    if len(item) > ENVELOPE_MAX:
+        fault = Unreadable(DeadReason.TOO_LARGE, f"envelope: {len(item)} bytes; at most {ENVELOPE_MAX} are taken")
+    else:
+        try:
+            found = json.loads(item.decode(errors="replace"), strict=False)
+        except (ValueError, RecursionError):
+            fault = Unreadable(DeadReason.MALFORMED, "envelope: is not JSON in UTF-8")
+    if isinstance(found, list) and len(found) == 3:  # noqa: PLR2004  (as it was noted: message, exchange, key)
+        found = found[0]
+    envelope = found if isinstance(found, dict) else {}
+    headers = _object(envelope.get("headers"))
+    key = _object(_object(envelope.get("properties")).get("delivery_info")).get("routing_key")
+    return Refused(
+        body=item,
+        source=key if isinstance(key, str) else source,
+        fault=fault,
+        headers=headers,
+        task_id=_id(headers),
+        silent=headers.get("ignore_result") is True,
+    )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _first(message: Any) -> Mapping[str, Any]:
+    """What protocol 1 says in its body."""
+    try:
+        payload = message.payload if not message.errors else None
+    except Exception:  # noqa: BLE001  (it cannot be read: that is why we are here)
+        return {}
+    return payload if isinstance(payload, dict) else {}
+
+
+def _id(said: Mapping[str, Any]) -> str | None:
+    found = said.get("id")
+    return found if isinstance(found, str) and REQUEST_ID.fullmatch(found) else None
+
+
+def _bytes(body: Any) -> bytes:
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    if isinstance(body, str):
+        return body.encode(errors="surrogatepass")
+    try:
+        return json.dumps(body).encode()
+    except (ValueError, TypeError, RecursionError):
+        return b""
+
+
+class RefuseStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Gives Celery's consumer what it sets messages aside with."""
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+    uses: Callable[[], RefusalUses]
+    reading_frames: Callable[..., Any]
+
+    def __init__(self, consumer: Consumer, **_kwargs: Any) -> None:
+        """Before the consumer connects."""
+        consumer.refusals = Refusals(self.uses)
+        consumer.reading_frames = self.reading_frames
+        super().__init__(consumer)
+
+
+def step(uses: Callable[[], RefusalUses], reading_frames: Callable[..., Any]) -> type[RefuseStep]:
+    """The step for one app. `reading_frames` reads AMQP frames that py-amqp cannot."""
+    return type(
+        "BoundRefuse", (RefuseStep,), {"uses": staticmethod(uses), "reading_frames": staticmethod(reading_frames)}
+    )
