@@ -21,7 +21,7 @@ GOOD = [
     "amqps://h/%2F?heartbeat=3",
     "sentinel://h1:26379",
     "db+postgresql://u:p%2Fw@h/db",
-    "db+sqlite:////home/me@work/results.db",
+    "db+sqlite:////srv/me@office/results.db",
     "mongodb://h1:27017,h2:27017/celery",
     "cache+memcached://h1:11211;h2:11211/",
 ]
