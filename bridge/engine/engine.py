@@ -33,7 +33,7 @@ LOOP_OF = {
 
 @dataclass(slots=True)
 class Engine:
-    """Built by the wiring. `start` and `stop` may each be called once."""
+    """Built by `bridge.process`. `start` and `stop` may each be called once."""
 
     engine_id: str
     loops: Mapping[str, Loop]

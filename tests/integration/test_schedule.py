@@ -98,3 +98,29 @@ def test_scheduled_requests_outlive_every_process(redis_url: str, tmp_path: Any)
         house.worker()
         assert sorted(one.get(timeout=60)["n"] for one in sent) == list(range(10))
         assert house.submits() == 10
+
+
+@pytest.mark.parametrize(
+    ("broker", "pool"), [("redis", "threads"), ("redis", "prefork"), ("amqp", "threads"), ("amqp", "solo")]
+)
+def test_celerys_countdown_and_eta_wait_in_the_ledger(
+    request: pytest.FixtureRequest, tmp_path: Any, redis_url: str, broker: str, pool: str
+) -> None:
+    """No message is held in a worker's memory: it is acked, and other requests pass by those that wait."""
+    url = request.getfixturevalue("amqp_url") if broker == "amqp" else redis_url
+    with House(tmp_path, broker=url, redis_url=redis_url) as house:
+        worker = house.worker(pool=pool)
+        later = [house.send({"n": n}, countdown=LATER_S) for n in range(40)]
+        soon = house.send({"n": 99}, eta=datetime.now(UTC) + timedelta(seconds=2))
+        eventually(lambda: house.ledger.scheduled("demo") >= 40)
+        assert house.send({"n": 100}).get(timeout=30)["n"] == 100
+        assert soon.get(timeout=30)["n"] == 99
+        ran = record(house, soon.id)
+        assert ran.sent_at >= ran.not_before > ran.accepted_at
+        assert later[0].state == "ACCEPTED"
+        assert later[0].info["waiting_for"] == "not_before"
+        worker.kill()  # what it held unacked would come again
+        house.worker(pool=pool)
+        assert house.send({"n": 101}).get(timeout=60)["n"] == 101
+        assert house.ledger.scheduled("demo") == 40
+        assert house.names_of(later[0].id) == ["accepted"]

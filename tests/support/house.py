@@ -190,7 +190,18 @@ class House:
 
     def send(self, input: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
         """`bridge.run` as any producer sends it; `task_id`, `link` and the like are Celery's options."""
-        names = ("task_id", "link", "link_error", "expires", "ignore_result", "priority_", "headers", "soft_time_limit")
+        names = (
+            "task_id",
+            "link",
+            "link_error",
+            "expires",
+            "ignore_result",
+            "priority_",
+            "headers",
+            "soft_time_limit",
+            "countdown",
+            "eta",
+        )
         options = {name.rstrip("_"): kwargs.pop(name) for name in names if name in kwargs}
         if input is not None:
             kwargs["input"] = dict(input)

@@ -3,7 +3,7 @@
 Celery hands every message to the task's strategy, which makes a request of it and sends that through the pool: 2 ms of
 CPU before anything of ours runs (docs/performance.md). Nearly all messages need none of that, because accepting is one
 write. So where the tasks run in threads beside us, plain messages are gathered here and accepted together; each is
-acked once the ledger holds it (I1). Whatever is not plain (an ETA, an expiry, a revoked id, task events, a signal),
+acked once the ledger holds it (I1). Whatever is not plain (an expiry, a revoked id, task events, a signal),
 and whatever is refused, goes Celery's own way; accepting twice is accepting once (I2).
 """
 
@@ -24,6 +24,7 @@ from celery.exceptions import Reject
 from celery.worker import state
 from celery.worker.strategy import default, logger
 
+from bridge.doors.celery.canvas import NOT_BEFORE
 from bridge.doors.celery.listeners import heard, task_events_wanted
 from bridge.doors.celery.redact import shown
 from bridge.doors.celery.wait_for_ledger import hold
@@ -147,9 +148,26 @@ def context_of(message: Any, hostname: str, args: Any, kwargs: Any, embed: Mappi
     )
 
 
+def _keep_eta_apart(message: Any) -> None:
+    """Of `countdown` and `eta` the ledger knows best: Celery would hold the message unacked in this process until then.
+
+    The header goes by another name, which Celery lets through to the task's context.
+    """
+    if message.headers.get("eta"):
+        message.headers = {**message.headers, "eta": None, NOT_BEFORE: message.headers["eta"]}
+
+
+def _at_once(celerys: Callable[..., None]) -> Callable[..., None]:
+    def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
+        _keep_eta_apart(message)
+        celerys(message, body, ack, reject, callbacks)
+
+    return handle
+
+
 def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..., None]:
     """Celery's entry for each message of the task."""
-    celerys: Callable[..., None] = default(task, app, consumer)
+    celerys = _at_once(default(task, app, consumer))
     hub = consumer.hub
     if hub is None or not isinstance(consumer.pool, TaskPool):
         return celerys
@@ -159,8 +177,7 @@ def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..
     def plain(message: Any) -> bool:
         headers = message.headers
         return not (
-            headers.get("eta")
-            or headers.get("expires")
+            headers.get("expires")
             or headers.get("stamped_headers")
             or headers["id"] in state.revoked
             or (task.send_events and task_events_wanted(consumer.event_dispatcher))
@@ -169,6 +186,7 @@ def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..
         )
 
     def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
+        _keep_eta_apart(message)
         if body is not None or callbacks or not plain(message):
             celerys(message, body, ack, reject, callbacks)
             return

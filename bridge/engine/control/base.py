@@ -40,7 +40,7 @@ class Asker:
 
 
 class Base:
-    """The parts that control is made of; built by the wiring."""
+    """The parts that control is made of; built by `bridge.process`."""
 
     def __init__(
         self,
