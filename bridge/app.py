@@ -18,7 +18,7 @@ from bridge import celeryconfig
 from bridge.doors.celery import logs, remote_control, tasks
 from bridge.doors.celery.consumer import back_pressure, refuse, servers
 from bridge.doors.celery.consumer.node import Unusable
-from bridge.doors.celery.finish.in_process import finish_here
+from bridge.doors.celery.finish.in_process import in_process_finish
 from bridge.doors.celery.wait_for_ledger import stopping
 from bridge.doors.json.amqp_frames import reading_frames
 from bridge.engine.tell import kombu_json
@@ -119,7 +119,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             servers.open_broker(worker.app)
         self.process.start(
             engine=has.settings.bridge_engine,
-            finish_here=finish_here(worker, plain_ends(has)),
+            in_process_finish=in_process_finish(worker, plain_ends(has)),
             reads_finishes=FINISHES in worker.app.amqp.queues.consume_from,
         )
 

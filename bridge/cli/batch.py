@@ -108,13 +108,13 @@ def _result(raw: bytes) -> dict[str, Any] | None:
 class Batch:
     """One run of one file."""
 
-    def __init__(self, house: Components, path: Path, name: str, arguments: dict[str, Any]) -> None:
+    def __init__(self, has: Components, path: Path, name: str, arguments: dict[str, Any]) -> None:
         """`name` begins each line's id; `arguments` are the same for all. Raises JobRejected (endpoint)."""
-        self._house = house
+        self._house = has
         self._path = path
         self._name = name
         self._arguments = arguments
-        self._endpoint = house.book.resolve(arguments.get("endpoint")).name
+        self._endpoint = has.book.resolve(arguments.get("endpoint")).name
         self._unseen = 0  # lines that were sent, and that no door has taken yet
 
     def run(self, results: Results, tally: Tally) -> None:
@@ -257,14 +257,14 @@ class Batch:
 
 
 def run_batch(
-    house: Components, path: Path, out: Path, arguments: dict[str, Any], *, name: str | None, as_json: bool
+    has: Components, path: Path, out: Path, arguments: dict[str, Any], *, name: str | None, as_json: bool
 ) -> int:
     """Exit 0 when every line has COMPLETED, now or in an earlier run; 4 when some have not; 130 when it was stopped."""
     name = _NOT_IN_IDS.sub("-", name or path.stem)[:180]
     tally = Tally(_count(path))
     results = Results(out)
     try:
-        Batch(house, path, name, arguments).run(results, tally)
+        Batch(has, path, name, arguments).run(results, tally)
     except KeyboardInterrupt:
         _say(f"stopped at {tally.done} of {tally.lines}; the same command goes on from here")
         return ExitCode.STOPPED

@@ -33,17 +33,17 @@ def cancel(
         raise click.UsageError("--where: must be NAME=VALUE")
     if not (request_ids or where or group):
         raise click.UsageError("name a request, or --where NAME=VALUE, or --group ID")
-    house = bridge()
+    has = bridge()
     selected = [*request_ids]
     if where:
-        selected += house.control.find(dict(pair.split("=", 1) for pair in where))
+        selected += has.control.find(dict(pair.split("=", 1) for pair in where))
     if group:
-        selected += house.control.find_group(group)
+        selected += has.control.find_group(group)
     selected = list(dict.fromkeys(selected))
     progress = Progress(len(selected))
-    answers = [progress.step(answer) for answer in house.control.cancel_many(selected, asker())]
+    answers = [progress.step(answer) for answer in has.control.cancel_many(selected, asker())]
     if wait:
-        _wait(house, answers, progress)
+        _wait(has, answers, progress)
     progress.done()
     if as_json or len(answers) == 1:
         show(answers if len(answers) != 1 or where or group else answers[0], as_json=as_json)
@@ -58,12 +58,12 @@ def cancel(
     return ExitCode.UNKNOWN if all(answer["outcome"] == "unknown" for answer in answers) else ExitCode.OK
 
 
-def _wait(house: Components, answers: list[dict[str, Any]], progress: Progress) -> None:
+def _wait(has: Components, answers: list[dict[str, Any]], progress: Progress) -> None:
     """Until none of them can end any more; RunPod takes 100 cancels in 10 s for an endpoint."""
     left = {answer["id"]: answer for answer in answers if answer["outcome"] == "requested"}
     progress.begin("ended", len(left))
     while left:
-        ended = {key: held for key, held in house.control.records(list(left)).items() if held.record.phase.ended}
+        ended = {key: held for key, held in has.control.records(list(left)).items() if held.record.phase.ended}
         for key, held in ended.items():
             progress.step(left.pop(key) | {"outcome": held.record.status})
         for answer in answers:
@@ -100,18 +100,18 @@ def health(endpoint: str | None, *, as_json: bool) -> int:
 @as_json
 def purge(endpoint: str, *, pending: bool, yes: bool, as_json: bool) -> int:
     """Clear an endpoint's queue at RunPod: for everyone on that endpoint. Running jobs go on."""
-    house = bridge()
+    has = bridge()
     if not yes:
-        told = house.control.health(endpoint)
+        told = has.control.health(endpoint)
         queued = (told["runpod"] or {}).get("jobs", {}).get("inQueue", "unknown")
-        ours, waiting = house.control.queued(endpoint), told["bridge"]["phases"]["ACCEPTED"]
+        ours, waiting = has.control.queued(endpoint), told["bridge"]["phases"]["ACCEPTED"]
         click.echo(
             f"{told['endpoint']}: {queued} jobs in RunPod's queue, whoever sent them; {ours} are the bridge's own."
         )
         if pending:
             click.echo(f"{waiting} more wait with the bridge and would end too.")
         click.confirm("Purge?", abort=True)
-    show(house.control.purge(endpoint, asker(), pending=pending), as_json=as_json)
+    show(has.control.purge(endpoint, asker(), pending=pending), as_json=as_json)
     return ExitCode.OK
 
 

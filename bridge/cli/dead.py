@@ -27,9 +27,9 @@ def dead_list(*, reason: str | None, count: int, as_json: bool) -> None:
     """The newest first, without their originals; parked requests with their last error."""
     from bridge.ledger.parked import parked  # noqa: PLC0415
 
-    house = bridge()
-    letters = [_shown(house, letter, ("original",)) for letter in house.ledger.dead.newest(count)]
-    found = [one for one in [*parked(house.ledger), *letters] if reason in (None, one["reason"])]
+    has = bridge()
+    letters = [_shown(has, letter, ("original",)) for letter in has.ledger.dead.newest(count)]
+    found = [one for one in [*parked(has.ledger), *letters] if reason in (None, one["reason"])]
     if as_json:
         show(found, as_json=True)
         return
@@ -44,8 +44,8 @@ def dead_list(*, reason: str | None, count: int, as_json: bool) -> None:
 @as_json
 def dead_show(letter_id: str, *, as_json: bool) -> None:
     """One, with its original; secrets are blotted out."""
-    house = bridge()
-    show(_shown(house, _found(house, letter_id)), as_json=as_json)
+    has = bridge()
+    show(_shown(has, _found(has, letter_id)), as_json=as_json)
 
 
 @dead.command("replay")
@@ -59,26 +59,26 @@ def dead_replay(letter_ids: tuple[str, ...], *, reason: str | None, request_id: 
     from bridge.errors import NotReplayable  # noqa: PLC0415
     from bridge.ledger.parked import unpark  # noqa: PLC0415
 
-    house = bridge()
+    has = bridge()
     if reason is not None:
-        letter_ids += tuple(letter["id"] for letter in house.ledger.dead.newest() if letter["reason"] == reason)[::-1]
+        letter_ids += tuple(letter["id"] for letter in has.ledger.dead.newest() if letter["reason"] == reason)[::-1]
     if not letter_ids:
         raise click.UsageError("name a letter, or --reason of some that are there")
     if request_id is not None and len(letter_ids) > 1:
         raise click.UsageError("--id: one letter at a time")
     told: list[dict[str, Any]] = []
     for letter_id in letter_ids:
-        letter = _found(house, letter_id)
+        letter = _found(has, letter_id)
         try:
             if letter.get("kind") == "parked":
-                unpark(house.ledger, letter_id)
+                unpark(has.ledger, letter_id)
                 told.append({"id": letter_id, "replayed": True, "to": "engine"})
                 continue
-            where = replay(house.app, house.ledger, letter, amqp=house.settings.amqp, request_id=request_id)
+            where = replay(has.app, has.ledger, letter, amqp=has.settings.amqp, request_id=request_id)
         except NotReplayable as error:
             told.append({"id": letter_id, "replayed": False, "why": str(error)})
             continue
-        house.ledger.dead.drop([letter_id])
+        has.ledger.dead.drop([letter_id])
         told.append({"id": letter_id, "replayed": True, "to": where})
     if as_json:
         show(told, as_json=True)
@@ -92,9 +92,9 @@ def dead_replay(letter_ids: tuple[str, ...], *, reason: str | None, request_id: 
 @as_json
 def dead_drop(letter_ids: tuple[str, ...], *, as_json: bool) -> int:
     """Forget some. A parked request is not dropped: cancel it."""
-    house = bridge()
+    has = bridge()
     letters = [one for one in letter_ids if _is_letter(one)]
-    dropped = house.ledger.dead.drop(letters)
+    dropped = has.ledger.dead.drop(letters)
     others = [one for one in letter_ids if one not in letters]
     if as_json:
         show({"dropped": dropped, "not_letters": others}, as_json=True)
@@ -110,24 +110,24 @@ def _is_letter(letter_id: str) -> bool:
     return bool(dash) and at.isdigit() and number.isdigit()
 
 
-def _found(house: Components, letter_id: str) -> dict[str, Any]:
+def _found(has: Components, letter_id: str) -> dict[str, Any]:
     from bridge.errors import JobRejected  # noqa: PLC0415
     from bridge.ledger.parked import parked  # noqa: PLC0415
 
-    letter = house.ledger.dead.get(letter_id) if _is_letter(letter_id) else None
+    letter = has.ledger.dead.get(letter_id) if _is_letter(letter_id) else None
     if letter is None:
-        letter = next((one for one in parked(house.ledger) if one["id"] == letter_id), None)
+        letter = next((one for one in parked(has.ledger) if one["id"] == letter_id), None)
     if letter is None:
         fault = f"there is no dead letter and no parked request {letter_id}"
         raise JobRejected(fault, {"field": "id", "id": letter_id})
     return letter
 
 
-def _shown(house: Components, letter: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
+def _shown(has: Components, letter: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
     """As it may be shown: no secrets, at any depth of the original (HARDENING 21)."""
     from bridge.telemetry import blotted  # noqa: PLC0415
 
-    names = house.settings.bridge_redact
+    names = has.settings.bridge_redact
     told = {name: blotted(value, names) for name, value in letter.items() if name not in without}
     original = told.get("original")
     if letter.get("encoding") == "utf-8" and isinstance(original, str):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @as_json
 def check(*, as_json: bool) -> int:
     """Look at settings, ledger, broker, key and engines; say what is wrong and how to mend it."""
-    house = bridge()
-    found = [*_names(), *_ledger(house), *_broker(house), *_results(house), *_endpoints(house), *_blobs(house)]
+    has = bridge()
+    found = [*_names(), *_ledger(has), *_broker(has), *_results(has), *_endpoints(has), *_blobs(has)]
     if as_json:
         click.echo(json.dumps([{"level": level, "about": about, "says": says} for level, about, says in found]))
     else:
@@ -39,73 +39,71 @@ def _names() -> list[Finding]:
     return [("WARN", "settings", says) for says in strange_names()]
 
 
-def _ledger(house: Components) -> list[Finding]:
+def _ledger(has: Components) -> list[Finding]:
     from bridge.cli.durability import of_ledger  # noqa: PLC0415
     from bridge.ledger import inspect_server, run_a_script  # noqa: PLC0415
 
     try:
-        server = inspect_server(house.client)
-        run_a_script(house.client, house.names.key("probe"))
+        server = inspect_server(has.client)
+        run_a_script(has.client, has.names.key("probe"))
     except LedgerUnavailable as error:
         return [("FAULT", "ledger", f"{error}; is BRIDGE_REDIS_URL right?")]
     except SettingsError as error:
         return [("FAULT", "ledger", str(error))]
     found: list[Finding] = [("ok", "ledger", f"{'Valkey' if server.valkey else 'Redis'} {server.version}")]
-    found += [
-        ("FAULT", "ledger", fault) for fault in server.faults(allow_eviction=house.settings.bridge_allow_eviction)
-    ]
-    found += of_ledger(server, house.settings)
-    if unreadable := house.ledger.unreadable():
+    found += [("FAULT", "ledger", fault) for fault in server.faults(allow_eviction=has.settings.bridge_allow_eviction)]
+    found += of_ledger(server, has.settings)
+    if unreadable := has.ledger.unreadable():
         says = "; ".join(f"{name}: {fault}" for name, fault in list(unreadable.items())[:5])
         found.append(("FAULT", "records", f"{len(unreadable)} cannot be worked on: {says}"))
-    if rollbacks := house.ledger.engines.rollbacks():
+    if rollbacks := has.ledger.engines.rollbacks():
         says = f"came back {rollbacks} times without its latest writes; what was in doubt is marked possible_duplicate"
         found.append(("WARN", "ledger", says))
-    if server.memory_ratio > house.settings.bridge_memory_ratio_max:
+    if server.memory_ratio > has.settings.bridge_memory_ratio_max:
         found.append(("FAULT", "ledger", f"{server.memory_ratio:.0%} of maxmemory is used: the doors are closed"))
-    engines = house.ledger.engines.count()
+    engines = has.ledger.engines.count()
     found.append(
         ("ok" if engines else "FAULT", "engines", f"{engines} alive" if engines else "none: start `bridge worker`")
     )
     return found
 
 
-def _broker(house: Components) -> list[Finding]:
+def _broker(has: Components) -> list[Finding]:
     from bridge.cli.durability import of_broker  # noqa: PLC0415
     from bridge.doors.celery.consumer import servers  # noqa: PLC0415
     from bridge.doors.celery.consumer.queues import queues_read  # noqa: PLC0415
 
     try:
-        uri = servers.open_broker(house.app)
-        replies = queues_read(house.app)
+        uri = servers.open_broker(has.app)
+        replies = queues_read(has.app)
     except BridgeError as error:
         return [("FAULT", "broker", str(error))]
-    found: list[Finding] = [("ok", "broker", uri), *of_broker(house.settings)]
+    found: list[Finding] = [("ok", "broker", uri), *of_broker(has.settings)]
     read = {queue["name"] for queues in replies.values() for queue in queues}
     unread = [name for name in ("bridge.run", "bridge.finish", "bridge.control") if name not in read]
     found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
     return found
 
 
-def _results(house: Components) -> list[Finding]:
+def _results(has: Components) -> list[Finding]:
     from bridge.doors.celery.consumer import servers  # noqa: PLC0415
 
     try:
-        name = servers.open_results(house.app)
+        name = servers.open_results(has.app)
     except BridgeError as error:
         return [("FAULT", "results", str(error))]
     return [("ok", "results", name)] if name else []
 
 
-def _endpoints(house: Components) -> list[Finding]:
-    if not house.book.has_key:
+def _endpoints(has: Components) -> list[Finding]:
+    if not has.book.has_key:
         return [("FAULT", "key", "RUNPOD_API_KEY is not set, nor RUNPOD_API_KEY_FILE")]
-    if (fault := house.route_fault()) is not None:
+    if (fault := has.route_fault()) is not None:
         return [("FAULT", "route", fault)]
     found: list[Finding] = []
-    for name, endpoint in house.book.all().items():
+    for name, endpoint in has.book.all().items():
         try:
-            heard = house.client_of(name).health(endpoint.id)
+            heard = has.client_of(name).health(endpoint.id)
         except ApiError as error:
             found.append(("FAULT", name, f"{type(error).__name__}: {error}"))
         else:
@@ -113,8 +111,8 @@ def _endpoints(house: Components) -> list[Finding]:
     return found or [("WARN", "endpoints", "none is named: set RUNPOD_ENDPOINT_ID or BRIDGE_ENDPOINTS")]
 
 
-def _blobs(house: Components) -> list[Finding]:
-    blobs = house.outputs.blobs
+def _blobs(has: Components) -> list[Finding]:
+    blobs = has.outputs.blobs
     if blobs is None:
         return []
     try:
@@ -132,23 +130,23 @@ def topology(*, declare: bool, as_json: bool) -> int:
     from bridge.doors.celery.consumer import servers  # noqa: PLC0415
     from bridge.doors.celery.consumer.queues import find_queues  # noqa: PLC0415
 
-    house = bridge()
-    servers.open_broker(house.app)
-    names = [*house.app.amqp.queues]
-    with house.app.connection_for_write() as connection:
-        existed = find_queues(house.app, connection)
+    has = bridge()
+    servers.open_broker(has.app)
+    names = [*has.app.amqp.queues]
+    with has.app.connection_for_write() as connection:
+        existed = find_queues(has.app, connection)
         if declare:
-            for name, queue in house.app.amqp.queues.items():
+            for name, queue in has.app.amqp.queues.items():
                 if not existed.get(name):
                     queue(connection.default_channel).declare()
-        if house.settings.amqp:
+        if has.settings.amqp:
             from bridge.doors.json import amqp  # noqa: PLC0415  (only where the broker speaks AMQP)
 
             existed |= amqp.look(connection)
             names += [name for name, _ in amqp.QUEUES.values()]
             if declare:
                 for kind in amqp.QUEUES:
-                    amqp.declare(connection, kind, quorum=house.settings.bridge_queue_type == "quorum")
+                    amqp.declare(connection, kind, quorum=has.settings.bridge_queue_type == "quorum")
     show([{"queue": name, "existed": existed.get(name)} for name in names], as_json=as_json)
     return ExitCode.OK
 

@@ -48,39 +48,39 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
     `--file in.jsonl --out out.jsonl` runs a batch, one input a line: ids are the file's name (or --id) and the line's
     number, so a second run goes on where the first one stopped. Bad lines are told by number, and the rest goes on.
     """
-    house = bridge()
-    servers_open(house)
+    has = bridge()
+    servers_open(has)
     if batch is not None:
         from bridge.cli.batch import run_batch  # noqa: PLC0415
 
         if out is None:
             raise click.UsageError("--file needs --out")
-        return run_batch(house, batch, out, _arguments(options), name=options["request_id"], as_json=as_json)
+        return run_batch(has, batch, out, _arguments(options), name=options["request_id"], as_json=as_json)
     if given is None:
         raise click.UsageError("--input or --file is needed")
     request_id = options["request_id"] or str(uuid.uuid4())
     # Nothing of a new request is told before it is sent; one that exists may have told all of it already.
-    after = "-" if options["request_id"] else f"({house.ledger.outbox.newest()}"
+    after = "-" if options["request_id"] else f"({has.ledger.outbox.newest()}"
     arguments = {"input": _object(given), **_arguments(options)}
-    check(house, request_id, arguments)
-    send(house, request_id, arguments)
+    check(has, request_id, arguments)
+    send(has, request_id, arguments)
     if options["no_wait"]:
         show({"id": request_id}, as_json=as_json)
         return ExitCode.OK
-    return follow(house, request_id, as_json=as_json, stream=options["stream"], after=after)
+    return follow(has, request_id, as_json=as_json, stream=options["stream"], after=after)
 
 
-def check(house: Components, request_id: str, arguments: dict[str, Any]) -> None:
+def check(has: Components, request_id: str, arguments: dict[str, Any]) -> None:
     """What any door would refuse is not sent. Raises JobRejected."""
     from bridge.engine.accept import Origin  # noqa: PLC0415
     from bridge.job.request import parse_run  # noqa: PLC0415
 
-    house.accept.prepare(request_id, parse_run(arguments), Origin(door="cli"))
+    has.accept.prepare(request_id, parse_run(arguments), Origin(door="cli"))
 
 
-def send(house: Components, request_id: str, arguments: dict[str, Any]) -> None:
+def send(has: Components, request_id: str, arguments: dict[str, Any]) -> None:
     """As any Celery producer does; the result is kept in the ledger, not in Celery."""
-    house.app.send_task("bridge.run", kwargs=arguments, task_id=request_id, queue="bridge.run", ignore_result=False)
+    has.app.send_task("bridge.run", kwargs=arguments, task_id=request_id, queue="bridge.run", ignore_result=False)
 
 
 def _arguments(options: dict[str, Any]) -> dict[str, Any]:
@@ -131,14 +131,14 @@ def status(request_id: str, *, refresh: bool, content: bool, as_json: bool) -> i
 @as_json
 def watch(request_id: str, *, as_json: bool) -> int:
     """Follow a request's transitions to its end."""
-    house = bridge()
-    house.control.status(id=request_id)  # one that nobody knows would be watched for ever
-    return follow(house, request_id, as_json=as_json, stream=True)
+    has = bridge()
+    has.control.status(id=request_id)  # one that nobody knows would be watched for ever
+    return follow(has, request_id, as_json=as_json, stream=True)
 
 
-def follow(house: Components, request_id: str, *, as_json: bool, stream: bool, after: str = "-") -> int:
+def follow(has: Components, request_id: str, *, as_json: bool, stream: bool, after: str = "-") -> int:
     """Show each event as it comes; the exit code tells the end."""
-    for event in events(house, request_id, after):
+    for event in events(has, request_id, after):
         name, data = event["type"].rpartition(".")[2], event["data"]
         if as_json:
             if name in ENDS:
@@ -150,18 +150,18 @@ def follow(house: Components, request_id: str, *, as_json: bool, stream: bool, a
             click.echo(f"{event['time'][11:23]}  {name:10} {_detail(name, data)}", err=True)
         if name in ENDS:
             if not as_json and data["status"] == "COMPLETED":
-                output = data["output"] if "output" in data else content_of(house, request_id)
+                output = data["output"] if "output" in data else content_of(has, request_id)
                 click.echo(json.dumps(output, indent=2))
             return ExitCode.of_status(data["status"])
     return ExitCode.UNKNOWN
 
 
-def content_of(house: Components, request_id: str) -> Any:
+def content_of(has: Components, request_id: str) -> Any:
     """A large output from wherever it is kept. Raises OutputUnavailable when it is kept nowhere any more."""
     from bridge.errors import OutputUnavailable  # noqa: PLC0415
 
-    held = house.ledger.load(request_id, output=True)
-    text = house.outputs.whole(held) if held is not None else None
+    held = has.ledger.load(request_id, output=True)
+    text = has.outputs.whole(held) if held is not None else None
     if text is None:
         raise OutputUnavailable(f"the output of {request_id} is not kept any more")
     return json.loads(text)
@@ -177,11 +177,11 @@ def _detail(name: str, data: dict[str, Any]) -> str:
     return str(data.get("job_id") or data.get("endpoint") or "")
 
 
-def events(house: Components, request_id: str, after: str = "-") -> Iterator[dict[str, Any]]:
+def events(has: Components, request_id: str, after: str = "-") -> Iterator[dict[str, Any]]:
     """A request's events from the stream, to its end; where they are trimmed, its chunks and its end."""
     cursor, last = after, 0
     while True:
-        found = house.ledger.outbox.read(cursor, count=500)
+        found = has.ledger.outbox.read(cursor, count=500)
         for entry_id, event in found:
             cursor = f"({entry_id}"
             if event["subject"] != request_id or int(event["sequence"]) <= last:
@@ -192,14 +192,14 @@ def events(house: Components, request_id: str, after: str = "-") -> Iterator[dic
                 return
         if not found:
             time.sleep(LOOK_S / 10)
-            held = house.ledger.load(request_id)
+            held = has.ledger.load(request_id)
             if held is not None and held.record.phase.ended and held.record.sequence == last:
                 return
             if (
                 held is not None and held.record.phase.ended and not last
             ):  # its events are trimmed: only the end is left
-                told = house.control.status(id=request_id)
-                for chunk in house.ledger.chunks(request_id):
+                told = has.control.status(id=request_id)
+                for chunk in has.ledger.chunks(request_id):
                     yield {"type": "bridge.job.chunk", "time": told["ended_at"] or "", "data": chunk, "sequence": "0"}
                 kind = "completed" if told["status"] == "COMPLETED" else str(told["status"]).lower()
                 yield {"type": f"bridge.job.{kind}", "time": told["ended_at"] or "", "data": told, "sequence": "0"}

@@ -36,15 +36,15 @@ class _Later:
         return getattr(app, name)
 
 
-def servers_open(house: Components) -> None:
+def servers_open(has: Components) -> None:
     """Broker and results, before a task is sent: Celery would try again for a minute, and end in a traceback.
 
     Raises SettingsError or ServerUnavailable.
     """
     from bridge.doors.celery.consumer import servers  # noqa: PLC0415  (heavy)
 
-    servers.open_broker(house.app)
-    servers.open_results(house.app)
+    servers.open_broker(has.app)
+    servers.open_results(has.app)
 
 
 def asker() -> Asker:

@@ -1,4 +1,4 @@
-"""Carries out what was asked of a running job: RunPod's /cancel for wishes and strays, /retry for retries."""
+"""Carries out what was asked of a running job: RunPod's /cancel for wishes and orphans, /retry for retries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bridge.engine.apart import apart
-from bridge.engine.watch.observation import heard_from
+from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Refused, Throttled, Unanswered, Unreachable
 from bridge.job.observation import most_ms
 from bridge.job.words import Step, is_end
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from bridge.engine.vitals import Vitals
     from bridge.engine.watch.pace import Pace
     from bridge.engine.watch.unread import Unread
-    from bridge.job.change import Stray
+    from bridge.job.change import OrphanJob
     from bridge.job.document import Held
-    from bridge.job.observation import Heard
+    from bridge.job.observation import Observation
     from bridge.ledger import Ledger
-    from bridge.runpod.answers import Observation
+    from bridge.runpod.answers import JobState
     from bridge.runpod.client import RunPodClient
 
 IDLE_S = 1.0
 BATCH = 20
-STRAY_AGAIN_MS = 5_000
+ORPHAN_AGAIN_MS = 5_000
 #: How long a job that no longer counts is looked at when its answers cannot be read: RunPod's longest ttl.
 UNREAD_STRAY_MS = 7 * 24 * 3_600_000
 #: Until the next look at a job whose /retry was not answered, when this one was not possible.
@@ -41,7 +41,7 @@ LOOK_AGAIN_MS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class CarryOut:
-    """`once()` claims and dispatches cancels and retries; `strays()` does the same for jobs that no longer count."""
+    """`once()` claims and dispatches cancels and retries; `orphans()` does the same for jobs that no longer count."""
 
     ledger: Ledger
     commits: Commits
@@ -53,7 +53,7 @@ class CarryOut:
     endpoint_id_of: Callable[[str], str]
     lease_ms: int
     slot_ms: int
-    observed: Callable[[Held, Heard, int], None]
+    observed: Callable[[Held, Observation, int], None]
     unread: Unread
 
     def once(self) -> float:
@@ -169,59 +169,59 @@ class CarryOut:
         if answer is None:
             self.commits.put(loaded, lambda fresh, now: table.missed(fresh, now, delay_ms=LOOK_AGAIN_MS))
         else:
-            self.observed(loaded, heard_from(answer, record.attempt), 500)
+            self.observed(loaded, observation_of(answer, record.attempt), 500)
 
-    def strays(self) -> float:
+    def orphans(self) -> float:
         """Cancel jobs of ended requests, watch them to their end, and count what they cost as paid twice."""
         if self.callers.free == 0:
             return 0.2
-        found = self.ledger.strays(min(BATCH, self.callers.free))
-        for stray in found:
-            self.callers.start(self._stray, stray)
+        found = self.ledger.orphans(min(BATCH, self.callers.free))
+        for orphan in found:
+            self.callers.start(self._orphan, orphan)
         return 0.2 if len(found) == BATCH else IDLE_S
 
-    def _stray(self, stray: Stray) -> None:
+    def _orphan(self, orphan: OrphanJob) -> None:
         try:
-            answer = self._permitted(stray, Operation.STATUS)
+            answer = self._permitted(orphan, Operation.STATUS)
             if answer is not None and not is_end(answer.status):
-                self._permitted(stray, Operation.CANCEL)
+                self._permitted(orphan, Operation.CANCEL)
         except JobUnknown:
-            self.ledger.stray_seen(stray, again_ms=None)
+            self.ledger.orphan_seen(orphan, again_ms=None)
             return
         except (Unanswered, Refused):
-            self.ledger.stray_seen(stray, again_ms=self._unread_again_ms(stray))
+            self.ledger.orphan_seen(orphan, again_ms=self._unread_again_ms(orphan))
             return
         except ApiError:
             answer = None
         if answer is None or not is_end(answer.status):
-            self.ledger.stray_seen(stray, again_ms=STRAY_AGAIN_MS)
+            self.ledger.orphan_seen(orphan, again_ms=ORPHAN_AGAIN_MS)
             return
-        held = self.ledger.load(stray.request_id)
+        held = self.ledger.load(orphan.request_id)
         most = most_ms(held.record, self.ledger.now()) if held else 0
-        cost = heard_from(answer, 1).believed(most).execution_time or 0
-        named = {"request_id": stray.request_id, "endpoint": stray.endpoint, "job_id": stray.job_id}
+        cost = observation_of(answer, 1).believed(most).execution_time or 0
+        named = {"request_id": orphan.request_id, "endpoint": orphan.endpoint, "job_id": orphan.job_id}
         tell("stray.ended", **named, executionTime=cost)
-        self.ledger.stray_seen(stray, again_ms=None, paid_twice_ms=cost)
+        self.ledger.orphan_seen(orphan, again_ms=None, paid_twice_ms=cost)
 
-    def _unread_again_ms(self, stray: Stray) -> int | None:
+    def _unread_again_ms(self, orphan: OrphanJob) -> int | None:
         """Rarer and rarer; never again once RunPod has forgotten the job, and nobody will ever know its cost."""
-        held = self.ledger.load(stray.request_id)
+        held = self.ledger.load(orphan.request_id)
         age_ms = self.ledger.now() - held.record.ended_at if held else UNREAD_STRAY_MS
-        return max(STRAY_AGAIN_MS, age_ms // 4) if age_ms < UNREAD_STRAY_MS else None
+        return max(ORPHAN_AGAIN_MS, age_ms // 4) if age_ms < UNREAD_STRAY_MS else None
 
-    def _permitted(self, stray: Stray, op: Operation) -> Observation | None:
+    def _permitted(self, orphan: OrphanJob, op: Operation) -> JobState | None:
         """One call inside the budget (I9); None when there is no permit now."""
         token, budget = secrets.token_hex(8), self.vitals.budget
-        if not budget.acquire(stray.endpoint_id, op, 1, token=token, slot_ms=self.slot_ms, kind="small").count:
+        if not budget.acquire(orphan.endpoint_id, op, 1, token=token, slot_ms=self.slot_ms, kind="small").count:
             return None
-        client = self.client_of(stray.endpoint)
+        client = self.client_of(orphan.endpoint)
         try:
             call = client.status if op is Operation.STATUS else client.cancel
-            return call(stray.endpoint_id, stray.job_id)
+            return call(orphan.endpoint_id, orphan.job_id)
         except JobUnknown:
             raise
         except ApiError as error:
-            self.vitals.failed(stray.endpoint, stray.endpoint_id, op, error)
+            self.vitals.failed(orphan.endpoint, orphan.endpoint_id, op, error)
             raise
         finally:
-            budget.release(stray.endpoint_id, op, token, used=1, unused=0)
+            budget.release(orphan.endpoint_id, op, token, used=1, unused=0)

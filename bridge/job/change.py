@@ -42,7 +42,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class OutgoingEvent:
     """One event on its way out."""
 
     name: EventName
@@ -55,7 +55,7 @@ class Telling:
 
 
 @dataclass(frozen=True, slots=True)
-class Stray:
+class OrphanJob:
     """A job of an ended request that may still run: to be cancelled and watched to its end (paid twice)."""
 
     request_id: str
@@ -80,10 +80,10 @@ class Change:
     drop_long: tuple[Long, ...] = ()
     output: str | None = None
     drop_output: bool = False
-    tellings: tuple[Telling, ...] = ()
+    events: tuple[OutgoingEvent, ...] = ()
     delay_ms: int = 0  # of the new due time; a submit is ordered by priority and age instead
     keeps_due: bool = False  # the record stands where it stood, and its due time is left alone
-    strays: tuple[Stray, ...] = ()
+    orphans: tuple[OrphanJob, ...] = ()
     closes: bool = False
     reopens: bool = False
     chunks: tuple[str, ...] = ()  # JSON, as they are kept
@@ -120,7 +120,7 @@ class Draft:
         self._large: dict[int, str] = {}  # outputs of chunks that are too large for an event, by its place
         self._delay = 0
         self._due_set = False
-        self._strays: list[Stray] = []
+        self._orphans: list[OrphanJob] = []
         self._chunks: list[str] = []
         self._stream_ms: int | None = None
         self._gpu_ms = 0
@@ -201,7 +201,7 @@ class Draft:
     def cancel_job(self, job_id: str, endpoint_id: str) -> Draft:
         """A job that no longer counts: see Stray."""
         record = self.record
-        self._strays.append(Stray(record.id, record.endpoint, endpoint_id, record.base_url, job_id))
+        self._orphans.append(OrphanJob(record.id, record.endpoint, endpoint_id, record.base_url, job_id))
         return self
 
     def chunk(self, output: Any, metrics: Any) -> Draft:
@@ -302,10 +302,10 @@ class Draft:
             drop_long=tuple(dict.fromkeys(name for name in self._drop if name not in self._put)),
             output=None if stored else self._output,
             drop_output=self._drop_output or stored,
-            tellings=tuple(self._telling(after, first, place) for place in range(len(self._events))),
+            events=tuple(self._telling(after, first, place) for place in range(len(self._events))),
             delay_ms=self._delay,
             keeps_due=not self._due_set and self.record.due == self.before.record.due,
-            strays=tuple(self._strays),
+            orphans=tuple(self._orphans),
             closes=closes,
             reopens=was is Phase.CLOSED and now_is is not Phase.CLOSED,
             chunks=tuple(self._chunks),
@@ -314,7 +314,7 @@ class Draft:
             paid_twice_ms=self._twice_ms,
         )
 
-    def _telling(self, after: Held, first: int, place: int) -> Telling:
+    def _telling(self, after: Held, first: int, place: int) -> OutgoingEvent:
         record, (name, more, then) = after.record, self._events[place]
         ends = name in END_EVENT.values()
         if ends:
@@ -337,7 +337,7 @@ class Draft:
         if "output_ref" in data and any(reply.get("via") != "amqp" for reply in replies):
             # On AMQP the relay joins it when it sends, so that the outbox stays small.
             whole = joined(event, data, after.output if ends else self._large.get(place), self.rules.message_limit)
-        return Telling(
+        return OutgoingEvent(
             name,
             first + place,
             dumps(event),

@@ -12,7 +12,7 @@ SLACK_MS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Observation:
     """One observation of one job, in the table's words. `attempt` was current when the call STARTED."""
 
     job_id: str
@@ -29,7 +29,7 @@ class Heard:
     nonfinite: int = 0  # NaN and infinities of the output, which stand in it as null
     chunks: tuple[Any, ...] | None = None  # outputs of the attempt's recorded chunks, where the end may need them
 
-    def believed(self, age_ms: int) -> Heard:
+    def believed(self, age_ms: int) -> Observation:
         """Without times longer than the job can have lived: no GPU ran for them, and nothing is learned from them."""
         most = age_ms + age_ms // 100 + SLACK_MS
         too_long = {

@@ -13,14 +13,14 @@ from bridge.doors.celery.tasks import Uses
 from bridge.doors.http.health import Health
 from bridge.doors.http.webhooks import Webhooks
 from bridge.doors.json.consumers import Consumers
-from bridge.doors.json.handler import Callers, Desk
-from bridge.doors.json.redis_streams import StreamDoor
+from bridge.doors.json.handler import CommandPool, Handler
+from bridge.doors.json.redis_streams import StreamConsumer
 from bridge.ledger import connect
 
 if TYPE_CHECKING:
     from starlette.routing import Route
 
-    from bridge.doors.json.consumer import Door
+    from bridge.doors.json.consumer import Consumer
     from bridge.doors.json.parse import Kind
     from bridge.process.components import Components
 
@@ -42,10 +42,10 @@ def plain_ends(has: Components) -> PlainEnds:
 
 def json_consumers(has: Components) -> Consumers:
     """For services that speak plain JSON: streams whatever the broker is, AMQP where the broker speaks it."""
-    settings, names, callers = has.settings, has.names, Callers()
+    settings, names, callers = has.settings, has.names, CommandPool()
     client = connect(settings.ledger_url, decode=False)
     handler = partial(
-        Desk,
+        Handler,
         ledger=has.ledger,
         accept=has.accept,
         control=has.control,
@@ -55,16 +55,16 @@ def json_consumers(has: Components) -> Consumers:
     )
     kinds: tuple[tuple[Kind, str], ...] = (("requests", names.requests), ("commands", names.commands))
     idle_ms = int(settings.bridge_stream_idle_s * 1000)
-    made: dict[str, Door] = {
-        stream: StreamDoor(handler("stream", stream, kind), has.ledger, has.pressure, client, idle_ms=idle_ms)
+    made: dict[str, Consumer] = {
+        stream: StreamConsumer(handler("stream", stream, kind), has.ledger, has.pressure, client, idle_ms=idle_ms)
         for kind, stream in kinds
     }
     if settings.amqp:
-        from bridge.doors.json.amqp import QUEUES, AmqpDoor  # noqa: PLC0415  (only where the broker speaks AMQP)
+        from bridge.doors.json.amqp import QUEUES, AmqpConsumer  # noqa: PLC0415  (only where the broker speaks AMQP)
 
         for kind, _ in kinds:
             queue = QUEUES[kind][0]
-            made[queue] = AmqpDoor(
+            made[queue] = AmqpConsumer(
                 handler("amqp", queue, kind),
                 has.ledger,
                 has.pressure,

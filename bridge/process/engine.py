@@ -17,10 +17,10 @@ from bridge.engine.engine import Engine
 from bridge.engine.submit.schedule import Schedule
 from bridge.engine.submit.spending import Spending
 from bridge.engine.submit.submit import Submit
-from bridge.engine.submit.worker_counts import AskHealth
+from bridge.engine.submit.worker_counts import WorkerCounts
 from bridge.engine.sweep import Sweep
 from bridge.engine.tell.amqp_publisher import Broker
-from bridge.engine.tell.finish import Finish, Here
+from bridge.engine.tell.finish import Finish, LocalFinish
 from bridge.engine.tell.publish import Publish
 from bridge.engine.tell.retell import Retell
 from bridge.engine.trim import Trim
@@ -84,7 +84,7 @@ class Threads:
         self.finish.on_free = loops["finish"].wake
 
 
-def build_engine(has: Components, finish_here: Here | None, *, reads_finishes: bool) -> Engine:
+def build_engine(has: Components, in_process_finish: LocalFinish | None, *, reads_finishes: bool) -> Engine:
     """Nothing runs before its `start`."""
     s, ledger, vitals = has.settings, has.ledger, has.vitals
     vitals.decides = True
@@ -109,7 +109,7 @@ def build_engine(has: Components, finish_here: Here | None, *, reads_finishes: b
     )  # fmt: skip
     stream = Stream(ledger, commits, vitals, threads.stream, *calling, slot_ms)
     finish = Finish(
-        ledger, has.app, lease_ms, s.bridge_finish_resend_s, threads.finish, finish_here, reads_finishes
+        ledger, has.app, lease_ms, s.bridge_finish_resend_s, threads.finish, in_process_finish, reads_finishes
     )  # fmt: skip
     engine_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
     trim = Trim(ledger, bounds(s), s.bridge_dead_bytes_max, int(s.bridge_dead_retention_s * 1000))
@@ -123,14 +123,14 @@ def build_engine(has: Components, finish_here: Here | None, *, reads_finishes: b
         "schedule": Loop("schedule", Schedule(ledger, begun).once, at_least_s=BURST_S),
         "track": Loop("track", track.once, at_least_s=BURST_S),
         "carry_out": Loop("carry-out", carry_out.once, at_least_s=BURST_S),
-        "strays": Loop("strays", carry_out.strays),
+        "orphans": Loop("orphans", carry_out.orphans),
         "stream": Loop("stream", stream.once, at_least_s=BURST_S),
         "finish": Loop("finish", finish.once, at_least_s=BURST_S),
         "states": Loop("states", has.notifier.states.once, at_least_s=STATES_BURST_S),
         "retell": Loop("retell", Retell(ledger, has.notifier.states, vitals).once),
         "outputs": Loop("outputs", has.outputs.once),
         "sweep": Loop("sweep", Sweep(ledger, engine_id, has.notifier.changed, has.budget.flush).once),
-        "ask": Loop("ask", AskHealth(ledger, vitals, *calling).once),
+        "ask": Loop("ask", WorkerCounts(ledger, vitals, *calling).once),
         "trim": Loop("trim", trim.once),
         "wake": Loop("wake", wake.once),
     }

@@ -15,7 +15,7 @@ from bridge.telemetry import configure_logging, register_snapshot
 if TYPE_CHECKING:
     from bridge.doors.json.consumers import Consumers
     from bridge.engine.engine import Engine
-    from bridge.engine.tell.finish import Here
+    from bridge.engine.tell.finish import LocalFinish
     from bridge.process.components import Components
 
 
@@ -36,15 +36,17 @@ class Process:
         library_logs.configure(as_json=settings.bridge_log_json)
         self._has.check()
 
-    def start(self, *, engine: bool, finish_here: Here | None = None, reads_finishes: bool = False) -> None:
+    def start(
+        self, *, engine: bool, in_process_finish: LocalFinish | None = None, reads_finishes: bool = False
+    ) -> None:
         """The engine, the doors for plain JSON, HTTP; `check` comes first.
 
-        `finish_here` tells ends in this process, where Celery's tasks run in it; `reads_finishes` where it is a worker
-        that takes `bridge.finish`. Raises SettingsError.
+        `in_process_finish` tells ends in this process, where Celery's tasks run in it; `reads_finishes` where it is a
+        worker that takes `bridge.finish`. Raises SettingsError.
         """
         has, settings = self._has, self._has.settings
         if engine:
-            self.engine = build_engine(has, finish_here, reads_finishes=reads_finishes)
+            self.engine = build_engine(has, in_process_finish, reads_finishes=reads_finishes)
             has.notifier.engine = self.engine
             self.engine.start()
         if settings.bridge_json_doors:

@@ -22,7 +22,7 @@ ABSENT: Final = _Absent()
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class JobState:
     """One job as RunPod describes it. Times in ms; an unknown status word is kept as it came."""
 
     job_id: str

@@ -41,7 +41,7 @@ from bridge.errors import (
 )
 from bridge.job.reading import whole, word
 from bridge.runpod import departure
-from bridge.runpod.answers import ABSENT, Chunk, Health, Observation, Purged, StreamPage
+from bridge.runpod.answers import ABSENT, Chunk, Health, JobState, Purged, StreamPage
 from bridge.runpod.meaning import JOB_ID, SUBMITS, Body, Meaning, body_of, foreign, meaning_of, sentence_of, words_of
 from bridge.runpod.operations import Operation
 from bridge.runpod.route import check_authorities, plain_about_addresses
@@ -92,24 +92,24 @@ class RunPodClient:
 
     # Operations
 
-    def run(self, endpoint_id: str, body: bytes) -> Observation:
+    def run(self, endpoint_id: str, body: bytes) -> JobState:
         """POST /run. An answer without an id is Unanswered: a job may exist."""
         return self._job(self._call(Operation.RUN, endpoint_id, body=body))
 
-    def runsync(self, endpoint_id: str, body: bytes, wait_ms: int) -> Observation:
+    def runsync(self, endpoint_id: str, body: bytes, wait_ms: int) -> JobState:
         """POST /runsync?wait=ms. Answers the job's true state when the wait ends (kept 1 min only)."""
         query = f"?wait={wait_ms}"
         told = self._call(Operation.RUNSYNC, endpoint_id, body=body, query=query, hold_ms=wait_ms)
         return self._job(told)
 
-    def status(self, endpoint_id: str, job_id: str) -> Observation:
+    def status(self, endpoint_id: str, job_id: str) -> JobState:
         """GET /status/{id}. Reading consumes nothing."""
         told = self._job(self._call(Operation.STATUS, endpoint_id, job_id))
         if told.job_id not in {"", job_id}:
             raise Unreadable(f"RunPod's answer is about another job: {told.job_id[:80]}", 200)
         return dataclasses.replace(told, job_id=job_id)
 
-    def status_sync(self, endpoint_id: str, job_id: str, wait_ms: int) -> Observation:
+    def status_sync(self, endpoint_id: str, job_id: str, wait_ms: int) -> JobState:
         """GET /status-sync/{id}?wait=ms: returns early when the job ends. Shares /status' limits."""
         told = self._call(
             Operation.STATUS, endpoint_id, job_id, path="status-sync", query=f"?wait={wait_ms}", hold_ms=wait_ms
@@ -128,11 +128,11 @@ class RunPodClient:
         chunks = tuple(_chunk(item) for item in items) if isinstance(items, list) else ()
         return StreamPage(status if isinstance(status, str) else "", chunks, told.get("output", ABSENT))
 
-    def cancel(self, endpoint_id: str, job_id: str) -> Observation:
+    def cancel(self, endpoint_id: str, job_id: str) -> JobState:
         """POST /cancel/{id}."""
         return self._job(self._call(Operation.CANCEL, endpoint_id, job_id, body=b"{}"))
 
-    def retry(self, endpoint_id: str, job_id: str) -> Observation:
+    def retry(self, endpoint_id: str, job_id: str) -> JobState:
         """POST /retry/{id}: only FAILED and TIMED_OUT, same id and input."""
         return self._job(self._call(Operation.RETRY, endpoint_id, job_id, body=b"{}"))
 
@@ -316,9 +316,9 @@ class RunPodClient:
         return b"".join(pieces), flaw
 
     @staticmethod
-    def _job(told: dict[str, Any]) -> Observation:
+    def _job(told: dict[str, Any]) -> JobState:
         read = {name: kind(told.get(name)) for name, kind in _MEMBERS.items()}
-        return Observation(
+        return JobState(
             job_id=str(told.get("id") or ""),
             # A submit that names an id is answered, whatever else it says.
             status=word(told.get("status")) or "IN_QUEUE",

@@ -16,7 +16,7 @@ import pytest
 from tests.chaos.test_cuts import code, runpod_behind_a_proxy
 from tests.chaos.test_servers_fail import short_house
 from tests.chaos.test_takeover import told_once
-from tests.chaos.walk import Heard
+from tests.chaos.walk import Observation
 from tests.support.helpers import eventually, free_port
 from tests.support.house import House, Process, foreign_app, hang_up
 from tests.support.proxy import FaultProxy
@@ -70,7 +70,7 @@ class Listener:
     """A service on `bridge.events` that drops what it has heard."""
 
     def __init__(self, url: str) -> None:
-        self._heard = Heard(url)
+        self._heard = Observation(url)
 
     def __enter__(self) -> Self:
         return self

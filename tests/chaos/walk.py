@@ -122,7 +122,7 @@ class Walk:
         self._late: set[int] = set()
         self._peace_at = float("inf")
         self._plans = {name: self._planned(name) for name in workloads}
-        self.heard: Heard | None = None
+        self.heard: Observation | None = None
 
     def run(self, kills: int, *, limit_s: float = 1e9, each: bool = False, say: bool = False) -> Figures:
         """Until so many were killed (`each`: beside each kind of request) or time is up; then until all have ended."""
@@ -331,7 +331,7 @@ class Walk:
                 self._fault(sent, f"{name} ended {end['status']} and was never run")
 
 
-class Heard:
+class Observation:
     """What a service on RabbitMQ hears of `bridge.events`: it drops a sequence that is not above its last."""
 
     def __init__(self, url: str) -> None:
@@ -395,7 +395,7 @@ def lane(directory: Path, broker: str, redis_url: str, *, workloads: list[str] |
     house.foreign_worker()
     walk = Walk(house, directory, workloads or list(ENDS), seed=seed)
     if broker.startswith("amqp"):
-        walk.heard = Heard(broker)
+        walk.heard = Observation(broker)
     return walk
 
 

@@ -22,7 +22,7 @@ from bridge.embedded import tied
 from bridge.emulator import Emulator
 from bridge.errors import JobUnknown, Unauthorised
 from bridge.job.words import is_end
-from bridge.runpod.answers import Observation
+from bridge.runpod.answers import JobState
 from bridge.runpod.client import RunPodClient
 from tests.conftest import OUTSIDE
 from tests.support.helpers import eventually, free_port
@@ -139,7 +139,7 @@ def test_run_then_status_brings_the_output(peer: Peer) -> None:
     assert taken.job_id
     assert not is_end(taken.status)
 
-    def ended() -> Observation | None:
+    def ended() -> JobState | None:
         seen = peer.client.status(peer.endpoint, taken.job_id)
         return seen if is_end(seen.status) else None
 

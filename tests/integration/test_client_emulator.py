@@ -8,7 +8,7 @@ import pytest
 
 from bridge.emulator import Emulator
 from bridge.errors import EndpointUnknown, JobUnknown, Refused, Unauthorised
-from bridge.runpod.answers import Observation
+from bridge.runpod.answers import JobState
 from bridge.runpod.client import RunPodClient
 from tests.support.helpers import eventually
 
@@ -30,10 +30,10 @@ def client(emulator: Emulator) -> Iterator[RunPodClient]:
     found.close()
 
 
-def reaches(client: RunPodClient, job_id: str, status: str) -> Observation:
+def reaches(client: RunPodClient, job_id: str, status: str) -> JobState:
     """Wait until RunPod says the status."""
 
-    def look() -> Observation | None:
+    def look() -> JobState | None:
         seen = client.status("demo", job_id)
         return seen if seen.status == status else None
 

@@ -16,7 +16,7 @@ from bridge.endpoints import EndpointBook
 from bridge.engine.callers import Callers
 from bridge.engine.commits import BACKLOG_MAX, Commits
 from bridge.engine.submit.submit import Submit
-from bridge.engine.submit.worker_counts import AskHealth
+from bridge.engine.submit.worker_counts import WorkerCounts
 from bridge.engine.vitals import Vitals
 from bridge.engine.watch.pace import CARRIES, Pace
 from bridge.engine.watch.track import share_of_polls
@@ -108,7 +108,7 @@ def test_health_of_a_busy_endpoint_is_asked_by_one_process_and_raises_the_budget
         budgets = [Budget(client, limit_of=lambda _id, _op, base: type(base)(10, base.concurrent, 5)) for _ in range(2)]
         for budget in budgets:
             vitals = Vitals(Gate(client), budget, ledger.now)
-            asks = AskHealth(ledger, vitals, lambda _: runpod, lambda name: name, busy_s=0.0)
+            asks = WorkerCounts(ledger, vitals, lambda _: runpod, lambda name: name, busy_s=0.0)
             asks.once()
         assert [call["op"] for call in emulator.calls()[before:]] == ["health"]
         assert budgets[1].acquire("demo", Operation.RUN, 100, token="t", slot_ms=1_000).count == 15

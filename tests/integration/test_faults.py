@@ -15,7 +15,7 @@ from redis.exceptions import DataError, OutOfMemoryError, ReadOnlyError, Respons
 from bridge.errors import LedgerFault, LedgerUnavailable
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.record import Long, Record, altered
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
@@ -139,7 +139,7 @@ def test_a_script_that_failed_half_way_is_not_believed_when_it_is_repeated(ledge
 
 
 def _ended(ledger: Ledger, held: Held, now: int) -> Change:
-    heard = Heard(job_id=held.record.job_id, status="COMPLETED", attempt=held.record.attempt, output='"x"')
+    heard = Observation(job_id=held.record.job_id, status="COMPLETED", attempt=held.record.attempt, output='"x"')
     return ledger.table.observed(held, now, heard, poll_ms=0)
 
 

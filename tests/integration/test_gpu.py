@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from bridge.endpoints import Endpoint
-from bridge.job.change import Change, Rules, Stray
+from bridge.job.change import Change, OrphanJob, Rules
 from bridge.job.document import Held
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
@@ -48,7 +48,7 @@ def running(ledger: Ledger, request_id: str, *, tenant: str = "acme", retries: i
 
 def observe(ledger: Ledger, held: Held, status: str, ms: int, *, job: str = "-1", attempt: int = 1) -> Held:
     """RunPod says so."""
-    heard = Heard(
+    heard = Observation(
         held.record.id + job, status, attempt, execution_time=ms, output='"x"' if status == "COMPLETED" else None
     )
     return ledger.change(held, lambda h, now: ledger.table.observed(h, now, heard, poll_ms=0)).after
@@ -85,10 +85,10 @@ def test_a_job_that_does_not_count_was_paid_twice(ledger: Ledger) -> None:
     observe(ledger, failed, "COMPLETED", 60)
     spent = gpu.read(ledger, "demo")
     assert (spent.ms, spent.paid_twice_ms) == (100, 40)
-    stray = Stray("r1", "demo", "e", "u", "r1-3")
-    ledger.client.zadd(ledger.names.key("stray"), {stray.as_json(): 0})
+    orphan = OrphanJob("r1", "demo", "e", "u", "r1-3")
+    ledger.client.zadd(ledger.names.key("stray"), {orphan.as_json(): 0})
     for _ in range(2):
-        ledger.stray_seen(stray, again_ms=None, paid_twice_ms=7)
+        ledger.orphan_seen(orphan, again_ms=None, paid_twice_ms=7)
     spent = gpu.read(ledger, "demo")
     assert (spent.ms, spent.paid_twice_ms, spent.tenants) == (107, 47, {"acme": 107})
     assert ledger.counts("demo")["paid_twice_ms"] == 47
@@ -140,8 +140,8 @@ def test_past_its_ceiling_an_endpoint_takes_no_more_that_day(redis_url: str, tmp
 
 def test_a_stray_without_a_record_is_booked_all_the_same(ledger: Ledger) -> None:
     """Its request was pruned: no tenant is known any more."""
-    stray = Stray("gone", "demo", "e", "u", "j")
-    ledger.client.zadd(ledger.names.key("stray"), {stray.as_json(): 0})
-    ledger.stray_seen(replace(stray, job_id="other"), again_ms=None, paid_twice_ms=9)
-    ledger.stray_seen(stray, again_ms=None, paid_twice_ms=9)
+    orphan = OrphanJob("gone", "demo", "e", "u", "j")
+    ledger.client.zadd(ledger.names.key("stray"), {orphan.as_json(): 0})
+    ledger.orphan_seen(replace(orphan, job_id="other"), again_ms=None, paid_twice_ms=9)
+    ledger.orphan_seen(orphan, again_ms=None, paid_twice_ms=9)
     assert gpu.read(ledger, "demo").paid_twice_ms == 9

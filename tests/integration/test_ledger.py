@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.record import Long, Record, from_row
 from bridge.job.words import Phase, Sink, Step, Wish
 from bridge.ledger import Ledger, Names, connect
@@ -53,6 +54,10 @@ def submit(ledger: Ledger, request_id: str, job_id: str = "j1") -> Held:
     )
     assert sent.verdict == "sending"
     return ledger.change(sent.after, lambda h, now: table.submitted(h, now, job_id, "IN_QUEUE", poll_ms=0)).after
+
+
+def _observed(ledger: Ledger, heard: Observation, held: Held, now: int) -> Change:
+    return ledger.table.observed(held, now, heard, poll_ms=1)
 
 
 def events(ledger: Ledger) -> list[dict[str, object]]:
@@ -143,14 +148,14 @@ def test_a_stale_change_is_made_anew(ledger: Ledger) -> None:
     held = submit(ledger, "a")
     table = ledger.table
     ledger.change(held, lambda h, now: table.wish(h, now, Wish.CANCEL))
-    end = ledger.change(held, lambda h, now: table.observed(h, now, Heard("j1", "CANCELLED", 1), poll_ms=1))
+    end = ledger.change(held, lambda h, now: table.observed(h, now, Observation("j1", "CANCELLED", 1), poll_ms=1))
     assert (end.record.status, end.record.reason) == ("CANCELLED", "cancelled")
 
 
 def test_a_change_repeated_by_the_client_is_written_once(ledger: Ledger) -> None:
     """I15: the same commit twice, as after a lost answer, adds no event and answers the same."""
     held = submit(ledger, "a")
-    change = ledger.table.observed(held, ledger.now(), Heard("j1", "COMPLETED", 1, output="1"), poll_ms=1)
+    change = ledger.table.observed(held, ledger.now(), Observation("j1", "COMPLETED", 1, output="1"), poll_ms=1)
     from bridge.ledger.scripts import run  # noqa: PLC0415
 
     args = ledger._arguments.commit(change, "one-token")
@@ -164,9 +169,8 @@ def test_a_change_repeated_by_the_client_is_written_once(ledger: Ledger) -> None
 def test_sequences_are_gapless_and_ids_deterministic(ledger: Ledger) -> None:
     """I3, I7: 1, 2, 3 ... per request."""
     held = submit(ledger, "a")
-    table = ledger.table
     for status in ("IN_PROGRESS", "COMPLETED"):
-        held = ledger.change(held, lambda h, now, s=status: table.observed(h, now, Heard("j1", s, 1), poll_ms=1)).after  # type: ignore[misc]
+        held = ledger.change(held, partial(_observed, ledger, Observation("j1", status, 1))).after
     told = events(ledger)
     assert [event["id"] for event in told] == [f"a:{n}" for n in range(1, 6)]
     assert [event["sequence"] for event in told] == [f"{n:010d}" for n in range(1, 6)]
@@ -177,7 +181,7 @@ def test_a_closed_record_expires_and_its_tombstone_answers(ledger: Ledger) -> No
     held = submit(ledger, "a")
     table = ledger.table
     ended = ledger.change(
-        held, lambda h, now: table.observed(h, now, Heard("j1", "COMPLETED", 1, output="1"), poll_ms=1)
+        held, lambda h, now: table.observed(h, now, Observation("j1", "COMPLETED", 1, output="1"), poll_ms=1)
     ).after
     assert ledger.client.ttl("bridge:_:r:a") == -1
     ledger.change(ended, lambda h, now: table.delivered(h, now, Sink.CELERY, round_=1))
@@ -343,7 +347,7 @@ def test_memory_over_the_limit_still_saves_what_was_paid_for(ledger: Ledger) -> 
     try:
         table = ledger.table
         end = ledger.change(
-            held, lambda h, now: table.observed(h, now, Heard("j1", "COMPLETED", 1, output="1"), poll_ms=1)
+            held, lambda h, now: table.observed(h, now, Observation("j1", "COMPLETED", 1, output="1"), poll_ms=1)
         )
         assert end.record.status == "COMPLETED"
         with pytest.raises(Exception, match="OutOfMemory"):

@@ -19,7 +19,7 @@ from bridge.engine.watch.outputs import Outputs
 from bridge.errors import OutputUnavailable, SettingsError
 from bridge.job.change import Rules
 from bridge.job.document import Held
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
@@ -186,12 +186,12 @@ def tracked(ledger: Ledger, request_id: str, sinks: str = "") -> Held:
     return ledger.change(sent.after, lambda h, now: table.submitted(h, now, "j1", "IN_QUEUE", poll_ms=0)).after
 
 
-def completed(output: str = TEXT) -> Heard:
+def completed(output: str = TEXT) -> Observation:
     """The end of its job."""
-    return Heard("j1", "COMPLETED", 1, output=output)
+    return Observation("j1", "COMPLETED", 1, output=output)
 
 
-def settle(ledger: Ledger, held: Held, heard: Heard) -> Held:
+def settle(ledger: Ledger, held: Held, heard: Observation) -> Held:
     """Write the end."""
     return ledger.change(held, lambda h, now: ledger.table.observed(h, now, heard, poll_ms=0)).after
 
@@ -204,12 +204,12 @@ def outputs(ledger: Ledger, blobs: Blobs, timeout_s: float = 5.0) -> Outputs:
 def test_the_blob_stands_before_the_end_that_refers_to_it(ledger: Ledger, tmp_path: Path) -> None:
     """A kill in between leaves a blob without a reference: noted, found, and deleted once its request has ended."""
     parts, held = outputs(ledger, Blobs(f"file://{tmp_path}")), tracked(ledger, "r1")
-    told: list[Heard] = []
+    told: list[Observation] = []
     parts.later(held.record, completed(), told.append)
     ref = json.loads(eventually(lambda: told[0].ref) or "")
     assert Path(ref["url"].removeprefix("file://")).read_text() == TEXT
     # The process dies here; another engine reads the job again and finds that it failed meanwhile.
-    failed = Heard("j1", "FAILED", 1, error="no")
+    failed = Observation("j1", "FAILED", 1, error="no")
     ledger.client.zadd(ledger.names.key("blobs"), {json.dumps(["r1", ref["url"]]): 0})
     assert parts.sweep() == 0, "the end may still be on its way"
     settle(ledger, held, failed)
@@ -222,7 +222,7 @@ def test_the_blob_stands_before_the_end_that_refers_to_it(ledger: Ledger, tmp_pa
 def test_a_blob_goes_when_its_retention_is_over_and_its_record_says_so_first(ledger: Ledger, tmp_path: Path) -> None:
     """No reference leads nowhere; size and SHA-256 stay."""
     parts, held = outputs(ledger, Blobs(f"file://{tmp_path}")), tracked(ledger, "r1")
-    told: list[Heard] = []
+    told: list[Observation] = []
     parts.later(held.record, completed(), told.append)
     eventually(lambda: told)
     settle(ledger, held, told[0])
@@ -247,14 +247,14 @@ def test_a_store_that_hangs_costs_its_limit_once(ledger: Ledger, tmp_path: Path)
         parts = outputs(ledger, Blobs("s3://outputs", s3.options_at(proxy.port)), timeout_s=1.0)
         proxy.hang()
         held = [tracked(ledger, f"r{n}") for n in range(400)]
-        told: dict[str, Heard] = {}
+        told: dict[str, Observation] = {}
         started = time.monotonic()
         for one in held:
             parts.later(one.record, completed(), lambda heard, one=one: told.update({one.record.id: heard}))  # type: ignore[misc]
         eventually(lambda: parts.once() and len(told) == 400)
         assert time.monotonic() - started < 25.0  # by eight threads, a second for each would be fifty
         assert all(heard.ref is None and heard.output == TEXT for heard in told.values())
-        at_once: list[Heard] = []
+        at_once: list[Observation] = []
         parts.later(held[0].record, completed(), at_once.append)
         assert at_once, "a store that rests is not asked"
         proxy.restore()
@@ -266,7 +266,7 @@ def test_stopping_leaves_no_end_behind(ledger: Ledger, tmp_path: Path) -> None:
     gate = threading.Event()
     blobs.put = lambda *_: gate.wait(10)  # type: ignore[method-assign,assignment]  # a slow store
     parts = outputs(ledger, blobs)
-    told: list[Heard] = []
+    told: list[Observation] = []
     parts.later(tracked(ledger, "r1").record, completed(), told.append)
     assert parts.busy == 1
     parts.close()

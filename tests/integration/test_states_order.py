@@ -13,7 +13,7 @@ from celery import Celery
 from bridge.engine.tell.celery_states import States
 from bridge.job.change import Rules
 from bridge.job.document import Held
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.words import Phase, Sink, Step
 from bridge.ledger import Ledger, Names, connect
@@ -49,7 +49,7 @@ def test_a_state_that_comes_behind_the_end_does_not_cover_it(redis_url: str) -> 
     def ends_first(batch: list[Any]) -> None:
         """What another process does between our look and our write."""
         end = ledger.change(
-            held, lambda h, now: table.observed(h, now, Heard("j1", "COMPLETED", 1, output='{"o":1}'), poll_ms=1)
+            held, lambda h, now: table.observed(h, now, Observation("j1", "COMPLETED", 1, output='{"o":1}'), poll_ms=1)
         )
         told: dict[str, Any] = {
             "status": "SUCCESS",

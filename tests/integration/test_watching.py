@@ -16,7 +16,7 @@ import pytest
 
 from bridge.job.change import Rules
 from bridge.job.document import Held
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.words import Phase, Step
 from bridge.ledger import Ledger, Names, connect
@@ -120,7 +120,7 @@ def test_observations_that_race_are_written_once(ledger: Ledger) -> None:
         claimed.records[0], lambda h, now: table.sending(h, now, claimed.token, endpoint_id="demo", base_url="http://x")
     )
     held = ledger.change(sent.after, lambda h, now: table.submitted(h, now, "j1", "IN_QUEUE", poll_ms=0)).after
-    news = Heard("j1", "COMPLETED", 1, output='{"x":1}')
+    news = Observation("j1", "COMPLETED", 1, output='{"x":1}')
     late = replace(news, status="IN_PROGRESS", output='{"step":9}')
 
     def tell(n: int) -> str:

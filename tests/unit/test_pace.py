@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.engine.watch.poll_times import MOST_MS, Known, Load, known, next_look_ms, plan
+from bridge.engine.watch.poll_times import MOST_MS, Known, Load, known, next_poll_ms, plan
 
 Job = tuple[float, float]  # delayTime and executionTime, ms
 
@@ -50,7 +50,7 @@ def watched(about: Known, job: Job) -> tuple[int, float]:
     now, looks, status = 0.0, 0, "IN_QUEUE"
     while True:
         seen = int(delay) if status == "IN_PROGRESS" else None
-        now += next_look_ms(about, status, now, delay_ms=seen)
+        now += next_poll_ms(about, status, now, delay_ms=seen)
         looks += 1
         if now >= delay + run:
             return looks, now - delay - run
@@ -104,7 +104,7 @@ def test_a_start_is_seen_early(name: str) -> None:
     for delay, run in drawn(name, 100, "started"):
         now = looks = 0.0
         while now < delay:
-            now += next_look_ms(about, "IN_QUEUE", now)
+            now += next_poll_ms(about, "IN_QUEUE", now)
             looks += 1
         assert looks <= 5
         assert now - delay <= max(1_000, min(0.1 * run, 60_000))
@@ -113,9 +113,9 @@ def test_a_start_is_seen_early(name: str) -> None:
 def test_a_job_that_tells_progress_is_looked_at_more_often() -> None:
     """And one that does not is still looked at a few times, so that trouble is seen."""
     about = known(history("render 10 min"), Load())
-    quiet = next_look_ms(about, "IN_PROGRESS", 20_000, delay_ms=5_000)
-    telling = next_look_ms(about, "IN_PROGRESS", 20_000, delay_ms=5_000, progressing=True)
-    assert telling <= 60_000 < quiet <= 240_000
+    quiet = next_poll_ms(about, "IN_PROGRESS", 20_000, delay_ms=5_000)
+    event = next_poll_ms(about, "IN_PROGRESS", 20_000, delay_ms=5_000, progressing=True)
+    assert event <= 60_000 < quiet <= 240_000
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)
@@ -138,16 +138,16 @@ def test_looks_stay_inside_the_budget(name: str, in_flight: int) -> None:
 
 def test_where_nothing_is_known_a_crowd_is_looked_at_in_turn() -> None:
     """A new endpoint with 100,000 jobs: none is looked at again before the budget allows all of them one look."""
-    assert next_look_ms(Known(Load(in_flight=100_000)), "IN_QUEUE", 1_000) >= 500_000
-    assert next_look_ms(Known(Load(in_flight=10)), "IN_QUEUE", 1_000) <= 200
+    assert next_poll_ms(Known(Load(in_flight=100_000)), "IN_QUEUE", 1_000) >= 500_000
+    assert next_poll_ms(Known(Load(in_flight=10)), "IN_QUEUE", 1_000) <= 200
 
 
 def test_a_deep_queue_puts_the_look_at_a_queued_job_off() -> None:
     """RunPod's own count: 600 before it on 3 workers."""
     seen = history("image 8 s")
     empty, deep = known(seen, Load()), known(seen, Load(queued=600, workers=3))
-    assert next_look_ms(deep, "IN_QUEUE", 1_000) > 5 * next_look_ms(empty, "IN_QUEUE", 1_000)
-    assert next_look_ms(deep, "IN_PROGRESS", 1_000, delay_ms=10) == next_look_ms(
+    assert next_poll_ms(deep, "IN_QUEUE", 1_000) > 5 * next_poll_ms(empty, "IN_QUEUE", 1_000)
+    assert next_poll_ms(deep, "IN_PROGRESS", 1_000, delay_ms=10) == next_poll_ms(
         empty, "IN_PROGRESS", 1_000, delay_ms=10
     )
 
@@ -165,11 +165,11 @@ times = st.integers(0, 8 * 3_600_000)
     st.floats(0, 1_000),
 )
 def test_every_look_is_in_the_future_and_before_a_result_is_forgotten(
-    samples: list[tuple[int, int]], status: str, age: int, delay: int | None, telling: bool, crowd: int, rate: float
+    samples: list[tuple[int, int]], status: str, age: int, delay: int | None, event: bool, crowd: int, rate: float
 ) -> None:
     """Whatever was seen: at least a moment away, never past half of RunPod's 30 minutes (I10)."""
     about = known(samples, Load(crowd, rate, queued=crowd, workers=3))
-    away = next_look_ms(about, status, age, delay_ms=delay, progressing=telling)
+    away = next_poll_ms(about, status, age, delay_ms=delay, progressing=event)
     assert 1 <= away <= MOST_MS + 1 <= 900_001
 
 

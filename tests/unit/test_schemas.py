@@ -17,7 +17,7 @@ from bridge.job.additions import breaks
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held, dead_event, endpoint_event, remembered
 from bridge.job.models import INCOMING, schemas
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.record import Long, Record, altered
 from bridge.job.request import parse_run
 from bridge.job.transitions import Table
@@ -123,9 +123,9 @@ def test_what_the_code_writes_is_what_the_messages_say() -> None:
     seen: set[str] = set()
 
     def told(change: Change) -> Held:
-        for telling in change.tellings:
-            check(telling.name.value, json.loads(telling.body))
-            seen.add(telling.name.value)
+        for event in change.events:
+            check(event.name.value, json.loads(event.body))
+            seen.add(event.name.value)
         return change.after
 
     def begun(**more: Any) -> Held:
@@ -137,15 +137,17 @@ def test_what_the_code_writes_is_what_the_messages_say() -> None:
         return told(table.submitted(sending, 3, "j1", "IN_QUEUE", poll_ms=1))
 
     held = tracked(stream=1, retries_left=1)
-    held = told(table.observed(held, 4, Heard("j1", "IN_PROGRESS", 1, output='{"p":1}'), poll_ms=1))
+    held = told(table.observed(held, 4, Observation("j1", "IN_PROGRESS", 1, output='{"p":1}'), poll_ms=1))
     held = Held(altered(held.record, reading="reader"), held.long)
     chunks = [("x", None), ("y" * 2_000, {"m": 1})]
     held = told(table.stream_read(held, 5, chunks, again_ms=None, lost=False, reader="reader"))
-    held = told(table.observed(held, 6, Heard("j1", "FAILED", 1, error="no"), poll_ms=1))
-    table_end = table.observed(tracked(), 6, Heard("j1", "COMPLETED", 1, output='"' + "z" * 5_000 + '"'), poll_ms=1)
+    held = told(table.observed(held, 6, Observation("j1", "FAILED", 1, error="no"), poll_ms=1))
+    table_end = table.observed(
+        tracked(), 6, Observation("j1", "COMPLETED", 1, output='"' + "z" * 5_000 + '"'), poll_ms=1
+    )
     told(table_end)
-    told(table.observed(tracked(), 6, Heard("j1", "FAILED", 1, error='{"error_message":"m"}'), poll_ms=1))
-    told(table.observed(tracked(), 6, Heard("j1", "TIMED_OUT", 1), poll_ms=1))
+    told(table.observed(tracked(), 6, Observation("j1", "FAILED", 1, error='{"error_message":"m"}'), poll_ms=1))
+    told(table.observed(tracked(), 6, Observation("j1", "TIMED_OUT", 1), poll_ms=1))
     told(table.wish(begun(), 2, Wish.CANCEL, by="me", door="cli"))
     told(table.refused(begun(), 2, "input: no"))
     assert {"accepted", "submitted", "queued", "started", "progress", "chunk", "retried"} <= seen

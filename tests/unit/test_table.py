@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bridge.job.change import Change, Rules, submit_score
 from bridge.job.document import Held
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.table import TABLE
 from bridge.job.transitions import Table
@@ -53,9 +53,9 @@ def in_phase(phase: Phase, **more: object) -> Held:
     return Held(record, {Long.INPUT: '{"a":1}', Long.CANVAS: "{}"})
 
 
-def heard(status: str, **more: object) -> Heard:
+def heard(status: str, **more: object) -> Observation:
     """One observation of the current job."""
-    return Heard(**{"job_id": "j1", "status": status, "attempt": 1, **more})  # type: ignore[arg-type]
+    return Observation(**{"job_id": "j1", "status": status, "attempt": 1, **more})  # type: ignore[arg-type]
 
 
 EVENTS: dict[str, Callable[[Held], Change]] = {
@@ -100,7 +100,7 @@ def test_each_cell_moves_as_the_table_says_and_no_other_moves(phase: Phase, even
     elif not change.empty:
         assert change.record.phase in allowed
     if change.empty:
-        assert not change.tellings
+        assert not change.events
 
 
 def test_every_cell_of_the_table_can_be_reached() -> None:
@@ -154,7 +154,7 @@ def test_an_accepted_request_is_cancelled_for_nothing() -> None:
     """Nothing has left: the cancel ends it at once, and says who did it."""
     change = TABLE_OF.wish(in_phase(Phase.ACCEPTED), NOW, Wish.CANCEL, by="ann", door="cli")
     assert change.verdict == "cancelled"
-    assert '"by":"ann"' in change.tellings[0].body
+    assert '"by":"ann"' in change.events[0].body
 
 
 def test_no_intent_is_carried_out_with_a_stale_lease() -> None:
@@ -170,7 +170,7 @@ def test_a_job_id_is_never_refused() -> None:
     for phase in Phase:
         change = TABLE_OF.submitted(in_phase(phase), NOW, "late-job", "IN_QUEUE", poll_ms=1)
         known = change.record.job_id == "late-job" or "late-job" in change.after.long.get(Long.JOBS, "")
-        assert known or change.strays, phase
+        assert known or change.orphans, phase
 
 
 def test_a_cancelled_request_is_not_submitted_again() -> None:
@@ -222,7 +222,7 @@ def test_failed_with_retries_left_is_no_end() -> None:
     """No end event, no finish: `retried`, and RunPod's /retry is due."""
     change = TABLE_OF.observed(in_phase(Phase.TRACKED, retries_left=1), NOW, heard("FAILED", error="boom"), poll_ms=1)
     assert (change.record.phase, change.record.retries_left) == (Phase.RETRYING, 0)
-    assert [telling.name.value for telling in change.tellings] == ["retried"]
+    assert [event.name.value for event in change.events] == ["retried"]
 
 
 def test_an_execution_timeout_is_retried_only_if_named() -> None:
@@ -249,7 +249,7 @@ def test_the_first_to_complete_of_two_jobs_gives_the_result() -> None:
     assert failed.record.job_id == "j2"
     won = TABLE_OF.observed(two, NOW, heard("COMPLETED", job_id="j2", output="7"), poll_ms=1)
     assert (won.record.status, won.record.job_id, won.output) == ("COMPLETED", "j2", "7")
-    assert [stray.job_id for stray in won.strays] == ["j1"]
+    assert [orphan.job_id for orphan in won.orphans] == ["j1"]
 
 
 def test_a_retry_is_asked_only_after_everybody_was_told() -> None:
@@ -337,7 +337,7 @@ def test_a_purge_that_meets_a_submit_counts_soon() -> None:
     assert (first.verdict, first.delay_ms) == ("missed", 1_000)
     last = TABLE_OF.gone(first.after, NOW + 1_060, "j1", 1, endpoint_ok_at=NOW + 50, purged_at=NOW, poll_ms=1)
     assert (last.record.status, last.record.reason) == ("CANCELLED", "purged")
-    assert '"by":"ann"' in last.tellings[-1].body
+    assert '"by":"ann"' in last.events[-1].body
     seen = TABLE_OF.observed(submitted.after, NOW + 70, heard("IN_QUEUE"), poll_ms=1)
     again = TABLE_OF.gone(seen.after, NOW + 80, "j1", 1, endpoint_ok_at=NOW + 70, purged_at=NOW, poll_ms=1)
     assert again.delay_ms == 30_000  # it outlived the purge
@@ -404,8 +404,8 @@ def test_who_sends_a_request_again_from_elsewhere_hears_the_rest_too() -> None:
     assert (noted.verdict, list(noted.record.waiting_sinks)) == ("noted", [Sink.REPLY])
     assert table.also_reply(noted.after, 1_000, again).verdict == "known"
     ended = table.wish(noted.after, 2_000, Wish.CANCEL, by=None, door="amqp")
-    (telling,) = ended.tellings
-    assert [reply["to"] for reply in telling.replies] == ["a", "b"]
+    (event,) = ended.events
+    assert [reply["to"] for reply in event.replies] == ["a", "b"]
     assert ended.record.phase is Phase.SETTLED  # until the broker has confirmed the second reply
     assert table.also_reply(ended.after, 3_000, {**again, "to": "c"}).verdict == "ended"
     full = noted.after
@@ -416,7 +416,7 @@ def test_who_sends_a_request_again_from_elsewhere_hears_the_rest_too() -> None:
 
 def told(change: Change) -> list[tuple[str, str, int]]:
     """What a change tells: name, status in its data, sequence."""
-    found = [(telling.name.value, json.loads(telling.body)) for telling in change.tellings]
+    found = [(event.name.value, json.loads(event.body)) for event in change.events]
     return [(name, body["data"]["status"], int(body["sequence"])) for name, body in found]
 
 
@@ -438,7 +438,7 @@ def test_a_job_that_ran_between_two_looks_is_told_started_first(end: dict[str, s
     """In the change that tells its end (I3: without a gap), with RunPod's own times."""
     change = TABLE_OF.observed(queued(), NOW, heard(delay_time=9_000, execution_time=2_500, **end), poll_ms=1)
     assert told(change) == [("started", "IN_PROGRESS", 4), (name, end["status"], 5)]
-    started, ended = (json.loads(telling.body)["data"] for telling in change.tellings)
+    started, ended = (json.loads(event.body)["data"] for event in change.events)
     assert started["phase"] == "TRACKED"
     assert (started["started_at"], ended["started"]) == (ended["started_at"], True)
     assert change.record.started_at == NOW - 50_000 + 9_000
@@ -451,7 +451,7 @@ def test_what_never_ran_is_not_told_as_started() -> None:
     for status, name in (("CANCELLED", "cancelled"), ("TIMED_OUT", "timed_out")):
         change = TABLE_OF.observed(queued(), NOW, heard(status), poll_ms=1)
         assert told(change) == [(name, status, 4)]
-        assert json.loads(change.tellings[0].body)["data"]["started"] is False
+        assert json.loads(change.events[0].body)["data"]["started"] is False
     assert TABLE_OF.observed(queued(), NOW, heard("TIMED_OUT"), poll_ms=1).record.reason == "ttl_expired"
 
 
@@ -479,7 +479,7 @@ def test_a_chunk_of_a_job_in_the_queue_says_that_it_runs() -> None:
     held = Held(replace(first.record, reading="r"), first.after.long)
     more = TABLE_OF.stream_read(held, NOW, [("c", None)], reader="r", again_ms=10, lost=False)
     assert told(more) == [("chunk", "IN_PROGRESS", 7)]
-    assert not TABLE_OF.observed(more.after, NOW, heard("IN_PROGRESS"), poll_ms=1).tellings
+    assert not TABLE_OF.observed(more.after, NOW, heard("IN_PROGRESS"), poll_ms=1).events
     by_sync = in_phase(Phase.TRACKED, submitted_at=NOW - 5, sequence=3)  # the submit's answer said IN_PROGRESS
     assert told(TABLE_OF.observed(by_sync, NOW, heard("IN_PROGRESS"), poll_ms=1)) == [("started", "IN_PROGRESS", 4)]
     stale = queued(stream=1, reading="another", attempt=2)
@@ -492,7 +492,7 @@ def test_each_event_of_a_change_tells_its_own_step() -> None:
     record = Record(id="r", endpoint="demo", door="amqp", fingerprint="f")
     born = TABLE_OF.accept(Held(record, {}), NOW, {"by": "ann", "door": "cli"})
     assert told(born) == [("accepted", "ACCEPTED", 1), ("cancelled", "CANCELLED", 2)]
-    assert json.loads(born.tellings[0].body)["data"]["phase"] == "ACCEPTED"
+    assert json.loads(born.events[0].body)["data"]["phase"] == "ACCEPTED"
 
 
 def test_the_end_of_the_chunks_says_whether_all_of_them_are_there() -> None:

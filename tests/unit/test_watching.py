@@ -10,7 +10,7 @@ import pytest
 from bridge.engine.watch.stream import after_nothing_ms, hold_ms, pause_ms
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held, document
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.transitions import Table
 from bridge.job.transitions.chunks import DRAIN_MS
@@ -31,15 +31,15 @@ def tracked(**more: object) -> Held:
     return Held(replace(record, **more), {})  # type: ignore[arg-type]
 
 
-def heard(status: str, output: object = None, **more: object) -> Heard:
+def heard(status: str, output: object = None, **more: object) -> Observation:
     """One observation."""
     text = None if output is None else json.dumps(output)
-    return Heard(**{"job_id": "j1", "status": status, "attempt": 1, "output": text, **more})  # type: ignore[arg-type]
+    return Observation(**{"job_id": "j1", "status": status, "attempt": 1, "output": text, **more})  # type: ignore[arg-type]
 
 
 def chunk_events(change: Change) -> list[dict[str, object]]:
     """What the change tells of chunks."""
-    told = [json.loads(telling.body) for telling in change.tellings]
+    told = [json.loads(event.body) for event in change.events]
     return [event["data"] for event in told if event["type"] == "bridge.job.chunk"]
 
 
@@ -146,7 +146,7 @@ def test_a_lost_page_is_filled_in_from_the_aggregate() -> None:
     told = {event["index"]: event["output"] for event in chunk_events(end)}
     assert told == {2: "c", 3: "d", 4: "e"}
     assert all(event["repaired"] for event in chunk_events(end))
-    assert json.loads(end.tellings[-1].body)["type"] == "bridge.job.completed"
+    assert json.loads(end.events[-1].body)["type"] == "bridge.job.completed"
     shown = document(end.after)
     assert (shown["stream_incomplete"], shown["stream_repaired"]) == ("possible", 3)
     assert [json.loads(chunk).get("index") for chunk in end.chunks] == [2, 3, 4, None]  # the last tells the end
@@ -217,9 +217,9 @@ def test_late_progress_never_reopens_an_ended_job() -> None:
 def test_a_progress_is_told_once() -> None:
     """The same progress read again is no news."""
     first = TABLE.observed(tracked(), NOW, heard("IN_PROGRESS", {"step": 1}), poll_ms=0)
-    assert [telling.name for telling in first.tellings] == ["progress"]
+    assert [event.name for event in first.events] == ["progress"]
     again = TABLE.observed(first.after, NOW, heard("IN_PROGRESS", {"step": 1}), poll_ms=0)
-    assert again.tellings == ()
+    assert again.events == ()
 
 
 # How often streams are read

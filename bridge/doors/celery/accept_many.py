@@ -27,7 +27,7 @@ from celery.worker.strategy import default, logger
 from bridge.doors.celery.canvas import NOT_BEFORE
 from bridge.doors.celery.listeners import heard, task_events_wanted
 from bridge.doors.celery.redact import shown
-from bridge.doors.celery.wait_for_ledger import hold
+from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class _Taken:
     errors: tuple[type[Exception], ...]
 
 
-class Together:
+class BatchAccept:
     """One per app; its thread starts with the first message."""
 
     def __init__(self, into: Callable[[], tuple[Accept, Notifier]], prepare: Prepare) -> None:
@@ -100,7 +100,7 @@ class Together:
             except Exception:  # noqa: BLE001  (refused, or unreadable: Celery's own way tells it)
                 taken.alone()
         accept, notifier = self._into()
-        verdicts: list[Verdict] = hold(lambda: accept.many([prepared for _, prepared in ready]))
+        verdicts: list[Verdict] = wait_for_ledger(lambda: accept.many([prepared for _, prepared in ready]))
         notifier.accepted(*verdicts)
         for (taken, prepared), verdict in zip(ready, verdicts, strict=True):
             if verdict.kind == "conflict" or (verdict.kind == "repeat" and prepared.origin.continues):
@@ -171,7 +171,7 @@ def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..
     hub = consumer.hub
     if hub is None or not isinstance(consumer.pool, TaskPool):
         return celerys
-    together: Together = task.together
+    batch_accept: BatchAccept = task.batch_accept
     hostname, errors = consumer.hostname, consumer.connection_errors
 
     def plain(message: Any) -> bool:
@@ -194,6 +194,6 @@ def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..
         def alone() -> None:  # the loop calls it outside of the consumer's own handler
             hub.call_soon(consumer.guarded, message, lambda: celerys(message, body, ack, reject, callbacks))
 
-        together.put(_Taken(message, ack, reject, alone, hostname, errors))
+        batch_accept.put(_Taken(message, ack, reject, alone, hostname, errors))
 
     return handle

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.tell.finish import failure
-from bridge.engine.watch.observation import heard_from
-from bridge.engine.watch.poll_times import Known, next_look_ms
+from bridge.engine.watch.observation import observation_of
+from bridge.engine.watch.poll_times import Known, next_poll_ms
 from bridge.errors import Throttled
 from bridge.job.change import Rules
 from bridge.job.document import Held, document
@@ -55,11 +55,11 @@ def run(book: EndpointBook, client_of: Callable[[str], RunPodClient], arguments:
     ).after
     while not held.record.phase.ended:
         age = _now() - started
-        time.sleep(next_look_ms(nothing, held.record.status, age) / 1000)
+        time.sleep(next_poll_ms(nothing, held.record.status, age) / 1000)
         if held.record.deadline and _now() >= held.record.deadline and not held.record.wish:
             held = table.wish(held, _now(), Wish.TIMEOUT).after
             client.cancel(endpoint.id, answer.job_id)
-        heard = heard_from(client.status(endpoint.id, answer.job_id), held.record.attempt)
+        heard = observation_of(client.status(endpoint.id, answer.job_id), held.record.attempt)
         held = table.observed(held, _now(), heard, poll_ms=0).after
     told = document(held)
     if held.record.status != Status.COMPLETED:

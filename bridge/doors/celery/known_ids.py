@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Task
 from celery.exceptions import Ignore
 
-from bridge.doors.celery.wait_for_ledger import hold
+from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.errors import LedgerError
 from bridge.telemetry import tell
 
@@ -30,7 +30,7 @@ _STORES = frozenset(
 
 def refuse_known(ledger: Ledger, context: Context, kwargs: dict[str, Any], task: str) -> None:
     """Raise Ignore for a command that came under the id of a request, once it is kept where an operator finds it."""
-    if context.is_eager or context.called_directly or not hold(lambda: ledger.knows(str(context.id))):
+    if context.is_eager or context.called_directly or not wait_for_ledger(lambda: ledger.knows(str(context.id))):
         return
     kept_apart(ledger, str(context.id), kwargs, task)
     raise Ignore
@@ -40,7 +40,7 @@ def kept_apart(ledger: Ledger, task_id: str, kwargs: dict[str, Any], task: str) 
     """A dead letter of what came under a request's id."""
     tell("request.conflict", request_id=task_id, endpoint="", door="celery")
     detail = f"{task} came under the id of a request: it was not carried out, and no result was stored"
-    hold(lambda: keep(ledger, "id_conflict", task_id, kwargs, detail, task))
+    wait_for_ledger(lambda: keep(ledger, "id_conflict", task_id, kwargs, detail, task))
 
 
 def keep(ledger: Ledger, reason: str, task_id: str, arguments: Mapping[str, Any], detail: str, task: str) -> None:
@@ -75,7 +75,7 @@ class GuardedBackend:
     def _is_known(self, task_id: str, name: str) -> bool:
         ledger = self._ledger_of()
         if name != "mark_as_revoked":
-            return hold(lambda: ledger.knows(task_id))
+            return wait_for_ledger(lambda: ledger.knows(task_id))
         try:  # an expired message: asked by the consumer's own thread, which must not wait
             return ledger.knows(task_id)
         except LedgerError:

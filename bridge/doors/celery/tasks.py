@@ -12,11 +12,11 @@ from celery.exceptions import Ignore, Reject
 
 from bridge.doors.celery import eager
 from bridge.doors.celery.accept import AcceptTask
-from bridge.doors.celery.accept_many import STRATEGY, Together
+from bridge.doors.celery.accept_many import STRATEGY, BatchAccept
 from bridge.doors.celery.canvas import another, canvas_of, clocks_of, continues, fail_followers, not_before_of
 from bridge.doors.celery.finish.task import Finishing, FinishTask, finish
 from bridge.doors.celery.known_ids import GuardedTask, keep, refuse_known
-from bridge.doors.celery.wait_for_ledger import hold
+from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.doors.commands import COMMANDS, check_argument
 from bridge.engine.accept import Origin, Verdict
 from bridge.engine.control import Asker
@@ -89,7 +89,7 @@ def register(app: Celery, uses: Callable[[], Uses]) -> None:
     own = {
         "accept": staticmethod(accept),
         "ledger_of": staticmethod(ledger),
-        "together": Together(into, prepare),
+        "together": BatchAccept(into, prepare),
         "Strategy": STRATEGY,
     }
 
@@ -143,7 +143,7 @@ def _accept(
         arguments, fault = kwargs, error
     try:
         origin = _origin(context, uses, ignores=ignores)
-        verdict: Verdict = hold(lambda: uses.accept(context.id, arguments, origin, fault=fault))
+        verdict: Verdict = wait_for_ledger(lambda: uses.accept(context.id, arguments, origin, fault=fault))
     except (JobRejected, LedgerUnavailable, Reject):
         raise
     except Exception as error:  # noqa: BLE001  (no record tells of it: it ends with this message, which is kept, I12)
@@ -151,7 +151,11 @@ def _accept(
         keep(uses.ledger, "malformed", context.id, arguments, refused.message, "bridge.run")
         raise refused from None
     uses.notifier.accepted(verdict)
-    refusal = verdict.fault if verdict.kind == "conflict" else hold(lambda: _another_canvas(context, uses, verdict))
+    refusal = (
+        verdict.fault
+        if verdict.kind == "conflict"
+        else wait_for_ledger(lambda: _another_canvas(context, uses, verdict))
+    )
     if refusal is not None:
         # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
         keep(uses.ledger, "id_conflict", context.id, arguments, refusal.message, "bridge.run")
@@ -207,7 +211,7 @@ def _control_task(
         refuse_known(here.ledger, task.request, kwargs, name)
         try:
             asker = _checked(name, allowed, args, kwargs)
-            return hold(lambda: ask(here.control, kwargs, asker))
+            return wait_for_ledger(lambda: ask(here.control, kwargs, asker))
         except JobRejected as error:
             if task.request.ignore_result:  # nobody will hear of it (I12)
                 keep(here.ledger, "rejected", task.request.id, kwargs, error.message, name)

@@ -23,7 +23,7 @@ WAIT_S, WAIT_MAX_S = 0.1, 2.0
 stopping = threading.Event()
 
 
-def hold(call: Callable[[], T]) -> T:
+def wait_for_ledger(call: Callable[[], T]) -> T:
     """The call's answer, however long the ledger takes. Raises Reject(requeue) when told to stop meanwhile."""
     wait = WAIT_S
     while True:

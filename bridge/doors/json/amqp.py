@@ -15,8 +15,8 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from bridge.doors.json.amqp_frames import reading_frames
-from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Door, undeliverable
-from bridge.doors.json.handler import Answer, Delivery, Desk, Item
+from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Consumer, undeliverable
+from bridge.doors.json.handler import Answer, Delivery, Handler, Item
 from bridge.engine.tell.amqp_publisher import is_fault
 from bridge.job.document import CONTENT_TYPE
 from bridge.telemetry import tell
@@ -37,12 +37,12 @@ _PROPERTIES = (
 )  # fmt: skip
 
 
-class AmqpDoor(Door):
+class AmqpConsumer(Consumer):
     """One queue."""
 
-    def __init__(self, desk: Desk, ledger: Ledger, pressure: Pressure, url: str, *, quorum: bool) -> None:
-        super().__init__(desk, ledger, pressure)
-        self._queue, self._key = QUEUES[desk.kind]
+    def __init__(self, handler: Handler, ledger: Ledger, pressure: Pressure, url: str, *, quorum: bool) -> None:
+        super().__init__(handler, ledger, pressure)
+        self._queue, self._key = QUEUES[handler.kind]
         self._url = url
         self._quorum = quorum
         self._connection: Any = None
@@ -101,7 +101,7 @@ class AmqpDoor(Door):
             connection.ensure_connection(max_retries=1, timeout=CONNECT_S)
             self._connection = connection
         if self._channel is None:
-            declare(self._connection, self._desk.kind, quorum=self._quorum)
+            declare(self._connection, self._handler.kind, quorum=self._quorum)
             channel = self._connection.channel()
             channel.auto_decode = False  # bytes, whatever a content encoding claims
             channel.basic_qos(0, 2 * BATCH, False)
@@ -115,7 +115,7 @@ class AmqpDoor(Door):
 
     def _release(self, items: Sequence[Item]) -> None:
         """A batch of requests is acked whole; commands end in any order."""
-        if self._desk.kind == "requests":
+        if self._handler.kind == "requests":
             self._channel.basic_ack(items[-1].tag, multiple=True)
         else:
             for item in items:
@@ -154,15 +154,15 @@ class AmqpDoor(Door):
             except Exception as error:
                 self._hang_up()
                 if is_fault(error):  # of this answer: its size, a property's form
-                    undeliverable(self._desk, self._ledger, answer, f"it cannot be sent: {type(error).__name__}")
+                    undeliverable(self._handler, self._ledger, answer, f"it cannot be sent: {type(error).__name__}")
                     channel = self._answering_channel()
                     continue
                 if not isinstance(error, self._broken()):
                     raise
-                tell("broker.unavailable", error=f"{type(error).__name__}: {error}", door=self._desk.source)
+                tell("broker.unavailable", error=f"{type(error).__name__}: {error}", door=self._handler.source)
                 raise
             if self._returned:
-                undeliverable(self._desk, self._ledger, answer, self._returned[0])
+                undeliverable(self._handler, self._ledger, answer, self._returned[0])
 
     def _answering_channel(self) -> Any:
         if self._answering is None:

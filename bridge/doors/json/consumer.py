@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bridge.doors.json.handler import Answer, Delivery, Desk, Item
+from bridge.doors.json.handler import Answer, Delivery, Handler, Item
 from bridge.errors import LedgerUnavailable
 from bridge.telemetry import tell
 from bridge.timing import backoff
@@ -27,11 +27,11 @@ WAIT_S = 0.5
 CLOSED_S, CALLING_S = 0.1, 0.02
 
 
-class Door(ABC):
+class Consumer(ABC):
     """What AMQP and streams have in common."""
 
-    def __init__(self, desk: Desk, ledger: Ledger, pressure: Pressure) -> None:
-        self._desk = desk
+    def __init__(self, handler: Handler, ledger: Ledger, pressure: Pressure) -> None:
+        self._handler = handler
         self._ledger = ledger
         self._pressure = pressure
         self._batch: list[Item] = []
@@ -86,7 +86,7 @@ class Door(ABC):
                 raise
             self._forget()
             self._tries += 1
-            tell("broker.unavailable", error=f"{type(error).__name__}: {error}", door=self._desk.source)
+            tell("broker.unavailable", error=f"{type(error).__name__}: {error}", door=self._handler.source)
             return backoff(self._tries, 0.2, 5.0)
         self._tries = 0
         return wait
@@ -99,8 +99,8 @@ class Door(ABC):
             deliveries = self._receive(CALLING_S if self._calling else WAIT_S)
             if not deliveries:
                 return 0.0
-            self._batch = self._desk.take(deliveries)
-        self._desk.hold(self._batch)
+            self._batch = self._handler.take(deliveries)
+        self._handler.hold(self._batch)
         self._finish([item for item in self._batch if item.call is None])
         self._calling += [item for item in self._batch if item.call is not None]
         self._batch = []
@@ -108,11 +108,11 @@ class Door(ABC):
 
     def _shut(self) -> bool:
         """Whether back-pressure keeps this door closed. Commands always come in: a cancel makes room."""
-        reason = self._pressure.closed() if self._desk.kind == "requests" else None
+        reason = self._pressure.closed() if self._handler.kind == "requests" else None
         if reason and not self._closed:
-            tell("door.closed", reason=reason, door=self._desk.source)
+            tell("door.closed", reason=reason, door=self._handler.source)
         elif self._closed and not reason:
-            tell("door.opened", door=self._desk.source)
+            tell("door.opened", door=self._handler.source)
         self._closed = reason
         if reason:
             self._pause()
@@ -128,7 +128,7 @@ class Door(ABC):
                 item.call, item.held = None, False  # asked again, once the ledger is back
             elif not item.answers:
                 item.answers = item.call.result()
-        self._desk.hold([item for item in self._calling if not item.held])
+        self._handler.hold([item for item in self._calling if not item.held])
         finished = [item for item in ended if item.done]
         self._finish(finished)
         self._calling = [item for item in self._calling if item.tag not in {other.tag for other in finished}]
@@ -154,9 +154,9 @@ class Door(ABC):
                 self._forget()
 
 
-def undeliverable(desk: Desk, ledger: Ledger, answer: Answer, fault: str) -> None:
+def undeliverable(handler: Handler, ledger: Ledger, answer: Answer, fault: str) -> None:
     """An answer that nobody takes is kept, never silent (I12)."""
     tell("reply.returned", reply_to=answer.to, error=fault)
     ledger.dead.keep(
-        "undeliverable", door=desk.door, source=answer.to, body=answer.body, detail=f"reply_to {answer.to}: {fault}"
+        "undeliverable", door=handler.door, source=answer.to, body=answer.body, detail=f"reply_to {answer.to}: {fault}"
     )

@@ -10,13 +10,13 @@ from bridge.loop import Loop
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.doors.json.consumer import Door
+    from bridge.doors.json.consumer import Consumer
 
 
 class Consumers:
     """Built after any fork; `closers` are called once nothing is taken any more."""
 
-    def __init__(self, consumers: Mapping[str, Door], closers: tuple[Callable[[], None], ...]) -> None:
+    def __init__(self, consumers: Mapping[str, Consumer], closers: tuple[Callable[[], None], ...]) -> None:
         """By the queue or stream that each reads."""
         self._consumers = consumers
         self._closers = closers

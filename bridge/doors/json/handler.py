@@ -80,7 +80,7 @@ class Item:
         return self.held and (self.call is None or self.call.done())
 
 
-class Callers:
+class CommandPool:
     """A small pool for commands that call RunPod, so that none of them keeps a cancel waiting (HARDENING 12)."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Callers:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-class Desk:
+class Handler:
     """One door's (`amqp` or `stream`), for messages of one kind."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Desk:
         accept: Accept,
         control: Control,
         notifier: Notifier,
-        callers: Callers,
+        callers: CommandPool,
         message_limit: int,
     ) -> None:
         """`source` is the queue or stream; replies go by the same broker. A reply has at most `message_limit` bytes."""

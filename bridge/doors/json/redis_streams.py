@@ -15,8 +15,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Door
-from bridge.doors.json.handler import Answer, Delivery, Desk, Item
+from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Consumer
+from bridge.doors.json.handler import Answer, Delivery, Handler, Item
 from bridge.doors.json.parse import NO_DATA
 from bridge.ledger.streams.inbox import Inbox
 
@@ -30,14 +30,16 @@ if TYPE_CHECKING:
 _SPACE = uuid.UUID("7d1c5b0e-6f0d-4a58-9d43-2a4f0c1f9a10")
 
 
-class StreamDoor(Door):
+class StreamConsumer(Consumer):
     """One stream."""
 
-    def __init__(self, desk: Desk, ledger: Ledger, pressure: Pressure, client: redis.Redis, *, idle_ms: int) -> None:
+    def __init__(
+        self, handler: Handler, ledger: Ledger, pressure: Pressure, client: redis.Redis, *, idle_ms: int
+    ) -> None:
         """`client` gives bytes. A consumer that has been silent for `idle_ms` is dead: its entries are adopted."""
-        super().__init__(desk, ledger, pressure)
+        super().__init__(handler, ledger, pressure)
         consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        self._inbox = Inbox(client, desk.source, consumer, ledger.names.prefix)
+        self._inbox = Inbox(client, handler.source, consumer, ledger.names.prefix)
         self._idle_ms = idle_ms
         self._look_at = 0.0
 
@@ -63,7 +65,7 @@ class StreamDoor(Door):
         if body is None:
             body = json.dumps({_text(name): _text(value) for name, value in fields.items()}).encode()
             others["content_type"] = NO_DATA  # refused for that, with all that there was
-        made = uuid.uuid5(_SPACE, f"{self._desk.source}:{entry_id}").hex
+        made = uuid.uuid5(_SPACE, f"{self._handler.source}:{entry_id}").hex
         return Delivery(entry_id, body, others, others, made_id=made)
 
     def _answer(self, answers: Sequence[Answer]) -> None:

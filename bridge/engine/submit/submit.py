@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bridge.engine.apart import apart
 from bridge.engine.commits import FULL_S
-from bridge.engine.watch.observation import heard_from
+from bridge.engine.watch.observation import observation_of
 from bridge.errors import (
     ApiError,
     EndpointPaused,
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     from bridge.engine.watch.pace import Pace
     from bridge.job.change import Change
     from bridge.job.document import Held
-    from bridge.job.observation import Heard
+    from bridge.job.observation import Observation
     from bridge.ledger import Claimed, Ledger
-    from bridge.runpod.answers import Observation
+    from bridge.runpod.answers import JobState
     from bridge.runpod.client import RunPodClient
 
 #: Seconds between looks when nothing is due; new work wakes the loop.
@@ -80,7 +80,7 @@ class Submit:
     client_of: Callable[[str], RunPodClient]
     lease_ms: int
     slot_ms: int
-    observed: Callable[[Held, Heard, int], None]
+    observed: Callable[[Held, Observation, int], None]
     webhook_base: str | None = None
     spending: Spending | None = None
     #: Endpoints whose cap, or whose tenants' caps, held work back: an end makes room there.
@@ -259,7 +259,7 @@ class Submit:
             self._not_taken(held, endpoint, op, error)
         else:
             self.vitals.ok(endpoint.name, submitted=True)
-            heard = heard_from(answer, record.attempt) if is_end(answer.status) else None
+            heard = observation_of(answer, record.attempt) if is_end(answer.status) else None
 
             def ended(change: Change) -> None:  # /runsync brought the end too: written behind the job id
                 if heard is not None:
@@ -269,7 +269,7 @@ class Submit:
         finally:
             self.vitals.budget.release(endpoint.id, op, token, used=1, unused=0)
 
-    def _taken(self, answer: Observation) -> Callable[[Held, int], Change]:
+    def _taken(self, answer: JobState) -> Callable[[Held, int], Change]:
         status = answer.status if not is_end(answer.status) else "IN_PROGRESS"
 
         def make(held: Held, now: int) -> Change:

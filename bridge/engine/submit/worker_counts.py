@@ -22,7 +22,7 @@ _BUSY_PHASES = ("ACCEPTED", "flying")
 
 
 @dataclass(frozen=True, slots=True)
-class AskHealth:
+class WorkerCounts:
     """One `once()` calls /health of the endpoints that have been busy for a while and whose turn it is."""
 
     ledger: Ledger

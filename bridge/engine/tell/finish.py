@@ -102,7 +102,7 @@ def undeliverable(held: Held, clock_offset: int) -> ResultUndeliverable:
     )
 
 
-class Here(Protocol):
+class LocalFinish(Protocol):
     """Tells an end in this process, as the message would in another."""
 
     def ready(self) -> bool:
@@ -131,7 +131,7 @@ class Finish:
     lease_ms: int
     resend_s: float
     callers: Callers
-    here: Here | None = None
+    here: LocalFinish | None = None
     #: Whether this process is a worker that takes finishes: its engine runs before its consumer reads.
     reads: bool = False
     _connection: Any = field(default=None, init=False)
@@ -161,7 +161,7 @@ class Finish:
             self._tell_here(claimed.records, here)
         return 0.0 if 0 < len(claimed.records) < sum(ready.values()) else wait
 
-    def _tell_here(self, records: Sequence[Held], here: Here) -> None:
+    def _tell_here(self, records: Sequence[Held], here: LocalFinish) -> None:
         """In threads of their own; plain ends together, as many as may be in memory at once with all their outputs."""
         plain: list[Held] = []
         for held in records:
@@ -172,7 +172,7 @@ class Finish:
         for start in range(0, len(plain), PLAIN_BATCH):
             self.callers.start(self._store_here, plain[start : start + PLAIN_BATCH], here)
 
-    def _store_here(self, plain: Sequence[Held], here: Here) -> None:
+    def _store_here(self, plain: Sequence[Held], here: LocalFinish) -> None:
         for held in here.store(plain):
             here(held.record.id, *self._message(held))
 

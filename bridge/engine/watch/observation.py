@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.reading import spelled
 from bridge.runpod.answers import ABSENT
 
 if TYPE_CHECKING:
-    from bridge.runpod.answers import Observation
+    from bridge.runpod.answers import JobState
 
 
-def heard_from(answer: Observation, attempt: int) -> Heard:
+def observation_of(answer: JobState, attempt: int) -> Observation:
     """`attempt` is the one that was current when the call started."""
     output, nonfinite = (None, 0) if answer.output is ABSENT else spelled(answer.output)
-    return Heard(
+    return Observation(
         job_id=answer.job_id,
         status=answer.status,
         attempt=attempt,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bridge.blob import Blobs
     from bridge.engine.commits import Commits
     from bridge.job.document import Held
-    from bridge.job.observation import Heard
+    from bridge.job.observation import Observation
     from bridge.job.record import Record
     from bridge.ledger import Ledger
 
@@ -44,8 +44,8 @@ AGAIN_MS = 3_600_000
 
 @dataclass(slots=True)
 class _Pending:
-    heard: Heard
-    then: Callable[[Heard], None]
+    heard: Observation
+    then: Callable[[Observation], None]
     size: int
     ends_at: float
     done: bool = False
@@ -68,7 +68,7 @@ class Outputs:
 
     # In
 
-    def observed(self, commits: Commits, held: Held, heard: Heard, poll_ms: int) -> None:
+    def observed(self, commits: Commits, held: Held, heard: Observation, poll_ms: int) -> None:
         """Have an observation written: the way of everything that was heard of a job."""
         table = self.ledger.table
         self.later(
@@ -77,7 +77,7 @@ class Outputs:
             lambda told: commits.put(held, lambda fresh, now: table.observed(fresh, now, told, poll_ms=poll_ms)),
         )
 
-    def later(self, record: Record, heard: Heard, then: Callable[[Heard], None]) -> None:
+    def later(self, record: Record, heard: Observation, then: Callable[[Observation], None]) -> None:
         """Call `then` with the same news, at once or as soon as its large output stands in the store; once, always."""
         if self.blobs is None or heard.output is None or not is_end(heard.status):
             return then(heard)
@@ -114,7 +114,7 @@ class Outputs:
         tell("blob.kept", request_id=record.id, endpoint=record.endpoint, size=len(raw))
         return dumps({"size": len(raw), "sha256": digest, "url": url})
 
-    def _done(self, pending: _Pending, heard: Heard) -> None:
+    def _done(self, pending: _Pending, heard: Observation) -> None:
         with self._lock:
             if pending.done:
                 return

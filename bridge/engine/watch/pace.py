@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bridge.engine.watch.poll_times import Known, Load, known, next_look_ms
+from bridge.engine.watch.poll_times import Known, Load, known, next_poll_ms
 from bridge.errors import LedgerError
 from bridge.job.words import Status
 from bridge.runpod.operations import LIMITS, Operation
@@ -71,7 +71,7 @@ class Pace:
         self, endpoint: str, status: str, age_ms: int, *, delay_ms: int | None = None, progressing: bool = False
     ) -> int:
         """The next look at a job that has been with RunPod for `age_ms` and has not ended."""
-        return next_look_ms(self._about(endpoint), status, age_ms, delay_ms=delay_ms, progressing=progressing)
+        return next_poll_ms(self._about(endpoint), status, age_ms, delay_ms=delay_ms, progressing=progressing)
 
     def _about(self, endpoint: str) -> Known:
         found = self._known.get(endpoint)

@@ -165,7 +165,7 @@ def known(samples: Sequence[tuple[int, int]], load: Load, *, price_ms: float | N
     return Known(load, whole, plan([run for _, run in samples], per_call), start, typical)
 
 
-def next_look_ms(
+def next_poll_ms(
     about: Known, status: str, age_ms: float, *, delay_ms: int | None = None, progressing: bool = False
 ) -> int:
     """Milliseconds until the next look at a job that has not ended.

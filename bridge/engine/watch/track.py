@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.apart import apart
 from bridge.engine.commits import FULL_S
-from bridge.engine.watch.observation import heard_from
+from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, JobUnknown, Refused, Unanswered
-from bridge.job.observation import Heard, most_ms
+from bridge.job.observation import Observation, most_ms
 from bridge.job.record import Long, Record
 from bridge.job.transitions.watching import GONE_APART_MS
 from bridge.job.words import Phase, Status, Step, is_end
@@ -60,7 +60,7 @@ class Track:
     lease_ms: int
     slot_ms: int
     purged_at: Callable[[str], int]
-    observed: Callable[[Held, Heard, int], None]  # writes it, a large output to the object store first
+    observed: Callable[[Held, Observation, int], None]  # writes it, a large output to the object store first
     unread: Unread
 
     def once(self) -> float:
@@ -165,7 +165,7 @@ class Track:
         else:
             self.vitals.ok(record.endpoint)
             now = self.ledger.now()
-            heard = self._with_chunks(record, heard_from(answer, record.attempt).believed(most_ms(record, now)))
+            heard = self._with_chunks(record, observation_of(answer, record.attempt).believed(most_ms(record, now)))
             age_ms = now - record.submitted_at
             if heard.status == "COMPLETED":
                 self.pace.learn(record.endpoint, heard.delay_time, heard.execution_time, age_ms)
@@ -177,7 +177,7 @@ class Track:
                 poll_ms = max(poll_ms, STREAMED_MS)
             self.observed(held, heard, poll_ms)
 
-    def _with_chunks(self, record: Record, heard: Heard) -> Heard:
+    def _with_chunks(self, record: Record, heard: Observation) -> Observation:
         """An end that is made or mended from its chunks carries them; what is recorded meanwhile, the table notices."""
         if heard.status != Status.COMPLETED or not (record.stream or record.chunks):
             return heard

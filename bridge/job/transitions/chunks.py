@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bridge.job.change import Draft
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.record import Record, dumps
 from bridge.job.words import Step
 
@@ -33,14 +33,14 @@ def drained(draft: Draft) -> bool:
     return False
 
 
-def lacks_chunks(record: Record, heard: Heard) -> bool:
+def lacks_chunks(record: Record, heard: Observation) -> bool:
     """Whether this end is made or mended from the chunks, and was not read together with all of them."""
     recorded = record.chunks - record.chunks_from
     wanted = (recorded and heard.output in {None, "[]"}) or record.stream_incomplete
     return bool(wanted) and (heard.chunks is None or len(heard.chunks) < recorded)
 
 
-def with_chunks(draft: Draft, heard: Heard) -> Heard:
+def with_chunks(draft: Draft, heard: Observation) -> Observation:
     """An empty aggregate is filled from the chunks, and lost chunks from the aggregate (I13)."""
     if not heard.chunks and not draft.record.stream_incomplete:
         return heard

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft
 from bridge.job.document import Held
-from bridge.job.observation import Heard
+from bridge.job.observation import Observation
 from bridge.job.record import Long
 from bridge.job.table import C, E, R, T, check, same
 from bridge.job.transitions.base import Base
@@ -137,7 +137,7 @@ def reopen(draft: Draft) -> None:
     draft.drop(Long.ERROR, Long.PROGRESS, Long.UNREAD).result(None)
 
 
-def is_echo(held: Held, now: int, heard: Heard) -> bool:
+def is_echo(held: Held, now: int, heard: Observation) -> bool:
     """Whether this end may be the last attempt's, read before RunPod had begun the new one."""
     record = held.record
     if not record.retried_at:

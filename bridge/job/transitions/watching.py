@@ -6,7 +6,7 @@ import json
 
 from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft
 from bridge.job.document import Held, unpack_error
-from bridge.job.observation import Heard, most_ms
+from bridge.job.observation import Observation, most_ms
 from bridge.job.record import Long
 from bridge.job.table import A, E, R, S, T, U, check, same
 from bridge.job.transitions.chunks import CHUNKS_AGAIN_MS, drained, lacks_chunks, with_chunks
@@ -30,12 +30,12 @@ HINTS_APART_MS = 200
 class Watching(Retrying):
     """What status reads, callbacks and 404s say."""
 
-    def observed(self, held: Held, now: int, heard: Heard, *, poll_ms: int) -> Change:
+    def observed(self, held: Held, now: int, heard: Observation, *, poll_ms: int) -> Change:
         """Something was heard of a job (I4: stale news changes nothing)."""
         heard = heard.believed(most_ms(held.record, now))
         return self._other_than_news(held, now, heard, poll_ms) or self._news(held, now, heard, poll_ms)
 
-    def _other_than_news(self, held: Held, now: int, heard: Heard, poll_ms: int) -> Change | None:
+    def _other_than_news(self, held: Held, now: int, heard: Observation, poll_ms: int) -> Change | None:
         """What is to be done when this tells nothing new of the current attempt of the current job."""
         record = held.record
         if record.phase in {S, U, A} and not record.job_id:
@@ -65,7 +65,7 @@ class Watching(Retrying):
             draft.set(hint=1)
         return check(draft.done("hinted"), "observed")
 
-    def _news(self, held: Held, now: int, heard: Heard, poll_ms: int) -> Change:
+    def _news(self, held: Held, now: int, heard: Observation, poll_ms: int) -> Change:
         record = held.record
         draft = self._draft(held, now)
         if is_end(heard.status) and record.stream and not record.stream_done and not drained(draft):
@@ -90,7 +90,7 @@ class Watching(Retrying):
                 draft.due(*next_look(draft, poll_ms))
         return check(draft.done("settled" if draft.record.phase.ended else "heard"), "observed")
 
-    def _progress_heard(self, draft: Draft, heard: Heard) -> None:
+    def _progress_heard(self, draft: Draft, heard: Observation) -> None:
         record = draft.record
         if rank(heard.status) > rank(record.status) or (
             rank(heard.status) == rank(record.status) and heard.status != record.status
@@ -109,7 +109,7 @@ class Watching(Retrying):
             if len(progress) <= self.rules.inline_limit:
                 draft.keep_text(Long.PROGRESS, progress).tell(EventName.PROGRESS, progress=json.loads(progress))
 
-    def _end_heard(self, draft: Draft, heard: Heard) -> None:
+    def _end_heard(self, draft: Draft, heard: Observation) -> None:
         record = draft.record
         forget_job(draft, record.job_id, heard.status)
         if heard.status == Status.COMPLETED or heard.execution_time is not None:
@@ -142,7 +142,7 @@ class Watching(Retrying):
             more = {"cause": "runpod"} if status == Status.TIMED_OUT else {}
             draft.settle(status, reason, **more)
 
-    def _late(self, held: Held, now: int, heard: Heard) -> Change:
+    def _late(self, held: Held, now: int, heard: Observation) -> Change:
         """News after the end. Only LOST may still become a real end, until somebody was told."""
         record = held.record
         untold = record.phase is E and record.continued < record.round and not record.turn
@@ -153,7 +153,7 @@ class Watching(Retrying):
         self._end_heard(draft, heard)
         return draft.done("found")
 
-    def _other_job_observed(self, held: Held, now: int, heard: Heard, poll_ms: int) -> Change:
+    def _other_job_observed(self, held: Held, now: int, heard: Observation, poll_ms: int) -> Change:
         jobs = held.json(Long.JOBS) or []
         if heard.job_id not in {job["job_id"] for job in jobs}:
             return self._look_again(held, now, poll_ms, "unknown_job")
@@ -225,7 +225,7 @@ class Watching(Retrying):
         return check(self._draft(held, now).due(Step.POLL, poll_ms).done(verdict), "observed")
 
 
-def _note(draft: Draft, heard: Heard) -> None:
+def _note(draft: Draft, heard: Observation) -> None:
     record = draft.record
     draft.set(
         observed_at=draft.now,
@@ -258,7 +258,7 @@ def _stuck(draft: Draft) -> bool:
     return bool(past_ttl or stands_still)
 
 
-def _began_at(draft: Draft, heard: Heard) -> int:
+def _began_at(draft: Draft, heard: Observation) -> int:
     """When the job began to run, by RunPod's own times as far as it tells them; never before it was submitted."""
     record, at = draft.record, draft.now
     if heard.delay_time is not None and record.attempt == 1:  # of a later attempt it may count from the first
@@ -268,7 +268,7 @@ def _began_at(draft: Draft, heard: Heard) -> int:
     return max(at, record.submitted_at)
 
 
-def _end_of(last_seen: str, heard: Heard) -> tuple[Status, Reason]:
+def _end_of(last_seen: str, heard: Observation) -> tuple[Status, Reason]:
     """RunPod's end and our reason for it (fact: an executionTimeout ends FAILED, with this text)."""
     status = Status(heard.status)
     error = (heard.error or "").lower()

@@ -17,7 +17,7 @@
 --   <p>blobs             zset    [id, url] of outputs in the object store, by when to look whether they may go
 --   <p>relay             string  who has the turn to tell AMQP
 --   <p>late, late_tries  zset, hash  messages that no queue took: when to try again, and how often it was tried
---   <p>stray             zset    jobs of ended requests still to be cancelled, by due time
+--   <p>stray             zset    orphans: jobs of ended requests still to be cancelled, by due time
 --   <p>grant:<token>     string  what a claim handed out, so that a repeated call hands out the same (I15)
 --   <p>wish:<id>         string  a cancel that came before its request; <p>wishes zset, by age
 --   <p>gpu:<day>         hash    executionTime in ms of one day: <ep>, <ep>:<tenant>, <ep>! (paid twice)

@@ -6,7 +6,7 @@
 --      12 closes: ms to keep the record, "0" keep for ever again (reopened), "" unchanged
 --      13 ms to keep the output when it closes  14 tombstone or ""  15 ms to keep it
 --      16 output: "set", "drop" or ""  17 the output
---      18 row values  19 row drops  20 long values  21 long drops  22 events  23 strays  24 chunks, then these lists after
+--      18 row values  19 row drops  20 long values  21 long drops  22 events  23 orphans  24 chunks, then these lists after
 --      25 stream: "+ms" read next, "-" never again, "" unchanged
 --      26 executionTime in ms of a job that has ended  27 the part of it that was paid twice (another job of the request counts)
 -- Returns {1, now, version, changes} WRITTEN (also when this very change was written before: I15)

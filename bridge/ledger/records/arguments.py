@@ -6,7 +6,7 @@ import json
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from bridge.job.change import Change, Rules, Telling, submit_score
+from bridge.job.change import Change, OutgoingEvent, Rules, submit_score
 from bridge.job.record import Record, difference
 from bridge.job.words import SUBMITS, Step
 
@@ -42,9 +42,9 @@ class Arguments:
         args += (
             [self._rules.retention_ms, _tombstone(change), self._rules.id_memory_ms] if change.closes else ["", "", ""]
         )
-        tellings = [self._telling(telling) for telling in change.tellings]
-        args += [len(put) // 2, len(long) // 2, sum(map(len, tellings)) // TELLING_ARGS, *put, *long]
-        return [*args, *chain.from_iterable(tellings)]
+        events = [self._telling(event) for event in change.events]
+        args += [len(put) // 2, len(long) // 2, sum(map(len, events)) // TELLING_ARGS, *put, *long]
+        return [*args, *chain.from_iterable(events)]
 
     def commit(self, change: Change, token: str) -> list[Any]:
         """A change of a record. The token tells a repeated call from another one's (I15)."""
@@ -52,7 +52,7 @@ class Arguments:
         assert before is not None  # noqa: S101  (only accept makes a record)
         old = before.record
         put, drop = difference(old, record)
-        tellings = [self._telling(telling) for telling in change.tellings]
+        events = [self._telling(event) for event in change.events]
         long = [part for item in change.put_long.items() for part in item]
         args: list[Any] = [
             record.id, old.version, token, record.endpoint, old.phase.value, record.phase.value,
@@ -74,16 +74,16 @@ class Arguments:
             len(drop),
             len(long) // 2,
             len(change.drop_long),
-            sum(map(len, tellings)) // TELLING_ARGS,
-            len(change.strays),
+            sum(map(len, events)) // TELLING_ARGS,
+            len(change.orphans),
             len(change.chunks),
             "" if change.stream_ms is None else "-" if change.stream_ms < 0 else self._at(change.stream_ms),
             change.gpu_ms,
             change.paid_twice_ms,
         ]
         args += [*put, *drop, *long, *change.drop_long]
-        args += chain.from_iterable(tellings)
-        args += [stray.as_json() for stray in change.strays]
+        args += chain.from_iterable(events)
+        args += [orphan.as_json() for orphan in change.orphans]
         args += change.chunks
         return args
 
@@ -102,20 +102,20 @@ class Arguments:
             return str(record.not_before)
         return self._at(change.delay_ms) if record.due and not change.keeps_due else ""
 
-    def _telling(self, telling: Telling) -> list[str]:
+    def _telling(self, event: OutgoingEvent) -> list[str]:
         relayed = [
             {name: reply.get(name) for name in ("to", "correlation_id")}
-            for reply in telling.replies
+            for reply in event.replies
             if reply.get("via") == "amqp"
         ]
-        copies = [self._names.reply(reply["to"]) for reply in telling.replies if reply.get("via") != "amqp"]
-        result = "1" if telling.result == "amqp" else ""
+        copies = [self._names.reply(reply["to"]) for reply in event.replies if reply.get("via") != "amqp"]
+        result = "1" if event.result == "amqp" else ""
         reply = json.dumps(relayed[0] if len(relayed) == 1 else relayed) if relayed else ""
-        results = [self._names.results] if telling.result == "redis" else []
-        if telling.whole and copies:  # who asked has the large output whole; a telling without a key is only copied
-            args = [telling.body, telling.key, reply, " ".join(results), result]
-            return [*args, telling.whole, "", "", " ".join(copies), ""]
-        return [telling.body, telling.key, reply, " ".join([*copies, *results]), result]
+        results = [self._names.results] if event.result == "redis" else []
+        if event.whole and copies:  # who asked has the large output whole; a telling without a key is only copied
+            args = [event.body, event.key, reply, " ".join(results), result]
+            return [*args, event.whole, "", "", " ".join(copies), ""]
+        return [event.body, event.key, reply, " ".join([*copies, *results]), result]
 
 
 def _tombstone(change: Change) -> str:

@@ -1,4 +1,4 @@
-"""Leases: the right to work on a record or a stray job, for as long as a token holds (I5, I15)."""
+"""Leases: the right to work on a record or an orphaned job, for as long as a token holds (I5, I15)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.errors import BridgeError
-from bridge.job.change import Stray, submit_score
+from bridge.job.change import OrphanJob, submit_score
 from bridge.job.document import Held
 from bridge.job.record import Long
 from bridge.job.words import SUBMITS, Step
@@ -116,13 +116,13 @@ class Leases(Writer):
             answer: Any = self.client.hscan(self.names.key("unreadable"), count=limit)
         return dict(list(answer[1].items())[:limit])
 
-    def strays(self, limit: int = 20, *, lease_ms: int = 60_000) -> list[Stray]:
+    def orphans(self, limit: int = 20, *, lease_ms: int = 60_000) -> list[OrphanJob]:
         """Jobs that no longer count and may still run."""
-        answer = run(self.client, "stray", [self.names.prefix], [limit, lease_ms])
-        return [Stray(*json.loads(member)) for member in answer[1:]]
+        answer = run(self.client, "orphan", [self.names.prefix], [limit, lease_ms])
+        return [OrphanJob(*json.loads(member)) for member in answer[1:]]
 
-    def stray_seen(self, stray: Stray, *, again_ms: int | None, paid_twice_ms: int = 0) -> None:
-        """Look at a stray again, or (None) forget it, and book what it cost, once."""
+    def orphan_seen(self, orphan: OrphanJob, *, again_ms: int | None, paid_twice_ms: int = 0) -> None:
+        """Look at an orphan again, or (None) forget it, and book what it cost, once."""
         again = "" if again_ms is None else again_ms
-        args = [stray.as_json(), stray.endpoint, stray.request_id, again, paid_twice_ms]
-        run(self.client, "stray_seen", [self.names.prefix], args)
+        args = [orphan.as_json(), orphan.endpoint, orphan.request_id, again, paid_twice_ms]
+        run(self.client, "orphan_seen", [self.names.prefix], args)

@@ -150,7 +150,7 @@ class Writer(Reader):
             tell("record.failed", request_id=record.id, endpoint=record.endpoint, error=str(error))
             self.isolate(record.id, str(error))
             assert change.before is not None  # noqa: S101  (only accept makes a record)
-            return replace(change, verdict="fault", after=change.before, tellings=())
+            return replace(change, verdict="fault", after=change.before, events=())
 
     def _settled(self, change: Change, answer: Any, make: Make, disk: Disk | None = None) -> Change:
         wanted: tuple[Long, ...] = tuple(set(COMMON) | set(change.after.long))
@@ -166,7 +166,7 @@ class Writer(Reader):
             )
             if fresh is None:  # pruned meanwhile: nobody is waiting any more
                 assert change.before is not None  # noqa: S101  (only accept makes a record)
-                return replace(change, verdict="unknown", after=change.before, tellings=())
+                return replace(change, verdict="unknown", after=change.before, events=())
             change = make(fresh, self.now())
             if change.empty:
                 return change

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
-from bridge.doors.celery import wait_for_ledger as hold
+from bridge.doors.celery import wait_for_ledger
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ QUEUE = "bridge.run"
 LOOK_S = 0.1
 
 
-class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
+class BackPressure(bootsteps.StartStopStep):  # type: ignore[misc]
     """A step of Celery's consumer: started anew with each connection; what was cancelled stays so meanwhile."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -54,13 +54,13 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _look(self) -> None:
         pressure = self.pressure()
-        while not hold.stopping.is_set():
+        while not wait_for_ledger.stopping.is_set():
             pressure.full.wait(LOOK_S)
             self._reason = pressure.closed()
             consumer = self._consumer
             if consumer is not None and bool(self._reason) != self._cancelled:
                 consumer.call_soon(self._apply, consumer)
-                hold.stopping.wait(LOOK_S)
+                wait_for_ledger.stopping.wait(LOOK_S)
 
     def _apply(self, consumer: Consumer) -> None:
         tasks, reason = consumer.task_consumer, self._reason
@@ -76,6 +76,6 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
             tell("door.opened")
 
 
-def step(pressure: Callable[[], Pressure]) -> type[Intake]:
+def step(pressure: Callable[[], Pressure]) -> type[BackPressure]:
     """The step for one app."""
-    return type("BoundIntake", (Intake,), {"pressure": staticmethod(pressure)})
+    return type("BoundIntake", (BackPressure,), {"pressure": staticmethod(pressure)})

@@ -21,7 +21,7 @@ from celery.utils.log import get_logger
 from bridge.doors.celery.consumer.check import Unreadable
 from bridge.doors.celery.consumer.secrets import blot
 from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
-from bridge.doors.celery.wait_for_ledger import WAIT_MAX_S, hold, stopping
+from bridge.doors.celery.wait_for_ledger import WAIT_MAX_S, stopping, wait_for_ledger
 from bridge.job.request import REQUEST_ID, rejected
 from bridge.job.words import DeadReason
 from bridge.ledger.streams.dead import ORIGINAL_MAX
@@ -105,7 +105,7 @@ class Refusals:
         letter = refused
         while True:
             try:
-                hold(lambda letter=letter: self._letter(letter))  # type: ignore[misc]
+                wait_for_ledger(lambda letter=letter: self._letter(letter))  # type: ignore[misc]
                 break
             except Reject:
                 raise
@@ -117,7 +117,7 @@ class Refusals:
                 if stopping.wait(WAIT_MAX_S):
                     raise Reject(error, requeue=True) from error
         try:
-            hold(lambda: self._tell_caller(refused))
+            wait_for_ledger(lambda: self._tell_caller(refused))
         except Reject:
             raise
         except Exception as error:  # noqa: BLE001  (the letter is written: nothing is lost)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bridge.job.document import Held
 
 
-class FinishHere:
+class InProcessFinish:
     """Called by the finish loop, in a thread of its own for each end."""
 
     def __init__(self, task: Any, plain: PlainEnds, listened_to: Callable[[], bool]) -> None:
@@ -62,7 +62,7 @@ class FinishHere:
         self._task.__trace__(request_id, args, kwargs, request)
 
 
-def finish_here(worker: WorkController, plain: PlainEnds) -> FinishHere | None:
+def in_process_finish(worker: WorkController, plain: PlainEnds) -> InProcessFinish | None:
     """For this worker; None where tasks do not run in the engine's own process."""
     if not isinstance(worker.pool, TaskPool):
         return None
@@ -70,4 +70,4 @@ def finish_here(worker: WorkController, plain: PlainEnds) -> FinishHere | None:
     def listened_to() -> bool:
         return task_events_wanted(getattr(getattr(worker, "consumer", None), "event_dispatcher", None))
 
-    return FinishHere(worker.app.tasks["bridge.finish"], plain, listened_to)
+    return InProcessFinish(worker.app.tasks["bridge.finish"], plain, listened_to)

@@ -20,7 +20,7 @@ from kombu.exceptions import EncodeError
 
 from bridge.doors.celery.canvas import continues
 from bridge.doors.celery.listeners import heard
-from bridge.doors.celery.wait_for_ledger import hold
+from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.tell.finish import celery_end
 from bridge.job.record import Long
 from bridge.job.words import Sink, Status
@@ -82,8 +82,10 @@ class PlainEnds:
         ledger, table = self._ledger, self._ledger.table
         token, turn_ms = secrets.token_hex(8), int(self._settings.bridge_finish_turn_s * 1000)
         wanted = (*COMMON, Long.CANVAS)
-        found = hold(lambda: ledger.load_many([held.record.id for held in batch], wanted=wanted, output=True))
-        begun = hold(
+        found = wait_for_ledger(
+            lambda: ledger.load_many([held.record.id for held in batch], wanted=wanted, output=True)
+        )
+        begun = wait_for_ledger(
             lambda: ledger.change_many(
                 [
                     (held, partial(table.finish_begin, round_=1, nonce=held.record.nonce, turn=token, turn_ms=turn_ms))
@@ -99,7 +101,7 @@ class PlainEnds:
             self._give_back(mine, token, f"{type(error).__name__}: {error}")
             return mine
         said = partial(table.delivered, sink=Sink.CELERY, round_=1)
-        for change in hold(lambda: ledger.change_many([(held, said) for held in mine])):
+        for change in wait_for_ledger(lambda: ledger.change_many([(held, said) for held in mine])):
             self._notifier.changed(change)
             record = change.record
             tell("finish.delivered", request_id=record.id, endpoint=record.endpoint, state=told[record.id])
@@ -125,7 +127,7 @@ class PlainEnds:
     def _give_back(self, mine: Sequence[Held], token: str, fault: str) -> None:
         table = self._ledger.table
         back = partial(table.give_back_turn, turn=token, fault=fault, delay_ms=0)
-        hold(lambda: self._ledger.change_many([(held, back) for held in mine]))
+        wait_for_ledger(lambda: self._ledger.change_many([(held, back) for held in mine]))
 
 
 def _context(held: Held) -> Context:

@@ -17,7 +17,7 @@ from celery.canvas import Signature
 from celery.exceptions import Ignore
 
 from bridge.doors.celery.canvas import continues, followers, put_back
-from bridge.doors.celery.wait_for_ledger import hold
+from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.control import Asker
 from bridge.engine.tell.finish import CeleryEnd, celery_end, undeliverable
 from bridge.engine.tell.kombu_json import load
@@ -72,7 +72,7 @@ class Turn:
         if not continues(self.held.json(Long.CANVAS) or {}):
             return
         table = self._uses.ledger.table
-        change = hold(
+        change = wait_for_ledger(
             lambda: self._uses.ledger.change(self.held, lambda held, now: table.continued(held, now, self.token))
         )
         self.held = change.after
@@ -80,7 +80,7 @@ class Turn:
     def delivered(self) -> None:
         """The stored state is the ledger's end."""
         table, round_ = self._uses.ledger.table, self.held.record.round
-        change = hold(
+        change = wait_for_ledger(
             lambda: self._uses.ledger.change(
                 self.held, lambda held, now: table.delivered(held, now, Sink.CELERY, round_=round_)
             )
@@ -97,7 +97,7 @@ class Turn:
         if not self._uses.settings.bridge_chord_abort or not canvas.get("chord") or not group:
             return
         if wished.get("by") != "chord" and self.held.record.round == 1:
-            hold(lambda: self._uses.control.cancel_all(Asker(by="chord", door="celery"), group=group))
+            wait_for_ledger(lambda: self._uses.control.cancel_all(Asker(by="chord", door="celery"), group=group))
 
     def give_back(self, fault: str) -> None:
         """The end could not be stored: another turn, later."""
@@ -106,7 +106,7 @@ class Turn:
         self.given_back = True
         table, record = self._uses.ledger.table, self.held.record
         delay_ms = int(backoff(record.turns, 1.0, 300.0) * 1000)
-        hold(
+        wait_for_ledger(
             lambda: self._uses.ledger.change(
                 self.held, lambda held, now: table.give_back_turn(held, now, self.token, fault, delay_ms=delay_ms)
             )
@@ -117,14 +117,14 @@ class Turn:
 def begin(uses: Finishing, backend: Any, context: Context, round_: int, nonce: str) -> Turn:
     """Take the turn, or raise Ignore: a copy, a forgery, or an end that has been told."""
     token = secrets.token_hex(8)
-    held = hold(lambda: uses.ledger.load(context.id, wanted=_WANTED, output=True))
+    held = wait_for_ledger(lambda: uses.ledger.load(context.id, wanted=_WANTED, output=True))
     if held is None:
         tell("finish.ignored", request_id=context.id, why="unknown")
         raise Ignore
     claim_s = chord_claim_s(backend) if (held.json(Long.CANVAS) or {}).get("chord") else 0.0
     turn_ms = int(max(uses.settings.bridge_finish_turn_s, claim_s) * 1000)
     table = uses.ledger.table
-    change = hold(
+    change = wait_for_ledger(
         lambda: uses.ledger.change(
             held,
             lambda fresh, now: table.finish_begin(fresh, now, round_=round_, nonce=nonce, turn=token, turn_ms=turn_ms),

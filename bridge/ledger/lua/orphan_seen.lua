@@ -1,4 +1,4 @@
--- stray_seen: a job that no longer counts was looked at: look again, or forget it and book what it cost.
+-- orphan_seen: a job that no longer counts was looked at: look again, or forget it and book what it cost.
 -- KEYS 1 prefix
 -- ARGV 1 member  2 endpoint  3 request id  4 ms until the next look, or "" to forget it  5 its executionTime in ms
 -- Returns 1 when something changed

@@ -1,4 +1,4 @@
--- stray: take jobs of ended requests that may still run; each comes again when its lease ends.
+-- orphan: take jobs of ended requests that may still run; each comes again when its lease ends.
 -- KEYS 1 prefix
 -- ARGV 1 how many at most  2 lease in ms
 -- Returns {now, member, ...}
