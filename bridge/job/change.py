@@ -199,7 +199,7 @@ class Draft:
         return self.set(due=step.value if step else "", lease="", lease_until=0)
 
     def cancel_job(self, job_id: str, endpoint_id: str) -> Draft:
-        """A job that no longer counts: see Stray."""
+        """A job that no longer counts: see OrphanJob."""
         record = self.record
         self._orphans.append(OrphanJob(record.id, record.endpoint, endpoint_id, record.base_url, job_id))
         return self

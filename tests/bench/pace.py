@@ -1,4 +1,4 @@
-"""Planned looks beside fixed polling, simulated over run times as endpoints have them (`tests/unit/test_pace.py`).
+"""Planned polls beside fixed polling, simulated over run times as endpoints have them.
 
     scripts/bench pace
 
@@ -8,7 +8,7 @@ No clock and no server: the same figures everywhere.
 from __future__ import annotations
 
 from bridge.engine.watch.poll_times import Load, known
-from tests.unit.test_pace import ENDPOINTS, drawn, every, history, means, mixed, watched
+from tests.unit.engine.watch.test_pace import ENDPOINTS, drawn, every, history, means, mixed, watched
 
 
 def main() -> None:

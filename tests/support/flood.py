@@ -1,7 +1,7 @@
 """A flood of bad messages, made by Hypothesis, with a good request every hundred; for both doors for plain JSON.
 
 Shared by a bounded test and by `scripts/bench poison`. What is sent as bad is what the reading function refuses; that
-the function itself is right is the business of tests/unit/test_messages.py.
+the function itself is right is the business of tests/unit/doors/json/test_messages.py.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from bridge.job.table import TABLE
 from bridge.job.words import Phase
 from bridge.settings import Settings
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docker" / "README.md", *DOCS.glob("*.md")]
 

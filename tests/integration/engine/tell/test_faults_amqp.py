@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_publish import channel, ended, ledger, relay, relay_of
+from tests.integration.engine.tell.test_publish import channel, ended, ledger, relay, relay_of
 from tests.support.helpers import eventually
 from tests.support.house import House
 from tests.support.services import AmqpService, doors_are_open

@@ -31,7 +31,7 @@ from bridge.errors import (
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.meaning import OF_A_JOB, SUBMITS
 from bridge.runpod.operations import Operation
-from tests.integration.test_client_faults import Reply, Wire, answer, base_of, serving
+from tests.integration.runpod.test_client_faults import Reply, Wire, answer, base_of, serving
 from tests.support.helpers import free_port
 
 HTML = b"<!DOCTYPE html><html><body>Blocked</body></html>"

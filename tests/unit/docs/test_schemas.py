@@ -23,7 +23,7 @@ from bridge.job.request import parse_run
 from bridge.job.transitions import Table
 from bridge.job.words import EventName, Phase, Wish
 
-DOCS = Path(__file__).parent.parent.parent / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 ASYNC = asyncapi.document()
 
 

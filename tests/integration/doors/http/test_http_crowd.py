@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_http import ask
+from tests.integration.doors.http.test_http import ask
 from tests.support.helpers import eventually, free_port
 from tests.support.house import House, Process
 
