@@ -18,13 +18,13 @@ from bridge.engine.submit.schedule import Schedule
 from bridge.engine.submit.spending import Spending
 from bridge.engine.submit.submit import Submit
 from bridge.engine.submit.worker_counts import WorkerCounts
-from bridge.engine.sweep import Sweep
 from bridge.engine.tell.amqp_publisher import Broker
 from bridge.engine.tell.finish import Finish, LocalFinish
 from bridge.engine.tell.publish import Publish
 from bridge.engine.tell.retell import Retell
-from bridge.engine.trim import Trim
-from bridge.engine.wake import Wake
+from bridge.engine.upkeep.sweep import Sweep
+from bridge.engine.upkeep.trim import Trim
+from bridge.engine.upkeep.wake import Wake
 from bridge.engine.watch.pace import Pace
 from bridge.engine.watch.stream import Stream
 from bridge.engine.watch.track import Track

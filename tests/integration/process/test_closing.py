@@ -15,7 +15,7 @@ from celery import Celery
 from bridge.client import AsyncClient, Client
 from bridge.emulator import Emulator
 from bridge.engine.tell.amqp_publisher import Broker, Parcel
-from bridge.engine.wake import Wake
+from bridge.engine.upkeep.wake import Wake
 from bridge.errors import ApiError
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names, connect
