@@ -17,9 +17,9 @@ from typing import Any
 
 from kombu import Exchange, Queue
 
-from bridge.addresses import verifying
 from bridge.errors import SettingsError
 from bridge.settings import Settings
+from bridge.settings.addresses import verifying
 
 RUN, FINISH, CONTROL = "bridge.run", "bridge.finish", "bridge.control"
 QUEUES = (RUN, FINISH, CONTROL)

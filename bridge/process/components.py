@@ -31,7 +31,7 @@ from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
 from bridge.runpod.operations import Limit, Operation
 from bridge.settings import Settings, load
-from bridge.strange_names import strange_names
+from bridge.settings.strange_names import strange_names
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.addresses import fault_of, spelled, verifying
-from bridge.strange_names import strange_names
+from bridge.settings.addresses import fault_of, spelled, verifying
+from bridge.settings.strange_names import strange_names
 from bridge.telemetry import redact
 
 GOOD = [

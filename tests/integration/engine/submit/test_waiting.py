@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bridge.emulator import Emulator
-from bridge.key_file import KeyFile
+from bridge.settings.key_file import KeyFile
 from tests.support.firewall import Firewall, Page
 from tests.support.helpers import eventually, free_port
 from tests.support.house import API_KEY, ROOT, House

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-from bridge.settings import FROM_FILES, Settings
+from bridge.settings.settings import FROM_FILES, Settings
 
 #: What Kubernetes and Docker links put into every container beside a service whose name begins with `bridge`.
 _LINKS = re.compile(r"BRIDGE_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP)(_[A-Z]+)?)?)")
