@@ -89,7 +89,7 @@ def register(app: Celery, uses: Callable[[], Uses]) -> None:
     own = {
         "accept": staticmethod(accept),
         "ledger_of": staticmethod(ledger),
-        "together": BatchAccept(into, prepare),
+        "batch_accept": BatchAccept(into, prepare),
         "Strategy": STRATEGY,
     }
 
