@@ -234,7 +234,7 @@ class House:
 def born(name: str, ledger: Ledger) -> Build:
     """A request of endpoint `demo` as `Ledger.accept_many` takes it, whom nobody waits for."""
     record = Record(id=name, endpoint="demo", endpoint_id="demo", door="json", sinks="", fingerprint="f")
-    return lambda now, wish: ledger.table.accept(Held(record, {Long.INPUT: "{}"}), now, wish)
+    return lambda now, wish: ledger.table.accept(Held(record, {Long.INPUT: '{"a":1}'}), now, wish)
 
 
 def hang_up(app: Celery) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from bridge.engine.pressure import Pressure
     from bridge.engine.vitals import Vitals
     from bridge.ledger import Ledger
+
+#: Seconds. A server that hangs is one that does not answer, and whoever asks hears of it in time.
+READY_S = 8.0
 
 
 class Health:
@@ -45,6 +49,7 @@ class Health:
         self._outbox_max = outbox_max
         self._loops_turn = loops_turn
         self._broker_answers = broker_answers
+        self._asking: asyncio.Future[dict[str, Any]] | None = None
 
     @property
     def routes(self) -> list[Route]:
@@ -62,7 +67,12 @@ class Health:
 
     async def _readyz(self, _request: Request) -> Response:
         """Whether broker and ledger answer and an engine lives. RunPod's trouble is `degraded`, and still ready."""
-        told = await run_in_threadpool(self._ready)
+        if self._asking is None or self._asking.done():  # one look for all who ask meanwhile
+            self._asking = asyncio.ensure_future(asyncio.to_thread(self._ready))
+        try:
+            told = await asyncio.wait_for(asyncio.shield(self._asking), READY_S)
+        except TimeoutError:
+            told = {"ready": False, "error": f"ledger or broker has not answered for {READY_S:.0f} s"}
         return JSONResponse(told, 200 if told["ready"] else 503)
 
     def _ready(self) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_an_end_that_celery_cannot_store_with_others_goes_its_own_way(tmp_path: 
     backend = redis_url.replace("redis://", "redis://storer:word@")
     with House(tmp_path, broker=redis_url, redis_url=redis_url, finish_resend_s="1") as house:
         may = ("ACL", "SETUSER", "storer", "on", ">word", "+@all", "allchannels", "resetkeys")
-        house.client.execute_command(*may, "~celery-task-meta-s[02-9]")
+        house.client.execute_command(*may, "~celery-task-meta-s[02-9]", "~celery-task-meta-bridge:probe")
         try:
             worker = house.worker(CELERY_RESULT_BACKEND=backend)
             sent = [house.send({"n": n}, task_id=f"s{n}") for n in range(5)]
