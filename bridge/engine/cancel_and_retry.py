@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from bridge.job.observation import most_ms
 from bridge.job.words import Step, is_end
 from bridge.ledger.records.read import COMMON
 from bridge.runpod.operations import Operation
+from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bridge.job.change import OrphanJob
     from bridge.job.document import Held
     from bridge.job.observation import Observation
+    from bridge.job.record import Record
     from bridge.ledger import Ledger
     from bridge.runpod.answers import JobState
     from bridge.runpod.client import RunPodClient
@@ -68,8 +69,7 @@ class CarryOut:
         return max(wait, 0.0)
 
     def _endpoint(self, endpoint: str, step: Step, ready: int) -> float:
-        token = secrets.token_hex(8)
-        allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
+        allowed, wait = self.vitals.may_call(endpoint, submitting=False)
         # Threads of their own: no cancel waits behind a /retry that hangs.
         callers = self.callers if step is Step.CANCEL else self.retriers
         wanted = min(ready, callers.free_for(endpoint), BATCH)
@@ -79,51 +79,43 @@ class CarryOut:
             return wait or IDLE_S
         op = Operation.CANCEL if step is Step.CANCEL else Operation.RETRY
         endpoint_id = self.endpoint_id_of(endpoint)
-        grant = self.vitals.budget.acquire(endpoint_id, op, wanted, token=token, slot_ms=self.slot_ms)
-        if grant.count == 0:
-            return grant.retry_after_ms / 1000
-        claimed = self.ledger.claim(step, {endpoint: grant.count}, lease_ms=self.lease_ms, long=COMMON)
-        unused = grant.count - len(claimed.records)
-        if unused:
-            self.vitals.budget.release(endpoint_id, op, token, used=0, unused=unused)
+        permits = Permits.take(self.vitals.budget, endpoint_id, op, wanted, slot_ms=self.slot_ms)
+        if permits.count == 0:
+            return permits.retry_after_ms / 1000
+        claimed = self.ledger.claim(step, {endpoint: permits.count}, lease_ms=self.lease_ms, long=COMMON)
+        permits.give_back(permits.count - len(claimed.records))
         for held in claimed.records:
             call = self._cancel if step is Step.CANCEL else self._retry
-            callers.start(call, held, endpoint_id, token, claimed.token, owner=endpoint)
+            callers.start(call, held, permits, claimed.token, owner=endpoint)
         return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
 
-    def _cancel(self, held: Held, endpoint_id: str, token: str, _lease: str) -> None:
-        record, table = held.record, self.ledger.table
-        landed = True
+    def _cancel(self, held: Held, permits: Permits, _lease: str) -> None:
+        with permits.spend():
+            landed = self._send_cancel(held.record)
+        self.commits.put(held, lambda fresh, now: self.ledger.table.cancel_called(fresh, now, landed=landed))
+
+    def _send_cancel(self, record: Record) -> bool:
+        """Whether RunPod has heard it."""
         try:
             answer = self.client_of(record.endpoint).cancel(record.endpoint_id, record.job_id)
-            self.vitals.ok(record.endpoint)
-            tell(
-                "cancel.sent",
-                request_id=record.id,
-                endpoint=record.endpoint,
-                job_id=record.job_id,
-                answer=answer.status,
-            )
         except (JobUnknown, Refused):  # ended or gone: the status read that follows tells which
-            pass
+            return True
         except ApiError as error:
-            landed = False
             self.vitals.failed(record.endpoint, record.endpoint_id, Operation.CANCEL, error)
-        finally:
-            self.vitals.budget.release(endpoint_id, Operation.CANCEL, token, used=1, unused=0)
-        self.commits.put(held, lambda fresh, now: table.cancel_called(fresh, now, landed=landed))
+            return False
+        self.vitals.ok(record.endpoint)
+        named = {"request_id": record.id, "endpoint": record.endpoint, "job_id": record.job_id}
+        tell("cancel.sent", **named, answer=answer.status)
+        return True
 
-    def _retry(self, held: Held, endpoint_id: str, token: str, lease: str) -> None:
+    def _retry(self, held: Held, permits: Permits, lease: str) -> None:
         """RunPod's /retry. One whose answer was lost is looked for by a status read before another leaves."""
-        budget = self.vitals.budget
         if held.record.retried_at:
-            budget.release(endpoint_id, Operation.RETRY, token, used=0, unused=1)
-            self._look(held, endpoint_id)
+            permits.give_back(1)
+            self._look(held, permits.endpoint_id)
             return
-        try:
+        with permits.spend():
             self._ask(held, lease)
-        finally:
-            budget.release(endpoint_id, Operation.RETRY, token, used=1, unused=0)
 
     def _ask(self, held: Held, lease: str) -> None:
         record, table = held.record, self.ledger.table
@@ -211,17 +203,9 @@ class CarryOut:
 
     def _permitted(self, orphan: OrphanJob, op: Operation) -> JobState | None:
         """One call inside the budget (I9); None when there is no permit now."""
-        token, budget = secrets.token_hex(8), self.vitals.budget
-        if not budget.acquire(orphan.endpoint_id, op, 1, token=token, slot_ms=self.slot_ms, kind="small").count:
-            return None
         client = self.client_of(orphan.endpoint)
-        try:
-            call = client.status if op is Operation.STATUS else client.cancel
-            return call(orphan.endpoint_id, orphan.job_id)
-        except JobUnknown:
-            raise
-        except ApiError as error:
-            self.vitals.failed(orphan.endpoint, orphan.endpoint_id, op, error)
-            raise
-        finally:
-            budget.release(orphan.endpoint_id, op, token, used=1, unused=0)
+        call = client.status if op is Operation.STATUS else client.cancel
+        return self.vitals.permitted(
+            orphan.endpoint, orphan.endpoint_id, op, lambda: call(orphan.endpoint_id, orphan.job_id),
+            slot_ms=self.slot_ms,
+        )  # fmt: skip

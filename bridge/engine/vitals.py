@@ -20,6 +20,7 @@ from bridge.errors import (
 from bridge.runpod.gate import AWAY_MS, Denied
 from bridge.runpod.meaning import OF_A_JOB, SUBMITS
 from bridge.runpod.operations import Operation
+from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
 from bridge.timing import backoff
 
@@ -190,17 +191,16 @@ class Vitals:
     def _ask_whole(self, endpoint: str, endpoint_id: str) -> bool | None:
         health = self._health
         assert health is not None  # noqa: S101  (the caller has looked)
-        token = secrets.token_hex(8)
-        if not self.budget.acquire(endpoint_id, Operation.HEALTH, 1, token=token, slot_ms=SLOT_MS, kind="small").count:
+        permits = Permits.take(self.budget, endpoint_id, Operation.HEALTH, slot_ms=SLOT_MS, kind="small")
+        if not permits.count:
             return None
         try:
-            health(endpoint, endpoint_id)
+            with permits.spend():
+                health(endpoint, endpoint_id)
         except EndpointTrouble:
             return True
         except ApiError:
             return None
-        finally:
-            self.budget.release(endpoint_id, Operation.HEALTH, token, used=1, unused=0)
         self.ok(endpoint, probed=True)
         return False
 
@@ -231,18 +231,17 @@ class Vitals:
         self, endpoint: str, endpoint_id: str, op: Operation, call: Callable[[], T], *, slot_ms: int = SLOT_MS
     ) -> T | None:
         """One call inside the budget (I9), its outcome noted; None when there is no permit now. Raises ApiError."""
-        token = secrets.token_hex(8)
-        if not self.budget.acquire(endpoint_id, op, 1, token=token, slot_ms=slot_ms, kind="small").count:
+        permits = Permits.take(self.budget, endpoint_id, op, slot_ms=slot_ms, kind="small")
+        if not permits.count:
             return None
-        try:
-            answer = call()
-        except JobUnknown:
-            raise
-        except ApiError as error:
-            self.failed(endpoint, endpoint_id, op, error)
-            raise
-        finally:
-            self.budget.release(endpoint_id, op, token, used=1, unused=0)
+        with permits.spend():
+            try:
+                answer = call()
+            except JobUnknown:
+                raise
+            except ApiError as error:
+                self.failed(endpoint, endpoint_id, op, error)
+                raise
         self.ok(endpoint)
         return answer
 
@@ -282,7 +281,7 @@ class Vitals:
             return None
         return state.reason
 
-    def may_call(self, endpoint: str, token: str, *, submitting: bool) -> tuple[int | None, float]:
+    def may_call(self, endpoint: str, *, submitting: bool) -> tuple[int | None, float]:
         """How many calls may leave: None for any number, 0 or 1 with the seconds to wait while the gate is closed."""
         wait = self.wait_s(endpoint)
         if wait > 0:
@@ -294,7 +293,7 @@ class Vitals:
             wait = 0.0 if self._key_is_new(endpoint, state.reason) else (state.next_try_ms - self._now()) / 1000
             if wait > 0:
                 return 0, min(wait, 1.0)
-            return (1, 0.0) if self.gate.try_turn(endpoint, token) else (0, 0.5)
+            return (1, 0.0) if self.gate.try_turn(endpoint, secrets.token_hex(8)) else (0, 0.5)
         silent = submitting and endpoint in self._silent
         if silent and not self._sign_of_life(endpoint):
             return 0, ASK_S

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from bridge.errors import BUSY, ApiError
 from bridge.job.request import rejected
 from bridge.job.words import Phase
 from bridge.ledger import walk
+from bridge.runpod.permits import Permits
 
 if TYPE_CHECKING:
     from bridge.endpoints import Endpoint, EndpointBook
@@ -102,22 +102,24 @@ class Base:
 
     def call(self, endpoint: Endpoint, op: Operation, call: Callable[[RunPodClient], T]) -> T:
         """One call with a permit. Raises JobRejected when there is none for PERMIT_S, else what the client raises."""
-        token, budget, ends = secrets.token_hex(8), self.vitals.budget, time.monotonic() + PERMIT_S
+        permits = self._permit(endpoint, op)
+        with permits.spend():
+            try:
+                answer = call(self.client_of(endpoint.name))
+            except ApiError as error:
+                self.vitals.failed(endpoint.name, endpoint.id, op, error)
+                raise
+        self.vitals.ok(endpoint.name)
+        return answer
+
+    def _permit(self, endpoint: Endpoint, op: Operation) -> Permits:
+        ends = time.monotonic() + PERMIT_S
         while True:
-            grant = budget.acquire(endpoint.id, op, 1, token=token, slot_ms=SLOT_MS, kind="small")
-            if grant.count:
-                break
-            wait = grant.retry_after_ms / 1000
+            permits = Permits.take(self.vitals.budget, endpoint.id, op, slot_ms=SLOT_MS, kind="small")
+            if permits.count:
+                return permits
+            wait = permits.retry_after_ms / 1000
             if time.monotonic() + wait > ends:
                 said = f"endpoint: {op.value} is busy; try again in {wait:.1f} s"
                 raise rejected("endpoint", said, reason=BUSY)
             time.sleep(wait)
-        try:
-            answer = call(self.client_of(endpoint.name))
-        except ApiError as error:
-            self.vitals.failed(endpoint.name, endpoint.id, op, error)
-            raise
-        finally:
-            budget.release(endpoint.id, op, token, used=1, unused=0)
-        self.vitals.ok(endpoint.name)
-        return answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -42,6 +42,7 @@ from bridge.job.words import Step, is_end
 from bridge.ledger.records.read import COMMON
 from bridge.runpod.gate import Denied
 from bridge.runpod.operations import Operation
+from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -111,29 +112,27 @@ class Submit:
             return self._refuse_all(name, step, ready, f"endpoint: {name!r} is no longer allowed")
         sync = step is Step.SUBMIT_SYNC
         op, callers = (Operation.RUNSYNC, self.sync_callers) if sync else (Operation.RUN, self.callers)
-        token = secrets.token_hex(8)
-        wanted, wait = self._wanted(endpoint, step, ready, callers.free_for(name), token)
+        wanted, wait = self._wanted(endpoint, step, ready, callers.free_for(name))
         if wanted <= 0:
             return wait
         slot_ms = self.slot_ms + (SYNC_WAIT_MAX_MS if sync else 0)
-        grant = self.vitals.budget.acquire(endpoint.id, op, wanted, token=token, slot_ms=slot_ms, kind="paced")
-        if grant.count == 0:
-            return grant.retry_after_ms / 1000
+        permits = Permits.take(self.vitals.budget, endpoint.id, op, wanted, slot_ms=slot_ms, kind="paced")
+        if permits.count == 0:
+            return permits.retry_after_ms / 1000
         lease_ms = self.lease_ms + (SYNC_WAIT_MAX_MS if sync else 0)
         long = (*COMMON, Long.INPUT, Long.S3CONFIG)
         shares = self.book.shares(endpoint)
-        claimed = self.ledger.claim(step, {name: grant.count}, lease_ms=lease_ms, long=long, shares=shares)
+        claimed = self.ledger.claim(step, {name: permits.count}, lease_ms=lease_ms, long=long, shares=shares)
         self._claimed_at[name] = time.monotonic()
-        unused = grant.count - len(claimed.records)
-        if unused:
-            self.vitals.budget.release(endpoint.id, op, token, used=0, unused=unused)
-        self._send(endpoint, claimed, claimed.records, token, op)
+        unused = permits.count - len(claimed.records)
+        permits.give_back(unused)
+        self._send(endpoint, claimed, permits)
         if unused and shares and ready > len(claimed.records):
             return self._held_back(name)
         self.capped.discard(name)
         return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
 
-    def _wanted(self, endpoint: Endpoint, step: Step, ready: int, free: int, token: str) -> tuple[int, float]:
+    def _wanted(self, endpoint: Endpoint, step: Step, ready: int, free: int) -> tuple[int, float]:
         """How many may be submitted as far as threads, caps and the gate go; else the seconds until another look."""
         room = self.commits.room()
         if room <= 0:  # what is with RunPod must reach the ledger before more is sent there
@@ -144,7 +143,7 @@ class Submit:
         ceiling = self.spending.over(endpoint) if self.spending is not None else None
         if ceiling is not None:
             return 0, self._refuse_all(endpoint.name, step, ready, ceiling)
-        allowed, wait = self.vitals.may_call(endpoint.name, token, submitting=True)
+        allowed, wait = self.vitals.may_call(endpoint.name, submitting=True)
         if allowed is not None:
             wanted = min(wanted, allowed)
         trouble = self.vitals.closed_too_long(endpoint.name)
@@ -165,8 +164,9 @@ class Submit:
         finally:
             self.vitals.asked(endpoint.name)
 
-    def _send(self, endpoint: Endpoint, claimed: Claimed, records: Sequence[Held], token: str, op: Operation) -> None:
+    def _send(self, endpoint: Endpoint, claimed: Claimed, permits: Permits) -> None:
         """Mark those whose POST leaves now, in one round trip, and let it leave."""
+        records = claimed.records
         if not records:
             return
         client = self.client_of(endpoint.name)
@@ -184,18 +184,17 @@ class Submit:
         except LedgerUnavailable:
             self._unsent.append(claimed)
             raise
-        callers = self.sync_callers if op is Operation.RUNSYNC else self.callers
+        callers = self.sync_callers if permits.op is Operation.RUNSYNC else self.callers
         unused = 0
         for held, change in zip(records, changes, strict=True):
             if change.verdict == "sending":
                 body = bodies[held.record.id]
                 assert isinstance(body, bytes)  # noqa: S101  (a refused body changes to `refused`)
-                callers.start(self._post, change.after, body, client, endpoint, token, op, owner=endpoint.name)
+                callers.start(self._post, change.after, body, client, endpoint, permits, owner=endpoint.name)
             else:
                 unused += 1
                 self.commits.notice(change)
-        if unused:
-            self.vitals.budget.release(endpoint.id, op, token, used=0, unused=unused)
+        permits.give_back(unused)
 
     def _take_back(self) -> None:
         """The ledger's answer to `sending` was lost, or its disk was slow: no POST has left, and this process knows it.
@@ -241,15 +240,17 @@ class Submit:
         limit = RUNSYNC_BODY_MAX if record.sync_wait_ms else RUN_BODY_MAX  # the endpoint's policy may have grown
         return body if len(body) <= limit else too_large(len(body), limit)
 
-    def _post(
-        self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, token: str, op: Operation
-    ) -> None:
-        """The one place where a POST /run leaves."""
-        record = held.record
-        if self.vitals.budget.halted(endpoint.id, op):  # RunPod has just said 429 to a call that left with this one
-            self.vitals.budget.release(endpoint.id, op, token, used=0, unused=1)
+    def _post(self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, permits: Permits) -> None:
+        if permits.halted():  # RunPod has just said 429 to a call that left with this one
+            permits.give_back(1)
             self.commits.put(held, self.ledger.table.deferred)
             return
+        with permits.spend():
+            self._call(held, body, client, endpoint, permits.op)
+
+    def _call(self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, op: Operation) -> None:
+        """The one place where a POST /run leaves."""
+        record = held.record
         try:
             if op is Operation.RUNSYNC:
                 answer = client.runsync(endpoint.id, body, record.sync_wait_ms)
@@ -266,8 +267,6 @@ class Submit:
                     self.observed(change.after, heard, 1_000)
 
             self.commits.put(held, self._taken(answer), ended)
-        finally:
-            self.vitals.budget.release(endpoint.id, op, token, used=1, unused=0)
 
     def _taken(self, answer: JobState) -> Callable[[Held, int], Change]:
         status = answer.status if not is_end(answer.status) else "IN_PROGRESS"

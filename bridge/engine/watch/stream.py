@@ -7,7 +7,6 @@ nothing is held that cannot be read now.
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from bridge.engine.apart import apart
 from bridge.errors import ApiError, JobUnknown, Unanswered
 from bridge.job.words import Status, Step, is_end
 from bridge.runpod.operations import LIMITS, Operation
+from bridge.runpod.permits import Permits
 
 if TYPE_CHECKING:
     from bridge.engine.callers import Callers
@@ -114,32 +114,27 @@ class Stream:
         return wait
 
     def _endpoint(self, endpoint: str, ready: int) -> float:
-        token = secrets.token_hex(8)
         wanted = min(ready, self.callers.free_for(endpoint), BATCH)
         if wanted <= 0:
             return IDLE_S  # a thread that becomes free wakes this loop
-        allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
+        allowed, wait = self.vitals.may_call(endpoint, submitting=False)
         if allowed is not None:
             wanted = min(wanted, allowed)
         if wanted <= 0:
             return wait or IDLE_S
-        endpoint_id, budget = self.endpoint_id_of(endpoint), self.vitals.budget
-        grant = budget.acquire(endpoint_id, Operation.STREAM, wanted, token=token, slot_ms=self.lease_ms)
-        if grant.count == 0:
-            return grant.retry_after_ms / 1000
-        taken = self.ledger.streams({endpoint: grant.count}, lease_ms=self.lease_ms)
-        unused = grant.count - len(taken.records)
-        if unused:
-            budget.release(endpoint_id, Operation.STREAM, token, used=0, unused=unused)
+        endpoint_id = self.endpoint_id_of(endpoint)
+        permits = Permits.take(self.vitals.budget, endpoint_id, Operation.STREAM, wanted, slot_ms=self.lease_ms)
+        if permits.count == 0:
+            return permits.retry_after_ms / 1000
+        taken = self.ledger.streams({endpoint: permits.count}, lease_ms=self.lease_ms)
+        permits.give_back(permits.count - len(taken.records))
         for held in taken.records:
-            self.callers.start(self._read, held, endpoint_id, token, taken.token, owner=endpoint)
+            self.callers.start(self._read, held, permits, taken.token, owner=endpoint)
         return 0.0 if ready > len(taken.records) and taken.records else IDLE_S
 
-    def _read(self, held: Held, endpoint_id: str, token: str, reader: str) -> None:
-        try:
+    def _read(self, held: Held, permits: Permits, reader: str) -> None:
+        with permits.spend():
             self._page(held, reader)
-        finally:
-            self.vitals.budget.release(endpoint_id, Operation.STREAM, token, used=1, unused=0)
 
     def _page(self, held: Held, reader: str) -> None:
         record = held.record

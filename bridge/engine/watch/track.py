@@ -6,7 +6,6 @@ An observation belongs to the attempt that was current when its read started; th
 from __future__ import annotations
 
 import random
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from bridge.job.record import Long, Record
 from bridge.job.transitions.watching import GONE_APART_MS
 from bridge.job.words import Phase, Status, Step, is_end
 from bridge.runpod.operations import Operation
+from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -77,9 +77,8 @@ class Track:
         return max(wait, 0.0)
 
     def _endpoint(self, endpoint: str, steps: dict[Step, int]) -> float:
-        token = secrets.token_hex(8)
         self.pace.refresh(endpoint)
-        allowed, wait = self.vitals.may_call(endpoint, token, submitting=False)
+        allowed, wait = self.vitals.may_call(endpoint, submitting=False)
         ready = sum(steps.values())
         room = self.commits.room()
         wanted = min(ready, self.callers.free_for(endpoint), BATCH, room)
@@ -88,30 +87,27 @@ class Track:
         if wanted <= 0:
             return wait or (IDLE_S if room else FULL_S)
         endpoint_id = self.endpoint_id_of(endpoint)
-        grant = self.vitals.budget.acquire(endpoint_id, Operation.STATUS, wanted, token=token, slot_ms=self.slot_ms)
-        left = grant.count
+        permits = Permits.take(self.vitals.budget, endpoint_id, Operation.STATUS, wanted, slot_ms=self.slot_ms)
+        left = permits.count
         for step in (Step.RESCUE, Step.POLL):
             if left and steps.get(step):
                 rest = share_of_polls(left, steps.get(Step.POLL, 0)) if step is Step.RESCUE else 0
                 claimed = self.ledger.claim(step, {endpoint: left - rest}, lease_ms=self.lease_ms)
                 left -= len(claimed.records)
                 for held in claimed.records:
-                    self.callers.start(self._read, held, endpoint_id, token, owner=endpoint)
-        if left:
-            self.vitals.budget.release(endpoint_id, Operation.STATUS, token, used=0, unused=left)
-        if grant.count == 0:
-            return grant.retry_after_ms / 1000
-        return 0.0 if ready > grant.count - left else IDLE_S
+                    self.callers.start(self._read, held, permits, owner=endpoint)
+        permits.give_back(left)
+        if permits.count == 0:
+            return permits.retry_after_ms / 1000
+        return 0.0 if ready > permits.count - left else IDLE_S
 
-    def _read(self, held: Held, endpoint_id: str, token: str) -> None:
+    def _read(self, held: Held, permits: Permits) -> None:
         record = held.record
-        try:
+        with permits.spend():
             if record.phase is Phase.UNANSWERED:
                 self._confirm(held)
                 return
             self._read_job(held, record.job_id, record.endpoint_id)
-        finally:
-            self.vitals.budget.release(endpoint_id, Operation.STATUS, token, used=1, unused=0)
         for job in held.json(Long.JOBS) or ():
             # More than one job lives (a submit's answer was lost): each is looked at (HARDENING 3).
             if job["job_id"] != record.job_id and not is_end(job["status"]) and job["status"] != "GONE":
@@ -121,16 +117,14 @@ class Track:
 
     def _read_other(self, held: Held, job_id: str, endpoint_id: str, *, unknown: bool = False) -> None:
         """A permit of its own (I9); where none is left, the next look at the record tries again."""
-        token, budget = secrets.token_hex(8), self.vitals.budget
-        if not budget.acquire(endpoint_id, Operation.STATUS, 1, token=token, slot_ms=self.slot_ms, kind="small").count:
+        permits = Permits.take(self.vitals.budget, endpoint_id, Operation.STATUS, slot_ms=self.slot_ms, kind="small")
+        if not permits.count:
             return
-        try:
+        with permits.spend():
             if unknown:
                 self._confirm(held)
             else:
                 self._read_job(held, job_id, endpoint_id)
-        finally:
-            budget.release(endpoint_id, Operation.STATUS, token, used=1, unused=0)
 
     def _confirm(self, held: Held) -> None:
         """The submit's answer was lost, and a callback has named a job: it counts when RunPod knows it."""

@@ -198,17 +198,17 @@ def test_a_success_does_not_end_a_pause_nor_a_resume_a_trouble(client: redis.Red
 def test_after_an_unanswered_submit_none_leaves_without_a_sign_of_life(client: redis.Redis) -> None:
     """A request has few submits: somebody asks first, one submit follows the answer, and all once it is answered."""
     vitals = Vitals(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
-    assert vitals.may_call(EP, "t", submitting=True) == (None, 0.0)
+    assert vitals.may_call(EP, submitting=True) == (None, 0.0)
     vitals.failed(EP, EP, Operation.RUN, Unanswered("no answer within 2 s"))
     eventually(lambda: vitals.wait_s(EP) == 0.0)
-    assert vitals.may_call(EP, "t", submitting=True)[0] == 0
-    assert vitals.may_call(EP, "t", submitting=False)[0] == 1  # reads may try
+    assert vitals.may_call(EP, submitting=True)[0] == 0
+    assert vitals.may_call(EP, submitting=False)[0] == 1  # reads may try
     assert (vitals.to_be_asked(EP), vitals.to_be_asked(EP)) == (True, False)  # by one caller
     vitals.asked(EP)
     vitals.ok(EP)
-    assert [vitals.may_call(EP, "t", submitting=True)[0] for _ in range(2)] == [1, 0]
+    assert [vitals.may_call(EP, submitting=True)[0] for _ in range(2)] == [1, 0]
     vitals.ok(EP, submitted=True)
-    assert vitals.may_call(EP, "t", submitting=True) == (None, 0.0)
+    assert vitals.may_call(EP, submitting=True) == (None, 0.0)
 
 
 def denied(gate: Gate, request: str, **more: object) -> tuple[Denied, str | None]:
@@ -261,11 +261,11 @@ def test_a_gate_that_submits_have_closed_is_opened_by_a_submit_alone(client: red
     assert gate.state(EP).request == "b"
     vitals.ok(EP)
     assert gate.state(EP).reason == "forbidden"
-    assert vitals.may_call(EP, "t", submitting=False) == (None, 0.0)
-    assert vitals.may_call(EP, "t", submitting=True)[0] == 0
+    assert vitals.may_call(EP, submitting=False) == (None, 0.0)
+    assert vitals.may_call(EP, submitting=True)[0] == 0
     pass_time(client, 5_001)
     gate.forget(EP)
-    eventually(lambda: vitals.may_call(EP, "t", submitting=True)[0] == 1)
+    eventually(lambda: vitals.may_call(EP, submitting=True)[0] == 1)
     vitals.ok(EP, submitted=True)
     assert gate.state(EP) == replace(gate.state(EP), reason=None, suspected=False, submits_only=False)
 
@@ -276,7 +276,7 @@ def test_that_a_process_gets_no_answer_is_known_to_all_and_passes(client: redis.
     other = Vitals(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
     gate.away(EP, "tls", "cannot connect: TLS")
     assert other.waiting(EP) == ("tls", "cannot connect: TLS", "")
-    assert other.may_call(EP, "t", submitting=True) == (None, 0.0)  # another process may well get through
+    assert other.may_call(EP, submitting=True) == (None, 0.0)  # another process may well get through
     other.ok(EP)
     assert other.waiting(EP) is None
     gate.away(EP, "tls", "cannot connect: TLS")
@@ -294,7 +294,7 @@ def test_one_jobs_odd_answers_make_no_other_call_wait(client: redis.Redis) -> No
         for _ in range(10):
             vitals.ok(EP)
             vitals.failed(EP, EP, Operation.STATUS, error)
-            assert vitals.may_call(EP, "t", submitting=True) == (None, 0.0)
+            assert vitals.may_call(EP, submitting=True) == (None, 0.0)
             assert vitals.waiting(EP) is None
         for _ in range(3):
             vitals.failed(EP, EP, Operation.STATUS, error)
