@@ -18,9 +18,13 @@ Ordinary refusals inside the house (stale news, a repeated request) are values, 
         JobUnknown                  404 of a job
         EndpointTrouble             our account or endpoint, not this request
           EndpointUnknown           404 of an endpoint
+          EndpointPaused            409 to a submit
           Unauthorised              401
+            KeyUnusable             no key that could be sent
           Forbidden                 403
           OutOfCredit               402
+      OutputUnavailable             the object store is away, or does not have the output
+      NotReplayable                 a dead letter that cannot be sent again
       JobError                      how a request ended, as callers see it
         JobFailed  JobTimedOut  JobLost  JobRejected  ResultUndeliverable
 """

@@ -131,7 +131,7 @@ class CarryOut:
         except ApiError as error:
             self.vitals.failed(record.endpoint, record.endpoint_id, Operation.RETRY, error)
             if isinstance(error, Throttled | EndpointTrouble | Unreachable):
-                delay_ms = int(max(self.vitals.wait_s(record.endpoint), 1.0) * 1000)
+                delay_ms = self.vitals.again_ms(record.endpoint, 1.0)
                 self.commits.put(change.after, lambda fresh, now: table.retry_deferred(fresh, now, delay_ms=delay_ms))
             else:
                 self.commits.put(change.after, table.retry_unanswered)

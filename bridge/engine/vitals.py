@@ -27,6 +27,7 @@ from bridge.timing import backoff
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bridge.runpod.answers import Health
     from bridge.runpod.budget import Budget
     from bridge.runpod.gate import Gate
 
@@ -245,10 +246,21 @@ class Vitals:
         self.ok(endpoint)
         return answer
 
+    def ask_health(self, endpoint: str, endpoint_id: str) -> Health | None:
+        """/health as any other call; None when there is no permit now, or nobody to ask. Raises ApiError, noted."""
+        health = self._health
+        if health is None:
+            return None
+        return self.permitted(endpoint, endpoint_id, Operation.HEALTH, lambda: health(endpoint, endpoint_id))
+
     def wait_s(self, endpoint: str) -> float:
         """Seconds until the endpoint may be tried again; 0.0 for now."""
         away = self._away.get(endpoint)
         return max(0.0, away[1] - time.monotonic()) if away else 0.0
+
+    def again_ms(self, endpoint: str, least_s: float) -> int:
+        """Milliseconds until a call that failed is made again: when the endpoint may be tried, `least_s` at least."""
+        return int(max(self.wait_s(endpoint), least_s) * 1000)
 
     def waiting_for(self, endpoint: str) -> str | None:
         """Why requests of this endpoint wait, in a closed word; None when nothing stands in their way."""

@@ -48,13 +48,11 @@ class Engines:
         had, asked_at = self._records.changes, self._clock.seconds()
         answer = run(self._client, "beat", [self._names.prefix], [engine, silent_ms, 0, 0, had])
         self.live = int(answer[2])
-        if self._clock.seconds() - asked_at > SAME_CLOCK_MS / 1000:  # an answer that was long on its way tells no time
-            self._records.counted(answer[3])
-            return Beat(engines=int(answer[2]), doubt=int(answer[4]), lost=int(answer[5]))
-        step = self._clock.step_ms(answer[0])
-        if abs(step) > STEP_MS:
-            answer = run(self._client, "beat", [self._names.prefix], [engine, silent_ms, -step, answer[1], had])
-        self._clock.correct(answer[0], answer[1])
+        if self._clock.seconds() - asked_at <= SAME_CLOCK_MS / 1000:  # one that was long on its way tells no time
+            step = self._clock.step_ms(answer[0])
+            if abs(step) > STEP_MS:
+                answer = run(self._client, "beat", [self._names.prefix], [engine, silent_ms, -step, answer[1], had])
+            self._clock.correct(answer[0], answer[1])
         self._records.counted(answer[3])
         return Beat(engines=int(answer[2]), doubt=int(answer[4]), lost=int(answer[5]))
 

@@ -90,7 +90,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
     vitals.decides = True
     threads, commits = Threads.of(s), Commits(ledger, has.notifier.changed)
     observed = partial(has.outputs.observed, commits)
-    unread = Unread(ledger, commits, vitals, has.client_of)
+    unread = Unread(ledger, commits, vitals)
     pace = Pace(
         ledger.runs, has.budget, has.endpoint_id_of, has.control.heard_lately, lambda: ledger.engines.live
     )  # fmt: skip
@@ -130,7 +130,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         "retell": Loop("retell", Retell(ledger, has.notifier.states, vitals).once),
         "outputs": Loop("outputs", has.outputs.once),
         "sweep": Loop("sweep", Sweep(ledger, engine_id, has.notifier.changed, has.budget.flush).once),
-        "ask": Loop("ask", WorkerCounts(ledger, vitals, *calling).once),
+        "ask": Loop("ask", WorkerCounts(ledger, vitals, has.endpoint_id_of).once),
         "trim": Loop("trim", trim.once),
         "wake": Loop("wake", wake.once),
     }

@@ -59,9 +59,9 @@ def fault_of(error: Exception, where: str) -> ApiError:
     if getattr(_this_thread, "left", True):
         return Unanswered(f"{where}: no answer: {_words(error)}")
     causes = list(_causes(error))
-    if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
-        inner = next((cause for cause in causes if isinstance(cause, urllib3.exceptions.ProxyError)), error)
-        said = _words(getattr(inner, "original_error", None) or inner)
+    proxy = next((cause for cause in causes if isinstance(cause, urllib3.exceptions.ProxyError)), None)
+    if proxy is not None:
+        said = _words(getattr(proxy, "original_error", None) or proxy)
         return Unreachable(f"cannot reach {where} through the proxy: {said}", reason="proxy")
     said = _words(error.__cause__ or error)
     if any(isinstance(cause, ssl.SSLError | urllib3.exceptions.SSLError) for cause in causes):

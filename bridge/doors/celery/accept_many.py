@@ -10,8 +10,6 @@ and whatever is refused, goes Celery's own way; accepting twice is accepting onc
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from celery.exceptions import Reject
 from celery.worker import state
 from celery.worker.strategy import default, logger
 
+from bridge.doors.celery.background import Background
 from bridge.doors.celery.canvas import NOT_BEFORE
 from bridge.doors.celery.listeners import heard, task_events_wanted
 from bridge.doors.celery.redact import shown
@@ -64,33 +63,22 @@ class BatchAccept:
         """`into` gives what this process accepts into; `prepare` writes nothing."""
         self._into = into
         self._prepare = prepare
-        self._queue: queue.SimpleQueue[_Taken] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._background = Background("bridge-accept", self._work, at_once=BATCH)
 
     def put(self, taken: _Taken) -> None:
         """Have a message accepted soon."""
-        self._queue.put(taken)
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="bridge-accept", daemon=True)
-                    self._thread.start()
+        self._background.put(taken)
 
-    def _run(self) -> None:
-        while True:
-            batch = [self._queue.get()]
-            while len(batch) < BATCH and not self._queue.empty():
-                batch.append(self._queue.get())
-            try:
-                self._accept(batch)
-            except Reject:  # told to stop while the ledger is away
-                for taken in batch:
-                    taken.reject(logger, taken.errors, True)
-            except Exception as error:  # noqa: BLE001  (one of them must not stop the others: each alone, told by Celery)
-                tell("call.failed", call="accept", error=f"{type(error).__name__}: {error}")
-                for taken in batch:
-                    taken.alone()
+    def _work(self, batch: list[_Taken]) -> None:
+        try:
+            self._accept(batch)
+        except Reject:  # told to stop while the ledger is away
+            for taken in batch:
+                taken.reject(logger, taken.errors, True)
+        except Exception as error:  # noqa: BLE001  (one of them must not stop the others: each alone, told by Celery)
+            tell("call.failed", call="accept", error=f"{type(error).__name__}: {error}")
+            for taken in batch:
+                taken.alone()
 
     def _accept(self, batch: list[_Taken]) -> None:
         ready: list[tuple[_Taken, Prepared]] = []

@@ -71,11 +71,11 @@ def register(app: Celery, uses: Callable[[], Uses]) -> None:
     """Put the tasks on the app. `uses` gives this process' own, built after any fork."""
 
     def accept(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        _accept(app, context, uses(), args, kwargs, ignores=context.__dict__.get("ignore_result", run.ignore_result))
+        _accept(app, context, uses(), args, kwargs, ignores=_ignores(context, run))
 
     def prepare(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
         here = uses()
-        origin = _origin(context, here, ignores=context.__dict__.get("ignore_result", run.ignore_result))
+        origin = _origin(context, here, ignores=_ignores(context, run))
         return here.accept.prepare(context.id, parse_run(bind_input(args, kwargs)), origin)
 
     def into() -> tuple[Accept, Notifier]:
@@ -112,6 +112,11 @@ def register(app: Celery, uses: Callable[[], Uses]) -> None:
 
     for name, (ask, allowed) in COMMANDS.items():
         _control_task(app, uses, name, ask, allowed)
+
+
+def _ignores(context: Context, task: Task) -> bool:
+    """Whether nobody wants the result: what the message says, else what the task does."""
+    return bool(context.__dict__.get("ignore_result", task.ignore_result))
 
 
 def bind_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +159,7 @@ def _accept(
     refusal = (
         verdict.fault
         if verdict.kind == "conflict"
-        else wait_for_ledger(lambda: _another_canvas(context, uses, verdict))
+        else wait_for_ledger(lambda: _another_canvas(context, uses, origin, verdict))
     )
     if refusal is not None:
         # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
@@ -163,11 +168,11 @@ def _accept(
     raise Ignore
 
 
-def _another_canvas(context: Context, uses: Uses, verdict: Verdict) -> JobRejected | None:
+def _another_canvas(context: Context, uses: Uses, origin: Origin, verdict: Verdict) -> JobRejected | None:
     """A known request, sent again with something else to follow it: only the first send's canvas is followed."""
-    sent = canvas_of(context, ignore_result=False)
-    if verdict.kind != "repeat" or not continues(sent):
+    if verdict.kind != "repeat" or not origin.continues:
         return None
+    sent = canvas_of(context, ignore_result=False)
     known = uses.ledger.load(context.id, wanted=(Long.CANVAS,))
     if not another(sent, known.json(Long.CANVAS) if known is not None else None):
         return None
@@ -181,14 +186,14 @@ def _another_canvas(context: Context, uses: Uses, verdict: Verdict) -> JobReject
 
 def _origin(context: Context, uses: Uses, *, ignores: bool) -> Origin:
     """What the message says beside its arguments."""
-    canvas = canvas_of(context, ignore_result=bool(ignores))
+    canvas = canvas_of(context, ignore_result=ignores)
     expires_at, time_limit_ms = clocks_of(context, uses.ledger.now())
     return Origin(
         door="celery",
         via="amqp" if uses.settings.amqp else "redis",
         canvas=dumps(canvas),
         continues=continues(canvas),
-        silent=bool(ignores),
+        silent=ignores,
         tells_celery=not ignores or continues(canvas),
         correlation_id=context.correlation_id if context.correlation_id != context.id else None,
         trace=(context.headers or {}).get("traceparent"),

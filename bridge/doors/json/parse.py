@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from bridge.doors.commands import COMMANDS, check_argument
 from bridge.doors.json.strict import Fault, glimpse, read_object
 from bridge.errors import JobRejected
-from bridge.job.request import ENDPOINT, REQUEST_ID, RunRequest, explain
+from bridge.job.request import ENDPOINT, REQUEST_ID, RunRequest, explain, rejected
 
 Kind = Literal["requests", "commands"]
 
@@ -302,7 +302,7 @@ class _Reader:
 
 
 def _rejected(field: str, rule: str) -> JobRejected:
-    return JobRejected(f"{field}: {rule}", {"status": "REJECTED", "reason": "rejected", "field": field})
+    return rejected(field, f"{field}: {rule}")
 
 
 def _fitting(value: object, pattern: re.Pattern[str]) -> str | None:

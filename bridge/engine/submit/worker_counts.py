@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bridge.errors import ApiError
-from bridge.runpod.operations import Operation
 
 if TYPE_CHECKING:
     from bridge.engine.vitals import Vitals
     from bridge.ledger import Ledger
-    from bridge.runpod.client import RunPodClient
 
 #: Seconds: between looks; an endpoint that is busy for less is not worth a call; between calls, over all processes.
 LOOK_S, BUSY_S, EVERY_S = 2.5, 10.0, 15.0
@@ -27,7 +25,6 @@ class WorkerCounts:
 
     ledger: Ledger
     vitals: Vitals
-    client_of: Callable[[str], RunPodClient]
     endpoint_id_of: Callable[[str], str]
     busy_s: float = BUSY_S
     every_s: float = EVERY_S
@@ -50,8 +47,7 @@ class WorkerCounts:
             return  # in trouble or away: tries are spaced elsewhere
         if not vitals.budget.may_ask(endpoint_id, int(self.every_s * 1000)):
             return
-        health = self.client_of(endpoint).health
         with suppress(ApiError):
-            heard = vitals.permitted(endpoint, endpoint_id, Operation.HEALTH, lambda: health(endpoint_id))
+            heard = vitals.ask_health(endpoint, endpoint_id)
             if heard is not None:
                 vitals.budget.raise_to(endpoint_id, heard.workers.get("running", 0))

@@ -137,7 +137,7 @@ class Track:
             self.commits.put(held, partial(table.unconfirmed, again_ms=None))
         except ApiError as error:
             self.vitals.failed(record.endpoint, record.endpoint_id, Operation.STATUS, error)
-            delay_ms = int(max(self.vitals.wait_s(record.endpoint), 0.5) * 1000)
+            delay_ms = self.vitals.again_ms(record.endpoint, 0.5)
             self.commits.put(held, partial(table.unconfirmed, again_ms=delay_ms))
         else:
             self.vitals.ok(record.endpoint)
@@ -154,7 +154,7 @@ class Track:
             self.unread.heard(held, job_id, endpoint_id, error)
         except ApiError as error:
             self.vitals.failed(record.endpoint, endpoint_id, Operation.STATUS, error)
-            delay_ms = int(max(self.vitals.wait_s(record.endpoint), 0.25) * 1000)
+            delay_ms = self.vitals.again_ms(record.endpoint, 0.25)
             self.commits.put(held, lambda fresh, now: table.missed(fresh, now, delay_ms=delay_ms))
         else:
             self.vitals.ok(record.endpoint)
@@ -186,9 +186,8 @@ class Track:
         record, table = held.record, self.ledger.table
         second = record.gone_at and self.ledger.now() - record.gone_at >= GONE_APART_MS
         if second and self.vitals.ok_at(record.endpoint) < record.gone_at:
-            health = self.client_of(record.endpoint).health
             with suppress(ApiError):
-                self.vitals.permitted(record.endpoint, endpoint_id, Operation.HEALTH, lambda: health(endpoint_id))
+                self.vitals.ask_health(record.endpoint, endpoint_id)
         known: dict[str, Any] = {
             "endpoint_ok_at": self.vitals.ok_at(record.endpoint),
             "purged_at": self.purged_at(record.endpoint),

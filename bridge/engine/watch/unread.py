@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.ledger import Ledger
-    from bridge.runpod.client import RunPodClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,6 @@ class Unread:
     ledger: Ledger
     commits: Commits
     vitals: Vitals
-    client_of: Callable[[str], RunPodClient]
 
     def heard(self, held: Held, job_id: str, endpoint_id: str, error: ApiError, *, noted: bool = False) -> None:
         """`noted`: the endpoint's vitals have heard of the error already."""
@@ -42,16 +39,15 @@ class Unread:
             if not noted:
                 self.vitals.failed(endpoint, endpoint_id, Operation.STATUS, error)
             if since and self.ledger.now() - since >= UNREAD_TOLD_MS:
-                health = self.client_of(endpoint).health
-                with suppress(ApiError):  # noted by `permitted`
-                    self.vitals.permitted(endpoint, endpoint_id, Operation.HEALTH, lambda: health(endpoint_id))
+                with suppress(ApiError):
+                    self.vitals.ask_health(endpoint, endpoint_id)
         unread = partial(
             self.ledger.table.unread,
             job_id=job_id,
             attempt=record.attempt,
             why=error.message,
             endpoint_ok_at=self.vitals.ok_at(endpoint),
-            delay_ms=int(max(self.vitals.wait_s(endpoint), 0.25) * 1000),
+            delay_ms=self.vitals.again_ms(endpoint, 0.25),
         )
         self.commits.put(held, unread, partial(_told, error=error.message))
 

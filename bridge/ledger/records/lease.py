@@ -60,8 +60,7 @@ class Leases(Writer):
 
         `shares` are the caps and weights of submits: `{"endpoints": {name: cap}, "tenants": {name: {weight, cap}}}`.
         """
-        token = secrets.token_hex(8)
-        pairs: list[Any] = [part for endpoint, count in wanted.items() if count > 0 for part in (endpoint, count)]
+        token, pairs = secrets.token_hex(8), _pairs(wanted)
         if not pairs:
             return Claimed(token, step, ())
         args = [token, step.value, lease_ms, json.dumps(shares) if shares else "", self.changes]
@@ -77,8 +76,7 @@ class Leases(Writer):
 
     def streams(self, wanted: Mapping[str, int], *, lease_ms: int) -> Claimed:
         """Records whose stream is to be read now, at most so many of each endpoint; the token is their reader."""
-        token = secrets.token_hex(8)
-        pairs: list[Any] = [part for endpoint, count in wanted.items() if count > 0 for part in (endpoint, count)]
+        token, pairs = secrets.token_hex(8), _pairs(wanted)
         if not pairs:
             return Claimed(token, Step.STREAM, ())
         answer = run(self.client, "stream", [self.names.prefix], [token, lease_ms, len(COMMON), *COMMON, *pairs])
@@ -126,3 +124,8 @@ class Leases(Writer):
         again = "" if again_ms is None else again_ms
         args = [orphan.as_json(), orphan.endpoint, orphan.request_id, again, paid_twice_ms]
         run(self.client, "orphan_seen", [self.names.prefix], args)
+
+
+def _pairs(wanted: Mapping[str, int]) -> list[Any]:
+    """As the scripts take them: an endpoint, how many, the next endpoint; without those of which none is wanted."""
+    return [part for endpoint, count in wanted.items() if count > 0 for part in (endpoint, count)]

@@ -12,10 +12,9 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bridge.job.document import dead_event
+from bridge.job.document import dead_event, stamp
 from bridge.job.words import DeadReason
 from bridge.ledger.aside import on_streams
 from bridge.outage import mapped
@@ -59,13 +58,12 @@ class DeadLetters:
         tell("dead_letter.kept", reason=reason, door=door, request_id=request_id or None, detail=detail[:200])
         raw = body.encode(errors="surrogateescape") if isinstance(body, str) else body
         digest = hashlib.sha256(raw).hexdigest()
-        now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         original, encoding = (
             _original((raw if kept is None else kept)[:ORIGINAL_MAX]) if self.originals else (None, None)
         )
         letter = {
             "reason": reason,
-            "time": now,
+            "time": stamp(int(time.time() * 1000)),
             "door": door,
             "source": source or None,
             "request_id": request_id or None,

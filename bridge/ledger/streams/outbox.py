@@ -79,21 +79,18 @@ class Outbox:
 
     def tell(self, body: str, key: str) -> None:
         """An event that no record has: the refusal of a message at a door."""
-        self._on_events(lambda: self.client.xadd(self.names.events, {"data": body, "key": key}))
+        self._on(lambda: self.client.xadd(self.names.events, {"data": body, "key": key}))
 
     def newest(self) -> str:
         """The newest entry's id: who reads behind it misses nothing that is told from now on."""
-        newest: Any = self._on_events(lambda: self.client.xrevrange(self.names.events, count=1))
+        newest: Any = self._on(lambda: self.client.xrevrange(self.names.events, count=1))
         return str(newest[0][0]) if newest else "0"
 
     def read(self, after: str, *, count: int) -> list[tuple[str, dict[str, Any]]]:
         """Events behind an entry (`-` for the oldest, `(<id>` for what follows it), each with its entry id."""
-        found: Any = self._on_events(lambda: self.client.xrange(self.names.events, min=after, count=count))
+        found: Any = self._on(lambda: self.client.xrange(self.names.events, min=after, count=count))
         read = ((entry_id, _document(entry)) for entry_id, entry in found)
         return [(entry_id, event) for entry_id, event in read if event is not None]
-
-    def _on_events(self, call: Callable[[], Any]) -> Any:
-        return on_streams(self.client, self.names.prefix, [self.names.events], call)
 
     # The turn
 

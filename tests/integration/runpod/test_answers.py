@@ -188,10 +188,15 @@ def calls(wire: Wire) -> Iterator[tuple[Wire, RunPodClient]]:
     client.close()
 
 
-def _outcomes(client: RunPodClient, arm: Callable[[Exception], None]) -> set[type[Exception]]:
+def _outcomes(client: RunPodClient, monkeypatch: pytest.MonkeyPatch, owner: type, place: str) -> set[type[Exception]]:
+    """What a submit raises where `owner.place` raises each of them."""
     found = set()
     for error in EXCEPTIONS:
-        arm(error)
+
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(owner, place, fail)
         client.close()  # a new connection for each
         try:
             client.run("ep", b"{}")
@@ -206,14 +211,7 @@ def test_whatever_fails_before_the_first_byte_has_sent_nothing(
 ) -> None:
     """Every exception there is, at every place before it: Unreachable, and the server saw nothing."""
     wire, client = calls
-
-    def arm(error: Exception) -> None:
-        def fail(*_: object, **__: object) -> None:
-            raise error
-
-        monkeypatch.setattr(urllib3.connection.HTTPConnection, place, fail)
-
-    assert _outcomes(client, arm) == {Unreachable}
+    assert _outcomes(client, monkeypatch, urllib3.connection.HTTPConnection, place) == {Unreachable}
     assert wire.requests == []
 
 
@@ -223,15 +221,8 @@ def test_whatever_fails_after_it_may_have_left(
 ) -> None:
     """Every exception there is, while the request is sent or its answer read: Unanswered."""
     _, client = calls
-
-    def arm(error: Exception) -> None:
-        def fail(*_: object, **__: object) -> None:
-            raise error
-
-        owner = http.client.HTTPConnection if place == "send" else urllib3.connection.HTTPConnection
-        monkeypatch.setattr(owner, place, fail)
-
-    assert _outcomes(client, arm) == {Unanswered}
+    owner = http.client.HTTPConnection if place == "send" else urllib3.connection.HTTPConnection
+    assert _outcomes(client, monkeypatch, owner, place) == {Unanswered}
 
 
 @pytest.mark.parametrize("place", ["_pool_for", "_build"])
@@ -240,14 +231,7 @@ def test_whatever_fails_while_a_call_is_built_has_sent_nothing(
 ) -> None:
     """A proxy, a bundle, an address."""
     wire, client = calls
-
-    def arm(error: Exception) -> None:
-        def fail(*_: object, **__: object) -> None:
-            raise error
-
-        monkeypatch.setattr(RunPodClient, place, fail)
-
-    assert _outcomes(client, arm) == {Unreachable}
+    assert _outcomes(client, monkeypatch, RunPodClient, place) == {Unreachable}
     assert wire.requests == []
 
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery.app.task import Context
+from kombu.exceptions import ContentDisallowed
 
 from bridge.doors.celery.consumer.unpack import BODY_MAX, TooLarge
 from bridge.job.words import DeadReason
@@ -57,7 +58,7 @@ def fault_of(error: BaseException) -> Unreadable:
         return error
     if isinstance(error, TooLarge) or isinstance(error.__cause__, TooLarge):
         return Unreadable(DeadReason.TOO_LARGE, f"body: {error}")
-    if type(error).__name__ == "ContentDisallowed":
+    if isinstance(error, ContentDisallowed):
         return Unreadable(DeadReason.MALFORMED, "content type: is not taken; send application/json")
     return Unreadable(DeadReason.MALFORMED, f"message: cannot be read: {told(error)}")
 
@@ -127,9 +128,9 @@ def _check_delivery(message: Any) -> None:
         raise _malformed("properties", "must be an object")
     _check_text({k: v for k, v in properties.items() if k != "application_headers"}, "properties")
     for name in ("reply_to", "correlation_id"):
-        _must(properties, name, _text, "properties")
+        _must_be_text(properties, name, "properties")
     for name in ("exchange", "routing_key"):
-        _must(info, name, _text, "delivery_info")
+        _must_be_text(info, name, "delivery_info")
 
 
 def _text(value: Any) -> bool:
@@ -227,7 +228,7 @@ def _check_said(said: Mapping[str, Any], place: str) -> None:
         if said.get(name) is not None and not fits(said[name]):
             raise _malformed(f"{place}.{name}", rule)
     own = said.get("headers") or {}
-    _must(own, "traceparent", _text, f"{place}.headers")
+    _must_be_text(own, "traceparent", f"{place}.headers")
     for name in said.get("stamped_headers") or ():
         if name not in said and name not in (said.get("stamps") or {}):
             continue
@@ -248,8 +249,8 @@ def _check_call(args: Any, kwargs: Any, embed: Any) -> None:
             raise _malformed(f"body.{name}", rule)
 
 
-def _must(said: Mapping[str, Any], name: str, fits: Callable[[Any], bool], place: str) -> None:
-    if said.get(name) is not None and not fits(said[name]):
+def _must_be_text(said: Mapping[str, Any], name: str, place: str) -> None:
+    if said.get(name) is not None and not _text(said[name]):
         raise _malformed(f"{place}.{name}", "must be a text")
 
 

@@ -7,8 +7,6 @@ with the next ones. It may be done twice: a worker that dies before its ack leav
 from __future__ import annotations
 
 import json
-import queue
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from celery.exceptions import Reject
 from celery.states import FAILURE, READY_STATES
 from celery.utils.log import get_logger
 
+from bridge.doors.celery.background import Background
 from bridge.doors.celery.consumer.check import Unreadable
 from bridge.doors.celery.consumer.secrets import blot
 from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
@@ -67,9 +66,7 @@ class Refusals:
     def __init__(self, uses: Callable[[], RefusalUses]) -> None:
         """`uses` gives this process' own."""
         self._uses = uses
-        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._background = Background("bridge-refuse", self._work)
 
     def put(self, refused: Refused) -> None:
         """Have a message set aside soon; returns at once."""
@@ -77,16 +74,11 @@ class Refusals:
 
     def soon(self, call: Callable[[], None]) -> None:
         """Have something done by the thread, where a wait for the ledger does no harm."""
-        self._queue.put(call)
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="bridge-refuse", daemon=True)
-                    self._thread.start()
+        self._background.put(call)
 
-    def _run(self) -> None:
-        while True:
-            call = self._queue.get()
+    @staticmethod
+    def _work(calls: list[Callable[[], None]]) -> None:
+        for call in calls:
             try:
                 call()
             except Exception as error:  # noqa: BLE001  (one of them must not stop the others)

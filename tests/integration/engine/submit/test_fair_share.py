@@ -107,8 +107,8 @@ def test_health_of_a_busy_endpoint_is_asked_by_one_process_and_raises_the_budget
         client.hset(ledger.names.count("demo"), "flying", "3")
         budgets = [Budget(client, limit_of=lambda _id, _op, base: type(base)(10, base.concurrent, 5)) for _ in range(2)]
         for budget in budgets:
-            vitals = Vitals(Gate(client), budget, ledger.now)
-            asks = WorkerCounts(ledger, vitals, lambda _: runpod, lambda name: name, busy_s=0.0)
+            vitals = Vitals(Gate(client), budget, ledger.now, health=lambda _, endpoint_id: runpod.health(endpoint_id))
+            asks = WorkerCounts(ledger, vitals, lambda name: name, busy_s=0.0)
             asks.once()
         assert [call["op"] for call in emulator.calls()[before:]] == ["health"]
         assert budgets[1].acquire("demo", Operation.RUN, 100, token="t", slot_ms=1_000).count == 15
