@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import http.client
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple, Self
+from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from tests.support.loopback import Asked, Loopback, Said
 
 
 class Page(NamedTuple):
@@ -27,60 +27,32 @@ class Call(NamedTuple):
     key: str
 
 
-class Firewall:
+class Firewall(Loopback):
     """In front of one base URL, for the time of a `with`."""
 
     def __init__(self, base_url: str) -> None:
         """It passes everything on until it has a `rule`."""
         self.rule: Callable[[Call], Page | None] = lambda _: None
         self.calls: list[tuple[Call, int]] = []
-        behind = urlsplit(base_url)
-        wall = self
+        self._behind = urlsplit(base_url)
+        super().__init__(self._answer)
+        self.base_url = f"{self.origin}{self._behind.path}"
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def _answer(self, asked: Asked) -> Said:
+        call = Call(asked.method, asked.path, asked.body, asked.headers.get("Authorization", ""))
+        page = self.rule(call) or self._passed_on(asked)
+        self.calls.append((call, page.code))
+        return Said(page.code, page.body, {"Content-Type": page.kind})
 
-            def _any(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                call = Call(self.command, self.path, body, self.headers.get("Authorization", ""))
-                page = wall.rule(call) or self._passed_on(body)
-                wall.calls.append((call, page.code))
-                self.send_response(page.code)
-                self.send_header("Content-Type", page.kind)
-                self.send_header("Content-Length", str(len(page.body)))
-                self.end_headers()
-                self.wfile.write(page.body)
-
-            do_GET = do_POST = _any
-
-            def _passed_on(self, body: bytes) -> Page:
-                connection = http.client.HTTPConnection(behind.hostname or "", behind.port, timeout=30)
-                try:
-                    headers = {
-                        name: self.headers[name] for name in ("Authorization", "Content-Type") if self.headers[name]
-                    }
-                    connection.request(self.command, self.path, body or None, headers)
-                    answer = connection.getresponse()
-                    return Page(answer.status, answer.read(), answer.headers.get("Content-Type", ""))
-                finally:
-                    connection.close()
-
-            def log_message(self, *_: object) -> None:
-                """Nothing on stderr."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}{behind.path}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+    def _passed_on(self, asked: Asked) -> Page:
+        connection = http.client.HTTPConnection(self._behind.hostname or "", self._behind.port, timeout=30)
+        try:
+            headers = {name: asked.headers[name] for name in ("Authorization", "Content-Type") if name in asked.headers}
+            connection.request(asked.method, asked.path, asked.body or None, headers)
+            answer = connection.getresponse()
+            return Page(answer.status, answer.read(), answer.headers.get("Content-Type", ""))
+        finally:
+            connection.close()
 
     def submits(self, word: bytes) -> list[int]:
         """The codes that submits whose body holds this word were answered with."""

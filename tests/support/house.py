@@ -136,57 +136,22 @@ class House:
 
     def worker(self, *args: str, pool: str = "threads", ready: bool = True, **more: str) -> Process:
         """A bridge worker."""
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "bridge.app",
-            "worker",
-            "-l",
-            "INFO",
-            "-P",
-            pool,
-            "-c",
-            "4",
-            *args,
-        ]
-        command += ["-n", f"bridge{self._count}@test", "--without-gossip", "--without-mingle"]
-        process = self.start("worker", *command, **more)
+        process = self.start("worker", *self._celery("bridge.app", "bridge", pool, *args), **more)
         if ready:
-            eventually(lambda: "ready." in process.said() or not process.running, timeout=30)
-            assert process.running, process.said()[-3000:]
+            _await_ready(process)
         return process
 
     def foreign_worker(self, *args: str) -> Process:
         """A worker of the other team's app, on its default queue."""
-        command = self._celery("tests.foreign", "threads")
+        command = self._celery("tests.foreign", "tests.foreign", "threads", *args)
         more = {"FOREIGN_BROKER": self.broker, "FOREIGN_BACKEND": self.backend}
-        process = self.start("foreign", *command, *args, **more)
-        eventually(lambda: "ready." in process.said() or not process.running, timeout=30)
-        assert process.running, process.said()[-3000:]
+        process = self.start("foreign", *command, **more)
+        _await_ready(process)
         return process
 
-    def _celery(self, app: str, pool: str) -> list[str]:
-        name = f"{app}{self._count}@test"
-        quiet = ["--without-gossip", "--without-mingle"]
-        return [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            app,
-            "worker",
-            "-l",
-            "INFO",
-            "-P",
-            pool,
-            "-c",
-            "4",
-            "-n",
-            name,
-            *quiet,
-        ]
+    def _celery(self, app: str, name: str, pool: str, *args: str) -> list[str]:
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", "INFO", "-P", pool, "-c", "4", *args]
+        return [*command, "-n", f"{name}{self._count}@test", "--without-gossip", "--without-mingle"]
 
     def send(self, input: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
         """`bridge.run` as any producer sends it; `task_id`, `link` and the like are Celery's options."""
@@ -235,6 +200,11 @@ def born(name: str, ledger: Ledger) -> Build:
     """A request of endpoint `demo` as `Ledger.accept_many` takes it, whom nobody waits for."""
     record = Record(id=name, endpoint="demo", endpoint_id="demo", door="json", sinks="", fingerprint="f")
     return lambda now, wish: ledger.table.accept(Held(record, {Long.INPUT: '{"a":1}'}), now, wish)
+
+
+def _await_ready(worker: Process) -> None:
+    eventually(lambda: "ready." in worker.said() or not worker.running, timeout=30)
+    assert worker.running, worker.said()[-3000:]
 
 
 def hang_up(app: Celery) -> None:

@@ -10,8 +10,9 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
+
+from tests.support.loopback import Asked, Loopback, Said
 
 JSON_TYPE = {"Content-Type": "application/json"}
 
@@ -25,7 +26,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=lambda: dict(JSON_TYPE))
 
 
-class OddRunPod:
+class OddRunPod(Loopback):
     """Started with the test, and ended with it."""
 
     def __init__(self) -> None:
@@ -38,46 +39,17 @@ class OddRunPod:
         self.gone: set[str] = set()
         self._count = 0
         self._lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                self._say(outer.answer(self.path, b""))
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                self._say(outer.answer(self.path, body))
-
-            def _say(self, answer: Answer) -> None:
-                body = answer.body.encode() if isinstance(answer.body, str) else answer.body
-                self.send_response(answer.code)
-                for name, value in {"Content-Length": str(len(body)), **answer.headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        super().__init__(self._said)
 
     @property
     def base_url(self) -> str:
         """For RUNPOD_ENDPOINT_BASE_URL."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v2"
+        return f"{self.origin}/v2"
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def _said(self, asked: Asked) -> Said:
+        answer = self.answer(asked.path, asked.body)
+        body = answer.body.encode() if isinstance(answer.body, str) else answer.body
+        return Said(answer.code, body, answer.headers)
 
     def answer(self, path: str, body: bytes) -> Answer:
         """One call."""

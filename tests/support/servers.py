@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
 
@@ -34,7 +35,37 @@ HOW_TO_GET_RABBITMQ = (
 )
 
 
-class RedisServer(EmbeddedRedis):
+class CanBeHurt(ABC):
+    """What a test does to a server of its own."""
+
+    @property
+    @abstractmethod
+    def pid(self) -> int:
+        """Of a server that runs."""
+
+    @property
+    @abstractmethod
+    def running(self) -> bool:
+        """Whether it has not ended."""
+
+    def kill(self) -> None:
+        """Kill -9, and return when it is gone; `start` brings it back on the same port with its data.
+
+        A quorum queue of RabbitMQ declared in the last seconds may be lost by this, which is RabbitMQ's own fault.
+        """
+        os.kill(self.pid, signal.SIGKILL)
+        eventually(lambda: not self.running)
+
+    def freeze(self) -> None:
+        """Stop the process where it is; connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen process go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+
+class RedisServer(EmbeddedRedis, CanBeHurt):
     """A private Redis (the system's, as the older one, else the embedded one) that can be hurt."""
 
     def __init__(self, directory: Path) -> None:
@@ -46,19 +77,6 @@ class RedisServer(EmbeddedRedis):
     def fresh_url(self) -> str:
         """Return the URL of a database that nobody has used."""
         return f"redis://127.0.0.1:{self.port}/{next(self._numbers)}"
-
-    def kill(self) -> None:
-        """Kill -9, and return when it is gone; `start` brings it back on the same port with its data."""
-        os.kill(self.pid, signal.SIGKILL)
-        eventually(lambda: not self.running)
-
-    def freeze(self) -> None:
-        """Stop the process where it is; connections stay open and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let a frozen process go on."""
-        os.kill(self.pid, signal.SIGCONT)
 
     def restart(self) -> None:
         """Kill -9 and start again."""
@@ -84,7 +102,7 @@ def find_rabbitmq() -> Path | None:
     return Path(found).resolve() if found else None
 
 
-class RabbitServer:
+class RabbitServer(CanBeHurt):
     """One private RabbitMQ node: own name, ports, epmd, cookie and directories, all on loopback."""
 
     def __init__(self, script: Path, directory: Path) -> None:
@@ -171,22 +189,6 @@ class RabbitServer:
                 raise AssertionError(f"{self.node} did not start: {log}")
             time.sleep(0.05)
         return self
-
-    def kill(self) -> None:
-        """Kill -9, and return when it is gone; `start` brings it back on the same port with its data.
-
-        A quorum queue declared in the last seconds may be lost by this, which is RabbitMQ's own fault.
-        """
-        os.kill(self.pid, signal.SIGKILL)
-        eventually(lambda: not self.running)
-
-    def freeze(self) -> None:
-        """Stop the process where it is; connections stay open and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let a frozen process go on."""
-        os.kill(self.pid, signal.SIGCONT)
 
     def restart(self) -> None:
         """End it in good order and start it again."""
