@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bridge.errors import SettingsError
+from bridge.faults import rule
 from bridge.job.request import ENDPOINT, Policy, S3Config, rejected
 from bridge.settings import Settings
-from bridge.settings.faults import rule
 from bridge.settings.key_file import KeyFile
 
 #: Seconds between looks at the file.

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bridge.errors import JobRejected
+from bridge.faults import rule
 from bridge.job.record import dumps
 from bridge.job.words import Reason
 
@@ -259,18 +260,14 @@ def too_large(size: int, limit: int) -> str:
     return f"input: the request is {size} bytes; RunPod takes at most {limit}"
 
 
-#: What each argument must be, for who gave it as something else.
+#: What an argument must be, where the kind of its fault does not say it whole.
 _TIME = "must be a whole number of milliseconds"
-_SWITCH = "must be true or false"
 _RULES: Mapping[str, str] = {
-    "input": "must be an object",
     "policy": "must be an object of executionTimeout, ttl and lowPriority",
     "policy.executionTimeout": _TIME,
     "policy.ttl": _TIME,
-    "policy.lowPriority": _SWITCH,
     "timeout": _TIME,
     "queue_timeout": _TIME,
-    "stream": _SWITCH,
     "sync": f"must be true, false or milliseconds, {SYNC_WAIT_MIN_MS} to {SYNC_WAIT_MAX_MS}",
     "delivery": "must be at_least_once or at_most_once",
     "retries": "must be a whole number, 0 to 100",
@@ -279,32 +276,25 @@ _RULES: Mapping[str, str] = {
     "s3Config": "must be an object of accessId, accessSecret, bucketName and endpointUrl, or the name of one",
     "reply_on": f"must be a list of {', '.join(get_args(ReplyOn))}",
     "result": "must be output or document",
-    "metadata": "must be an object",
+    "metadata.*": "must be a string, a number, true, false or null",
     "not_before": "must be an RFC 3339 time with its offset, as 2026-12-24T18:00:00Z, or epoch milliseconds",
-}
-#: The same inside of those that have parts.
-_PARTS: Mapping[str, str] = {
-    "s3Config": "must be a string",
-    "metadata": "must be a string, a number, true, false or null",
 }
 
 
 def explain(error: ValidationError) -> tuple[str, str]:
-    """The first field at fault, and every fault in one line: `policy.ttl: must be at least ...`.
-
-    In the caller's words: nothing of what the checking library says or calls things comes through.
-    """
+    """The first field at fault, and every fault in one line: `policy.ttl: must be at least ...`."""
     faults: dict[str, str] = {}
-    for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        kind, said = fault["type"], fault["msg"].removeprefix("Value error, ")
-        field = _field_of(fault["loc"])
-        if not field:  # of the whole: the sentence begins with its field
+    for fault in error.errors(include_url=False, include_input=False):
+        field, said = _field_of(fault["loc"]), rule(fault, mapping="an object")
+        if fault["type"] == "extra_forbidden":
+            said = "unknown argument"
+        elif not field:  # of the whole: the sentence begins with its field
             field, _, said = said.partition(": ")
-        rules = {"value_error": said, "extra_forbidden": "unknown argument", "missing": "is required"}
-        rule = rules.get(kind) or _RULES.get(field) or _PARTS.get(field.partition(".")[0], "must be a string")
-        faults.setdefault(field, rule)
-    told = {name: rule for name, rule in faults.items() if not any(other.startswith(f"{name}.") for other in faults)}
-    return next(iter(told)), "; ".join(f"{name}: {rule}" for name, rule in told.items())
+        elif fault["type"] not in {"value_error", "missing"}:
+            said = _RULES.get(field) or _RULES.get(re.sub(r"\..*", ".*", field), said)
+        faults.setdefault(field, said)
+    told = {name: said for name, said in faults.items() if not any(other.startswith(f"{name}.") for other in faults)}
+    return next(iter(told)), "; ".join(f"{name}: {said}" for name, said in told.items())
 
 
 def _field_of(place: tuple[int | str, ...]) -> str:
@@ -314,7 +304,7 @@ def _field_of(place: tuple[int | str, ...]) -> str:
     field, *inside = map(str, place)
     if field == "s3Config" and inside:
         inside = inside[1:]
-    if field in {"policy", *_PARTS} and inside:
+    if field in {"policy", "s3Config", "metadata"} and inside:
         field = f"{field}.{inside[0]}"
     return field[:FIELD_NAME_MAX]
 

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bridge.errors import SettingsError
+from bridge.faults import rule
 from bridge.settings.addresses import fault_of, spelled
-from bridge.settings.faults import rule
 
 ENDPOINT_WORD = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 NAMESPACE = re.compile(r"[A-Za-z0-9_\-]{1,32}")

@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in words of ours: nothing that the checking library calls things comes through."""
+"""What is wrong with a setting or an argument, in words of ours: nothing of the checking library's own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _RULES = {
     "int": "must be a whole number",
     "float": "must be a number",
     "string_pattern_mismatch": "must match {pattern}",
-    "string": "must be a text",
+    "string": "must be a string",
     "list": "must be a list",
-    "dict": "must be a table",
-    "model": "must be a table",
+    "dict": "must be {mapping}",
+    "model": "must be {mapping}",
     "path": "must be a path",
     "literal_error": "must be {expected}",
     "enum": "must be {expected}",
@@ -27,8 +27,11 @@ _RULES = {
 }
 
 
-def rule(fault: Mapping[str, Any]) -> str:
-    """The rule that was broken, from one entry of pydantic's `ValidationError.errors()`."""
+def rule(fault: Mapping[str, Any], *, mapping: str = "a table") -> str:
+    """The rule that was broken, from one entry of pydantic's `ValidationError.errors()`.
+
+    `mapping` is what names with values are called where the fault was made: a table of TOML, an object of JSON.
+    """
     kind, said = fault["type"], str(fault["msg"]).removeprefix("Value error, ")
     found = _RULES.get(kind) or next((text for name, text in _RULES.items() if kind.startswith(f"{name}_")), None)
-    return found.format(**fault.get("ctx", {})) if found else said
+    return found.format(mapping=mapping, **fault.get("ctx", {})) if found else said
