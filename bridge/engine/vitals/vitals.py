@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from bridge.engine.vitals.silence import Silence
+from bridge.engine.vitals.whole import Whole
 from bridge.errors import (
     ApiError,
     EndpointTrouble,
@@ -37,8 +39,6 @@ AWAY_BASE_S, AWAY_MAX_S = 0.25, 15.0
 SAY_AGAIN_S = 2.0
 #: So many odd answers to reads in a row, and none as it should be between, are no longer one job's own.
 ODD_IN_A_ROW = 3
-#: Seconds that an answer to "is it the whole endpoint?" serves all calls that failed together.
-WHOLE_S = 2.0
 #: Troubles that another key may end.
 OF_THE_KEY = frozenset({"unauthorised", "forbidden", "key"})
 #: Seconds between looks for the answer to a call that asks whether anybody is there.
@@ -80,9 +80,9 @@ class Vitals:
         #: Whether what this process hears counts for all: an engine's word does, that of a single command does not.
         self.decides = True
         self._health, self._key_stamp = health, key_stamp
+        self._whole = Whole(budget, health, self._found_well, SLOT_MS) if health is not None else None
+        self._silence = Silence()
         self._key_stamps: dict[str, object] = {}
-        self._whole: dict[str, tuple[float, bool | None]] = {}
-        self._whole_locks: dict[str, threading.Lock] = {}
         self._taken_at: dict[str, int] = {}
         #: Reads in a row that were answered, and not as they should be.
         self._odd: dict[str, int] = {}
@@ -93,9 +93,6 @@ class Vitals:
         self._lock = threading.Lock()
         self._ok_at: dict[str, int] = {}
         self._away: dict[str, tuple[int, float]] = {}  # fails in a row, monotonic time of the next try
-        #: Endpoints whose last submit was not answered: whether anything else was since.
-        self._silent: dict[str, bool] = {}
-        self._asking: set[str] = set()
 
     def ok(self, endpoint: str, *, submitted: bool = False, probed: bool = False) -> None:
         """A call was answered with success; `submitted`: it was a submit, `probed`: it asked for this alone."""
@@ -105,7 +102,7 @@ class Vitals:
         if submitted:
             self._taken_at[endpoint] = self._now()
             self._key_stamps.pop(endpoint, None)
-        self._answered(endpoint, submitted=submitted)
+        self._silence.answered(endpoint, submitted=submitted)
         if endpoint in self._away:
             with self._lock:
                 self._away.pop(endpoint, None)
@@ -129,8 +126,7 @@ class Vitals:
             return
         elif isinstance(error, Unanswered):
             if op in SUBMITS:
-                with self._lock:
-                    self._silent[endpoint] = False
+                self._silence.begins(endpoint)
             if not self._ones_own(endpoint, op, error):
                 self._spaced(endpoint, error, "unreachable")
             return
@@ -141,7 +137,7 @@ class Vitals:
                 return
             self._key_stamps.setdefault(endpoint, self._key_stamp(endpoint))
             self.gate.trouble(endpoint, error.reason, error.message[:300])
-        self._answered(endpoint, submitted=False)
+        self._silence.answered(endpoint, submitted=False)
 
     def _ones_own(self, endpoint: str, op: Operation, error: ApiError) -> bool:
         """Whether an odd answer is one job's own, so that no other call need wait for it."""
@@ -162,7 +158,7 @@ class Vitals:
         said = (error.answered or error.message)[:300]
         self._key_stamps.setdefault(endpoint, self._key_stamp(endpoint))
         whole = self.is_whole(endpoint, endpoint_id)
-        self._answered(endpoint, submitted=False)
+        self._silence.answered(endpoint, submitted=False)
         if whole:
             self.gate.trouble(endpoint, reason, said, request_id)
             return Denied.SHARED, reason
@@ -174,36 +170,11 @@ class Vitals:
         return verdict, reason
 
     def is_whole(self, endpoint: str, endpoint_id: str) -> bool | None:
-        """Whether the whole endpoint is in trouble, as its health answers now; None when that does not answer.
+        """Whether the whole endpoint is in trouble, as its health answers now; None when that does not answer."""
+        return self._whole.in_trouble(endpoint, endpoint_id) if self._whole is not None else True
 
-        Asked once for all calls that fail together.
-        """
-        if self._health is None:
-            return True
-        with self._lock:
-            lock = self._whole_locks.setdefault(endpoint, threading.Lock())
-        with lock:
-            known = self._whole.get(endpoint)
-            if known is None or time.monotonic() - known[0] > WHOLE_S:
-                known = time.monotonic(), self._ask_whole(endpoint, endpoint_id)
-                self._whole[endpoint] = known
-            return known[1]
-
-    def _ask_whole(self, endpoint: str, endpoint_id: str) -> bool | None:
-        health = self._health
-        assert health is not None  # noqa: S101  (the caller has looked)
-        permits = Permits.take(self.budget, endpoint_id, Operation.HEALTH, slot_ms=SLOT_MS, kind="small")
-        if not permits.count:
-            return None
-        try:
-            with permits.spend():
-                health(endpoint, endpoint_id)
-        except EndpointTrouble:
-            return True
-        except ApiError:
-            return None
+    def _found_well(self, endpoint: str) -> None:
         self.ok(endpoint, probed=True)
-        return False
 
     def _spaced(self, endpoint: str, error: ApiError, reason: str) -> None:
         """Nobody answered as he should: the next tries of this process are spaced, and every process can say why."""
@@ -219,14 +190,6 @@ class Vitals:
             tell("runpod.away", endpoint=endpoint, error=error.message, fails=fails)
         if news:
             self.gate.away(endpoint, reason, error.message)
-
-    def _answered(self, endpoint: str, *, submitted: bool) -> None:
-        if endpoint in self._silent:
-            with self._lock:
-                if submitted:
-                    self._silent.pop(endpoint, None)
-                elif endpoint in self._silent:
-                    self._silent[endpoint] = True
 
     def permitted(
         self, endpoint: str, endpoint_id: str, op: Operation, call: Callable[[], T], *, slot_ms: int = SLOT_MS
@@ -306,8 +269,8 @@ class Vitals:
             if wait > 0:
                 return 0, min(wait, 1.0)
             return (1, 0.0) if self.gate.try_turn(endpoint, secrets.token_hex(8)) else (0, 0.5)
-        silent = submitting and endpoint in self._silent
-        if silent and not self._sign_of_life(endpoint):
+        silent = submitting and endpoint in self._silence
+        if silent and not self._silence.lets_one_go(endpoint):
             return 0, ASK_S
         return (1 if silent or endpoint in self._away else None), 0.0
 
@@ -321,29 +284,10 @@ class Vitals:
         self.gate.try_now(endpoint)
         return True
 
-    def _sign_of_life(self, endpoint: str) -> bool:
-        """Whether something was answered since the last submit was not; used up by the submit that it lets go."""
-        with self._lock:
-            heard = self._silent.get(endpoint, True)
-            if heard and endpoint in self._silent:
-                self._silent[endpoint] = False
-            return heard
-
     def to_be_asked(self, endpoint: str) -> bool:
-        """Whether submits wait for a sign of life that nobody asks for yet. The caller asks, and then calls `asked`.
-
-        A request has few submits, and one that nobody answers uses one of them up: an endpoint that hangs for minutes
-        would end all that wait for it as LOST. So another call is tried first.
-        """
-        if self._silent.get(endpoint, True) or self.wait_s(endpoint) > 0:
-            return False
-        with self._lock:
-            if endpoint in self._asking:
-                return False
-            self._asking.add(endpoint)
-            return True
+        """Whether submits wait for a sign of life that nobody asks for yet. The caller asks, and then calls `asked`."""
+        return self.wait_s(endpoint) <= 0 and self._silence.to_be_asked(endpoint)
 
     def asked(self, endpoint: str) -> None:
         """The call that `to_be_asked` wanted is over, whatever came of it."""
-        with self._lock:
-            self._asking.discard(endpoint)
+        self._silence.asked(endpoint)
