@@ -123,6 +123,7 @@ class Draft:
         self._orphans: list[OrphanJob] = []
         self._chunks: list[str] = []
         self._stream_ms: int | None = None
+        self._again = False
         self._gpu_ms = 0
         self._twice_ms = 0
 
@@ -177,6 +178,11 @@ class Draft:
         """
         self._events.append((name, more, self.record))
         return self
+
+    def tell_end_again(self, **more: Any) -> Draft:
+        """The end once more, as a copy that consumers know for one: with the sequence and the time that it had."""
+        self._again = True
+        return self.tell(END_EVENT.get(self.record.status, EventName.LOST), **more)  # type: ignore[call-overload]
 
     def began(self, at: int) -> Draft:
         """The job runs, or has run since `at`: told once for each attempt, before whatever came of it."""
@@ -277,14 +283,15 @@ class Draft:
 
     def done(self, verdict: str) -> Change:
         """The change as a value, its events built and its timer set."""
-        first = self.record.sequence + 1
+        new = 0 if self._again else len(self._events)
+        first = self.record.sequence + new - len(self._events) + 1
         clock = timer(self.record)
         # A clock that has run out and could not be acted on is looked at again in a second, not in a hot loop.
         self.record = altered(
             self.record,
             # A lease that ends is no progress, and neither is a callback.
             claims=self.record.claims if verdict in {"lease_ended", "hinted"} else 0,
-            sequence=self.record.sequence + len(self._events),
+            sequence=self.record.sequence + new,
             timer=max(clock, self.now + 1_000) if clock else 0,
         )
         long = {k: v for k, v in self.before.long.items() if k not in self._drop} | self._put
@@ -327,7 +334,7 @@ class Draft:
             request_id=record.id,
             endpoint=record.endpoint,
             sequence=first + place,
-            time=stamp(self.now, self._offset) or "",
+            time=stamp(record.ended_at if self._again else self.now, self._offset) or "",
             trace=after.long.get(Long.TRACE),
         )
         word = "end" if ends else name.value

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import LedgerError, LedgerUnavailable
 from bridge.job.record import Long
-from bridge.job.words import SUBMITS, Phase, Step
+from bridge.job.words import SUBMITS, Phase, Sink, Step
 from bridge.ledger.records.read import COMMON
 from bridge.outage import mapped
 
@@ -99,17 +99,27 @@ def find(ledger: Ledger, value: Long, wanted: Callable[[Mapping[str, Any]], bool
 
 def of_job(ledger: Ledger, endpoint: str, job_id: str) -> str | None:
     """The request whose current job this is, also of one that has ended; None when there is none. Reads every row."""
+    return next((one for one, has in _rows(ledger, "ep", "jb") if has == [endpoint, job_id]), None)
+
+
+def untold(ledger: Ledger) -> Iterator[str]:
+    """Ids of requests whose end waits for AMQP's word that somebody was told. Reads every row."""
+    for request_id, (phase, sinks) in _rows(ledger, "ph", "sk"):
+        if phase == Phase.SETTLED.value and set((sinks or "").split(",")) - {"", Sink.CELERY.value}:
+            yield request_id
+
+
+def _rows(ledger: Ledger, *fields: str) -> Iterator[tuple[str, list[str | None]]]:
+    """Every request's id, with these fields of its row."""
     prefix = ledger.names.row("")
     with mapped():
         rows = [str(key) for key in ledger.client.scan_iter(f"{prefix}*", count=1_000)]
-        for batch in batches(rows):
-            with ledger.client.pipeline(transaction=False) as pipe:
-                for row in batch:
-                    pipe.hmget(row, "ep", "jb")
-                for row, has in zip(batch, pipe.execute(), strict=True):
-                    if has == [endpoint, job_id]:
-                        return row.removeprefix(prefix)
-    return None
+    for batch in batches(rows):
+        with mapped(), ledger.client.pipeline(transaction=False) as pipe:
+            for row in batch:
+                pipe.hmget(row, *fields)
+            answers = pipe.execute()
+        yield from zip((row.removeprefix(prefix) for row in batch), answers, strict=True)
 
 
 def batches(ids: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:

@@ -21,6 +21,7 @@ from bridge.engine.tell.amqp_publisher import Broker, Parcel, Refusal
 from bridge.errors import BridgeError
 from bridge.job.document import CONTENT_TYPE, joined
 from bridge.job.words import DeadReason, Sink
+from bridge.ledger import walk
 from bridge.ledger.streams.outbox import Late
 from bridge.telemetry import tell
 from bridge.timing import backoff
@@ -61,7 +62,7 @@ class Publish:
             self._counted = False
             return OTHERS_TURN_S
         if not self._counted:
-            self.ledger.outbox.count_right(turn.cursor)
+            self._gone_told_again(turn.cursor)
             self._counted = True
         self._bounds_kept(turn.cursor)
         batch = _within(self.ledger.outbox.entries(turn.cursor, BATCH), BATCH_BYTES)
@@ -206,6 +207,8 @@ class Publish:
             for parcel in self._parcels(late.entry_id, entry, only=late.kind):
                 parcel.late = late
                 parcels.append(parcel)
+        if gone and not self._ends_told_again():
+            return False
         self.ledger.outbox.drop_late(gone)
         if not parcels:
             return True
@@ -238,7 +241,7 @@ class Publish:
             return
         self._trim_at = now
         try:
-            self.ledger.outbox.count_right(cursor)  # the stream may have been trimmed, or made anew, by anybody
+            self._gone_told_again(cursor)
             over = self.ledger.outbox.trim(self.bounds)
             while over > 0:
                 lost = self.ledger.outbox.oldest_unconfirmed(min(over, BATCH))
@@ -247,6 +250,28 @@ class Publish:
                 over -= len(lost)
         except BridgeError as error:
             tell("ledger.unavailable", error=str(error), waiting=0)
+
+    def _gone_told_again(self, cursor: str) -> None:
+        """The stream may have been trimmed, or made anew, by anybody: ends that AMQP has not heard are told once more.
+
+        First that, then the count by which it was seen: who dies in between is followed by one who sees it too.
+        """
+        lost = self.ledger.outbox.missing(cursor)
+        if lost:
+            tell("events.dropped", entries=lost, why="they left the event stream before AMQP had confirmed them")
+            if not self._ends_told_again():
+                return
+        self.ledger.outbox.count_right(cursor)
+
+    def _ends_told_again(self) -> bool:
+        """Whose end was behind the cursor, or late, gets a copy at the stream's end; False when the turn was lost."""
+        for request_id in walk.untold(self.ledger):
+            held = self.ledger.load(request_id, output=True)
+            if held is not None:
+                self.noticed(self.ledger.change(held, self.ledger.table.told_again))
+            if not self._still_ours():
+                return False
+        return True
 
     def _shed(self, lost: Sequence[Entry]) -> bool:
         tell("events.dropped", entries=len(lost), why="the stream is over BRIDGE_EVENTS_BYTES_MAX and AMQP is behind")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from bridge.job.change import Draft, Rules, wish_end
 from bridge.job.document import Held
@@ -23,8 +24,12 @@ class Base:
 
     def _end_by_wish(self, draft: Draft) -> Draft:
         status, reason = wish_end(draft.record.wish)
+        return draft.settle(status, reason, **self._wished(draft))
+
+    def _wished(self, draft: Draft) -> dict[str, Any]:
+        """Who wanted the end and why, as its event says it."""
         wished = json.loads(draft.text(Long.WISHED) or "{}")
-        return draft.settle(status, reason, **_cause(draft.record.wish), **{k: v for k, v in wished.items() if v})
+        return {**_cause(draft.record.wish), **{k: v for k, v in wished.items() if v}}
 
     def _stand(self, draft: Draft) -> None:
         """The end that was heard last is the end, unless another was wished for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.job.change import Change
+from bridge.job.change import Change, wish_end
 from bridge.job.document import Held
 from bridge.job.record import Long
 from bridge.job.table import C, E, check, same
@@ -71,6 +71,15 @@ class Finishing(Base):
         if not left:
             draft.set(phase=C).due(None)
         return check(draft.done("closed" if not left else "delivered"), "delivered")
+
+    def told_again(self, held: Held, now: int) -> Change:
+        """What tells the end has left the event stream before AMQP had confirmed it."""
+        record = held.record
+        if record.phase is not E or not record.waiting_sinks - {Sink.CELERY}:
+            return same(held, "late")
+        draft = self._draft(held, now)
+        as_wished = bool(record.wish) and (record.status, record.reason) == wish_end(record.wish)
+        return check(draft.tell_end_again(**(self._wished(draft) if as_wished else {})).done("told_again"), "finish")
 
     def output_forgotten(self, held: Held, now: int, url: str) -> Change:
         """The object store lets an output go: the record says so first, so that no reference leads nowhere."""

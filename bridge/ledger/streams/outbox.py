@@ -183,21 +183,37 @@ class Outbox:
             entries = 0
         return Lag(max(0, entries), max(0.0, (_ms(newest[0][0]) - _ms(first)) / 1000))
 
+    def missing(self, cursor: str) -> int:
+        """Entries that somebody else took off the stream before AMQP had confirmed them: at least so many.
+
+        Seen at the latest when everything behind the cursor is told.
+        """
+        added, most, relayed = self._counted(cursor)
+        if relayed is None:
+            return 0
+        return max(0, added - relayed - most) if added >= relayed else 1  # the stream was made anew
+
     def count_right(self, cursor: str) -> None:
         """Mend what `lag` counts from, by walking the stream: it may be older than the count, or was deleted."""
-        with mapped():
-            if not self.client.exists(self.names.events):
-                return
-            info: Any = self.client.xinfo_stream(self.names.events)
-            relayed: Any = self.client.hget(self.names.key("meta"), "relayed")
-        added, length = int(info["entries-added"]), int(info["length"])
-        if relayed is not None and 0 <= added - int(relayed) <= length:
+        added, most, relayed = self._counted(cursor)
+        if relayed is not None and 0 <= added - relayed <= most:
             return
         behind, at = 0, cursor
         while page := self.entries(at, PAGE):
             behind, at = behind + len(page), page[-1][0]
         with mapped():
             self.client.hset(self.names.key("meta"), "relayed", str(added - behind))
+
+    def _counted(self, cursor: str) -> tuple[int, int, int | None]:
+        """Entries that the stream has ever held, those behind the cursor at most, and how many were told (or None)."""
+        with mapped():
+            relayed: Any = self.client.hget(self.names.key("meta"), "relayed")
+            info: Any = {"entries-added": 0, "length": 0, "last-entry": None}
+            if self.client.type(self.names.events) == "stream":  # what is none is set aside by who writes next
+                info = self.client.xinfo_stream(self.names.events)
+        newest = info["last-entry"]
+        behind = int(info["length"]) if newest and _key(newest[0]) > _key(cursor) else 0
+        return int(info["entries-added"]), behind, None if relayed is None else int(relayed)
 
     def trim(self, bounds: Bounds) -> int:
         """Keep the stream inside its bounds; answers how many unconfirmed entries its bytes must lose."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika
@@ -293,3 +293,42 @@ def test_the_bytes_bound_drops_the_oldest_loudly_and_keeps_their_replies(ledger:
     relay.close()
     assert ledger.outbox.trim(Bounds(10**6, used // 2, 10**9)) == 0
     assert int(ledger.client.memory_usage(ledger.names.events) or 0) <= used // 2
+
+
+HURTS: dict[str, Callable[[Any, str], Any]] = {
+    "trimmed": lambda client, events: client.xtrim(events, maxlen=0),
+    "deleted": lambda client, events: client.delete(events),
+    "one entry deleted": lambda client, events: client.xdel(events, client.xrevrange(events, count=1)[0][0]),
+}
+
+
+@pytest.mark.parametrize("hurt", HURTS)
+def test_an_end_that_somebody_took_off_the_stream_before_amqp_had_it_is_told_all_the_same(
+    ledger: Ledger, relay: Publish, channel: Any, hurt: str
+) -> None:
+    """As an equal copy; the record closes."""
+    channel.queue_declare("mine", durable=True)
+    ended(ledger, "first", "mine")
+    relay.once()
+    ended(ledger, "asked", "mine")
+    ended(ledger, "unasked")
+    entries: Any = ledger.client.xrange(ledger.names.events)
+    lost = [json.loads(entry["data"]) for _, entry in entries]
+    HURTS[hurt](ledger.client, ledger.names.events)
+    eventually(lambda: relay.once() and phase(ledger, "asked") is phase(ledger, "unasked") is Phase.CLOSED, timeout=20)
+    told = [*drained(channel, "mine"), *drained(channel, "bridge.results")]
+    assert [event["subject"] for event in told] == ["first", "asked", "unasked"]
+    assert all(event in lost for event in told)
+    assert (ledger.outbox.lag().entries, ledger.dead.newest()) == (0, [])
+
+
+def test_a_reply_whose_entry_was_trimmed_while_it_was_late_is_told_all_the_same(
+    ledger: Ledger, relay: Publish, channel: Any
+) -> None:
+    """Late again, or taken."""
+    ended(ledger, "late", "gone")
+    relay.once()
+    ledger.client.xtrim(ledger.names.events, maxlen=0)
+    channel.queue_declare("gone", durable=True)
+    eventually(lambda: relay.once() and phase(ledger, "late") is Phase.CLOSED)
+    assert [event["subject"] for event in drained(channel, "gone")] == ["late"]
