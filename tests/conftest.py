@@ -28,6 +28,7 @@ def _nothing_of_this_shell() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in OUTSIDE:
             patch.delenv(name)
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # each process would compile every module anew
         yield
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.helpers import COMMAND_S
+
 FOLDER = Path(__file__).with_name("asyncapi")
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "asyncapi.json"
 HOW_TO_GET_IT = "needs Node.js 18 or later and: npm install --no-package-lock --prefix tests/contract/asyncapi"
@@ -23,7 +25,7 @@ def test_the_official_parser_finds_no_error() -> None:
             pytest.fail(HOW_TO_GET_IT)
         pytest.skip(HOW_TO_GET_IT)
     done = subprocess.run(
-        [node, "check.mjs", str(DOCUMENT)], cwd=FOLDER, capture_output=True, text=True, timeout=90, check=False
+        [node, "check.mjs", str(DOCUMENT)], cwd=FOLDER, capture_output=True, text=True, timeout=COMMAND_S, check=False
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from bridge.emulator import Emulator, EndpointConfig
-from tests.support.helpers import eventually, free_port
+from tests.support.helpers import COMMAND_S, eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +43,7 @@ def test_it_prints_exports_serves_and_stops_cleanly(number: signal.Signals) -> N
             assert httpx.get(f"{base}/{name}/health", headers={"Authorization": key}).status_code == 200
         assert httpx.get(f"{base}/demo/health", headers={"Authorization": "k1"}).status_code == 404
         process.send_signal(number)
-        rest, errors = process.communicate(timeout=10)
+        rest, errors = process.communicate(timeout=COMMAND_S)
     assert (process.returncode, rest, errors) == (0, "", "")
 
 
@@ -63,7 +63,7 @@ def test_it_prints_exports_serves_and_stops_cleanly(number: signal.Signals) -> N
 def test_it_refuses_what_cannot_be_and_names_it(arguments: list[str], names: str) -> None:
     """Exit code 2 and a sentence, no traceback."""
     with emulate("--port", "0", *arguments) as process:
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=COMMAND_S)
     assert process.returncode == 2
     assert names in errors
     assert "Traceback" not in errors
@@ -74,7 +74,7 @@ def test_a_taken_port_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with emulate("--port", str(port)) as process:
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=COMMAND_S)
     assert process.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in errors
 

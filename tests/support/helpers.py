@@ -12,6 +12,8 @@ T = TypeVar("T")
 #: How many times as long as on a quiet machine is waited for what must come. A test judges promises, not the machine:
 #: more patience only delays the news that something hangs.
 PATIENCE = 6
+#: Seconds that a command may take which ends by itself.
+COMMAND_S = 30.0 * PATIENCE
 
 
 def eventually(check: Callable[[], T], timeout: float = 10.0, every: float = 0.02) -> T:

@@ -19,6 +19,7 @@ from bridge.doors.celery.consumer import servers
 from bridge.errors import ServerUnavailable, SettingsError
 from bridge.ledger import connect
 from bridge.settings import load
+from tests.support.helpers import COMMAND_S
 from tests.support.house import ROOT, House
 from tests.support.servers import RabbitServer, RedisServer
 
@@ -38,7 +39,7 @@ def bridge(house: House, *words: str, **more: str) -> tuple[int, str]:
     """Code and everything that was written."""
     done = subprocess.run(
         [sys.executable, "-m", "bridge.cli", *words],
-        cwd=ROOT, env={**house.environment, **more}, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env={**house.environment, **more}, capture_output=True, text=True, timeout=COMMAND_S, check=False,
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert "Traceback" not in said, said

@@ -14,7 +14,7 @@ import pytest
 from bridge.cli import VERBS, cli
 from bridge.cli.codes import ExitCode
 from bridge.errors import JobRejected
-from tests.support.helpers import eventually
+from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RedisServer
 
@@ -226,7 +226,7 @@ print([name for name in {not_needed!r} if name in sys.modules], file=sys.stderr)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=20, check=True,
+        cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=COMMAND_S, check=True,
     )  # fmt: skip
     assert done.stderr.splitlines()[-1] == "[]"
 

@@ -20,7 +20,7 @@ from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.parked import parked, unpark
 from bridge.ledger.streams.dead import original_of
-from tests.support.helpers import eventually
+from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RedisServer
 
@@ -46,7 +46,7 @@ def dead(house: House, *words: str) -> tuple[int, Any]:
     """`bridge dead WORDS --json`: the code and what it said."""
     done = subprocess.run(
         [sys.executable, "-m", "bridge.cli", "dead", *words, "--json"],
-        cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=COMMAND_S, check=False,
     )  # fmt: skip
     return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 

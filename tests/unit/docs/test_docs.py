@@ -19,6 +19,7 @@ from bridge.job.request import RunRequest
 from bridge.job.table import TABLE
 from bridge.job.words import Phase
 from bridge.settings import Settings
+from tests.support.helpers import COMMAND_S
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -130,7 +131,7 @@ def test_each_remote_command_shown_is_on_the_panel() -> None:
         "print(json.dumps({n: m.type for n, m in Panel.meta.items() if n.startswith('bridge_')}))"
     )
     told = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=COMMAND_S
     )
     shown = re.findall(
         r"^    celery -A bridge.app (inspect|control) (\w+)", (DOCS / "control.md").read_text(), re.MULTILINE

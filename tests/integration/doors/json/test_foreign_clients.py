@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.helpers import eventually
+from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RabbitServer, RedisServer
 from tests.support.services import doors_are_open
@@ -49,7 +49,9 @@ def run(house: House, folder: Path, *command: str) -> str:
         "AMQP_URL": house.broker,
         "REDIS_URL": house.environment["BRIDGE_REDIS_URL"],
     }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=COMMAND_S, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

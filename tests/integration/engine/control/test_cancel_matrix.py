@@ -21,7 +21,7 @@ import pytest
 from celery.exceptions import TaskRevokedError
 
 from bridge.emulator import Emulator
-from tests.support.helpers import eventually
+from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import API_KEY, ROOT, House
 
 Answers = dict[str, dict[str, Any]]
@@ -102,7 +102,7 @@ COMMANDS = {
 def _said(house: House, door: str) -> str:
     """What the door's command has written, once it has its word."""
     process: subprocess.Popen[str] = house.commands[door]  # type: ignore[attr-defined]
-    out, _ = process.communicate("go\n", timeout=60)
+    out, _ = process.communicate("go\n", timeout=COMMAND_S)
     assert process.returncode == 0
     return out
 

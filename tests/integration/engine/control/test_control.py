@@ -20,7 +20,7 @@ from bridge.client import Client
 from bridge.emulator import Emulator
 from bridge.errors import JobFailed, JobRejected, JobTimedOut
 from bridge.job.models import EndpointEvent
-from tests.support.helpers import eventually
+from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import API_KEY, ROOT, House
 from tests.support.servers import RedisServer
 
@@ -53,7 +53,7 @@ def bridge(house: House, *words: str) -> subprocess.CompletedProcess[str]:
     """One run of the command."""
     command = [sys.executable, "-m", "bridge.cli", *words]
     return subprocess.run(
-        command, cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=COMMAND_S, check=False
     )
 
 

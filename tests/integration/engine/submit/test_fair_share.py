@@ -197,6 +197,7 @@ def test_no_more_is_sent_than_answers_may_wait_to_be_written(redis_url: str) -> 
         assert BACKLOG_MAX <= len(emulator.jobs("demo")) < BACKLOG_MAX + 16
         commits.start()
         eventually(lambda: (submit.once(), len(emulator.jobs("demo")) == wanted)[1], timeout=30)
+        eventually(lambda: callers.busy == 0)  # the last answers are still on their way here
         assert commits.stop(10)
         assert ledger.counts("demo")["TRACKED"] == wanted
         callers.close()

@@ -15,7 +15,7 @@ import pytest
 from bridge.emulator import Emulator
 from bridge.settings.key_file import KeyFile
 from tests.support.firewall import Firewall, Page
-from tests.support.helpers import eventually, free_port
+from tests.support.helpers import COMMAND_S, eventually, free_port
 from tests.support.house import API_KEY, ROOT, House
 from tests.support.servers import RedisServer
 
@@ -39,7 +39,9 @@ def told_elsewhere(house: House, request_id: str, reason: str) -> dict[str, Any]
 def _command(house: House, request_id: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "bridge.cli", "status", request_id, "--json"]
     environment = {**house.environment, "RUNPOD_ENDPOINT_BASE_URL": "http://127.0.0.1:9"}
-    ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    ran = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_S, check=False
+    )
     found: dict[str, Any] = json.loads(ran.stdout)
     return found
 
@@ -77,7 +79,9 @@ def test_check_says_in_words_why_no_call_can_leave(house: House) -> None:
     environment = {**house.environment, "RUNPOD_ENDPOINT_BASE_URL": "https://127.0.0.1:9/v2"}
     environment["REQUESTS_CA_BUNDLE"] = "/no/such.pem"
     command = [sys.executable, "-m", "bridge.cli", "check", "--json"]
-    ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_S, check=False
+    )
     (found,) = [one for one in json.loads(ran.stdout) if one["about"] == "route"]
     assert found["level"] == "FAULT"
     assert "there is no file or folder /no/such.pem" in found["says"]

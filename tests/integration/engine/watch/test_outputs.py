@@ -23,7 +23,7 @@ from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
-from tests.support.helpers import eventually
+from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.moto import S3Server
 from tests.support.proxy import FaultProxy
@@ -97,7 +97,7 @@ def test_status_gives_the_reference_and_the_content_when_asked(house: House) -> 
     assert house.ask("status", id=sent.id)["output_ref"]["sha256"] == DIGEST
     assert house.ask("status", id=sent.id, content=True)["output"] == LARGE
     command = [sys.executable, "-m", "bridge.cli", "run", "--input", json.dumps(LARGE), "--id", "by-command"]
-    done = subprocess.run(command, cwd=ROOT, env=house.environment, capture_output=True, timeout=60, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=house.environment, capture_output=True, timeout=COMMAND_S, check=True)
     assert json.loads(done.stdout) == LARGE
 
 

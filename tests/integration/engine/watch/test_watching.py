@@ -20,7 +20,7 @@ from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.words import Phase, Step
 from bridge.ledger import Ledger, Names, connect
-from tests.support.helpers import eventually
+from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RedisServer
 
@@ -69,13 +69,13 @@ def test_a_terminal_follows_a_stream_as_it_comes_and_late(house: House) -> None:
     """`bridge run --stream` prints each chunk once, in order; `bridge watch` tells them again, from what is kept."""
     given = json.dumps({"mock_stream": ["Once ", "upon ", "a ", "time"], "mock_delay": 0.4})
     running = command(house, "run", "--input", given, "--stream", "--id", "tale")
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=COMMAND_S)
     assert running.returncode == 0, err
     assert out.startswith("Once upon a time")
     assert [line.split()[1] for line in err.splitlines()][-1] == "completed"
     house.client.delete(house.ledger.names.events)  # long ago: the events are trimmed, the chunks are kept
     late = command(house, "watch", "tale")
-    assert late.communicate(timeout=60)[0].startswith("Once upon a time")
+    assert late.communicate(timeout=COMMAND_S)[0].startswith("Once upon a time")
 
 
 def test_every_status_read_has_a_permit_also_of_a_second_job(redis_url: str, tmp_path: Path) -> None:
