@@ -231,8 +231,12 @@ class EndpointBook:
         assert path is not None  # noqa: S101  (callers have looked)
         self._stamp = self._stamp_of(path)
         try:
-            return _File.model_validate(tomllib.loads(path.read_text()))
-        except (tomllib.TOMLDecodeError, OSError) as error:
+            return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise SettingsError(f"BRIDGE_CONFIG_FILE: {path}: {error}") from None
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"BRIDGE_CONFIG_FILE: {path}: is no UTF-8 (byte {error.start})") from None
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise SettingsError(f"BRIDGE_CONFIG_FILE: {path}: {error}") from None
         except ValidationError as error:
             faults = [

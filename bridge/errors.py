@@ -84,10 +84,15 @@ class ApiError(BridgeError):
     foreign = False
 
     def __init__(self, message: str, code: int | None = None) -> None:
-        """`message` is safe to log: it holds no key and no query string."""
+        """`message` holds no key and no query string; what RunPod answered in it may repeat the input."""
         super().__init__(message)
         self.message = message
         self.code = code
+
+    @property
+    def logged(self) -> str:
+        """What a log may hold: of an answer its code alone (I11)."""
+        return self.message if self.code is None else f"HTTP {self.code}"
 
 
 class Unreachable(ApiError):

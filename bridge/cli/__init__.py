@@ -106,6 +106,8 @@ def main() -> None:
     except click.Abort:
         click.echo("stopped", err=True)
         sys.exit(ExitCode.STOPPED)
+    except SystemExit:  # so click says that nobody reads any more: `| head`
+        sys.exit(ExitCode.STOPPED)
     except BridgeError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(ExitCode.of(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import sys
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -69,15 +70,21 @@ def show(answer: Any, *, as_json: bool) -> None:
 
 def _lines(value: Any, indent: str) -> None:
     if not isinstance(value, dict):
-        click.echo(f"{indent}{value}")
+        _echo(f"{indent}{value}")
         return
     width = max((len(str(name)) for name in value), default=0)
     for name, item in value.items():
         if item is None or item in ({}, []):
             continue
         if isinstance(item, dict):
-            click.echo(f"{indent}{name}")
+            _echo(f"{indent}{name}")
             _lines(item, indent + "  ")
         else:
             text = item if isinstance(item, str | int | float) else json.dumps(item)
-            click.echo(f"{indent}{name:{width}}  {text}")
+            _echo(f"{indent}{name:{width}}  {text}")
+
+
+def _echo(text: str) -> None:
+    """A line, also of what the terminal cannot spell: half of a surrogate pair is no character."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -1,4 +1,4 @@
-"""Why an accepted request waits: the true reason, and the same in every process (it lies in Redis)."""
+"""Why a request waits: the true reason, and the same in every process (it lies in Redis)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bridge.engine.vitals import Waiting
 from bridge.errors import JobRejected, SettingsError
 from bridge.job.document import stamp
 from bridge.job.record import Long
-from bridge.job.words import Step
+from bridge.job.words import Phase, Step
 
 if TYPE_CHECKING:
     from bridge.endpoints import EndpointBook
@@ -29,8 +29,17 @@ class WhyWaiting:
         self._ledger, self._book, self._vitals = ledger, book, vitals
         self._known: dict[tuple[str, str], tuple[float, int]] = {}
 
-    def of(self, held: Held) -> Waiting:
-        """Of one request; `budget` is what remains: its turn has not come."""
+    def of(self, held: Held) -> Waiting | None:
+        """Of one request: until it is submitted, and where its job runs and cannot be looked at."""
+        record = held.record
+        if record.phase is Phase.ACCEPTED:
+            return self._of_accepted(held)
+        if record.unread_told and not record.phase.ended:
+            return Waiting("unreadable")
+        return self._vitals.waiting(record.endpoint, reads=True) if record.phase is Phase.TRACKED else None
+
+    def _of_accepted(self, held: Held) -> Waiting:
+        """`budget` is what remains: its turn has not come."""
         record = held.record
         if record.due == Step.SCHEDULED:
             return Waiting("not_before", f"its time is {stamp(record.not_before, self._ledger.clock.offset)}")

@@ -55,8 +55,9 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 FRESH_S = 5.0
 #: Seconds beyond `wait` that a held call may take.
 HOLD_MARGIN_S = 10.0
-#: Seconds of a Retry-After that are believed at most: a slip in a header must not stop an endpoint for days.
-LONGEST_PAUSE_S = 3600.0
+#: Seconds of a Retry-After that are believed at most. RunPod's windows are ten seconds. A slip in a header must stop
+#: neither submits for an hour nor reads until results are forgotten (30 minutes, one of /runsync).
+LONGEST_PAUSE_S, LONGEST_PAUSE_OF_READS_S = 60.0, 10.0
 #: Workers or jobs of an endpoint that are believed at most: limits are made of them, in numbers that Lua spells whole.
 COUNT_MAX = 10**9
 #: Bytes read at once from a large answer.
@@ -383,7 +384,8 @@ def _error_of(op: Operation, answer: urllib3.BaseHTTPResponse, body: Body, text:
     code, said, meaning = answer.status, sentence_of(text), meaning_of(op, answer.status, body)
     error: ApiError
     if meaning is Meaning.THROTTLED:
-        error = Throttled(said or "too many requests", code, _retry_after(answer.headers))
+        longest_s = LONGEST_PAUSE_S if op in SUBMITS else LONGEST_PAUSE_OF_READS_S
+        error = Throttled(said or "too many requests", code, _retry_after(answer.headers, longest_s))
     elif meaning is Meaning.REDIRECTED:
         where = str(answer.headers.get("Location", "nowhere")).split("?", maxsplit=1)[0][:200]
         error = EndpointTrouble(f"redirected to {where}, not followed: correct RUNPOD_ENDPOINT_BASE_URL", code)
@@ -402,7 +404,7 @@ def _error_of(op: Operation, answer: urllib3.BaseHTTPResponse, body: Body, text:
     return error
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Mapping[str, str], longest_s: float) -> float | None:
     value = headers.get("Retry-After")
     if not value:
         return None
@@ -413,7 +415,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
             delay = parsedate_to_datetime(value).timestamp() - time.time()
         except (ValueError, OverflowError):
             return None
-    return None if math.isnan(delay) else min(max(0.0, delay), LONGEST_PAUSE_S)
+    return None if math.isnan(delay) else min(max(0.0, delay), longest_s)
 
 
 def _without_key(text: bytes, headers: Mapping[str, str]) -> bytes:

@@ -116,7 +116,7 @@ class Gate:
         news = bool(run(self._client, "trouble", self._prefix, args, self._now()))
         self._known.pop(endpoint, None)
         if news:
-            tell("gate.closed", endpoint=endpoint, reason=reason, said=said, request_id=request or None)
+            tell("gate.closed", endpoint=endpoint, reason=reason, request_id=request or None)
         return news
 
     def denied(
@@ -131,7 +131,7 @@ class Gate:
         verdict, news = run(self._client, "denied", self._prefix, args, self._now())
         self._known.pop(endpoint, None)
         if news:
-            tell("gate.closed", endpoint=endpoint, reason=reason, said=said, request_id=request)
+            tell("gate.closed", endpoint=endpoint, reason=reason, request_id=request)
         return Denied(verdict)
 
     def away(self, endpoint: str, reason: str, said: str) -> None:

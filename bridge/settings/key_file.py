@@ -6,6 +6,9 @@ import os
 import threading
 from pathlib import Path
 
+#: Characters that are read at most: a key has under a hundred.
+KEY_MAX = 10_000
+
 
 class KeyFile:
     """Thread-safe. Costs one `stat` a look."""
@@ -26,7 +29,8 @@ class KeyFile:
         try:
             stamp = self._stamp()
             if known is None or known[0] != stamp:
-                key = self.path.read_text().strip()
+                with self.path.open() as file:
+                    key = file.read(KEY_MAX).strip()
                 with self._lock:
                     if key or known is None:
                         known = self._known = stamp, key

@@ -79,6 +79,9 @@ def _http_url(value: str | None) -> str | None:
     if value is not None and not re.match(r"https?://[^/\s]+", value):
         fault = "must begin with http:// or https:// and name a host"
         raise ValueError(fault)
+    if "@" in (value or ""):
+        fault = "must hold no user or password (RunPod takes its key in a header)"
+        raise ValueError(fault)
     return value.rstrip("/") if value else None
 
 

@@ -88,11 +88,8 @@ class Asking(Base):
             held = replace(held, output=self.whole(held))
         limit = self.message_limit if content else self.inline_limit
         told = document(held, inline_limit=limit, clock_offset=self.ledger.clock.offset)
-        if held.record.phase is Phase.ACCEPTED:
-            told |= self.why.of(held).told()
-        elif held.record.unread_told and not held.record.phase.ended:
-            told["waiting_for"] = "unreadable"
-        return told
+        waiting = self.why.of(held)
+        return told | waiting.told() if waiting else told
 
     def look_now(self, held: Held) -> None:
         """Make the next status read of a request due now."""

@@ -298,7 +298,7 @@ class Submit:
         if isinstance(error, EndpointTrouble | Throttled | Unreachable):  # nothing was done
             self.commits.put(held, table.deferred)
             return
-        tell("submit.unanswered", request_id=held.record.id, endpoint=endpoint.name, error=error.message)
+        tell("submit.unanswered", request_id=held.record.id, endpoint=endpoint.name, error=error.logged)
         self.commits.put(held, lambda fresh, now: table.unanswered(fresh, now, seen=True))
 
     def _refuses_at_once(self, endpoint: Endpoint, op: Operation, error: ApiError) -> bool:
@@ -307,7 +307,10 @@ class Submit:
             self.vitals.failed(endpoint.name, endpoint.id, op, error)  # spaces the next try
         if isinstance(error, EndpointPaused):  # no typing error: the endpoint and its key are known
             return too_long
-        return too_long or self.vitals.refuses_at_once(endpoint.name)
+        # Where /health answers, name and key are right.
+        return too_long or (
+            self.vitals.refuses_at_once(endpoint.name) and self.vitals.is_whole(endpoint.name, endpoint.id) is not False
+        )
 
     def _denied(self, held: Held, endpoint: Endpoint, error: ApiError) -> None:
         """It was not taken: by the endpoint, then it waits; or it alone was not, then it ends when it was tried enough.
@@ -323,7 +326,14 @@ class Submit:
             self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
             return
         if verdict is not Denied.SHARED:
-            tell("submit.denied", request_id=record.id, endpoint=endpoint.name, reason=reason, said=says, tries=denials)
+            tell(
+                "submit.denied",
+                request_id=record.id,
+                endpoint=endpoint.name,
+                reason=reason,
+                error=error.logged,
+                tries=denials,
+            )
         put = partial(table.denied, denials=denials, reason=reason, says=says, rest_ms=REST_MS)
         self.commits.put(held, put)
 

@@ -118,13 +118,9 @@ class States:
     def _info(self, held: Held) -> dict[str, Any]:
         record = held.record
         info: dict[str, Any] = {"endpoint": record.endpoint, "job_id": record.job_id or None, "attempt": record.attempt}
-        if record.phase is Phase.ACCEPTED:
-            waiting = None
-            with suppress(LedgerError):  # a state on the way is worth no wait
-                waiting = self._waiting(held)
-            info |= waiting.told() if waiting else {"waiting_for": "budget"}
-        elif record.unread_told:
-            info["waiting_for"] = "unreadable"
+        with suppress(LedgerError):  # a state on the way is worth no wait
+            waiting = self._waiting(held)
+            info |= waiting.told() if waiting else {}
         progress = held.json(Long.PROGRESS)
         if progress is not None:
             info["progress"] = progress

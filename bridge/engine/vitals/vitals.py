@@ -187,7 +187,7 @@ class Vitals:
             if news:
                 self._said_away[endpoint] = now, reason
         if fails in {1, 10, 100}:
-            tell("runpod.away", endpoint=endpoint, error=error.message, fails=fails)
+            tell("runpod.away", endpoint=endpoint, error=error.logged, fails=fails)
         if news:
             self.gate.away(endpoint, reason, error.message)
 
@@ -230,13 +230,16 @@ class Vitals:
         found = self.waiting(endpoint)
         return found.reason if found else None
 
-    def waiting(self, endpoint: str) -> Waiting | None:
-        """The same, with what was said and to whom. Every process tells the same within a second."""
+    def waiting(self, endpoint: str, *, reads: bool = False) -> Waiting | None:
+        """The same, with what was said and to whom; `reads`: those of jobs that run, which a pause does not stop.
+
+        Every process tells the same within a second.
+        """
         state = self.gate.state(endpoint)
-        if state.paused:
+        if state.paused and not reads:
             by = f" by {state.paused_by}" if state.paused_by else ""
             return Waiting("paused", f"paused{by}{f': {state.pause_reason}' if state.pause_reason else ''}")
-        if state.reason:
+        if state.reason and not (reads and state.submits_only):
             return Waiting(state.reason, state.said, state.request)
         if state.away and self._now() - state.away_at_ms < AWAY_MS:
             return Waiting(state.away, state.away_said)

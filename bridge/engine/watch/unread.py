@@ -49,7 +49,7 @@ class Unread:
             endpoint_ok_at=self.vitals.ok_at(endpoint),
             delay_ms=self.vitals.again_ms(endpoint, 0.25),
         )
-        self.commits.put(held, unread, partial(_told, error=error.message))
+        self.commits.put(held, unread, partial(_told, error=error.logged))
 
 
 def _told(change: Change, error: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from bridge.cli import VERBS, cli
 from bridge.cli.codes import ExitCode
+from bridge.cli.shared import show
 from bridge.errors import JobRejected
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
@@ -74,6 +75,25 @@ def test_status_watch_and_cancel(house: House) -> None:
     assert "cancelled" in watched.stderr
     for verb in ("status", "watch"):
         assert bridge(house, verb, "nobody").returncode == ExitCode.UNKNOWN
+
+
+def test_a_reader_that_goes_away_ends_watch_as_a_stop(house: House) -> None:
+    """`| head`: no fault of the bridge."""
+    sent = house.send({"mock_return": "x" * 100})
+    sent.get(timeout=15)
+    command = [sys.executable, "-m", "bridge.cli", "watch", sent.id]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=house.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as watching:
+        assert watching.stdout is not None
+        watching.stdout.close()
+        assert watching.wait(COMMAND_S) == ExitCode.STOPPED
+
+
+def test_what_no_terminal_can_spell_is_shown_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of a surrogate pair is valid in JSON, and no character."""
+    show({"output": "a\ud800b", "\ud800": {"x": "\ud800"}}, as_json=False)
+    assert "a\\ud800b" in capsys.readouterr().out
 
 
 def test_what_cannot_be_is_told_apart_from_what_is_unknown(house: House) -> None:

@@ -9,6 +9,7 @@ import pytest
 from bridge.endpoints import EndpointBook
 from bridge.errors import SettingsError
 from bridge.settings import Settings, load
+from bridge.settings.key_file import KEY_MAX, KeyFile
 
 FILE = {
     "[endpoints.a]\nmax_in_flight = 0": "endpoints.a.max_in_flight: must be at least 1",
@@ -42,6 +43,7 @@ ENVIRONMENT = {
     "BRIDGE_SUBMIT_THREADS": ("2.5", "must be a whole number"),
     "BRIDGE_ENGINE": ("maybe", "must be true or false"),
     "BRIDGE_LEDGER_FSYNC": ("never", "must be '"),
+    "RUNPOD_ENDPOINT_BASE_URL": ("http://u:hush@:/%#?x@127.0.0.1/v2", "must hold no user or password"),
 }
 
 
@@ -53,3 +55,24 @@ def test_a_fault_of_the_environment_names_variable_and_rule(monkeypatch: pytest.
     with pytest.raises(SettingsError) as caught:
         load(bridge_redis_url="redis://127.0.0.1:1/0")
     assert any(fault.startswith(f"{name}: {said}") for fault in caught.value.faults)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_told_at_start_and_changes_nothing_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last good one stays; a request that came meanwhile is not to blame."""
+    monkeypatch.setattr("bridge.endpoints.RELOAD_S", 0.0)
+    path = tmp_path / "bridge.toml"
+    path.write_text('[endpoints.good]\nid = "good"\n')
+    book = EndpointBook(Settings(bridge_config_file=path))
+    path.write_bytes(b'[endpoints.good]\nid = "good"\n# caf\xe9\n')
+    assert book.resolve("good").id == "good"
+    assert "no UTF-8" in (book.fault or "")
+    with pytest.raises(SettingsError, match="no UTF-8"):
+        EndpointBook(Settings(bridge_config_file=path))
+
+
+def test_a_key_file_that_never_ends_is_read_to_a_bound() -> None:
+    """/dev/zero is no key, and no reason to hang."""
+    assert len(KeyFile(Path("/dev/zero")).read()) == KEY_MAX

@@ -222,13 +222,23 @@ def test_the_sentence_of_an_error_is_found_in_every_form(body: bytes, said: str)
 @pytest.mark.parametrize(
     ("value", "delay"),
     [("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("", None), ("soon", None), ("nan", None),
-     ("inf", LONGEST_PAUSE_S), ("1e300", LONGEST_PAUSE_S), ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0)],
+     ("inf", LONGEST_PAUSE_S), ("1e300", LONGEST_PAUSE_S), ("3600", 60.0), ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0)],
 )  # fmt: skip
 def test_retry_after_is_read_as_seconds_and_bounded(value: str, delay: float | None) -> None:
     """A slip in a header neither fails the call nor stops an endpoint for days."""
     with pytest.raises(Throttled) as caught:
         Told(b"", 429, Retry_After=value).run("ep", b"{}")
     assert caught.value.delay_s == delay
+
+
+@pytest.mark.parametrize("value", ["3600", "inf", "Thu, 01 Jan 2099 00:00:00 GMT"])
+def test_no_retry_after_stops_reads_for_longer_than_a_result_is_kept(value: str) -> None:
+    """A result of /runsync is kept for one minute."""
+    told = Told(b"", 429, Retry_After=value)
+    for read in (told.status, told.stream):
+        with pytest.raises(Throttled) as caught:
+            read("ep", "job-1")
+        assert caught.value.delay_s == 10.0
 
 
 def test_retry_after_may_be_a_date() -> None:
