@@ -1,13 +1,12 @@
 """RunPod's HTTP API, one method per operation; camelCase ends here.
 
-Built on one `requests` Session per process: it owns the pool, TLS and proxies. Requests are prepared once per
-operation and only their URL changes, because preparing one costs more than sending it. Nothing is ever sent twice
-by the client itself; a POST that makes a job never leaves on a connection that may have gone stale.
+Built on one `requests` Session per process: it owns the pools, TLS and proxies. What goes over a connection of theirs
+is written and read by `exchange.py`. Nothing is ever sent twice by the client itself; a POST that makes a job never
+leaves on a connection that may have gone stale.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -42,6 +41,7 @@ from bridge.errors import (
 from bridge.job.reading import whole, word
 from bridge.runpod import departure
 from bridge.runpod.answers import ABSENT, Chunk, Health, JobState, Purged, StreamPage
+from bridge.runpod.exchange import Answer, speaking
 from bridge.runpod.meaning import JOB_ID, SUBMITS, Body, Meaning, body_of, foreign, meaning_of, sentence_of, words_of
 from bridge.runpod.operations import Operation
 from bridge.runpod.route import check_authorities, plain_about_addresses
@@ -60,10 +60,6 @@ HOLD_MARGIN_S = 10.0
 LONGEST_PAUSE_S, LONGEST_PAUSE_OF_READS_S = 60.0, 10.0
 #: Workers or jobs of an endpoint that are believed at most: limits are made of them, in numbers that Lua spells whole.
 COUNT_MAX = 10**9
-#: Bytes read at once from a large answer.
-PIECE = 256 * 1024
-#: Bytes read of an answer that is an error.
-ERROR_BYTES = 64 * 1024
 
 
 class RunPodClient:
@@ -87,7 +83,7 @@ class RunPodClient:
         self._max_bytes = max_answer_bytes
         self._lock = threading.Lock()
         self._pid = -1
-        self._origin = "/".join(self.base_url.split("/", 3)[:3])
+        self._host = self._path = ""  # the base URL's, encoded as they are sent
         self._session = requests.Session()
         self._pools: dict[str, Any] = {}
 
@@ -105,10 +101,10 @@ class RunPodClient:
 
     def status(self, endpoint_id: str, job_id: str) -> JobState:
         """GET /status/{id}. Reading consumes nothing."""
-        told = self._job(self._call(Operation.STATUS, endpoint_id, job_id))
-        if told.job_id not in {"", job_id}:
-            raise Unreadable(f"RunPod's answer is about another job: {told.job_id[:80]}", 200)
-        return dataclasses.replace(told, job_id=job_id)
+        told = self._call(Operation.STATUS, endpoint_id, job_id)
+        if (told.get("id") or job_id) != job_id:
+            raise Unreadable(f"RunPod's answer is about another job: {told['id'][:80]}", 200)
+        return self._job({**told, "id": job_id})
 
     def status_sync(self, endpoint_id: str, job_id: str, wait_ms: int) -> JobState:
         """GET /status-sync/{id}?wait=ms: returns early when the job ends. Shares /status' limits."""
@@ -174,34 +170,31 @@ class RunPodClient:
             _check("job id", JOB_ID, job_id)
         url = f"{self.base_url}/{endpoint_id}/{path or op.value}{'/' + job_id if job_id else ''}{query}"
         read_s = max(self._read_s, hold_ms / 1000 + HOLD_MARGIN_S) if hold_ms else self._read_s
-        timeout = urllib3.Timeout(connect=self._connect_s, read=read_s)
         headers = self._headers(body)  # before the call: a key that cannot be read is no lost answer
         started = time.monotonic()
         code: int | str = "none"
         departure.begin()
         try:
             try:
-                answer = self._send(op, url, body, headers, timeout)
+                answer = self._send(op, url, body, headers, read_s)
             except ApiError:
                 raise
             except Exception as error:
                 raise departure.fault_of(error, url.split("?", maxsplit=1)[0]) from error
             code = answer.status
-            return self._understood(op, answer, headers, time.monotonic() + read_s)
+            return self._understood(op, answer, headers)
         except ApiError as error:
             code = error.code or type(error).__name__.lower()
             raise
         finally:
             tell("runpod.call", endpoint=endpoint_id, op=op.value, code=code, seconds=time.monotonic() - started)
 
-    def _understood(
-        self, op: Operation, answer: urllib3.BaseHTTPResponse, headers: dict[str, str], deadline: float
-    ) -> dict[str, Any]:
+    @staticmethod
+    def _understood(op: Operation, answer: Answer, headers: dict[str, str]) -> dict[str, Any]:
         """The answer that was asked for; everything else is raised as what it means (`meaning.py`)."""
-        text, flaw = self._read(answer, deadline)
-        code, told = answer.status, None
+        code, flaw, told = answer.status, answer.flaw, None
         if flaw is None:
-            body, told = body_of(op, code, text)
+            body, told = body_of(op, code, answer.body)
             if meaning_of(op, code, body) is Meaning.ANSWER:
                 return {"stream": told} if isinstance(told, list) else told
         else:
@@ -209,7 +202,7 @@ class RunPodClient:
         if HTTPStatus.OK <= code < HTTPStatus.MULTIPLE_CHOICES:
             fault = _without_key(str(told).encode(), headers).decode()
             raise (Unreadable if flaw is None else Unanswered)(f"RunPod's answer {fault}", code)
-        raise _error_of(op, answer, body, _without_key(text, headers))
+        raise _error_of(op, answer, body, _without_key(answer.body, headers))
 
     def _headers(self, body: bytes | None) -> dict[str, str]:
         try:
@@ -224,29 +217,43 @@ class RunPodClient:
         headers = {
             "Authorization": f"Bearer {key}",
             "Accept": "application/json",
+            "Accept-Encoding": "identity",
             "User-Agent": "runpod-bridge",
         }
         if body is not None:
             headers["Content-Type"] = "application/json"
         return headers
 
-    def _send(
-        self, op: Operation, url: str, body: bytes | None, headers: dict[str, str], timeout: urllib3.Timeout
-    ) -> urllib3.BaseHTTPResponse:
-        """Through the session's own pool, without preparing a request anew each time."""
+    def _send(self, op: Operation, url: str, body: bytes | None, headers: dict[str, str], read_s: float) -> Answer:
+        """Straight over a connection that is kept; where one must be made first, by urllib3, which knows its faults."""
         pool = self._pool_for(fresh=op in SUBMITS)
-        return pool.urlopen(  # type: ignore[no-any-return]
-            "GET" if body is None else "POST",
-            url if pool.proxy is not None and pool.scheme == "http" else url[len(self._origin) :],
-            body=body,
-            headers=headers,
-            timeout=timeout,
-            retries=False,
-            redirect=False,
-            assert_same_host=False,
-            preload_content=False,
-            decode_content=True,
-        )
+        method, path = "GET" if body is None else "POST", self._path + url[len(self.base_url) :]
+        headers = {"Host": self._host, **headers}
+        connection = pool._get_conn()  # noqa: SLF001  (urllib3's own seam for pools)
+        if connection.sock is None or pool.proxy is not None:
+            pool._put_conn(connection)  # noqa: SLF001
+            return pool.urlopen(  # type: ignore[no-any-return]
+                method,
+                url if pool.proxy is not None and pool.scheme == "http" else path,
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=self._connect_s, read=read_s),
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                release_conn=True,
+            )
+        try:
+            connection.timeout = read_s
+            connection.request(method, path, body, headers)
+            answer: Answer = connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            pool._put_conn(connection)  # noqa: SLF001
+        return answer
 
     def _pool_for(self, *, fresh: bool) -> Any:
         """The pool of this process; jobs are made over one that throws idle connections away."""
@@ -277,6 +284,8 @@ class RunPodClient:
         pools = {}
         with plain_about_addresses(self.base_url, session.proxies):
             prepared = session.prepare_request(requests.Request("GET", self.base_url))
+            where = urllib3.util.parse_url(prepared.url or "")
+            self._host, self._path = where.netloc or "", (where.path or "").rstrip("/")
             for name in ("kept", "fresh"):
                 adapter = HTTPAdapter(pool_connections=1, pool_maxsize=self._pool_size, max_retries=0, pool_block=False)
                 session.mount(f"{self.base_url}/{name}", adapter)
@@ -285,36 +294,11 @@ class RunPodClient:
                 )
                 # `requests` names its own CA bundle only here; without it a slim container's empty store would be used.
                 adapter.cert_verify(pool, self.base_url, session.verify, session.cert)  # type: ignore[no-untyped-call]
-                pool.ConnectionCls = departure.noting(pool.ConnectionCls)
+                pool.ConnectionCls = speaking(departure.noting(pool.ConnectionCls), self._max_bytes)
                 pools[name] = pool
         _keep_fresh(pools["fresh"])
         self._session, self._pools, self._pid = session, pools, os.getpid()
         return pools
-
-    def _read(self, answer: urllib3.BaseHTTPResponse, deadline: float) -> tuple[bytes, tuple[Body, str] | None]:
-        """The body, and why it is not whole: larger than anything RunPod would send, cut, or dripping at the deadline.
-
-        Of an error only a sentence is told: little of it is read.
-        """
-        most = self._max_bytes if answer.status < HTTPStatus.MULTIPLE_CHOICES else min(self._max_bytes, ERROR_BYTES)
-        pieces, size, flaw = [], 0, None
-        try:
-            while piece := answer.read1(PIECE):
-                pieces.append(piece)
-                size += len(piece)
-                if size > most:
-                    flaw = Body.TOO_LARGE, f"is over {most} bytes"
-                elif time.monotonic() > deadline:
-                    flaw = Body.CUT, f"is not whole after {size} bytes"
-                if flaw is not None:
-                    break
-        except Exception as error:  # noqa: BLE001  (whatever it is, the rest does not come)
-            flaw = Body.CUT, f"is cut after {size} bytes: {type(error).__name__}"
-        if flaw is not None:
-            answer.close()
-        else:
-            answer.release_conn()
-        return b"".join(pieces), flaw
 
     @staticmethod
     def _job(told: dict[str, Any]) -> JobState:
@@ -379,7 +363,7 @@ _ERRORS: Mapping[Meaning, tuple[type[ApiError], str]] = {
 }
 
 
-def _error_of(op: Operation, answer: urllib3.BaseHTTPResponse, body: Body, text: bytes) -> ApiError:
+def _error_of(op: Operation, answer: Answer, body: Body, text: bytes) -> ApiError:
     """The error of an answer other than the one that was asked for. `text` holds no key any more."""
     code, said, meaning = answer.status, sentence_of(text), meaning_of(op, answer.status, body)
     error: ApiError
@@ -387,7 +371,7 @@ def _error_of(op: Operation, answer: urllib3.BaseHTTPResponse, body: Body, text:
         longest_s = LONGEST_PAUSE_S if op in SUBMITS else LONGEST_PAUSE_OF_READS_S
         error = Throttled(said or "too many requests", code, _retry_after(answer.headers, longest_s))
     elif meaning is Meaning.REDIRECTED:
-        where = str(answer.headers.get("Location", "nowhere")).split("?", maxsplit=1)[0][:200]
+        where = str(answer.headers.get("location", "nowhere")).split("?", maxsplit=1)[0][:200]
         error = EndpointTrouble(f"redirected to {where}, not followed: correct RUNPOD_ENDPOINT_BASE_URL", code)
     else:
         kind, means = _ERRORS[meaning]
@@ -405,7 +389,7 @@ def _error_of(op: Operation, answer: urllib3.BaseHTTPResponse, body: Body, text:
 
 
 def _retry_after(headers: Mapping[str, str], longest_s: float) -> float | None:
-    value = headers.get("Retry-After")
+    value = headers.get("retry-after")
     if not value:
         return None
     try:

@@ -28,6 +28,7 @@ from bridge.errors import (
     Unreachable,
     Unreadable,
 )
+from bridge.runpod import exchange
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.meaning import OF_A_JOB, SUBMITS
 from bridge.runpod.operations import Operation
@@ -188,24 +189,29 @@ def calls(wire: Wire) -> Iterator[tuple[Wire, RunPodClient]]:
     client.close()
 
 
-def _outcomes(client: RunPodClient, monkeypatch: pytest.MonkeyPatch, owner: type, place: str) -> set[type[Exception]]:
-    """What a submit raises where `owner.place` raises each of them."""
+def _outcomes(
+    client: RunPodClient, monkeypatch: pytest.MonkeyPatch, owner: type, place: str, *, kept: bool = False
+) -> set[type[Exception]]:
+    """What a submit raises where `owner.place` raises each of them, on a new connection or on one that was kept."""
     found = set()
     for error in EXCEPTIONS:
 
         def fail(*_: object, error: Exception = error, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(owner, place, fail)
         client.close()  # a new connection for each
-        try:
+        if kept:
             client.run("ep", b"{}")
-        except Exception as raised:  # noqa: BLE001  (which one is the question)
-            found.add(type(raised))
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, place, fail)
+            try:
+                client.run("ep", b"{}")
+            except Exception as raised:  # noqa: BLE001  (which one is the question)
+                found.add(type(raised))
     return found
 
 
-@pytest.mark.parametrize("place", ["_new_conn", "connect", "putrequest", "putheader", "endheaders"])
+@pytest.mark.parametrize("place", ["_new_conn", "connect"])
 def test_whatever_fails_before_the_first_byte_has_sent_nothing(
     calls: tuple[Wire, RunPodClient], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -215,14 +221,14 @@ def test_whatever_fails_before_the_first_byte_has_sent_nothing(
     assert wire.requests == []
 
 
-@pytest.mark.parametrize("place", ["getresponse", "send"])
+@pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
+@pytest.mark.parametrize(("owner", "place"), [(http.client.HTTPConnection, "send"), (exchange._Reading, "take")])
 def test_whatever_fails_after_it_may_have_left(
-    calls: tuple[Wire, RunPodClient], monkeypatch: pytest.MonkeyPatch, place: str
+    calls: tuple[Wire, RunPodClient], monkeypatch: pytest.MonkeyPatch, owner: type, place: str, *, kept: bool
 ) -> None:
     """Every exception there is, while the request is sent or its answer read: Unanswered."""
     _, client = calls
-    owner = http.client.HTTPConnection if place == "send" else urllib3.connection.HTTPConnection
-    assert _outcomes(client, monkeypatch, owner, place) == {Unanswered}
+    assert _outcomes(client, monkeypatch, owner, place, kept=kept) == {Unanswered}
 
 
 @pytest.mark.parametrize("place", ["_pool_for", "_build"])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import time
 from email.utils import formatdate
 from typing import Any
 
 import pytest
-import urllib3
 
 from bridge.errors import (
     ApiError,
@@ -23,6 +21,7 @@ from bridge.errors import (
 )
 from bridge.runpod.answers import ABSENT
 from bridge.runpod.client import LONGEST_PAUSE_S, RunPodClient
+from bridge.runpod.exchange import Answer
 from bridge.telemetry import subscribe
 
 KEY = "rpa_0123456789"
@@ -32,20 +31,15 @@ class Told(RunPodClient):
     """The real client over an answer that is already there; keeps what it would have sent."""
 
     def __init__(self, body: bytes, code: int = 200, **headers: str) -> None:
-        """`headers` with _ for -."""
+        """`headers` in lower case, with _ for -."""
         super().__init__("https://api.runpod.ai/v2/", lambda: KEY)
         self.body, self.code = body, code
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.sent: list[tuple[str, bytes | None, dict[str, str], float | None]] = []
+        self.sent: list[tuple[str, bytes | None, dict[str, str], float]] = []
 
-    def _send(
-        self, _op: object, url: str, body: bytes | None, headers: dict[str, str], timeout: urllib3.Timeout
-    ) -> urllib3.BaseHTTPResponse:
-        read = timeout.read_timeout
-        self.sent.append((url, body, headers, float(read) if isinstance(read, int | float) else None))
-        return urllib3.HTTPResponse(
-            io.BytesIO(self.body), headers=self.headers, status=self.code, preload_content=False
-        )
+    def _send(self, _op: object, url: str, body: bytes | None, headers: dict[str, str], read_s: float) -> Answer:
+        self.sent.append((url, body, headers, read_s))
+        return Answer(self.code, self.headers, self.body)
 
 
 @pytest.mark.parametrize("bad", ["", "a/b", "a.b", "a?x", "a%2f", "..", "a b", "é", "x" * 65, "ep\n"])
@@ -227,7 +221,7 @@ def test_the_sentence_of_an_error_is_found_in_every_form(body: bytes, said: str)
 def test_retry_after_is_read_as_seconds_and_bounded(value: str, delay: float | None) -> None:
     """A slip in a header neither fails the call nor stops an endpoint for days."""
     with pytest.raises(Throttled) as caught:
-        Told(b"", 429, Retry_After=value).run("ep", b"{}")
+        Told(b"", 429, retry_after=value).run("ep", b"{}")
     assert caught.value.delay_s == delay
 
 
@@ -244,7 +238,7 @@ def test_no_retry_after_stops_reads_for_longer_than_a_result_is_kept(value: str)
 def test_retry_after_may_be_a_date() -> None:
     """As HTTP allows."""
     with pytest.raises(Throttled) as caught:
-        Told(b"", 429, Retry_After=formatdate(time.time() + 30, usegmt=True)).run("ep", b"{}")
+        Told(b"", 429, retry_after=formatdate(time.time() + 30, usegmt=True)).run("ep", b"{}")
     assert caught.value.delay_s == pytest.approx(30, abs=2)
 
 

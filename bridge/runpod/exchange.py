@@ -1,0 +1,171 @@
+"""One HTTP/1.1 exchange on a connection of urllib3, with the answer read whole, by llhttp (`httptools`).
+
+urllib3 makes the connection (proxies, TLS, names) and keeps it; what goes over it is written and read here, because
+http.client builds each head header by header and reads it with the email package: nine tenths of what a call cost.
+llhttp is strict: an answer whose framing can be read in two ways (two lengths, a length beside chunks) is none.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import urllib3
+from httptools import HttpParserError, HttpResponseParser
+
+from bridge.runpod.meaning import Body
+
+#: Bytes of what is no body (heads, also of 1xx, and the frames of chunks).
+HEAD_BYTES = 64 * 1024
+#: Bytes read at once.
+PIECE = 64 * 1024
+#: Bytes read of an answer that is an error: only a sentence of it is told.
+ERROR_BYTES = 64 * 1024
+
+
+@dataclass
+class Answer:
+    """What came back. `flaw` says why the body is not whole: too large, cut, or still dripping at the deadline."""
+
+    status: int
+    headers: Mapping[str, str]  # names in lower case; of one that comes twice, the first
+    body: bytes
+    flaw: tuple[Body, str] | None = None
+    # urllib3 logs these
+    version_string: str = "HTTP/1.1"
+    length_remaining: int = 0
+
+
+def speaking(base: Any, max_bytes: int) -> Any:
+    """A connection class of urllib3 that sends and reads by itself. A body has at most so many bytes."""
+
+    class SpeakingConnection(base):  # type: ignore[misc]
+        def request(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], **_: Any) -> None:
+            """Send it in one piece. `headers` hold Host and nothing that breaks a line (`client.py` sees to both)."""
+            lines = [f"{method} {url} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+            if body is not None:
+                lines.append(f"Content-Length: {len(body)}")
+            head = "\r\n".join([*lines, "", ""]).encode("ascii")
+            self._sent_whole = False
+            # A server may answer and close before it has read all: its answer is looked for.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self.send(head + body if body else head)
+                self._sent_whole = True
+
+        def getresponse(self) -> Answer:
+            """The answer, whole or with its flaw. Whatever this raises, the answer's head did not come."""
+            if self.sock.gettimeout() != self.timeout:
+                self.sock.settimeout(self.timeout)
+            answer, keeps = _read(self.sock, self.timeout, max_bytes)
+            if not (keeps and self._sent_whole):
+                self.close()
+            return answer
+
+    return SpeakingConnection
+
+
+class _Reading:
+    """What llhttp has read so far of an answer; it calls the `on_` methods."""
+
+    def __init__(self, max_bytes: int, timeout_s: float) -> None:
+        self.parser: Any = HttpResponseParser(self)
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.pieces: list[bytes] = []
+        self.received = self.size = 0
+        self.headed = self.whole = self.keeps = False
+        self.flaw: tuple[Body, str] | None = None
+        self._most, self._timeout_s = max_bytes, timeout_s
+        self._deadline = time.monotonic() + timeout_s
+
+    def on_message_begin(self) -> None:
+        if self.whole:  # bytes that nobody asked for: the connection cannot be trusted any more
+            self.keeps = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.headed:
+            self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+
+    def on_headers_complete(self) -> None:
+        if self.headed:
+            return
+        status = self.parser.get_status_code()
+        if status < HTTPStatus.OK and status != HTTPStatus.SWITCHING_PROTOCOLS:  # a word on the way; the answer follows
+            self.headers = {}
+            return
+        self.status, self.headed = status, True
+        self._deadline = time.monotonic() + self._timeout_s
+        if status >= HTTPStatus.MULTIPLE_CHOICES:
+            self._most = min(self._most, ERROR_BYTES)
+
+    def on_body(self, piece: bytes) -> None:
+        if not self.whole:
+            self.pieces.append(piece)
+            self.size += len(piece)
+
+    def on_message_complete(self) -> None:
+        if self.headed and not self.whole:
+            self.whole, self.keeps = True, self.parser.should_keep_alive()
+
+    def take(self, data: bytes) -> None:
+        """What came; nothing when the server has closed. Raises what it is when it is no HTTP."""
+        self.received += len(data)
+        try:
+            self.parser.feed_data(data)
+        except HttpParserError:
+            self.keeps = False
+            if not self.whole:
+                raise
+        if not data:
+            if not self.headed or "content-length" in self.headers or "transfer-encoding" in self.headers:
+                raise ConnectionError("the connection was closed")
+            self.whole = True  # its end is the connection's
+        late = not self.whole and time.monotonic() > self._deadline
+        if not self.headed and (late or self.received > HEAD_BYTES):
+            raise ConnectionError(f"no whole head after {self.received} bytes")
+        if self.size > self._most or self.received > self._most + HEAD_BYTES:
+            self.flaw = Body.TOO_LARGE, f"is over {self._most} bytes"
+        elif late:
+            self.flaw = Body.CUT, f"is not whole after {self.size} bytes"
+
+    def answer(self) -> Answer:
+        """What it came to."""
+        self.parser = None  # it holds this object: a circle would wait for the garbage collector
+        body = b"".join(self.pieces)
+        if "content-encoding" in self.headers:
+            body, self.flaw = (b"", self.flaw) if self.flaw else _unpacked(body, self.headers, self._most)
+        return Answer(self.status, self.headers, body, self.flaw)
+
+
+def _read(sock: Any, timeout_s: float, max_bytes: int) -> tuple[Answer, bool]:
+    """The answer, and whether the connection can be used again. The head has so long, and then the body again."""
+    reading = _Reading(max_bytes, timeout_s)
+    try:
+        while not (reading.whole or reading.flaw):
+            reading.take(sock.recv(PIECE))
+    except Exception as error:
+        if not reading.headed:
+            raise
+        reading.flaw = Body.CUT, f"is cut after {reading.size} bytes: {type(error).__name__}"
+    answer = reading.answer()
+    return answer, reading.keeps and answer.flaw is None
+
+
+def _unpacked(packed: bytes, headers: Mapping[str, str], most: int) -> tuple[bytes, tuple[Body, str] | None]:
+    """A body that came packed although nobody asked for it, and why it is not whole."""
+    plain = urllib3.HTTPResponse(io.BytesIO(packed), headers=headers, preload_content=False)
+    pieces, size = [], 0
+    try:
+        while piece := plain.read1(PIECE):
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
+                return b"".join(pieces), (Body.TOO_LARGE, f"is over {most} bytes")
+    except Exception as error:  # noqa: BLE001  (whatever it is, the rest cannot be read)
+        return b"".join(pieces), (Body.CUT, f"is cut after {size} bytes: {type(error).__name__}")
+    return b"".join(pieces), None
