@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge.job.document import cloud_event, document, remembered, stamp, transition
@@ -41,7 +40,7 @@ def _accepted(ledger: Ledger, held: Held, reply: Mapping[str, Any]) -> str:
         held.record, phase=Phase.ACCEPTED, status=Status.ACCEPTED.value, job_id="", attempt=1, round=1, reason="",
         possible_duplicate=0, submitted_at=0, started_at=0,
     )  # fmt: skip
-    data = transition(replace(held, record=record), clock_offset=offset, door=record.door) | _correlated(reply)
+    data = transition(held._replace(record=record), clock_offset=offset, door=record.door) | _correlated(reply)
     return cloud_event(
         EventName.ACCEPTED, data, request_id=record.id, endpoint=record.endpoint, sequence=1,
         time=stamp(record.accepted_at, offset) or "", trace=held.long.get(Long.TRACE),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from bridge.job.document import Held, document, event_of, joined, output_reference, size_over, stamp, transition
 from bridge.job.reading import spelled
@@ -41,8 +42,7 @@ class Rules:
     message_limit: int = 8 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingEvent:
+class OutgoingEvent(NamedTuple):
     """One event on its way out."""
 
     name: EventName
@@ -69,14 +69,16 @@ class OrphanJob:
         return dumps([self.request_id, self.endpoint, self.endpoint_id, self.base_url, self.job_id])
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What becomes of a record. `before is after` means: nothing to write."""
+class Change(NamedTuple):
+    """What becomes of a record. `before is after` means: nothing to write.
+
+    A tuple, as `Held` is: a frozen dataclass pays for each field when it is made and again with each `replace`.
+    """
 
     verdict: str
     before: Held | None
     after: Held
-    put_long: Mapping[Long, str] = field(default_factory=dict)
+    put_long: Mapping[Long, str] = MappingProxyType({})
     drop_long: tuple[Long, ...] = ()
     output: str | None = None
     drop_output: bool = False

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from bridge.job.reading import read_json, spelled
 from bridge.job.record import Long, Record, dumps
@@ -21,8 +20,7 @@ COMMAND_SCHEMA = "urn:bridge:schema:command-answer:1"
 CONTENT_TYPE = "application/cloudevents+json"
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """A record as it was read, with those of its long values that were asked for."""
 
     record: Record

@@ -186,8 +186,9 @@ assert list(_BLANK) == [f.name for f in fields(Record)], "`id` comes first"  # n
 
 
 def _made(values: dict[str, Any]) -> Record:
+    """The values become the record's own, without a copy."""
     record = object.__new__(Record)
-    record.__dict__.update(values)
+    object.__setattr__(record, "__dict__", values)
     return record
 
 

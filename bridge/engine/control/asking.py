@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.control.base import Base
@@ -85,7 +84,7 @@ class Asking(Base):
     def document(self, held: Held, *, content: bool = False) -> dict[str, Any]:
         """The whole document, with large outputs as references."""
         if content and held.output is None:
-            held = replace(held, output=self.whole(held))
+            held = held._replace(output=self.whole(held))
         limit = self.message_limit if content else self.inline_limit
         told = document(held, inline_limit=limit, clock_offset=self.ledger.clock.offset)
         waiting = self.why.of(held)

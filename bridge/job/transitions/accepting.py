@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from bridge.job.change import Change, replies_of
@@ -24,7 +23,7 @@ class Accepting(Base):
     def accept(self, held: Held, now: int, wish: Mapping[str, Any] | None = None) -> Change:
         """A new record. A cancel that came first makes it be born ended."""
         draft = self._draft(held, now).set(accepted_at=now)
-        draft.before = replace(draft.before, record=altered(held.record, sequence=0))
+        draft.before = draft.before._replace(record=altered(held.record, sequence=0))
         draft.tell(EventName.ACCEPTED, door=held.record.door)
         for name, text in held.long.items():
             draft.keep_text(name, text)
@@ -34,7 +33,7 @@ class Accepting(Base):
         else:
             draft.due(submit_step(held.record, now))
         change = draft.done("accepted")
-        return replace(change, before=None)
+        return change._replace(before=None)
 
     def reject(self, held: Held, now: int, field: str, message: str) -> Change:
         """A new record that is refused as it comes in: its end is told like any other."""
@@ -44,7 +43,7 @@ class Accepting(Base):
         draft.keep(Long.ERROR, message)
         draft.settle(Status.REJECTED, Reason.REJECTED, field=field)
         draft.drop(Long.INPUT, Long.S3CONFIG)
-        return replace(draft.done("rejected"), before=None)
+        return draft.done("rejected")._replace(before=None)
 
     def also_reply(self, held: Held, now: int, reply: Mapping[str, Any]) -> Change:
         """The same request came again from elsewhere: its sender hears the rest as well. `reply`: see Long.REPLY."""

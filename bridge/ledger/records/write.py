@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import LedgerError, LedgerFault
@@ -101,7 +101,7 @@ class Writer(Reader):
         match answer[0]:
             case 1:
                 self.counted(answer[2])
-                return Accepted("created", replace(change.after, record=altered(change.record, version=1)))
+                return Accepted("created", change.after._replace(record=altered(change.record, version=1)))
             case 0:
                 return Accepted("exists", self._held(request_id, answer[2], (), ()))
             case 2:
@@ -150,7 +150,7 @@ class Writer(Reader):
             tell("record.failed", request_id=record.id, endpoint=record.endpoint, error=str(error))
             self.isolate(record.id, str(error))
             assert change.before is not None  # noqa: S101  (only accept makes a record)
-            return replace(change, verdict="fault", after=change.before, events=())
+            return change._replace(verdict="fault", after=change.before, events=())
 
     def _settled(self, change: Change, answer: Any, make: Make, disk: Disk | None = None) -> Change:
         wanted: tuple[Long, ...] = tuple(set(COMMON) | set(change.after.long))
@@ -159,14 +159,14 @@ class Writer(Reader):
             self.clock.heard(answer[1])
             if answer[0] == 1:
                 self.counted(answer[3])
-                after = replace(change.after, record=altered(change.record, version=answer[2]))
-                return replace(change, after=after)
+                after = change.after._replace(record=altered(change.record, version=answer[2]))
+                return change._replace(after=after)
             fresh = (
                 self.load(request_id, wanted=wanted, output=change.after.output is not None) if answer[0] == 0 else None
             )
             if fresh is None:  # pruned meanwhile: nobody is waiting any more
                 assert change.before is not None  # noqa: S101  (only accept makes a record)
-                return replace(change, verdict="unknown", after=change.before, events=())
+                return change._replace(verdict="unknown", after=change.before, events=())
             change = make(fresh, self.now())
             if change.empty:
                 return change

@@ -71,7 +71,7 @@ EVENTS: dict[str, Callable[[Held], Change]] = {
     "purge": lambda h: TABLE_OF.purge_pending(h, NOW),
     "observed": lambda h: TABLE_OF.observed(h, NOW, heard("COMPLETED", output="1"), poll_ms=500),
     "gone": lambda h: TABLE_OF.gone(
-        replace(h, record=replace(h.record, gone_at=NOW - 31_000)),
+        h._replace(record=replace(h.record, gone_at=NOW - 31_000)),
         NOW,
         "j1",
         1,
@@ -366,7 +366,7 @@ def test_answers_that_cannot_be_read_are_told_and_then_the_job_is_given_up() -> 
     assert unread(told.after, edge, ok_at=NOW).record.phase is Phase.TRACKED
     lost = unread(told.after, edge)
     assert (lost.record.status, lost.record.reason, lost.record.may_run) == ("LOST", "unreadable", 1)
-    wished = unread(replace(told.after, record=replace(told.record, wish="cancel")), edge)
+    wished = unread(told.after._replace(record=replace(told.record, wish="cancel")), edge)
     assert (wished.record.status, wished.record.may_run) == ("CANCELLED", 1)
     both = [{"job_id": j, "endpoint_id": "demo", "attempt": 1, "status": "IN_PROGRESS"} for j in ("j1", "j2")]
     other = unread(Held(told.record, {**told.after.long, Long.JOBS: json.dumps(both)}), edge)
@@ -577,7 +577,7 @@ def test_a_submit_that_was_not_taken_rests_and_others_go_first() -> None:
 def test_a_submit_that_was_not_taken_forgets_it_once_one_is() -> None:
     """Nothing of it is told any more."""
     held = in_phase(Phase.SUBMITTING, denials=2, denied_at=NOW - 5_000)
-    held = replace(held, long={**held.long, Long.DENIED: "{}"})
+    held = held._replace(long={**held.long, Long.DENIED: "{}"})
     taken = TABLE_OF.submitted(held, NOW, "j9", "IN_QUEUE", poll_ms=500)
     assert (taken.record.denials, taken.record.denied_at) == (0, 0)
     assert Long.DENIED not in taken.after.long
