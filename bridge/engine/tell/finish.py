@@ -21,6 +21,7 @@ from bridge.errors import JobError, JobFailed, JobLost, JobRejected, JobTimedOut
 from bridge.job.document import document, error_text
 from bridge.job.record import Long
 from bridge.job.words import Sink, Status, Step
+from bridge.ledger.records.read import COMMON
 from bridge.telemetry import tell
 from bridge.timing import backoff
 
@@ -152,7 +153,7 @@ class Finish:
         share = -(-BATCH // len(ready))  # of each endpoint, so that none waits behind another
         claimed = self.ledger.claim(
             Step.FINISH, {name: min(count, share) for name, count in ready.items()},
-            lease_ms=self.lease_ms, long=(Long.CANVAS,),
+            lease_ms=self.lease_ms, long=(Long.CANVAS,) if here is None else (*COMMON, Long.CANVAS),
         )  # fmt: skip
         if here is None:
             if not self._send_all(claimed):

@@ -74,6 +74,11 @@ class Reader:
             request_id: self._held(request_id, row, wanted, long, kept) for request_id, row, long, kept in rows if row
         }
 
+    def outputs(self, request_ids: Sequence[str]) -> list[str | None]:
+        """Only the outputs, in one round trip."""
+        with mapped():
+            return self.client.mget([self.names.output(request_id) for request_id in request_ids])  # type: ignore[return-value]
+
     def tombstone(self, request_id: str) -> dict[str, Any] | None:
         """What is remembered of a request whose record is gone."""
         with mapped():

@@ -24,7 +24,6 @@ from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.tell.finish import celery_end
 from bridge.job.record import Long
 from bridge.job.words import Sink, Status
-from bridge.ledger.records.read import COMMON
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -72,7 +71,10 @@ class PlainEnds:
         )
 
     def __call__(self, batch: Sequence[Held]) -> Sequence[Held]:
-        """Store these ends. Returns those that could not be stored: each is to go its own way through the tracer."""
+        """Store these ends. Returns those that could not be stored: each is to go its own way through the tracer.
+
+        They are as the finish loop claimed them, with all that a result tells.
+        """
         try:
             return self._tell(batch)
         except Reject:  # the worker stops while the ledger is away: their turn ends, and they are due again
@@ -81,31 +83,32 @@ class PlainEnds:
     def _tell(self, batch: Sequence[Held]) -> Sequence[Held]:
         ledger, table = self._ledger, self._ledger.table
         token, turn_ms = secrets.token_hex(8), int(self._settings.bridge_finish_turn_s * 1000)
-        wanted = (*COMMON, Long.CANVAS)
-        found = wait_for_ledger(
-            lambda: ledger.load_many([held.record.id for held in batch], wanted=wanted, output=True)
-        )
+        outputs = wait_for_ledger(lambda: ledger.outputs([held.record.id for held in batch]))
+        claimed = [held._replace(output=output) for held, output in zip(batch, outputs, strict=True)]
+        begin = partial(table.finish_begin, round_=1, turn=token, turn_ms=turn_ms)
         begun = wait_for_ledger(
-            lambda: ledger.change_many(
-                [
-                    (held, partial(table.finish_begin, round_=1, nonce=held.record.nonce, turn=token, turn_ms=turn_ms))
-                    for held in found.values()
-                ]
-            )
+            lambda: ledger.change_many([(held, partial(begin, nonce=held.record.nonce)) for held in claimed])
         )
-        mine = [change.after for change in begun if change.verdict == "turn"]
+        # A turn that was taken onto the very version that was claimed: the output read in between belongs to it.
+        mine: list[Held] = []
+        anew: list[Held] = []
+        for held, change in zip(claimed, begun, strict=True):
+            if change.verdict == "turn":
+                (mine if change.before is held else anew).append(change.after)
+        if anew:
+            self._give_back(anew, token, "the record changed while its end was to be stored")
         backend: Any = self._app.backend
         try:
             told = self._store(mine, backend)
         except (*backend.connection_errors, *backend.channel_errors, EncodeError, TypeError, ValueError) as error:
             self._give_back(mine, token, f"{type(error).__name__}: {error}")
-            return mine
+            return mine + anew
         said = partial(table.delivered, sink=Sink.CELERY, round_=1)
         for change in wait_for_ledger(lambda: ledger.change_many([(held, said) for held in mine])):
             self._notifier.changed(change)
             record = change.record
             tell("finish.delivered", request_id=record.id, endpoint=record.endpoint, state=told[record.id])
-        return ()
+        return anew
 
     def _store(self, mine: Sequence[Held], backend: Any) -> dict[str, str]:
         """In one round trip, as `RedisBackend.set` does for one. Returns the states, by id."""

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from celery import chain, group
 
+from bridge.doors.celery.finish.plain import PlainEnds
+from bridge.engine.notifier import Notifier
 from bridge.errors import JobFailed
+from bridge.job.change import Rules
+from bridge.job.document import Held
+from bridge.job.observation import Observation
+from bridge.job.record import Long, Record
+from bridge.job.words import Phase, Step
+from bridge.ledger import Ledger, Names, connect
+from bridge.ledger.records.read import COMMON
+from bridge.settings import Settings
 from tests.support.helpers import eventually
-from tests.support.house import House
+from tests.support.house import House, foreign_app
 from tests.support.servers import RedisServer
+
+if TYPE_CHECKING:
+    from bridge.engine.pressure import Pressure
+    from bridge.engine.tell.celery_states import States
 
 
 def received(tmp_path: Path, redis_url: str, *args: str, pool: str = "threads") -> int:
@@ -108,3 +123,32 @@ def test_an_end_that_celery_cannot_store_with_others_goes_its_own_way(tmp_path: 
             eventually(lambda: all(house.phase(one.id) == "CLOSED" for one in sent))
         finally:
             house.client.execute_command("ACL", "DELUSER", "storer")
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_only_the_very_end_that_was_claimed_is_stored_together(redis_url: str, *, meanwhile: bool) -> None:
+    """One that changed since it was claimed may have another output by now: it gets its turn back, for the tracer."""
+    client = connect(redis_url)
+    ledger = Ledger(client, Names(), Rules())
+    table = ledger.table
+    record = Record(id="a", endpoint="demo", endpoint_id="demo", door="celery", sinks="celery", nonce="n")
+    ledger.accept("a", lambda now, wish: table.accept(Held(record, {Long.INPUT: "1", Long.CANVAS: "{}"}), now, wish))
+    claimed = ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=30_000)
+    sending = partial(table.sending, lease=claimed.token, endpoint_id="demo", base_url="http://x")
+    sent = ledger.change(claimed.records[0], sending)
+    taken = ledger.change(sent.after, partial(table.submitted, job_id="j1", status="IN_QUEUE", poll_ms=0))
+    heard = Observation("j1", "COMPLETED", 1, output='{"n":1}')
+    ledger.change(taken.after, partial(table.observed, heard=heard, poll_ms=1))
+    ends = ledger.claim(Step.FINISH, {"demo": 1}, lease_ms=30_000, long=(*COMMON, Long.CANVAS)).records
+    if meanwhile:
+        ledger.change(ends[0], partial(table.finish_sent, delay_ms=0))
+    settings = Settings(celery_broker_url=redis_url, celery_result_backend=redis_url)
+    notifier = Notifier(ledger, cast("Pressure", None), lambda: cast("States", None))
+    left = PlainEnds(foreign_app(redis_url, redis_url), ledger, notifier, settings)(ends)
+    kept = ledger.load("a")
+    assert kept is not None
+    assert [held.record.id for held in left] == (["a"] if meanwhile else [])
+    assert (kept.record.phase, kept.record.turn) == (Phase.SETTLED if meanwhile else Phase.CLOSED, "")
+    meta = client.get("celery-task-meta-a")
+    assert meta is None if meanwhile else json.loads(str(meta))["result"] == {"n": 1}
+    client.close()
