@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from celery import Celery
+from celery import Celery, chord
 from kombu.utils.json import register_type
 
 app = Celery("foreign", broker=os.environ.get("FOREIGN_BROKER"), backend=os.environ.get("FOREIGN_BACKEND"))
@@ -81,9 +81,19 @@ def what_came(self: Any, *args: Any, key: str, **kwargs: Any) -> str:
 
 
 @app.task(bind=True)
-def becomes_a_job(self: Any, value: Any) -> Any:
+def becomes_a_job(self: Any, value: Any, **more: Any) -> Any:
     """An old task kept by name, which replaces itself by a job and what was done with its result."""
-    raise self.replace(app.signature("bridge.run", kwargs={"input": {"value": value}}, queue="bridge.run") | tail.s())
+    job = app.signature("bridge.run", kwargs={"input": {"value": value, **more}}, queue="bridge.run")
+    raise self.replace(job | tail.s())
+
+
+@app.task(bind=True)
+def becomes_jobs(self: Any, values: list[Any], **more: Any) -> Any:
+    """An old task that replaces itself by a chord of jobs, or by a task, a job and a tail where there is one value."""
+    if len(values) == 1:
+        raise self.replace(make.si(values[0]) | app.signature("bridge.run", queue="bridge.run") | tail.s())
+    jobs = [app.signature("bridge.run", kwargs={"input": {"value": v, **more}}, queue="bridge.run") for v in values]
+    raise self.replace(chord(jobs, collect.s()))
 
 
 @app.task(bind=True)

@@ -132,8 +132,8 @@ def status(request_id: str, *, refresh: bool, content: bool, as_json: bool) -> i
 def watch(request_id: str, *, as_json: bool) -> int:
     """Follow a request's transitions to its end."""
     has = bridge()
-    has.control.status(id=request_id)  # one that nobody knows would be watched for ever
-    return follow(has, request_id, as_json=as_json, stream=True)
+    told = has.control.status(id=request_id)  # one that nobody knows would be watched for ever
+    return follow(has, told["id"], as_json=as_json, stream=True)
 
 
 def follow(has: Components, request_id: str, *, as_json: bool, stream: bool, after: str = "-") -> int:

@@ -60,6 +60,7 @@ class Origin:
     expires_at: int = 0  # Celery's `expires` as a queue deadline, ledger ms
     time_limit_ms: int = 0  # Celery's time limits as a timeout
     not_before_ms: int = 0  # Celery's `eta` or `countdown`, epoch ms
+    replaces: str = ""  # Celery: the task that has replaced itself by this request
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,7 @@ class Accept:
             endpoint_id=endpoint.id,
             door=origin.door,
             fingerprint=fingerprint(endpoint.name, request),
+            replaces=origin.replaces,
             tenant=tenant if TENANT.fullmatch(tenant) else "",
             priority=request.priority,
             delivery=request.delivery or "",

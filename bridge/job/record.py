@@ -65,6 +65,7 @@ class Record:
     base_url: str = _text("bu")
     door: str = _text("do")  # celery | amqp | stream | cli
     fingerprint: str = _text("fp")
+    replaces: str = _text("rp")  # id of the Celery task that has replaced itself by this request
     tenant: str = _text("tn")
     priority: int = _number("pr", 4)
     delivery: str = _text("dv")

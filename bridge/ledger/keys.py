@@ -39,6 +39,10 @@ class Names(PublicNames):
         """What is remembered after the record."""
         return f"{self.prefix}t:{request_id}"
 
+    def replaced(self, task_id: str) -> str:
+        """Ids of the requests by which a Celery task has replaced itself."""
+        return f"{self.prefix}replaced:{task_id}"
+
     def due(self, endpoint: str, step: str) -> str:
         """Ids by the time they are to be worked at."""
         return f"{self.prefix}due:{endpoint}:{step}"

@@ -16,6 +16,7 @@ from celery.app.task import Context
 from kombu.utils.uuid import uuid
 
 from bridge.engine.tell.kombu_json import dumps
+from bridge.job.request import REQUEST_ID
 
 #: What may follow a request.
 _FOLLOWING = ("callbacks", "errbacks", "chain", "chord")
@@ -107,6 +108,23 @@ def followers(chain: Any) -> list[Context]:
             body = (signature.get("kwargs") or {}).get("body")
             left += [body] if body else []
     return found
+
+
+def replaced_by(request: Context) -> str:
+    """The id of the task that has replaced itself by this request and others (`Task.replace`); "" for none.
+
+    The replaced task's id goes to the last of what stands in its place, so that it is found among what follows here,
+    while it is also the parent of what it sent itself, or the root. Nothing else has such an id. What stands behind a
+    task of its own in a replacement, of a task that began no chain, names it nowhere.
+    """
+    if not request.replaced_task_nesting:
+        return ""
+    behind = [*(request.chain or ()), *([request.chord] if request.chord else ())]
+    ids = {(signature.get("options") or {}).get("task_id") for signature in behind if isinstance(signature, dict)}
+    for task_id in (request.parent_id, request.root_id):
+        if task_id in ids and REQUEST_ID.fullmatch(str(task_id)):
+            return str(task_id)
+    return ""
 
 
 def not_before_of(request: Context) -> int:

@@ -13,7 +13,15 @@ from celery.exceptions import Ignore, Reject
 from bridge.doors.celery import eager
 from bridge.doors.celery.accept import AcceptTask
 from bridge.doors.celery.accept_many import STRATEGY, BatchAccept
-from bridge.doors.celery.canvas import another, canvas_of, clocks_of, continues, fail_followers, not_before_of
+from bridge.doors.celery.canvas import (
+    another,
+    canvas_of,
+    clocks_of,
+    continues,
+    fail_followers,
+    not_before_of,
+    replaced_by,
+)
 from bridge.doors.celery.finish.task import Finishing, FinishTask, finish
 from bridge.doors.celery.known_ids import GuardedTask, keep, refuse_known
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
@@ -200,6 +208,7 @@ def _origin(context: Context, uses: Uses, *, ignores: bool) -> Origin:
         expires_at=expires_at,
         time_limit_ms=time_limit_ms,
         not_before_ms=not_before_of(context),
+        replaces=replaced_by(context),
     )
 
 

@@ -37,8 +37,8 @@ class Asking(Base):
     ) -> dict[str, Any]:
         """The document of a request, or what RunPod says of a bare job. Raises JobRejected when neither is known.
 
-        `content` asks for a large output itself, up to BRIDGE_MESSAGE_LIMIT; raises OutputUnavailable when the object
-        store that has it does not answer.
+        `id` may be that of a Celery task which has replaced itself by the request. `content` asks for a large output
+        itself, up to BRIDGE_MESSAGE_LIMIT; raises OutputUnavailable when the object store that has it does not answer.
         """
         if id is None:
             found = self.job_of(job_id, endpoint)
@@ -47,6 +47,8 @@ class Asking(Base):
         held = self.ledger.load(check_request_id(id), wanted=ALL, output=True)
         if held is None:
             tomb = self.ledger.tombstone(id)
+            if tomb is None and (replacing := self.ledger.replacing(id)):
+                return self.status(id=one_of(id, replacing), refresh=refresh, content=content)
             if tomb is None:
                 raise rejected("id", f"id: the bridge knows no request {id}", id=id, unknown=True)
             return remembered(id, tomb)
@@ -120,6 +122,14 @@ class Asking(Base):
             text, nonfinite = spelled(heard.output)
             told |= {"output": json.loads(text), **({"nonfinite": nonfinite} if nonfinite else {})}
         return told
+
+
+def one_of(task_id: str, replacing: Sequence[str]) -> str:
+    """The request by which a task has replaced itself. Raises JobRejected where there are several."""
+    if len(replacing) > 1:
+        named = ", ".join(replacing[:20])
+        raise rejected("id", f"id: {task_id} has replaced itself by {len(replacing)} requests; ask for one: {named}")
+    return replacing[0]
 
 
 def _stamped(canvas: Mapping[str, Any], stamps: Mapping[str, Sequence[str]]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bridge.engine.control.asking import Asking
+from bridge.engine.control.asking import Asking, one_of
 from bridge.engine.control.base import Asker
 from bridge.errors import BUSY, JobUnknown, Refused
 from bridge.job.request import check_request_id, rejected
@@ -78,8 +78,10 @@ class Changing(Asking):
         return self.ledger.table.wish(held, now, Wish.CANCEL, by=asker.by, door=asker.door)
 
     def _wish_unknown(self, request_id: str, asker: Asker) -> Change | str:
-        """Kept for a request that has not come in yet (HARDENING 7)."""
+        """Kept for a request that has not come in yet (HARDENING 7), or carried out on those that have replaced it."""
         kept = self.ledger.wish(request_id, {"by": asker.by, "door": asker.door})
+        if kept == "replaced":
+            return self._wish_replaced(request_id, asker)
         if kept == "known":
             held = self.ledger.load(request_id, output=True)
             if held is not None:
@@ -87,6 +89,15 @@ class Changing(Asking):
                 self.noticed(change)
                 return change
         return "already_ended" if kept == "ended" else "unknown"
+
+    def _wish_replaced(self, task_id: str, asker: Asker) -> Change | str:
+        """The change that speaks for all: one that is asked for before one that is done."""
+        held = walk.load_many(self.ledger, self.ledger.replacing(task_id))
+        changes = self.ledger.change_many([(one, partial(self._wish, asker)) for one in held.values()])
+        for change in changes:
+            self.noticed(change)
+        ended = ("already_ended", "cancelled")
+        return max(changes, key=lambda c: (c.verdict not in ended, c.verdict == ended[1]), default=ended[0])
 
     @staticmethod
     def _cancelled(request_id: str, change: Change | str, asker: Asker) -> dict[str, Any]:
@@ -135,6 +146,11 @@ class Changing(Asking):
             held = self.ledger.load(id, wanted=ALL, output=True)
             if held is None:
                 fault = f"id: the bridge knows no request {id}, or its retention is over"
+                if replacing := self.ledger.replacing(id):
+                    fault = (
+                        f"id: {id} is a task that has replaced itself, and what follows the job is not run again; "
+                        f"retry the job alone, by its own id: {', '.join(replacing[:20])}"
+                    )
                 raise rejected("id", fault, id=id, unknown=True)
             change = self.ledger.change(held, ask)
             # Whoever heard the end a moment ago may ask before the ledger has heard that it was told.
@@ -167,6 +183,8 @@ class Changing(Asking):
     def stream(self, *, id: str) -> dict[str, Any]:
         """Turn streaming on for a request that is under way. Raises JobRejected when there is none."""
         held = self.ledger.load(check_request_id(id), wanted=ALL, output=True)
+        if held is None and (replacing := self.ledger.replacing(id)):
+            return self.stream(id=one_of(id, replacing))
         if held is None:
             raise rejected("id", f"id: the bridge knows no request {id}", id=id, unknown=True)
         change = self.ledger.change(held, self.ledger.table.stream_on)

@@ -67,6 +67,7 @@ class _Shown:
     state: str
     info: dict[str, Any]
     since: str  # when its round began, "" for the first one
+    replaces: str = ""  # the task that has replaced itself by it, which shows the same until its own end
     waits: bool = False  # only news of why it waits: nothing, where it does not wait any more
 
 
@@ -97,17 +98,21 @@ class States:
 
     def put(self, held: Held) -> None:
         """Have the state of a request written soon."""
-        shown = _Shown(self._state(held), self._info(held), self._since(held.record))
+        shown = self._shown(held)
         with self._lock:
             self._newest[held.record.id] = shown
         self.wake()
 
     def waits(self, held: Held) -> None:
         """The reason for which a request waits has changed; anything newer of it goes before."""
-        shown = _Shown(self._state(held), self._info(held), self._since(held.record), waits=True)
+        shown = self._shown(held, waits=True)
         with self._lock:
             self._newest.setdefault(held.record.id, shown)
         self.wake()
+
+    def _shown(self, held: Held, *, waits: bool = False) -> _Shown:
+        record = held.record
+        return _Shown(self._state(held), self._info(held), self._since(record), record.replaces, waits)
 
     @staticmethod
     def _state(held: Held) -> str:
@@ -164,9 +169,12 @@ class States:
         if isinstance(backend, RedisBackend):
             told: list[Any] = []
             try:
-                for request_id, shown in batch:
-                    told += (backend.encode(_meta(request_id, shown.state, shown.info)), shown.since)
-                keys = [backend.get_key_for_task(request_id) for request_id, _ in batch]
+                every = [(request_id, shown, shown.since) for request_id, shown in batch]
+                # Of a replaced task only the script is safe: its end is somebody else's, and could not be told again.
+                every += [(shown.replaces, shown, "") for _, shown in batch if shown.replaces]
+                for task_id, shown, since in every:
+                    told += (backend.encode(_meta(task_id, shown.state, shown.info)), since)
+                keys = [backend.get_key_for_task(task_id) for task_id, _, _ in every]
                 backend.client.eval(_STORE, len(keys), *keys, int(backend.expires or 0), *told)
             except Exception as error:
                 if is_outage(error) or len(batch) == 1:

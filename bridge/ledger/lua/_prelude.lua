@@ -20,6 +20,7 @@
 --   <p>stray             zset    orphans: jobs of ended requests still to be cancelled, by due time
 --   <p>grant:<token>     string  what a claim handed out, so that a repeated call hands out the same (I15)
 --   <p>wish:<id>         string  a cancel that came before its request; <p>wishes zset, by age
+--   <p>replaced:<task>   set     ids of the requests by which a Celery task has replaced itself, by that task's id
 --   <p>gpu:<day>         hash    executionTime in ms of one day: <ep>, <ep>:<tenant>, <ep>! (paid twice)
 --   <p>endpoints         set     names that have ever had a record
 --   <p>count:<ep>        hash    records per phase, and sums
@@ -145,6 +146,23 @@ local function tell(events_stream, args, at, count)
     at = at + 5
   end
   return at
+end
+
+-- A task that has replaced itself by requests is found by its id while any of them is under way, and as long as the last
+-- of them is kept. `closed_ms`: so long is this one kept, which has closed; nil: it is under way. A key that somebody has
+-- edited into another type helps nobody, and stops nothing.
+local REPLACED_MAX_MS = 400 * 86400000 -- longer than anything waits and runs
+
+local function replaces(id, task, closed_ms)
+  local key = p .. 'replaced:' .. task
+  if not closed_ms then
+    redis.pcall('SADD', key, id)
+    redis.pcall('PEXPIRE', key, REPLACED_MAX_MS)
+    return
+  end
+  local count = redis.pcall('SCARD', key)
+  if type(count) == 'number' and count > 1 then redis.call('SREM', key, id)
+  else redis.call('PEXPIRE', key, closed_ms) end
 end
 
 -- GPU time, in the call that writes an end, so that it is booked once: by day (UTC, of Redis' own clock), endpoint,

@@ -2,7 +2,7 @@
 -- KEYS 1 prefix  2 events stream
 -- ARGV 1 id  2 endpoint  3 phase  4 due step or ""  5 due score  6 timer or "0"  7 consumes a wish ("1" or "")
 --      8 ms to keep the row ("" for ever)  9 tombstone or ""  10 ms to keep the tombstone
---      11 number of row values  12 number of long values  13 number of events, then these lists
+--      11 number of row values  12 number of long values  13 number of events  14 the task that it replaces or "", then these lists
 -- Returns {1, now, changes} CREATED   {0, now, row} EXISTS   {2, now, tombstone} REMEMBERED   {3, now, wish} WISHED: ask again, born ended
 -- Invariant: one record per id (I2); the event enters the outbox in this same call (I3). The input's bytes are counted as
 -- waiting in the same call, until the change that drops it (commit).
@@ -13,6 +13,8 @@ if redis.call('EXISTS', row) == 1 then return {0, now, redis.call('HGETALL', row
 local tomb = redis.call('GET', p .. 't:' .. id)
 if tomb then return {2, now, tomb} end
 local wish = redis.call('GET', p .. 'wish:' .. id)
+-- A cancel of the task that has replaced itself by this request; it stays, for there may be more of them.
+if not wish and ARGV[14] ~= '' then wish = redis.call('GET', p .. 'wish:' .. ARGV[14]) end
 if wish and ARGV[7] == '' then return {3, now, wish} end
 if wish then
   redis.call('DEL', p .. 'wish:' .. id)
@@ -22,7 +24,7 @@ for _, key in ipairs({p .. 'd:' .. id, p .. 'count:' .. endpoint}) do
   local kind = redis.call('TYPE', key).ok
   if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
 end
-local at = 14
+local at = 15
 local n_row, n_long, n_events = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 redis.call('HSET', row, 'v', 1, unpack(ARGV, at, at + 2 * n_row - 1))
 at = at + 2 * n_row
@@ -42,4 +44,8 @@ if ARGV[8] ~= '' then
   redis.call('PEXPIRE', p .. 'd:' .. id, ARGV[8])
 end
 if ARGV[9] ~= '' then redis.call('SET', p .. 't:' .. id, ARGV[9], 'PX', ARGV[10]) end
+if ARGV[14] ~= '' then
+  replaces(id, ARGV[14])
+  if ARGV[8] ~= '' then replaces(id, ARGV[14], ARGV[8]) end
+end
 return {1, now, redis.call('HINCRBY', p .. 'meta', 'changes', 1)}

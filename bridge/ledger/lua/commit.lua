@@ -22,7 +22,7 @@ local function score_of(text)
   return string.sub(text, 1, 1) == '+' and now + tonumber(string.sub(text, 2)) or text
 end
 
-local has = redis.call('HMGET', row, 'v', 'tk', 'lt', 'tn')
+local has = redis.call('HMGET', row, 'v', 'tk', 'lt', 'tn', 'rp')
 if not has[1] then return {-1, now} end
 if has[1] ~= ARGV[2] then
   if has[2] == ARGV[3] then return {1, now, tonumber(has[1]), 0} end
@@ -112,6 +112,7 @@ if ARGV[12] == '0' then
   redis.call('PERSIST', long)
   redis.call('PERSIST', p .. 'o:' .. id)
   redis.call('PERSIST', chunks)
+  if has[5] then replaces(id, has[5]) end
 elseif ARGV[12] ~= '' then
   redis.call('PEXPIRE', row, ARGV[12])
   redis.call('PEXPIRE', long, ARGV[12])
@@ -119,6 +120,7 @@ elseif ARGV[12] ~= '' then
   redis.call('PEXPIRE', chunks, ARGV[13])
   redis.call('ZREM', due_key(endpoint, 'stream'), id)
   redis.call('SET', p .. 't:' .. id, ARGV[14], 'PX', ARGV[15])
+  if has[5] then replaces(id, has[5], ARGV[12]) end
 end
 redis.call('HSET', row, 'v', version, 'tk', ARGV[3])
 return {1, now, version, redis.call('HINCRBY', p .. 'meta', 'changes', 1)}

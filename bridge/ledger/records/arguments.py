@@ -43,8 +43,8 @@ class Arguments:
             [self._rules.retention_ms, _tombstone(change), self._rules.id_memory_ms] if change.closes else ["", "", ""]
         )
         events = [self._telling(event) for event in change.events]
-        args += [len(put) // 2, len(long) // 2, sum(map(len, events)) // TELLING_ARGS, *put, *long]
-        return [*args, *chain.from_iterable(events)]
+        args += [len(put) // 2, len(long) // 2, sum(map(len, events)) // TELLING_ARGS, record.replaces]
+        return [*args, *put, *long, *chain.from_iterable(events)]
 
     def commit(self, change: Change, token: str) -> list[Any]:
         """A change of a record. The token tells a repeated call from another one's (I15)."""

@@ -90,6 +90,11 @@ class Reader:
         with mapped():
             return bool(self.client.exists(self.names.row(request_id), self.names.tombstone(request_id)))
 
+    def replacing(self, task_id: str) -> list[str]:
+        """The requests by which the Celery task of this id has replaced itself, those under way or the last one."""
+        with mapped():
+            return sorted(self.client.smembers(self.names.replaced(task_id)))  # type: ignore[arg-type]
+
     def phases(self, request_ids: Sequence[str]) -> list[Phase | None]:
         """Only the phases, in one round trip."""
         with mapped(), self.client.pipeline(transaction=False) as pipe:

@@ -153,6 +153,62 @@ def test_an_old_task_replaces_itself_by_a_job(house: House) -> None:
     assert sent.get(timeout=20) == {"tail": {"value": 5}}
 
 
+def test_a_replaced_task_shows_its_job_and_is_cancelled_by_its_own_id(house: House) -> None:
+    """Nothing more is asked of the producer: progress, status and cancel by the id that its callers have."""
+    slow = {"mock_progress": [{"step": n} for n in range(3000)], "mock_delay": 300}
+    old = house.app.send_task("tests.foreign.becomes_a_job", args=[5], kwargs=slow)
+    eventually(lambda: house.ask("status", id=old.id, refresh=True)["progress"])
+    eventually(lambda: old.state == "IN_PROGRESS" and old.info["progress"]["step"] >= 0)
+    told = house.ask("status", id=old.id)
+    assert (told["status"], told["job_id"]) == ("IN_PROGRESS", old.info["job_id"])
+    assert told["id"] != old.id
+    answer = house.ask("cancel", id=old.id)
+    assert (answer["id"], answer["job_id"], answer["outcome"]) == (old.id, told["job_id"], "requested")
+    assert type(old.get(timeout=20, propagate=False)).__name__ == "TaskRevokedError"
+    assert house.ask("status", id=old.id)["status"] == "CANCELLED"
+    assert house.ask("cancel", id=old.id)["outcome"] == "already_ended"
+    with pytest.raises(JobRejected, match=f"retry the job alone, by its own id: {told['id']}"):
+        house.ask("retry", id=old.id)
+
+
+def test_revoke_of_a_replaced_task_reaches_the_job(house: House) -> None:
+    """Celery's own revoke, which the other team's workers hear as well."""
+    old = house.app.send_task("tests.foreign.becomes_a_job", args=[5], kwargs={"mock_delay": 300})
+    eventually(lambda: house.ask("status", id=old.id)["status"] == "IN_PROGRESS")
+    old.revoke()
+    eventually(lambda: house.ask("status", id=old.id)["status"] == "CANCELLED")
+    eventually(lambda: old.state == "REVOKED")
+
+
+def test_a_cancel_that_comes_before_the_task_replaces_itself_is_carried_out(house: House) -> None:
+    """The task has not run yet, so nobody knows of its job; the job is not submitted."""
+    before, old_id = house.submits(), f"old-{id(house)}"
+    assert house.ask("cancel", id=old_id)["outcome"] == "unknown"
+    old = house.app.send_task("tests.foreign.becomes_a_job", args=[5], task_id=old_id)
+    assert type(old.get(timeout=20, propagate=False)).__name__ == "TaskRevokedError"
+    assert house.submits() == before
+
+
+def test_a_task_that_becomes_several_jobs_is_cancelled_whole(house: House) -> None:
+    """By one id; a status names the requests, of which each has its own."""
+    old = house.app.send_task("tests.foreign.becomes_jobs", args=[[1, 2]], kwargs={"mock_delay": 300})
+    eventually(lambda: len(house.ledger.replacing(old.id)) == 2)
+    jobs = house.ledger.replacing(old.id)
+    with pytest.raises(JobRejected, match="replaced itself by 2 requests"):
+        house.ask("status", id=old.id)
+    assert house.ask("cancel", id=old.id)["outcome"] in {"requested", "cancelled"}
+    eventually(lambda: all(house.ask("status", id=job)["status"] == "CANCELLED" for job in jobs))
+    eventually(lambda: house.ledger.replacing(old.id) in ([jobs[0]], [jobs[1]]))  # the last one to close is remembered
+    assert type(old.get(timeout=20, propagate=False)).__name__ == "ChordError"
+
+
+def test_a_job_behind_a_task_of_the_replacement_is_found(house: House) -> None:
+    """`self.replace(prepare | bridge.run | tail)` of a task that begins its chain: its id is the root's."""
+    old = house.app.send_task("tests.foreign.becomes_jobs", args=[[7]])
+    assert old.get(timeout=20) == {"tail": {"value": 7}}
+    assert house.ask("status", id=old.id)["status"] == "COMPLETED"
+
+
 def test_expires_ends_only_what_has_not_started(house: House) -> None:
     """`expires` becomes the queue's clock; a running job goes on."""
     sent = house.send({"value": 1, "mock_delay": 2.0}, expires=1.5)
