@@ -19,6 +19,7 @@ from bridge.doors.celery import logs, remote_control, tasks
 from bridge.doors.celery.consumer import back_pressure, refuse, servers
 from bridge.doors.celery.consumer.node import Unusable
 from bridge.doors.celery.finish.in_process import in_process_finish
+from bridge.doors.celery.follow_ups import BridgeAMQP, Noticing
 from bridge.doors.celery.wait_for_ledger import stopping
 from bridge.doors.json.amqp_frames import reading_frames
 from bridge.engine.tell import kombu_json
@@ -46,7 +47,7 @@ class BridgeCelery(Celery):  # type: ignore[misc]
 
     def __init__(self) -> None:
         """Settings are read when they are first needed, so that importing this module checks nothing."""
-        super().__init__("bridge", config_source=None, set_as_current=True)
+        super().__init__("bridge", config_source=None, set_as_current=True, amqp=BridgeAMQP)
         self.config_from_object(_LazyConfig())
 
     @cached_property
@@ -86,6 +87,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, worker: WorkController, **_kwargs: Any) -> None:
         """Celery builds it."""
         self.process: Process | None = None
+        app = worker.app
+        self.noticing = Noticing(lambda: components.current(app).ledger.follow_ups, app.conf.task_default_queue)
         super().__init__(worker)
 
     def start(self, worker: WorkController) -> None:

@@ -42,6 +42,8 @@ def build(settings: Settings) -> dict[str, Any]:
             "bridge.finish": {"queue": FINISH},
             "bridge.*": {"queue": CONTROL},
         },
+        # What follows a request and names no queue: its team may have another default than Celery's.
+        "task_default_queue": settings.bridge_default_queue,
         # A message is acked once the ledger holds its request (I1).
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,

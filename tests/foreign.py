@@ -15,6 +15,7 @@ app.conf.update(
     accept_content=["json"],
     broker_connection_retry_on_startup=True,
     task_default_queue=os.environ.get("FOREIGN_QUEUE", "celery"),
+    task_default_queue_type=os.environ.get("FOREIGN_QUEUE_TYPE", "classic"),
 )
 
 

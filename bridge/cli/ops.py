@@ -75,14 +75,31 @@ def _broker(has: Components) -> list[Finding]:
 
     try:
         uri = servers.open_broker(has.app)
-        replies = queues_read(has.app)
+        read = queues_read(has.app)
+        followed = _follow_ups(has, read)
     except BridgeError as error:
         return [("FAULT", "broker", str(error))]
     found: list[Finding] = [("ok", "broker", uri), *of_broker(has.settings)]
-    read = {queue["name"] for queues in replies.values() for queue in queues}
     unread = [name for name in ("bridge.run", "bridge.finish", "bridge.control") if name not in read]
     found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
-    return found
+    return found + followed
+
+
+def _follow_ups(has: Components, read: set[str]) -> list[Finding]:
+    """Queues of what follows requests. Raises BridgeError."""
+    from bridge.doors.celery.follow_ups import depths  # noqa: PLC0415
+    from bridge.engine.tell.follow_ups import unread  # noqa: PLC0415
+
+    try:
+        kept = has.ledger.follow_ups
+        alone = unread(depths(has.app, kept.queues()), kept.depths(), lambda: read)
+    except LedgerUnavailable:  # told beside the ledger
+        return []
+    says = (
+        "nobody reads {0}, where {1} messages that follow requests wait: start a worker with `-Q {0}`, "
+        "or name the right queue, in the signatures or in BRIDGE_DEFAULT_QUEUE"
+    )
+    return [("FAULT", "queues", says.format(queue, waiting)) for queue, waiting in alone.items()]
 
 
 def _results(has: Components) -> list[Finding]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bridge.doors.celery.consumer.queues import queues_read
+from bridge.doors.celery.follow_ups import depths
 from bridge.engine.callers import Callers
 from bridge.engine.cancel_and_retry import CarryOut
 from bridge.engine.commits import Commits
@@ -20,6 +22,7 @@ from bridge.engine.submit.submit import Submit
 from bridge.engine.submit.worker_counts import WorkerCounts
 from bridge.engine.tell.amqp_publisher import Broker
 from bridge.engine.tell.finish import Finish, LocalFinish
+from bridge.engine.tell.follow_ups import FollowUpReaders
 from bridge.engine.tell.publish import Publish
 from bridge.engine.tell.retell import Retell
 from bridge.engine.upkeep.sweep import Sweep
@@ -118,6 +121,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
     def begun() -> None:
         loops["submit"].wake()
 
+    followed = FollowUpReaders(ledger, partial(depths, has.app), partial(queues_read, has.app))
     loops = {
         "submit": Loop("submit", submit.once, at_least_s=BURST_S),
         "schedule": Loop("schedule", Schedule(ledger, begun).once, at_least_s=BURST_S),
@@ -126,6 +130,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         "orphans": Loop("orphans", carry_out.orphans),
         "stream": Loop("stream", stream.once, at_least_s=BURST_S),
         "finish": Loop("finish", finish.once, at_least_s=BURST_S),
+        "follow_ups": Loop("follow-ups", followed.once),
         "states": Loop("states", has.notifier.states.once, at_least_s=STATES_BURST_S),
         "retell": Loop("retell", Retell(ledger, has.notifier.states, vitals).once),
         "outputs": Loop("outputs", has.outputs.once),

@@ -127,6 +127,7 @@ class Settings(BaseSettings):
     bridge_celery_config: str = ""
     bridge_config_file: Path | None = None
     bridge_queue_type: Literal["classic", "quorum"] = "classic"
+    bridge_default_queue: Annotated[str, Field(min_length=1, max_length=255)] = "celery"
     bridge_allow_eviction: Switch = False
     bridge_ledger_fsync: Literal["server", "wait"] = "server"
 
@@ -267,6 +268,8 @@ def _cross_faults(settings: Settings) -> list[str]:
     known = settings.bridge_endpoints
     if default and known and default not in known and default not in known.values():
         faults.append(f"RUNPOD_ENDPOINT_ID: {default!r} is not among BRIDGE_ENDPOINTS, which is an allow-list when set")
+    if settings.bridge_default_queue.startswith("bridge."):
+        faults.append("BRIDGE_DEFAULT_QUEUE: is for other teams' tasks, and must not be a queue of the bridge's own")
     try:
         re.compile(settings.bridge_reply_pattern)
     except re.error as error:

@@ -24,7 +24,7 @@ def find_queues(app: Celery, connection: Connection) -> dict[str, bool]:
         return {}
     found = {}
     for name, queue in app.amqp.queues.items():
-        found[name] = queue.no_declare = _exists(connection, name)
+        found[name] = queue.no_declare = exists(connection, name)
         if found[name]:
             # Nobody can ask a queue for its type. Celery counts prefetch per consumer where it believes in a quorum
             # queue, which is right for classic ones too; the other way round the broker would refuse to deliver.
@@ -33,7 +33,7 @@ def find_queues(app: Celery, connection: Connection) -> dict[str, bool]:
     return found
 
 
-def _exists(connection: Connection, name: str) -> bool:
+def exists(connection: Connection, name: str) -> bool:
     """A passive declare: it changes nothing, and fails where there is no such queue."""
     channel: Any = connection.channel()
     try:
@@ -44,14 +44,15 @@ def _exists(connection: Connection, name: str) -> bool:
     return True
 
 
-def queues_read(app: Celery) -> dict[str, list[dict[str, Any]]]:
-    """Which queues each worker reads. Raises SettingsError or ServerUnavailable."""
+def queues_read(app: Celery) -> set[str]:
+    """The queues that any worker says it reads. Raises SettingsError or ServerUnavailable."""
     try:
-        return app.control.inspect(timeout=1.0).active_queues() or {}
+        replies = app.control.inspect(timeout=1.0).active_queues() or {}
     except Exception as error:
         if (known := servers.explained(error)) is None:
             raise
         raise known from None
+    return {queue["name"] for queues in replies.values() for queue in queues}
 
 
 def broker_answers(app: Celery) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from celery import Celery
 from kombu import Exchange, Queue
 
+from bridge.cli.codes import ExitCode
 from tests.support.helpers import eventually
 from tests.support.house import House, hang_up
 
@@ -88,6 +91,47 @@ def test_what_follows_goes_by_the_bridges_routes(slow: str, redis_url: str, tmp_
 
         assert len(chord([job, make], body).apply_async().get(timeout=20)["collected"]) == 2
         assert "tail" in chained.apply_async().get(timeout=20)
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_what_follows_without_a_queue_goes_to_the_default_queue_that_is_set(
+    broker: str, request: pytest.FixtureRequest, redis_url: str, tmp_path: Path
+) -> None:
+    """BRIDGE_DEFAULT_QUEUE for tails and errbacks that name none; on RabbitMQ the other team's is a quorum queue."""
+    url = redis_url if broker == "redis" else request.getfixturevalue("amqp_url")
+    with House(tmp_path, broker=url, redis_url=redis_url, default_queue="theirs") as house:
+        house.environment |= {"FOREIGN_QUEUE": "theirs", "FOREIGN_QUEUE_TYPE": "quorum"}
+        house.foreign_worker()
+        house.worker()
+        job = house.app.signature("bridge.run", kwargs={"input": {"value": 1}}, queue="bridge.run")
+        chained = job | house.app.signature("tests.foreign.tail")
+        assert chained.apply_async().get(timeout=20) == {"tail": {"value": 1}}
+        error = house.app.signature("tests.foreign.note_error", kwargs={"key": "errback"})
+        failed = house.send({"mock_error": "on purpose"}, link_error=error)
+        eventually(lambda: house.client.lrange("noted:errback", 0, -1) == [failed.id])
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_a_queue_that_nobody_reads_is_told(
+    broker: str, request: pytest.FixtureRequest, redis_url: str, tmp_path: Path
+) -> None:
+    """By a line in the log, by the ledger's figure for the gauge, and by `bridge check`, which names the queue."""
+    url = redis_url if broker == "redis" else request.getfixturevalue("amqp_url")
+    with House(tmp_path, broker=url, redis_url=redis_url) as house:
+        worker = house.worker()
+        job = house.app.signature("bridge.run", kwargs={"input": {"value": 1}}, queue="bridge.run")
+        sent = (job | house.app.signature("tests.foreign.tail").set(queue="nobodys")).apply_async()
+        eventually(lambda: house.ledger.follow_ups.unread() == {"nobodys": 1}, timeout=40)
+        assert worker.said().count("followup.unread") == 1
+        checked = subprocess.run(
+            [sys.executable, "-m", "bridge.cli", "check"],
+            env=house.environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert checked.returncode == ExitCode.UNHEALTHY
+        assert "nobody reads nobodys, where 1 messages" in checked.stdout
+        house.foreign_worker("-Q", "nobodys")
+        assert sent.get(timeout=20) == {"tail": {"value": 1}}
+        eventually(lambda: not house.ledger.follow_ups.unread(), timeout=40)
 
 
 def test_result_extended_keeps_the_requests_own_name(redis_url: str, tmp_path: Path) -> None:
