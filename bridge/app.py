@@ -15,7 +15,7 @@ from celery.exceptions import WorkerShutdown
 from celery.signals import worker_init, worker_shutting_down
 
 from bridge import celeryconfig
-from bridge.doors.celery import logs, remote_control, tasks
+from bridge.doors.celery import child_counts, logs, remote_control, tasks
 from bridge.doors.celery.consumer import back_pressure, refuse, servers
 from bridge.doors.celery.consumer.node import Unusable
 from bridge.doors.celery.finish.in_process import in_process_finish
@@ -88,6 +88,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Celery builds it."""
         self.process: Process | None = None
         app = worker.app
+        self.counts = child_counts.of_worker(worker)
         self.noticing = Noticing(lambda: components.current(app).ledger.follow_ups, app.conf.task_default_queue)
         super().__init__(worker)
 

@@ -71,12 +71,16 @@ class Endpoint(BaseModel):
 
 
 class Tenant(BaseModel):
-    """One tenant's share (`metadata.tenant`)."""
+    """One tenant's share (`metadata.tenant`); EVERY_TENANT's says what the others do not say themselves."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weight: Annotated[int, Field(ge=1, le=1000)] = 1
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
+
+
+#: The table `[tenants."*"]`.
+EVERY_TENANT = "*"
 
 
 class _File(BaseModel):
@@ -158,16 +162,21 @@ class EndpointBook:
     def shares(self, endpoint: Endpoint) -> dict[str, Any]:
         """The caps and weights that submits of an endpoint are claimed under, as `Ledger.claim` takes them."""
         tenants = {
-            name: {"weight": tenant.weight, **({"cap": tenant.max_in_flight} if tenant.max_in_flight else {})}
-            for name, tenant in self._file.tenants.items()
+            name: {"weight": share.weight, **({"cap": share.max_in_flight} if share.max_in_flight else {})}
+            for name in self._file.tenants
+            for share in [self._tenant(name)]
         }
         caps = {endpoint.name: endpoint.max_in_flight} if endpoint.max_in_flight else {}
         return {**({"endpoints": caps} if caps else {}), **({"tenants": tenants} if tenants else {})}
 
     def tenant_cap(self, tenant: str) -> int | None:
         """How many jobs of a tenant may be in flight; None for any number."""
-        found = self._file.tenants.get(tenant)
-        return found.max_in_flight if found else None
+        return self._tenant(tenant).max_in_flight
+
+    def _tenant(self, name: str) -> Tenant:
+        """A tenant's share; what its own table does not say is as for every tenant."""
+        every, own = self._file.tenants.get(EVERY_TENANT, Tenant()), self._file.tenants.get(name)
+        return every.model_copy(update=own.model_dump(exclude_unset=True)) if own is not None else every
 
     def s3_config(self, given: S3Config | str | None) -> S3Config | None:
         """An s3Config as given, or by its name in the file (preferred: a name is no secret). Raises JobRejected."""

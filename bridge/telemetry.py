@@ -6,14 +6,16 @@ An event's name is what one searches logs for; the catalogue says who should car
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, values
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
@@ -187,44 +189,83 @@ def configure_logging(level: str = "info", *, as_json: bool = False) -> None:
 # Metrics. Names and labels are a contract (DESIGN, section 5).
 
 REGISTRY = CollectorRegistry()
-ACCEPTED = Counter("bridge_accepted_total", "Requests accepted.", ["door", "endpoint"], registry=REGISTRY)
-ENDED = Counter("bridge_ended_total", "Requests ended.", ["endpoint", "status", "reason"], registry=REGISTRY)
-CALLS = Counter("bridge_runpod_calls_total", "Calls to RunPod.", ["endpoint", "op", "code"], registry=REGISTRY)
-UNANSWERED = Counter("bridge_unanswered_total", "Submits whose answer was lost.", registry=REGISTRY)
-DUPLICATES = Counter("bridge_possible_duplicates_total", "Submits repeated after a lost answer.", registry=REGISTRY)
-DEAD = Counter("bridge_dead_letters_total", "Dead letters kept.", ["reason"], registry=REGISTRY)
-WEBHOOKS = Counter("bridge_webhooks_total", "Callbacks, by what they came to.", ["result"], registry=REGISTRY)
 _LONG = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 _SHORT = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-DELAY = Histogram("bridge_job_delay_seconds", "RunPod's delayTime.", ["endpoint"], buckets=_LONG, registry=REGISTRY)
-EXECUTION = Histogram("bridge_job_execution_seconds", "executionTime.", ["endpoint"], buckets=_LONG, registry=REGISTRY)
-END_SEEN = Histogram(
-    "bridge_end_seen_seconds", "RunPod's end to ours.", ["endpoint"], buckets=_SHORT, registry=REGISTRY
-)
-CALL_SECONDS = Histogram("bridge_runpod_call_seconds", "Time of one call.", ["op"], buckets=_SHORT, registry=REGISTRY)
+
+
+class _Counted:
+    """What this process counts."""
+
+    def __init__(self) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=None)
+
+        def histogram(name: str, text: str, label: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, [label], buckets=buckets, registry=None)
+
+        self.accepted = counter("bridge_accepted_total", "Requests accepted.", "door", "endpoint")
+        self.ended = counter("bridge_ended_total", "Requests ended.", "endpoint", "status", "reason")
+        self.calls = counter("bridge_runpod_calls_total", "Calls to RunPod.", "endpoint", "op", "code")
+        self.unanswered = counter("bridge_unanswered_total", "Submits whose answer was lost.")
+        self.duplicates = counter("bridge_possible_duplicates_total", "Submits repeated after a lost answer.")
+        self.dead = counter("bridge_dead_letters_total", "Dead letters kept.", "reason")
+        self.webhooks = counter("bridge_webhooks_total", "Callbacks, by what they came to.", "result")
+        self.delay = histogram("bridge_job_delay_seconds", "RunPod's delayTime.", "endpoint", _LONG)
+        self.execution = histogram("bridge_job_execution_seconds", "executionTime.", "endpoint", _LONG)
+        self.end_seen = histogram("bridge_end_seen_seconds", "RunPod's end to ours.", "endpoint", _SHORT)
+        self.call_seconds = histogram("bridge_runpod_call_seconds", "Time of one call.", "op", _SHORT)
+
+    def collect(self) -> Iterator[Metric]:
+        """Prometheus' call."""
+        for metric in vars(self).values():
+            yield from metric.collect()
+
+
+_counted = _Counted()
+REGISTRY.register(_counted)
+
+
+def count_in_files(folder: str, process: str, *, adds_up: bool = False) -> None:
+    """Count from now on in files of the folder, which `process` alone writes; what was counted before is left behind.
+
+    `adds_up`: this process tells the counts of all that write there. prometheus-client decides in what a metric counts
+    as the metric is made, so they are made anew: also for a child, whose locks might have been held as it was forked.
+    """
+    global _counted  # noqa: PLW0603  (one of the process)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
+    if adds_up:
+        REGISTRY.unregister(_counted)
+        MultiProcessCollector(REGISTRY, folder)  # type: ignore[no-untyped-call]
+    _counted = _Counted()
+
+
+def end_seen(endpoint: str, seconds: float) -> None:
+    """How long RunPod's end of a job was not known here."""
+    _counted.end_seen.labels(endpoint).observe(seconds)
 
 
 def _count(name: str, fields: Mapping[str, Any]) -> None:
     match name:
         case "runpod.call":
-            CALLS.labels(fields["endpoint"], fields["op"], str(fields["code"])).inc()
-            CALL_SECONDS.labels(fields["op"]).observe(fields["seconds"])
+            _counted.calls.labels(fields["endpoint"], fields["op"], str(fields["code"])).inc()
+            _counted.call_seconds.labels(fields["op"]).observe(fields["seconds"])
         case "request.accepted":
-            ACCEPTED.labels(fields["door"], fields["endpoint"]).inc()
+            _counted.accepted.labels(fields["door"], fields["endpoint"]).inc()
         case "request.ended":
-            ENDED.labels(fields["endpoint"], fields["status"], fields["reason"] or "").inc()
+            _counted.ended.labels(fields["endpoint"], fields["status"], fields["reason"] or "").inc()
             if fields.get("delay_ms", -1) >= 0:
-                DELAY.labels(fields["endpoint"]).observe(fields["delay_ms"] / 1000)
+                _counted.delay.labels(fields["endpoint"]).observe(fields["delay_ms"] / 1000)
             if fields.get("execution_ms", -1) >= 0:
-                EXECUTION.labels(fields["endpoint"]).observe(fields["execution_ms"] / 1000)
+                _counted.execution.labels(fields["endpoint"]).observe(fields["execution_ms"] / 1000)
         case "submit.unanswered":
-            UNANSWERED.inc()
+            _counted.unanswered.inc()
         case "submit.again":
-            DUPLICATES.inc()
+            _counted.duplicates.inc()
         case "webhook.received" | "webhook.refused":
-            WEBHOOKS.labels(fields.get("result") or fields["why"]).inc()
+            _counted.webhooks.labels(fields.get("result") or fields["why"]).inc()
         case "dead_letter.kept":
-            DEAD.labels(fields["reason"]).inc()
+            _counted.dead.labels(fields["reason"]).inc()
 
 
 subscribe(_count)

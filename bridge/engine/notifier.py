@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bridge.job.words import Step
-from bridge.telemetry import END_SEEN, tell
+from bridge.telemetry import end_seen, tell
 
 if TYPE_CHECKING:
     from bridge.engine.accept import Verdict
@@ -98,4 +98,4 @@ def _count(change: Change) -> None:
         )
         if record.submitted_at and record.delay_time >= 0 and record.execution_time >= 0:
             late = record.ended_at - record.submitted_at - record.delay_time - record.execution_time
-            END_SEEN.labels(record.endpoint).observe(max(0, late) / 1000)
+            end_seen(record.endpoint, max(0, late) / 1000)

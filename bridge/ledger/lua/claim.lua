@@ -68,15 +68,19 @@ local function claim_submits(endpoint, wanted)
   end
   local key = due_key(endpoint, step)
   local turns, served = p .. 'turns:' .. endpoint .. ':' .. step, nil
-  local waiting = redis.call('ZRANGE', turns, 0, 999, 'WITHSCORES')
-  local line = {}
-  for n = 1, #waiting, 2 do
-    local name = waiting[n]
-    local rule = tenants[name] or {}
-    local room = wanted
-    if rule.cap then room = rule.cap - tonumber(redis.call('HGET', p .. 'flying', name) or '0') end
-    line[#line + 1] = {name = name, at = tonumber(waiting[n + 1]), step = 1 / (rule.weight or 1), room = room}
-  end
+  local line, free, from = {}, false, 0
+  repeat -- a thousand at a time: those before somebody who may have more are all at their caps
+    local waiting = redis.call('ZRANGE', turns, from, from + 999, 'WITHSCORES')
+    for n = 1, #waiting, 2 do
+      local name = waiting[n]
+      local rule = tenants[name] or (name ~= '' and tenants['*']) or {}
+      local room = wanted
+      if rule.cap then room = rule.cap - tonumber(redis.call('HGET', p .. 'flying', name) or '0') end
+      line[#line + 1] = {name = name, at = tonumber(waiting[n + 1]), step = 1 / (rule.weight or 1), room = room}
+      free = free or room > 0
+    end
+    from = from + 1000
+  until free or #waiting < 2000 or from >= 20000
   while wanted > 0 do
     local best
     for _, one in ipairs(line) do

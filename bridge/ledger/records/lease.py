@@ -58,7 +58,8 @@ class Leases(Writer):
     ) -> Claimed:
         """Lease due records: at most so many of each endpoint.
 
-        `shares` are the caps and weights of submits: `{"endpoints": {name: cap}, "tenants": {name: {weight, cap}}}`.
+        `shares` are the caps and weights of submits: `{"endpoints": {name: cap}, "tenants": {name: {weight, cap}}}`;
+        the tenant `*` stands for those that are not named, and not for requests without one.
         """
         token, pairs = secrets.token_hex(8), _pairs(wanted)
         if not pairs:

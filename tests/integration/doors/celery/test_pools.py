@@ -1,25 +1,30 @@
-"""The same road under every pool that is offered, and with the engine apart from the worker."""
+"""The same road under every pool that is offered, with the engine apart from the worker, and counted whole."""
 
 from __future__ import annotations
 
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 from celery import chain, chord
+from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.helpers import eventually
+from tests.support.helpers import eventually, free_port
 from tests.support.house import House
 
 #: What the worker's banner says of each pool.
 POOLS = {"threads": "thread", "prefork": "prefork", "gevent": "gevent", "solo": "solo"}
+#: Children that end after three tasks, so that others count on where they stopped.
+RENEWED = ("--max-tasks-per-child", "3")
 
 
 @pytest.mark.parametrize("pool", list(POOLS))
 def test_every_pool_carries_jobs_and_canvas(pool: str, redis_url: str, tmp_path: Path) -> None:
-    """A plain job, a chain and a chord; the slots are free while the jobs run."""
-    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
-        worker = house.worker(pool=pool)
+    """A plain job, a chain and a chord; the slots are free while the jobs run. All of it is counted."""
+    bind = f"127.0.0.1:{free_port()}"
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, http_bind=bind) as house:
+        worker = house.worker(*RENEWED if pool == "prefork" else (), pool=pool)
         assert f"concurrency: 4 ({POOLS[pool]})" in worker.said()
         house.foreign_worker()
         app = house.app
@@ -33,6 +38,15 @@ def test_every_pool_carries_jobs_and_canvas(pool: str, redis_url: str, tmp_path:
         assert [sent.get(timeout=20)["n"] for sent in many] == list(range(12))
         eventually(lambda: all(house.phase(sent.id) == "CLOSED" for sent in many))
         assert house.submits() == 14
+        assert counted(bind, "bridge_accepted_total") == 14
+        assert counted(bind, "bridge_ended_total") == 14
+
+
+def counted(bind: str, name: str) -> int:
+    """The sum of a counter, as the worker's main process tells it."""
+    with urllib.request.urlopen(f"http://{bind}/metrics", timeout=60) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return int(sum(one.value for family in families for one in family.samples if one.name == name))
 
 
 def test_the_engine_runs_alone_beside_workers_without_one(redis_url: str, tmp_path: Path) -> None:

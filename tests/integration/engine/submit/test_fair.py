@@ -15,11 +15,13 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridge.endpoints import Endpoint, EndpointBook
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Claimed, Ledger, Names, connect
+from bridge.settings import Settings
 from tests.support.helpers import eventually
 from tests.support.house import House
 
@@ -133,14 +135,39 @@ def test_a_lease_given_back_frees_its_place_under_the_cap(client: redis.Redis) -
     assert ledger.counts("demo")["flying"] == 2
 
 
+def test_the_table_of_every_tenant_says_what_the_others_do_not(client: redis.Redis, tmp_path: Path) -> None:
+    """`[tenants."*"]` in the file; requests without a tenant are nobody's, and have no cap."""
+    file = tmp_path / "bridge.toml"
+    file.write_text('[tenants."*"]\nmax_in_flight = 2\n[tenants.acme]\nweight = 3\n[tenants.big]\nmax_in_flight = 4\n')
+    book = EndpointBook(Settings(bridge_config_file=file))
+    assert [book.tenant_cap(name) for name in ("acme", "big", "unnamed")] == [2, 4, 2]
+    ledger = ledger_of(client)
+    for name in ("acme", "big", "unnamed", ""):
+        for n in range(6):
+            accept(ledger, f"{name}-{n}", name)
+    shares = book.shares(Endpoint(name="demo", id="demo"))
+    assert tenants_of(claim(ledger, 100, shares)) == {"acme": 2, "big": 4, "unnamed": 2, "": 6}
+
+
+def test_a_tenant_behind_thousands_that_are_at_their_caps_is_served(client: redis.Redis) -> None:
+    """With a cap for every tenant, all who stand before it may be waiting for their own ends."""
+    ledger = ledger_of(client)
+    accept(ledger, "last", "z")
+    crowd = [f"t{n}" for n in range(2500)]
+    client.zadd(ledger.names.key("turns:demo:submit"), dict.fromkeys(crowd, -1.0))
+    client.hset(ledger.names.key("flying"), mapping=dict.fromkeys(crowd, 1))
+    assert [held.record.id for held in claim(ledger, 5, {"tenants": {"*": {"cap": 1}}}).records] == ["last"]
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_caps_hold_at_every_moment_and_what_may_go_goes(client: redis.Redis, seed: int) -> None:
     """Accepts, claims, sends, give-backs, cancels and ends in any order, by several engines."""
     rng, ledger = random.Random(seed), ledger_of(client)
-    caps = {"a": rng.randint(1, 3), "b": rng.randint(1, 5)}
+    caps = {"a": rng.randint(1, 3), "b": rng.randint(1, 5), "c": rng.randint(1, 3)}
     cap = rng.randint(2, 8)
-    tenants = {name: {"weight": rng.randint(1, 5), "cap": caps[name]} for name in caps}
+    named = {"a": "a", "b": "b", "c": "*"}
+    tenants = {named[name]: {"weight": rng.randint(1, 5), "cap": caps[name]} for name in caps}
     shares: dict[str, Any] = {"endpoints": {"demo": cap}, "tenants": tenants}
     leased: list[Claimed] = []
     sent: list[Held] = []

@@ -1,0 +1,47 @@
+"""Counters of prefork's children, who accept requests and answer commands while the main process serves `/metrics`.
+
+prometheus-client's multiprocess mode: each process counts in files of its own, and whoever is scraped adds them up. The
+files are named by the child's place in the pool, not by its pid, so that a pool that renews its children for weeks
+(`worker_max_tasks_per_child`) has as many files as children: who comes next goes on counting where the last one ended.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+from billiard.process import current_process
+from celery.signals import worker_process_init
+
+from bridge.telemetry import count_in_files
+
+if TYPE_CHECKING:
+    from celery.worker import WorkController
+
+
+class ChildCounts:
+    """Made by a worker's main process before its pool forks; its children have it by the fork."""
+
+    def __init__(self, folder: str) -> None:
+        """Counts of this process go into the folder from now on, beside its children's."""
+        self._folder, self._main = folder, os.getpid()
+        atexit.register(self._remove)
+        count_in_files(folder, "main", adds_up=True)
+        worker_process_init.connect(self._child)
+
+    def _child(self, **_kwargs: object) -> None:
+        count_in_files(self._folder, f"child{current_process().index}")
+
+    def _remove(self) -> None:
+        if os.getpid() == self._main:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def of_worker(worker: WorkController) -> ChildCounts | None:
+    """For a worker whose tasks run in children; None for the other pools."""
+    if worker.pool_cls.__module__ != "celery.concurrency.prefork":
+        return None
+    return ChildCounts(tempfile.mkdtemp(prefix="bridge-counts-"))
