@@ -8,6 +8,7 @@ from bridge.ledger.aside import take_asides
 from bridge.ledger.blobs import BlobList
 from bridge.ledger.engines import Engines
 from bridge.ledger.follow_ups import FollowUps
+from bridge.ledger.later import Later
 from bridge.ledger.records.lease import Leases
 from bridge.ledger.run_times import Runs
 from bridge.ledger.streams.dead import DeadLetters
@@ -48,6 +49,7 @@ class Ledger(Leases):
         self.replies = Replies(client, names)
         self.made_ids = MadeIds(client, names)
         self.follow_ups = FollowUps(client, names, self.now)
+        self.later = Later(client, names, self.now)
         self.dead = DeadLetters(client, names, dead_max, dead_originals)
 
     def asides(self) -> dict[str, str]:

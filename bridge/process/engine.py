@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bridge.doors.celery.consumer.queues import queues_read
 from bridge.doors.celery.follow_ups import depths
+from bridge.doors.celery.later import send
 from bridge.engine.callers import Callers
 from bridge.engine.cancel_and_retry import CarryOut
 from bridge.engine.commits import Commits
@@ -25,6 +26,7 @@ from bridge.engine.tell.finish import Finish, LocalFinish
 from bridge.engine.tell.follow_ups import FollowUpReaders
 from bridge.engine.tell.publish import Publish
 from bridge.engine.tell.retell import Retell
+from bridge.engine.upkeep.commands_later import CommandsLater
 from bridge.engine.upkeep.sweep import Sweep
 from bridge.engine.upkeep.trim import Trim
 from bridge.engine.upkeep.wake import Wake
@@ -125,6 +127,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
     loops = {
         "submit": Loop("submit", submit.once, at_least_s=BURST_S),
         "schedule": Loop("schedule", Schedule(ledger, begun).once, at_least_s=BURST_S),
+        "later": Loop("later", CommandsLater(ledger, partial(send, has.app)).once),
         "track": Loop("track", track.once, at_least_s=BURST_S),
         "carry_out": Loop("carry-out", carry_out.once, at_least_s=BURST_S),
         "orphans": Loop("orphans", carry_out.orphans),

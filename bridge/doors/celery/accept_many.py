@@ -23,7 +23,7 @@ from celery.worker import state
 from celery.worker.strategy import default, logger
 
 from bridge.doors.celery.background import Background
-from bridge.doors.celery.canvas import NOT_BEFORE
+from bridge.doors.celery.later import at_once, keep_eta_apart
 from bridge.doors.celery.listeners import heard, task_events_wanted
 from bridge.doors.celery.redact import shown
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
@@ -136,26 +136,9 @@ def context_of(message: Any, hostname: str, args: Any, kwargs: Any, embed: Mappi
     )
 
 
-def _keep_eta_apart(message: Any) -> None:
-    """Of `countdown` and `eta` the ledger knows best: Celery would hold the message unacked in this process until then.
-
-    The header goes by another name, which Celery lets through to the task's context.
-    """
-    if message.headers.get("eta"):
-        message.headers = {**message.headers, "eta": None, NOT_BEFORE: message.headers["eta"]}
-
-
-def _at_once(celerys: Callable[..., None]) -> Callable[..., None]:
-    def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
-        _keep_eta_apart(message)
-        celerys(message, body, ack, reject, callbacks)
-
-    return handle
-
-
 def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..., None]:
     """Celery's entry for each message of the task."""
-    celerys = _at_once(default(task, app, consumer))
+    celerys = at_once(default(task, app, consumer), app)
     hub = consumer.hub
     if hub is None or not isinstance(consumer.pool, TaskPool):
         return celerys
@@ -174,7 +157,7 @@ def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..
         )
 
     def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
-        _keep_eta_apart(message)
+        keep_eta_apart(message, app)
         if body is not None or callbacks or not plain(message):
             celerys(message, body, ack, reject, callbacks)
             return

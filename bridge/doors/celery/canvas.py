@@ -15,13 +15,12 @@ from typing import Any
 from celery.app.task import Context
 from kombu.utils.uuid import uuid
 
+from bridge.doors.celery.later import moment
 from bridge.engine.tell.kombu_json import dumps
 from bridge.job.request import REQUEST_ID
 
 #: What may follow a request.
 _FOLLOWING = ("callbacks", "errbacks", "chain", "chord")
-#: The header by which a message's `eta` reaches the ledger.
-NOT_BEFORE = "bridge_not_before"
 _OPTIONS = ("root_id", "parent_id", "shadow", "headers", "retries", "reply_to", "replaced_task_nesting", "origin")
 
 
@@ -127,22 +126,11 @@ def replaced_by(request: Context) -> str:
     return ""
 
 
-def not_before_of(request: Context) -> int:
-    """Celery's `eta` or `countdown` as epoch ms; 0 for none."""
-    eta = request.__dict__.get(NOT_BEFORE)
-    return int(_moment(eta).timestamp() * 1000) if eta else 0
-
-
-def _moment(given: str | datetime) -> datetime:
-    moment = datetime.fromisoformat(given) if isinstance(given, str) else given
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
 def clocks_of(request: Context, now_ms: int) -> tuple[int, int]:
     """Celery's `expires` as a queue deadline (ledger ms) and its shorter time limit in ms; 0 for none."""
     expires_at = 0
     if request.expires:
-        expires_at = now_ms + int((_moment(request.expires) - datetime.now(UTC)).total_seconds() * 1000)
+        expires_at = now_ms + int((moment(request.expires) - datetime.now(UTC)).total_seconds() * 1000)
     limits = [limit for limit in (request.timelimit or ()) if limit]
     return expires_at, int(min(limits) * 1000) if limits else 0
 

@@ -77,6 +77,7 @@ class _Revoking:
         try:
             answers = self._control().cancel_many(possible, Asker(by=why, door="celery"))
             others |= {answer["id"] for answer in answers if answer["outcome"] == Outcome.UNKNOWN}
+            self._control().ledger.later.revoke(sorted(others))  # commands for later; Celery stores their REVOKED
         except BridgeError as error:
             tell("remote.failed", request_id=",".join(possible[:5]), error=str(error))
             for request_id in possible:

@@ -10,7 +10,7 @@ from celery import Task
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject
 
-from bridge.doors.celery import eager
+from bridge.doors.celery import eager, later
 from bridge.doors.celery.accept import AcceptTask
 from bridge.doors.celery.accept_many import STRATEGY, BatchAccept
 from bridge.doors.celery.canvas import (
@@ -19,7 +19,6 @@ from bridge.doors.celery.canvas import (
     clocks_of,
     continues,
     fail_followers,
-    not_before_of,
     replaced_by,
 )
 from bridge.doors.celery.finish.task import Finishing, FinishTask, finish
@@ -207,7 +206,7 @@ def _origin(context: Context, uses: Uses, *, ignores: bool) -> Origin:
         trace=(context.headers or {}).get("traceparent"),
         expires_at=expires_at,
         time_limit_ms=time_limit_ms,
-        not_before_ms=not_before_of(context),
+        not_before_ms=later.not_before_of(context),
         replaces=replaced_by(context),
     )
 
@@ -224,8 +223,10 @@ def _control_task(
         here = uses()
         refuse_known(here.ledger, task.request, kwargs, name)
         try:
-            asker = _checked(name, allowed, args, kwargs)
-            return wait_for_ledger(lambda: ask(here.control, kwargs, asker))
+            asked = dict(kwargs)
+            asker = _checked(name, allowed, args, asked)
+            later.hold(here.ledger, task, args, kwargs)
+            return wait_for_ledger(lambda: ask(here.control, asked, asker))
         except JobRejected as error:
             if task.request.ignore_result:  # nobody will hear of it (I12)
                 keep(here.ledger, "rejected", task.request.id, kwargs, error.message, name)
@@ -233,7 +234,7 @@ def _control_task(
 
     body.__doc__ = ask.__doc__
     body.__name__ = name.rpartition(".")[2]
-    own = {"ledger_of": staticmethod(lambda: uses().ledger), "track_started": False}
+    own = {"ledger_of": staticmethod(lambda: uses().ledger), "track_started": False, "Strategy": later.STRATEGY}
     app.task(name=name, base=GuardedTask, **own, **_OPTIONS)(body)
 
 

@@ -21,6 +21,8 @@
 --   <p>grant:<token>     string  what a claim handed out, so that a repeated call hands out the same (I15)
 --   <p>wish:<id>         string  a cancel that came before its request; <p>wishes zset, by age
 --   <p>replaced:<task>   set     ids of the requests by which a Celery task has replaced itself, by that task's id
+--   <p>later             zset    Celery ids of control tasks by their ETA; <p>later_messages hash: each whole, JSON
+--   <p>later_sent:<id>   string  it was sent on; for an hour
 --   <p>gpu:<day>         hash    executionTime in ms of one day: <ep>, <ep>:<tenant>, <ep>! (paid twice)
 --   <p>endpoints         set     names that have ever had a record
 --   <p>count:<ep>        hash    records per phase, and sums

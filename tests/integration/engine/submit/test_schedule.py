@@ -101,16 +101,24 @@ def test_scheduled_requests_outlive_every_process(redis_url: str, tmp_path: Any)
         assert house.submits() == 10
 
 
+def command(house: House, name: str, countdown: float, **kwargs: Any) -> Any:
+    """A control task for later."""
+    return house.app.send_task(f"bridge.{name}", kwargs=kwargs, queue="bridge.control", countdown=countdown)
+
+
 @pytest.mark.parametrize(
-    ("broker", "pool"), [("redis", "threads"), ("redis", "prefork"), ("amqp", "threads"), ("amqp", "solo")]
+    ("broker", "pool", "protocol"),
+    [("redis", "threads", 2), ("redis", "prefork", 1), ("amqp", "threads", 1), ("amqp", "solo", 2)],
 )
 def test_celerys_countdown_and_eta_wait_in_the_ledger(
-    request: pytest.FixtureRequest, tmp_path: Any, redis_url: str, broker: str, pool: str
+    request: pytest.FixtureRequest, tmp_path: Any, redis_url: str, broker: str, pool: str, protocol: int
 ) -> None:
-    """No message is held in a worker's memory: it is acked, and other requests pass by those that wait."""
+    """No message of either protocol is held in a worker: each is acked, and others pass by those that wait."""
     url = request.getfixturevalue("amqp_url") if broker == "amqp" else redis_url
     with House(tmp_path, broker=url, redis_url=redis_url) as house:
+        house.app.conf.task_protocol = protocol
         worker = house.worker(pool=pool)
+        commands = [command(house, "status", LATER_S, id=f"n{n}") for n in range(20)]
         later = [house.send({"n": n}, countdown=LATER_S) for n in range(40)]
         soon = house.send({"n": 99}, eta=datetime.now(UTC) + timedelta(seconds=2))
         eventually(lambda: house.ledger.scheduled("demo") >= 40)
@@ -120,8 +128,46 @@ def test_celerys_countdown_and_eta_wait_in_the_ledger(
         assert ran.sent_at >= ran.not_before > ran.accepted_at
         assert later[0].state == "ACCEPTED"
         assert later[0].info["waiting_for"] == "not_before"
+        cancel = command(house, "cancel", 3, id=later[1].id)
+        eventually(lambda: house.ledger.later.count() == 21)
         worker.kill()  # what it held unacked would come again
         house.worker(pool=pool)
         assert house.send({"n": 101}).get(timeout=60)["n"] == 101
-        assert house.ledger.scheduled("demo") == 40
+        assert cancel.get(timeout=60)["outcome"] == "cancelled"
+        assert house.ledger.scheduled("demo") == 39
         assert house.names_of(later[0].id) == ["accepted"]
+        commands[0].revoke()
+        eventually(lambda: house.ledger.later.count() == 19)
+
+
+def test_a_command_for_later_is_checked_as_it_comes(house: House) -> None:
+    """Whoever sends a wrong one hears of it now, not at its time; a time that has passed is now."""
+    with pytest.raises(JobRejected, match="nonsense"):
+        command(house, "cancel", LATER_S, nonsense=1).get(timeout=20)
+    with pytest.raises(JobRejected, match="within a year"):
+        command(house, "cancel", 400 * 86_400, id="x").get(timeout=20)
+    assert command(house, "cancel", -5, id="never-sent").get(timeout=20)["outcome"] == "unknown"
+
+
+def test_a_copy_of_a_command_for_later_does_nothing(house: House) -> None:
+    """A worker that dies before it acks gives the message back, perhaps after its time: one answer, not two."""
+    job = house.send({"n": 1, "mock_delay": 300})
+    sent = {"kwargs": {"id": job.id}, "queue": "bridge.control", "task_id": f"once-{job.id}"}
+    eta = datetime.now(UTC) + timedelta(seconds=2)
+    first = house.app.send_task("bridge.cancel", eta=eta, **sent)
+    eventually(lambda: house.ledger.later.holds(first.id))
+    assert first.get(timeout=30)["outcome"] in {"requested", "cancelled"}
+    copies = [house.app.send_task("bridge.cancel", eta=eta, **sent) for _ in range(3)]
+    assert house.ask("status", id=job.id)["id"] == job.id  # taken behind them
+    eventually(lambda: house.client.llen("bridge.control") == 0)
+    assert {one.get(timeout=30)["outcome"] for one in copies} <= {"requested", "cancelled"}
+
+
+def test_a_command_for_later_goes_on_in_its_chain(house: House) -> None:
+    """What follows it comes with it; it acts no earlier than it was asked to."""
+    job, began = house.send({"n": 1}), time.time()
+    job.get(timeout=20)
+    follows = house.app.signature("bridge.status", kwargs={"id": job.id}, queue="bridge.control", immutable=True)
+    first = house.app.signature("bridge.status", kwargs={"id": job.id}, queue="bridge.control", countdown=1.5)
+    assert (first | follows).apply_async().get(timeout=30)["status"] == "COMPLETED"
+    assert time.time() >= began + 1.5
