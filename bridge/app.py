@@ -20,6 +20,7 @@ from bridge.doors.celery.consumer import back_pressure, refuse, servers
 from bridge.doors.celery.consumer.node import Unusable
 from bridge.doors.celery.finish.in_process import in_process_finish
 from bridge.doors.celery.follow_ups import BridgeAMQP, Noticing
+from bridge.doors.celery.task_events import task_events_of
 from bridge.doors.celery.wait_for_ledger import stopping
 from bridge.doors.json.amqp_frames import reading_frames
 from bridge.engine.tell import kombu_json
@@ -125,6 +126,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             engine=has.settings.bridge_engine,
             in_process_finish=in_process_finish(worker, plain_ends(has)),
             reads_finishes=FINISHES in worker.app.amqp.queues.consume_from,
+            task_events=task_events_of(worker, has.ledger),
         )
 
     def stop(self, _worker: WorkController) -> None:

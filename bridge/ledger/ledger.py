@@ -13,6 +13,7 @@ from bridge.ledger.records.lease import Leases
 from bridge.ledger.run_times import Runs
 from bridge.ledger.streams.dead import DeadLetters
 from bridge.ledger.streams.made_ids import MadeIds
+from bridge.ledger.streams.monitors import Monitors
 from bridge.ledger.streams.outbox import Outbox
 from bridge.ledger.streams.replies import Replies
 
@@ -46,6 +47,7 @@ class Ledger(Leases):
         self.runs = Runs(client, names)
         self.blobs = BlobList(client, names, self.now)
         self.outbox = Outbox(client, names, relayed=relayed)
+        self.monitors = Monitors(client, names)
         self.replies = Replies(client, names)
         self.made_ids = MadeIds(client, names)
         self.follow_ups = FollowUps(client, names, self.now)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from bridge import library_logs
 from bridge.doors.http import gauges
 from bridge.doors.http.server import HttpServer
+from bridge.loop import Loop
 from bridge.process.doors import health_routes, json_consumers, webhook_routes
 from bridge.process.engine import build_engine
 from bridge.telemetry import configure_logging, register_snapshot
 
 if TYPE_CHECKING:
+    from bridge.doors.celery.task_events import TaskEvents
     from bridge.doors.json.consumers import Consumers
     from bridge.engine.engine import Engine
     from bridge.engine.tell.finish import LocalFinish
@@ -28,6 +30,7 @@ class Process:
         self.engine: Engine | None = None
         self._consumers: Consumers | None = None
         self._http: HttpServer | None = None
+        self._task_events: tuple[TaskEvents, Loop] | None = None
 
     def check(self) -> None:
         """Raises SettingsError, SchemaTooNew or LedgerUnavailable where nothing should start."""
@@ -37,12 +40,17 @@ class Process:
         self._has.check()
 
     def start(
-        self, *, engine: bool, in_process_finish: LocalFinish | None = None, reads_finishes: bool = False
+        self,
+        *,
+        engine: bool,
+        in_process_finish: LocalFinish | None = None,
+        reads_finishes: bool = False,
+        task_events: TaskEvents | None = None,
     ) -> None:
         """The engine, the doors for plain JSON, HTTP; `check` comes first.
 
         `in_process_finish` tells ends in this process, where Celery's tasks run in it; `reads_finishes` where it is a
-        worker that takes `bridge.finish`. Raises SettingsError.
+        worker that takes `bridge.finish`; `task_events` tells Celery's monitors. Raises SettingsError.
         """
         has, settings = self._has, self._has.settings
         if engine:
@@ -52,6 +60,10 @@ class Process:
         if settings.bridge_json_doors:
             self._consumers = json_consumers(has)
             self._consumers.start()
+        if task_events is not None:
+            task_events.begin()
+            self._task_events = task_events, Loop("task_events", task_events.once)
+            self._task_events[1].start()
         register_snapshot(partial(gauges.read, has.ledger, has.control, has.pressure))
         self._http = HttpServer(settings.bridge_http_connections_max)
         self._listen(self._http)
@@ -79,9 +91,15 @@ class Process:
         http, self._http = self._http, None
         consumers, self._consumers = self._consumers, None
         engine, self.engine = self.engine, None
+        events, self._task_events = self._task_events, None
         if http is not None:
             http.stop()
         held = consumers.stop(grace_s) if consumers is not None else True
         self._has.notifier.engine = None
         ended = engine.stop(grace_s) if engine is not None else True
+        if events is not None:  # last: what has ended meanwhile is told too
+            task_events, loop = events
+            loop.stop()
+            if loop.join(grace_s):
+                task_events.close()
         return held and ended

@@ -98,7 +98,7 @@ def test_a_worker_that_starts_will_read_what_it_sends(
         ended(house, ["early"])
         eventually(lambda: sends(house, ["early"]) > 0)
         assert engine.stop() == 0
-        worker = house.worker("-E")  # task events are wanted, so that it goes by message
+        worker = house.worker(pool="prefork")  # its tasks run elsewhere, so it goes by message
         assert house.app.AsyncResult("early").get(timeout=30) == {"ref": "early"}
         assert "finish.unread" not in worker.said()
 

@@ -25,7 +25,7 @@ from celery.worker.strategy import default, logger
 from bridge.doors.celery.background import Background
 from bridge.doors.celery.later import at_once, keep_eta_apart
 from bridge.doors.celery.listeners import heard, task_events_wanted
-from bridge.doors.celery.redact import shown
+from bridge.doors.celery.redact import shown, shown_args
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.telemetry import tell
 
@@ -103,7 +103,7 @@ class BatchAccept:
             told = {
                 "id": context.id,
                 "name": context.shadow or context.task,
-                "args": "(...)" if args else "()",
+                "args": shown_args(args),
                 "kwargs": shown(kwargs),
                 "eta": None,
             }

@@ -24,8 +24,8 @@ _FOLLOWING = ("callbacks", "errbacks", "chain", "chord")
 _OPTIONS = ("root_id", "parent_id", "shadow", "headers", "retries", "reply_to", "replaced_task_nesting", "origin")
 
 
-def canvas_of(request: Context, *, ignore_result: bool) -> dict[str, Any]:
-    """The part of a request's context that its end needs, as JSON."""
+def canvas_of(request: Context, *, ignore_result: bool, extended: bool = False) -> dict[str, Any]:
+    """The part of a request's context that its end needs, as JSON; `extended`: what `result_extended` tells as well."""
     options = request.as_execution_options()
     kept = {name: options[name] for name in _OPTIONS if options.get(name) is not None}
     kept["shadow"] = kept.get("shadow") or request.task
@@ -39,6 +39,9 @@ def canvas_of(request: Context, *, ignore_result: bool) -> dict[str, Any]:
         "correlation_id": request.correlation_id,
         "delivery_info": {k: v for k, v in (request.delivery_info or {}).items() if _is_json(v)},
     }
+    if extended:
+        kwargs = dict(request.kwargs or {})
+        canvas["called"] = [request.args or [], kwargs | {"s3Config": "***"} if "s3Config" in kwargs else kwargs]
     as_sent = [getattr(request, name, None) for name in (*_FOLLOWING, "group", "group_index")]
     if any(as_sent[: len(_FOLLOWING)]):
         canvas["as_sent"] = hashlib.sha256(dumps(as_sent).encode()).hexdigest()[:16]
@@ -80,6 +83,7 @@ def fail_followers(backend: Any, context: Context, fault: Exception) -> None:
 
 def put_back(context: Context, canvas: dict[str, Any], *, continued: bool) -> None:
     """Make the finish's context that of the original request; once `continued`, only the store is left to do."""
+    context.args, context.kwargs = canvas.get("called") or [(), {}]
     context.update(
         task=canvas.get("task"),
         correlation_id=canvas.get("correlation_id"),

@@ -13,7 +13,7 @@ from celery.utils.collections import LimitedSet
 from celery.worker import state
 from celery.worker.request import Request
 
-#: What may be shown of `bridge.run`'s arguments.
+#: The arguments of `bridge.run` whose words are shown, in this order; of all others the form alone.
 SHOWN = (
     "endpoint",
     "timeout",
@@ -26,16 +26,45 @@ SHOWN = (
     "priority",
     "result",
     "reply_to",
+    "not_before",
 )
+#: Of a list or an object so many members are shown, and of all together so many characters, as Celery's own.
+_MEMBERS, _CHARACTERS, _DEPTH, _WORD = 12, 1_024, 3, 64
+_VEIL = "***"
 
 #: Ids that were revoked while the ledger was away: of these alone Celery's own list has the last word.
 unkept: LimitedSet = LimitedSet(maxlen=10_000, expires=10_800)
 
 
 def shown(kwargs: dict[str, Any]) -> str:
-    """The arguments without inputs and secrets."""
-    said = ", ".join(f"{name!r}: {kwargs[name]!r}" for name in SHOWN if name in kwargs)
-    return "{" + said + (", ..." if len(kwargs) > len([n for n in SHOWN if n in kwargs]) else "") + "}"
+    """The arguments as monitors and logs show them.
+
+    Numbers and names are told, texts are not: an input may hold anything. `s3Config` is not even told in part.
+    """
+    told = {name: _form(kwargs[name], _DEPTH, words=True) for name in SHOWN if name in kwargs}
+    for name, value in kwargs.items():
+        if name not in told:
+            told[name] = _VEIL if name == "s3Config" else _form(value, _DEPTH)
+    text = repr(told)
+    return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 4] + "...}"
+
+
+def shown_args(args: Any) -> str:
+    """The positionals in the same way."""
+    return repr(tuple(_form(value, _DEPTH) for value in args)) if isinstance(args, list | tuple) else "()"
+
+
+def _form(value: Any, depth: int, *, words: bool = False) -> Any:
+    if value is None or isinstance(value, int | float) or (words and isinstance(value, str) and len(value) <= _WORD):
+        return value
+    if isinstance(value, dict):
+        members = list(value.items())
+        form = {str(k)[:50]: _form(v, depth - 1) for k, v in members[:_MEMBERS]} if depth else {}
+        return form | ({"...": len(members)} if len(members) > len(form) else {})
+    if isinstance(value, list | tuple):
+        items = [_form(item, depth - 1) for item in value[:_MEMBERS]] if depth else []
+        return [*items, "..."] if len(value) > len(items) else items
+    return _VEIL
 
 
 class RedactedRequest(Request):  # type: ignore[misc]
@@ -46,8 +75,16 @@ class RedactedRequest(Request):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         kwargs_given = self._kwargs if isinstance(self._kwargs, dict) else {}
         self._kwargsrepr = shown(kwargs_given)
-        self._argsrepr = "(...)" if self._args else "()"
+        self._argsrepr = shown_args(self._args)
         self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Of a request Celery tells what it knows: that the message came, or was thrown away. The rest the ledger does.
+
+        `bridge.run` has started when its job has (`task_events`), not when it is written down.
+        """
+        if type != "task-started" or self.type != "bridge.run":
+            super().send_event(type, **fields)
 
     def revoked(self) -> bool:
         """Whether the message is thrown away: expired, or revoked by a stamp or while the ledger was away."""

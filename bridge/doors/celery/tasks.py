@@ -82,7 +82,7 @@ def register(app: Celery, uses: Callable[[], Uses]) -> None:
 
     def prepare(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
         here = uses()
-        origin = _origin(context, here, ignores=_ignores(context, run))
+        origin = _origin(context, here, ignores=_ignores(context, run), extended=app.conf.result_extended)
         return here.accept.prepare(context.id, parse_run(bind_input(args, kwargs)), origin)
 
     def into() -> tuple[Accept, Notifier]:
@@ -108,7 +108,8 @@ def register(app: Celery, uses: Callable[[], Uses]) -> None:
             return eager.run(here.book, here.client_of, bind_input(args, kwargs))
         return self.accept(self.request, args, kwargs)
 
-    @app.task(name="bridge.finish", base=FinishTask, **{**_OPTIONS, "track_started": False})
+    # Its message is no task of anybody's: the request has been received before, and `task_events` tells its end.
+    @app.task(name="bridge.finish", base=FinishTask, **_OPTIONS, track_started=False, send_events=False)
     def bridge_finish(self: FinishTask, **kwargs: Any) -> Any:
         """Tell Celery the end of a request. Sent by the bridge alone; without the ledger's nonce it does nothing."""
         here = uses()
@@ -154,7 +155,7 @@ def _accept(
     except JobRejected as error:
         arguments, fault = kwargs, error
     try:
-        origin = _origin(context, uses, ignores=ignores)
+        origin = _origin(context, uses, ignores=ignores, extended=app.conf.result_extended)
         verdict: Verdict = wait_for_ledger(lambda: uses.accept(context.id, arguments, origin, fault=fault))
     except (JobRejected, LedgerUnavailable, Reject):
         raise
@@ -191,9 +192,9 @@ def _another_canvas(context: Context, uses: Uses, origin: Origin, verdict: Verdi
     )
 
 
-def _origin(context: Context, uses: Uses, *, ignores: bool) -> Origin:
+def _origin(context: Context, uses: Uses, *, ignores: bool, extended: bool) -> Origin:
     """What the message says beside its arguments."""
-    canvas = canvas_of(context, ignore_result=ignores)
+    canvas = canvas_of(context, ignore_result=ignores, extended=extended)
     expires_at, time_limit_ms = clocks_of(context, uses.ledger.now())
     return Origin(
         door="celery",

@@ -23,6 +23,7 @@ from bridge.telemetry import redact, tell
 
 #: What stands before the host: Celery's own `celery@host` is another team's worker on the same machine.
 NAME = "bridge"
+_PLAIN = (str, int, float, bool, type(None))
 
 
 class Unusable(click.ClickException, SettingsError):
@@ -70,6 +71,15 @@ class Node(Worker):  # type: ignore[misc]
             self.stop(exitcode=STOPPED_CODE)
         except Exception as error:  # noqa: BLE001  (nothing above it would tell what happened without a secret in it)
             self.stop(exitcode=self._told(error))
+
+    def stats(self) -> dict[str, Any]:
+        """As Celery's, for `inspect stats`: of the connection what JSON can say, not the bridge's parts of it."""
+        told: dict[str, Any] = super().stats()
+        connection = self.consumer.connection
+        if connection is not None and isinstance(told.get("broker"), dict):
+            options = {k: v for k, v in (connection.transport_options or {}).items() if isinstance(v, _PLAIN)}
+            told["broker"] |= {"transport": connection.transport.driver_type, "transport_options": options}
+        return told
 
     def _code(self, end: SystemExit) -> int:
         """Celery ends with its 1 what a signal but SIGTERM stops, and what it has given up because of an error."""

@@ -2,18 +2,16 @@
 
 The ledger already sends a finish until it is delivered (I8), so the broker adds nothing to its safety: where the engine
 lives in a bridge worker with the threads pool, Celery's own tracer is called right here, with what the message would
-have carried. Everywhere else, and while somebody listens to task events (which belong to messages), it goes by message.
+have carried. Everywhere else it goes by message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery.concurrency.thread import TaskPool
 
 from bridge.doors.celery.finish.plain import PlainEnds
-from bridge.doors.celery.listeners import task_events_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,15 +24,15 @@ if TYPE_CHECKING:
 class InProcessFinish:
     """Called by the finish loop, in a thread of its own for each end."""
 
-    def __init__(self, task: Any, plain: PlainEnds, listened_to: Callable[[], bool]) -> None:
-        """`task` is `bridge.finish`; `listened_to` says whether task events are wanted now."""
+    def __init__(self, task: Any, plain: PlainEnds, hostname: str) -> None:
+        """`task` is `bridge.finish`, `hostname` the worker's."""
         self._task = task
-        self._listened_to = listened_to
+        self._hostname = hostname
         self._plain = plain
 
     def ready(self) -> bool:
         """Whether ends may be told here now."""
-        return self._task.__trace__ is not None and not self._listened_to()
+        return self._task.__trace__ is not None
 
     def plain(self, held: Held) -> bool:
         """Whether `store` takes this end."""
@@ -53,6 +51,7 @@ class InProcessFinish:
             "properties": message.properties,
             "reply_to": message.properties.get("reply_to"),
             "correlation_id": message.properties.get("correlation_id"),
+            "hostname": self._hostname,
             "delivery_info": {},
             "args": args,
             "kwargs": kwargs,
@@ -66,8 +65,4 @@ def in_process_finish(worker: WorkController, plain: PlainEnds) -> InProcessFini
     """For this worker; None where tasks do not run in the engine's own process."""
     if not isinstance(worker.pool, TaskPool):
         return None
-
-    def listened_to() -> bool:
-        return task_events_wanted(getattr(getattr(worker, "consumer", None), "event_dispatcher", None))
-
-    return InProcessFinish(worker.app.tasks["bridge.finish"], plain, listened_to)
+    return InProcessFinish(worker.app.tasks["bridge.finish"], plain, worker.hostname)

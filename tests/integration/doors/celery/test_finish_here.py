@@ -1,4 +1,4 @@
-"""An end is told in the process that found it, and goes by message where it cannot or where somebody watches events."""
+"""An end is told in the process that found it, and goes by message where it cannot."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def received(tmp_path: Path, redis_url: str, *args: str, pool: str = "threads") 
         return worker.said().count(f"Task bridge.run[{job.parent.id}] received")
 
 
-def test_an_end_needs_no_message_where_the_engine_runs_beside_the_threads(tmp_path: Path, redis_url: str) -> None:
-    """Only the request itself is received."""
-    assert received(tmp_path, redis_url) == 1
-
-
-@pytest.mark.parametrize(("args", "pool"), [(["-E"], "threads"), ([], "prefork")])
-def test_an_end_goes_by_message_where_events_are_watched_or_tasks_run_elsewhere(
-    tmp_path: Path, redis_url: str, args: list[str], pool: str
+@pytest.mark.parametrize("args", [[], ["-E"]])
+def test_an_end_needs_no_message_where_the_engine_runs_beside_the_threads(
+    tmp_path: Path, redis_url: str, args: list[str]
 ) -> None:
-    """Flower and the like see the finish as they see any task."""
-    assert received(tmp_path, redis_url, *args, pool=pool) == 2
+    """Only the request itself is received, also while somebody watches task events."""
+    assert received(tmp_path, redis_url, *args) == 1
+
+
+def test_an_end_goes_by_message_where_tasks_run_elsewhere(tmp_path: Path, redis_url: str) -> None:
+    """In children of the worker."""
+    assert received(tmp_path, redis_url, pool="prefork") == 2
 
 
 def stored(house: House, request_id: str) -> dict[str, Any]:
@@ -69,13 +69,13 @@ def stored(house: House, request_id: str) -> dict[str, Any]:
 def test_ends_that_nothing_follows_are_stored_as_the_tracer_stores_them(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    """A success, a failure, a document, a task with a parent, a group: by `-E` through the tracer, else together."""
+    """A success, a failure, a document, a task with a parent, a group: with prefork by the tracer, else together."""
 
-    def ends(*args: str) -> list[dict[str, Any]]:
-        url, directory = redis_server.start().fresh_url(), tmp_path / ("traced" if args else "plain")
+    def ends(pool: str) -> list[dict[str, Any]]:
+        url, directory = redis_server.start().fresh_url(), tmp_path / pool
         directory.mkdir()
         with House(directory, broker=url, redis_url=url) as house:
-            worker = house.worker(*args)
+            worker = house.worker(pool=pool)
             sent = [
                 house.send({"value": 1}, task_id="p1"),
                 house.send({"mock_error": "boom"}, task_id="p2"),
@@ -91,10 +91,10 @@ def test_ends_that_nothing_follows_are_stored_as_the_tracer_stores_them(
                 sent[1].get(timeout=30)
             assert members.get(timeout=30) == [{"n": 1}, {"n": 1}]
             found = [stored(house, request.id) for request in (*sent, members.results[0])]
-            assert worker.said().count("Task bridge.run[p1] received") == 1 + bool(args)
+            assert worker.said().count("Task bridge.run[p1] received") == 1 + (pool == "prefork")
             return found
 
-    plain, traced = ends(), ends("-E")
+    plain, traced = ends("threads"), ends("prefork")
     for one, other in zip(plain, traced, strict=True):
         assert one.keys() == other.keys()
         for name in ("status", "traceback", "children", "parent_id"):

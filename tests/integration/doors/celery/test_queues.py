@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import json
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +135,33 @@ def test_a_queue_that_nobody_reads_is_told(
         eventually(lambda: not house.ledger.follow_ups.unread(), timeout=40)
 
 
-def test_result_extended_keeps_the_requests_own_name(redis_url: str, tmp_path: Path) -> None:
-    """The stored result names bridge.run, not the finish."""
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_result_extended_tells_what_the_caller_asked_and_who_told_the_end(
+    pool: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Name, arguments, worker and queue are the request's, not the finish's; a secret is none of them."""
     overlay = tmp_path / "overlay.json"
     overlay.write_text('{"result_extended": true}')
     with House(tmp_path, broker=redis_url, redis_url=redis_url, celery_config=str(overlay)) as house:
-        house.worker()
-        sent = house.send(
-            {"a": 1}, s3Config={"accessId": "A", "accessSecret": "HIDDEN", "bucketName": "b", "endpointUrl": "u"}
-        )
-        sent.get(timeout=20)
-        stored: Any = eventually(lambda: house.client.get(f"celery-task-meta-{sent.id}"))
-        assert '"name": "bridge.run"' in stored
-        assert "HIDDEN" not in stored
+        house.worker(pool=pool)
+        s3 = {"accessId": "A", "accessSecret": "HIDDEN", "bucketName": "b", "endpointUrl": "u"}
+        named = house.send({"a": 1}, s3Config=s3)
+        positional = house.app.send_task("bridge.run", args=[{"b": 2}], kwargs={"timeout": 60}, queue="bridge.run")
+        failed = house.send({"mock_error": "boom"})
+        cancelled = house.send({"c": 3}, countdown=3_600)
+        eventually(lambda: house.phase(cancelled.id))
+        cancelled.revoke()
+        asked: dict[str, Any] = {
+            named.id: ([], {"input": {"a": 1}, "s3Config": "***"}),
+            positional.id: ([{"b": 2}], {"timeout": 60}),
+            failed.id: ([], {"input": {"mock_error": "boom"}}),
+            cancelled.id: ([], {"input": {"c": 3}}),
+        }
+        for request_id, (args, kwargs) in asked.items():
+            eventually(lambda request_id=request_id: house.phase(request_id) == "CLOSED")  # type: ignore[misc]
+            text = str(house.client.get(f"celery-task-meta-{request_id}"))
+            assert "HIDDEN" not in text
+            stored = json.loads(text)
+            assert (stored["name"], stored["queue"]) == ("bridge.run", "bridge.run")
+            assert (stored["args"], stored["kwargs"]) == (args, kwargs)
+            assert stored["worker"] == "bridge0@test"
