@@ -13,8 +13,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from celery.app.defaults import SETTING_KEYS
 from kombu import Exchange, Queue
 
 from bridge.errors import SettingsError
@@ -132,4 +134,9 @@ def overlay(where: str) -> dict[str, Any]:
         raise SettingsError(f"BRIDGE_CELERY_CONFIG: {where}: {error}") from None
     if not isinstance(found, dict):
         raise SettingsError(f"BRIDGE_CELERY_CONFIG: {where}: must hold an object of Celery settings")
-    return {name: value for name, value in found.items() if name.islower()}
+    return {name: value for name, value in found.items() if name.islower() and not _is_code(name, value)}
+
+
+def _is_code(name: str, value: object) -> bool:
+    """What a module has imported or defined, to set up what watches tasks, is no setting."""
+    return isinstance(value, ModuleType) or (callable(value) and name not in SETTING_KEYS)

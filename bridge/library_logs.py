@@ -22,6 +22,7 @@ from typing import Any
 
 import structlog
 
+from bridge.errors import JobError
 from bridge.telemetry import redact
 
 #: Characters of a text that may be a name or a sentence, and is no payload yet.
@@ -39,9 +40,16 @@ class Discreet(logging.Filter):
     """Veils what a library's line says of a message. Lines of the bridge's own pass."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Always true: the line is told, without content."""
+        """The line is told, without content; a failed job's only where lines of INFO are."""
         if record.name == "bridge" or record.name.startswith("bridge."):
             return True
+        if record.exc_info and isinstance(record.exc_info[1], JobError):
+            # A job that has failed is no fault of the worker's, and the traceback would be of the bridge's own `raise`.
+            record.levelno, record.levelname, record.exc_info, record.exc_text = logging.INFO, "INFO", None, None
+            if isinstance(record.args, Mapping):
+                record.args = {**record.args, "description": "raised expected"}
+            if not logging.getLogger(record.name).isEnabledFor(logging.INFO):
+                return False
         printed = str(record.msg).startswith(_PRINTED)
         if isinstance(record.args, Mapping):
             record.args = {k: _VEIL if k in _CONTENT else _veiled(v, printed=printed) for k, v in record.args.items()}

@@ -2,8 +2,9 @@
 
 Celery answers `Ignore` by building a picklable traceback of its own tracer, twice: 1.5 ms of CPU for nothing that
 anybody sees, more than all the rest of taking a request in (docs/performance.md). So the plain case is traced here:
-the request is accepted, and the worker hears "ignored". Everything else (a refusal to raise, a fault, a hook of
-somebody's) goes through Celery's own tracer, which runs the body again; accepting twice is accepting once (I2).
+the request is accepted, and the worker hears "ignored". Everything else (a refusal to raise, a fault) goes through
+Celery's own tracer, which runs the body again; accepting twice is accepting once (I2). Who listens around tasks
+(`task_prerun`, Sentry, OpenTelemetry) hears of the end alone (`finish/task.py`): one task, one span.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from celery import signals
 from celery.app.task import Context
 from celery.app.trace import TraceInfo, trace_ok_t
 from celery.exceptions import Ignore
 from celery.states import IGNORED
 
 from bridge.doors.celery.known_ids import GuardedTask
-from bridge.doors.celery.listeners import heard
 
 
 class Ignored:
@@ -30,6 +29,11 @@ class Ignored:
 
 
 _IGNORED = Ignored()
+
+
+def ignored() -> Any:
+    """What a tracer answers for a task that is to be acked, and nothing else."""
+    return trace_ok_t(_IGNORED, TraceInfo(IGNORED, _IGNORED.exception), 0.0, None)
 
 
 class AcceptTask(GuardedTask):
@@ -48,13 +52,11 @@ class AcceptTask(GuardedTask):
         self._tracer = tracer
 
     def _trace(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
-        if heard(signals.task_prerun, signals.task_postrun):
-            return self._tracer(uuid, args, kwargs, request)
         try:
             context = Context(request or {}, args=args, called_directly=False, kwargs=kwargs)
             self.accept(context, args, kwargs)
         except Ignore:
-            return trace_ok_t(_IGNORED, TraceInfo(IGNORED, _IGNORED.exception), 0.0, None)
+            return ignored()
         except Exception:  # noqa: BLE001  (told by Celery's own tracer, which meets it again)
             return self._tracer(uuid, args, kwargs, request)
         return self._tracer(uuid, args, kwargs, request)

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 STRATEGY = "bridge.doors.celery.accept_many:strategy"
 #: Messages in one round trip; the broker hands out no more than the worker's prefetch count anyway.
 BATCH = 64
-#: What Celery tells around a task; while somebody listens, it does.
-_SIGNALS = (signals.task_received, signals.task_prerun, signals.task_postrun)
-
 #: Makes a record of a message's context, args and kwargs. Raises JobRejected.
 Prepare = Callable[[Context, tuple[Any, ...], dict[str, Any]], "Prepared"]
 
@@ -153,7 +150,7 @@ def strategy(task: Any, app: Any, consumer: Any, **_options: Any) -> Callable[..
             or headers["id"] in state.revoked
             or (task.send_events and task_events_wanted(consumer.event_dispatcher))
             or consumer.task_buckets[task.name]
-            or heard(*_SIGNALS)
+            or heard(signals.task_received)
         )
 
     def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:

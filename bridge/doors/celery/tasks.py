@@ -11,17 +11,9 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, Reject
 
 from bridge.doors.celery import eager, later
-from bridge.doors.celery.accept import AcceptTask
 from bridge.doors.celery.accept_many import STRATEGY, BatchAccept
-from bridge.doors.celery.canvas import (
-    another,
-    canvas_of,
-    clocks_of,
-    continues,
-    fail_followers,
-    replaced_by,
-)
-from bridge.doors.celery.finish.task import Finishing, FinishTask, finish
+from bridge.doors.celery.canvas import another, canvas_of, clocks_of, continues, fail_followers, replaced_by
+from bridge.doors.celery.finish.task import Finishing, FinishTask, RunTask, Telling, finish
 from bridge.doors.celery.known_ids import GuardedTask, keep, refuse_known
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.doors.commands import COMMANDS, check_argument
@@ -50,9 +42,9 @@ _OPTIONS: dict[str, Any] = {
     "typing": False,  # the models name the field; a bare TypeError would not
     "acks_late": True,
     "reject_on_worker_lost": True,
-    "throws": (JobError,),
     "Request": "bridge.doors.celery.redact:RedactedRequest",
     "max_retries": 0,
+    "track_started": False,  # whatever the settings say: what has started is the job
 }
 
 
@@ -100,23 +92,23 @@ def register(app: Celery, uses: Callable[[], Uses]) -> None:
         "Strategy": STRATEGY,
     }
 
-    @app.task(name="bridge.run", base=AcceptTask, **own, **_OPTIONS)
-    def run(self: AcceptTask, *args: Any, **kwargs: Any) -> Any:
+    # Without `throws`: a job that has failed is news to whoever watches tasks (docs/monitoring.md).
+    @app.task(name="bridge.run", base=RunTask, **own, **_OPTIONS)
+    def run(self: RunTask, *args: Any, **kwargs: Any) -> Any:
         """Run a job on RunPod; the result is its output. See docs/quickstart-celery.md."""
         if self.request.is_eager or self.request.called_directly:
             here = uses()
             return eager.run(here.book, here.client_of, bind_input(args, kwargs))
+        telling = self.request.get("bridge_telling")
+        if isinstance(telling, Telling):
+            return self.answer(finish(self, telling, uses().finishing))
         return self.accept(self.request, args, kwargs)
 
     # Its message is no task of anybody's: the request has been received before, and `task_events` tells its end.
-    @app.task(name="bridge.finish", base=FinishTask, **_OPTIONS, track_started=False, send_events=False)
-    def bridge_finish(self: FinishTask, **kwargs: Any) -> Any:
+    @app.task(name="bridge.finish", base=FinishTask, ledger_of=staticmethod(ledger), send_events=False, **_OPTIONS)
+    def bridge_finish(self: FinishTask, **_kwargs: Any) -> None:
         """Tell Celery the end of a request. Sent by the bridge alone; without the ledger's nonce it does nothing."""
-        here = uses()
-        round_, nonce = kwargs.get("round"), kwargs.get("nonce")
-        if not isinstance(round_, int) or not isinstance(nonce, str):
-            raise Ignore
-        return finish(self, round_, nonce, here.finishing)
+        del self
 
     for name, (ask, allowed) in COMMANDS.items():
         _control_task(app, uses, name, ask, allowed)
@@ -235,7 +227,7 @@ def _control_task(
 
     body.__doc__ = ask.__doc__
     body.__name__ = name.rpartition(".")[2]
-    own = {"ledger_of": staticmethod(lambda: uses().ledger), "track_started": False, "Strategy": later.STRATEGY}
+    own = {"ledger_of": staticmethod(lambda: uses().ledger), "throws": (JobError,), "Strategy": later.STRATEGY}
     app.task(name=name, base=GuardedTask, **own, **_OPTIONS)(body)
 
 

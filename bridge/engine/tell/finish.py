@@ -56,6 +56,8 @@ _REPLAYED = (
     "replaced_task_nesting",
     "origin",
 )
+#: W3C's headers, by which a job is part of its caller's trace.
+TRACE = ("traceparent", "tracestate", "baggage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +239,13 @@ class Finish:
         record = held.record
         options = load(held.long.get(Long.CANVAS)).get("options", {})
         replayed = {name: options[name] for name in _REPLAYED if options.get(name) is not None}
+        # Whoever traces the sending of this message would write over them in the headers.
+        trace = {name: value for name, value in (replayed.get("headers") or {}).items() if name in TRACE}
         message = self.app.amqp.create_task_message(
             record.id,
             "bridge.finish",
             (),
-            {"round": record.round, "nonce": record.nonce},
+            {"round": record.round, "nonce": record.nonce} | ({"trace": trace} if trace else {}),
             retries=options.get("retries", 0),
             ignore_result=bool(options.get("ignore_result")),
             stamped_headers=options.get("stamped_headers"),

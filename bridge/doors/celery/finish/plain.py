@@ -51,12 +51,13 @@ class PlainEnds:
         self._settings = settings
 
     def ready(self) -> bool:
-        """Whether plain ends may be stored here: in Redis, while nobody listens to the tracer's signals."""
+        """Whether plain ends may be stored here: in Redis, while nobody watches what the tracer does."""
         app = self._app
         return (
             isinstance(app.backend, RedisBackend)
             and not app.conf.result_extended  # tells of arguments and worker, which the tracer knows
             and not heard(*_SIGNALS)
+            and not app.tasks["bridge.run"].watched
         )
 
     def takes(self, held: Held) -> bool:

@@ -1,4 +1,7 @@
-"""The second half of a Celery-born request: `bridge.finish`, run by Celery's tracer under the original task id.
+"""The second half of a Celery-born request: its end, run by Celery's tracer as `bridge.run` under the original id.
+
+`bridge.finish` is only the message by which it comes. What is traced is `bridge.run` itself, so that signals, Sentry
+and OpenTelemetry hear of a job by the name that its caller knows, once, with the job's own run time.
 
 The order that makes a copy harmless (HARDENING 8): a turn is taken in the ledger; the tracer publishes link and chain;
 `continued` is recorded; the result is stored; `delivered` is recorded. A copy that comes in between either finds
@@ -9,17 +12,22 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery import Task, states
+from celery import signals, states
+from celery.app import trace
 from celery.canvas import Signature
 from celery.exceptions import Ignore
 
+from bridge.doors.celery.accept import AcceptTask, ignored
 from bridge.doors.celery.canvas import continues, followers, put_back
+from bridge.doors.celery.known_ids import GuardedBackend, GuardedTask
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.control import Asker
-from bridge.engine.tell.finish import CeleryEnd, celery_end, undeliverable
+from bridge.engine.tell.finish import TRACE, CeleryEnd, celery_end, undeliverable
 from bridge.engine.tell.kombu_json import load
 from bridge.errors import JobError
 from bridge.job.document import document
@@ -165,48 +173,96 @@ def chord_claim_s(backend: Any) -> float:
 class LedgerBackend:
     """Celery's result backend with the ledger's word between publishing what follows and storing the result."""
 
-    def __init__(self, backend: Any) -> None:
-        """Everything else is the backend's own."""
+    def __init__(self, backend: Any, guarded: GuardedBackend) -> None:
+        """What is no end goes by `guarded`, which stores nothing under the id of a request."""
         self._backend = backend
+        self._guarded = guarded
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
+        return getattr(self._guarded, name)
 
     def mark_as_done(self, task_id: str, result: Any, request: Any = None, *args: Any, **kwargs: Any) -> None:
         """Called by the tracer after link and chain are out."""
         turn = _turn_of(request)
-        if turn is not None:
-            turn.mark_continued()
+        if turn is None:
+            self._guarded.mark_as_done(task_id, result, request, *args, **kwargs)
+            return
+        turn.mark_continued()
         self._backend.mark_as_done(task_id, result, request, *args, **kwargs)
 
     def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, request: Any = None, **kwargs: Any) -> None:
         """Only the ledger's own end is stored: a fault of publishing or storing is no end of the request."""
         turn = _turn_of(request)
-        if turn is not None and exc is not turn.end.result and not isinstance(exc, JobError):
+        if turn is None:
+            self._guarded.mark_as_failure(task_id, exc, *args, request=request, **kwargs)
+            return
+        if exc is not turn.end.result and not isinstance(exc, JobError):
             turn.give_back(f"{type(exc).__name__}: {exc}")
             return
         del args  # the traceback of our own raise says nothing about the job
         self._backend.mark_as_failure(task_id, exc, None, request=request, **kwargs)
-        if turn is not None:
-            turn.mark_continued()
+        turn.mark_continued()
 
 
 def _turn_of(request: Any) -> Turn | None:
     return getattr(request, "bridge_turn", None) if request is not None else None
 
 
-class FinishTask(Task):  # type: ignore[misc]
-    """Base of `bridge.finish`: its backend asks the ledger, and `delivered` is its last word."""
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """Which end is to be told: no message can bring one, for JSON has no such value."""
+
+    round: int
+    nonce: str
+
+
+class RunTask(AcceptTask):
+    """Base of `bridge.run`: for an end its backend asks the ledger, and `delivered` is its last word."""
 
     _ledger_backend: LedgerBackend | None = None
+    _end_tracer: Any = None
+
+    @property
+    def __trace__(self) -> Any:
+        """What the worker calls for a message; None until it has built its own."""
+        return AcceptTask.__trace__.fget(self)  # type: ignore[attr-defined]
+
+    @__trace__.setter
+    def __trace__(self, tracer: Any) -> None:
+        self._tracer = tracer
+        # By its place in Celery: there the tools that watch tasks put their own.
+        self._end_tracer = trace.build_tracer(self.name, self, self.app.loader, app=self.app, monotonic=_clock)
+
+    def end(self, task_id: str, kwargs: dict[str, Any], request: dict[str, Any] | None) -> Any:
+        """Trace an end, of which the message of `bridge.finish` speaks."""
+        round_, nonce = kwargs.get("round"), kwargs.get("nonce")
+        if not isinstance(round_, int) or not isinstance(nonce, str):
+            return ignored()
+        _job.ran_s = 0.0
+        request, callers = dict(request or {}), kwargs.get("trace")
+        request |= {k: v for k, v in callers.items() if k in TRACE} if isinstance(callers, dict) else {}
+        request["bridge_telling"] = Telling(round_, nonce)
+        return self._end_tracer(task_id, (), {}, request)
 
     @property
     def backend(self) -> Any:
         """The app's backend, with the ledger's word in it."""
-        inner = self._get_app().backend
-        if self._ledger_backend is None or self._ledger_backend._backend is not inner:  # noqa: SLF001
-            self._ledger_backend = LedgerBackend(inner)
+        guarded = super().backend
+        if self._ledger_backend is None or self._ledger_backend._guarded is not guarded:  # noqa: SLF001
+            self._ledger_backend = LedgerBackend(guarded._backend, guarded)  # noqa: SLF001
         return self._ledger_backend
+
+    @staticmethod
+    def answer(end: CeleryEnd) -> Any:
+        """A traceback begins here, and shows nothing of what was at hand when the end was found."""
+        if end.state == states.FAILURE:
+            raise end.result
+        return end.result
+
+    @property
+    def watched(self) -> bool:
+        """Whether a tool has put its own around what is traced (as Sentry does)."""
+        return "run" in vars(self)
 
     def after_return(self, status: str, _retval: Any, _task_id: str, _args: Any, _kwargs: Any, _einfo: Any) -> None:
         """Runs after callbacks and store: `delivered` only if what was stored is the ledger's end."""
@@ -217,23 +273,48 @@ class FinishTask(Task):  # type: ignore[misc]
                 turn.abort_chord()
 
 
-def finish(task: FinishTask, round_: int, nonce: str, uses: Finishing) -> Any:
-    """The body of `bridge.finish`: returns the output, raises the failure, or marks the request revoked."""
+class FinishTask(GuardedTask):
+    """Base of `bridge.finish`."""
+
+    _tracer: Any = None
+
+    @property
+    def __trace__(self) -> Any:
+        """What the worker calls; None until it has built its own."""
+        return None if self._tracer is None else self._trace
+
+    @__trace__.setter
+    def __trace__(self, tracer: Any) -> None:
+        self._tracer = tracer
+
+    def _trace(self, uuid: str, _args: Any, kwargs: Any, request: Any = None) -> Any:
+        return self.app.tasks["bridge.run"].end(uuid, kwargs, request)
+
+
+_job = threading.local()
+
+
+def _clock() -> float:
+    """Celery's tracer takes a run time by two looks at it; the job has run meanwhile, though not here."""
+    return time.monotonic() + float(getattr(_job, "ran_s", 0.0))
+
+
+def finish(task: RunTask, telling: Telling, uses: Finishing) -> CeleryEnd:
+    """What the task is to answer; a cancel is told here, and Ignore raised."""
     context = task.request
-    turn = begin(uses, task.app.backend, context, round_, nonce)
+    turn = begin(uses, task.app.backend, context, telling.round, telling.nonce)
     context.bridge_turn = turn
+    _job.ran_s = max(0, turn.held.record.execution_time) / 1000
     put_back(context, load(turn.held.long.get(Long.CANVAS)), continued=turn.continued)
     if turn.held.record.round > 1:
         # Later rounds replace the stored result; link, chain and chord have heard the first.
         context.update(callbacks=None, errbacks=None, chain=None, chord=None)
     if turn.end.state == states.REVOKED:
         _revoke(task, context, turn, cancel_is_failure=uses.settings.bridge_cancel_is_failure)
-    if turn.end.state == states.FAILURE:
-        raise turn.end.result
-    return turn.end.result
+    return turn.end
 
 
-def _revoke(task: FinishTask, context: Context, turn: Turn, *, cancel_is_failure: bool) -> None:
+def _revoke(task: RunTask, context: Context, turn: Turn, *, cancel_is_failure: bool) -> None:
     """A cancelled request: REVOKED as Celery's own revoke stores it; the chord it is in fails instead of hanging."""
     inner = task.backend._backend  # noqa: SLF001
     ignored = (turn.held.json(Long.CANVAS) or {}).get("options", {}).get("ignore_result")
@@ -248,6 +329,8 @@ def _revoke(task: FinishTask, context: Context, turn: Turn, *, cancel_is_failure
         turn.give_back(f"{type(error).__name__}: {error}")
         raise Ignore from error
     turn.mark_continued()
+    has_job = bool(turn.held.record.job_id)
+    signals.task_revoked.send(sender=task, request=context, terminated=has_job, signum=None, expired=False)
     turn.delivered()
     turn.abort_chord()
     raise Ignore
