@@ -3,8 +3,9 @@
 -- ARGV 1 token  2 lease in ms; 0 gives the turn back  3 how long the cursor is kept, in ms  4 the new cursor or ""
 -- Returns {1, cursor}, or {0} when another has the turn: nothing is written then
 -- Invariant: the cursor is moved only by who has the turn, after the broker took the events; whoever follows begins
--- there. Without a cursor, or behind all that the stream has ever held, it begins with what comes from now on. The
--- same call again does no harm (I15).
+-- there. Without a cursor, or behind all that the stream has ever held, it begins a few seconds back: so long may it
+-- take until a worker notices that somebody listens. The same call again does no harm (I15).
+local BACK_MS = 5000
 local key = p .. 'monitors'
 local at = redis.call('TIME')
 local now = at[1] * 1000 + math.floor(at[2] / 1000)
@@ -22,9 +23,10 @@ end
 if cursor then
   local ms, n = string.match(newest, '^(%d+)-(%d+)$')
   local its_ms, its_n = string.match(cursor, '^(%d+)-(%d+)$')
-  if not its_ms or tonumber(its_ms) > tonumber(ms) or (its_ms == ms and tonumber(its_n) > tonumber(n)) then cursor = nil end
+  local beyond = its_ms and (tonumber(its_ms) > tonumber(ms) or (its_ms == ms and tonumber(its_n) > tonumber(n)))
+  if not its_ms or (beyond and tonumber(its_ms) > now) then cursor = nil end
 end
-cursor = cursor or newest
+cursor = cursor or string.format('%.0f-0', now - BACK_MS)
 redis.call('HSET', key, 'token', ARGV[1], 'until', now + ARGV[2], 'cursor', cursor)
 redis.call('PEXPIRE', key, ARGV[3])
 return {1, cursor}
