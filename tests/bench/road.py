@@ -1,9 +1,12 @@
 """Throughput of the whole road beside the plain way, both against one emulator, in one run.
 
-    scripts/bench road [--jobs 2000] [--plain-jobs 300] [--seconds 2] [--json]
+    scripts/bench road [--jobs 2000] [--plain-jobs 300] [--seconds 2] [--backlog] [--json]
 
 One bridge worker process; jobs of 2 s over three endpoints (RunPod allows 100 submits a second on each). Measured from
 the first `send_task` to the last stored result; CPU is the bridge worker's own, user and system, from /proc.
+
+`loop_ms` is the CPU of a calibration loop run beside it: `cpu_over_loop` can be compared between runs on a machine that
+others use too, best with `--backlog`, where the worker stands until all is sent: no idle turns, no waiting for jobs.
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -39,6 +44,30 @@ def peak_mib(pid: int) -> float:
     """The most memory a process has had."""
     text = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(text.split()[1]) / 1024
+
+
+class Loop:
+    """A fixed piece of work, done again and again beside a measurement."""
+
+    def __init__(self) -> None:
+        """Begins at once."""
+        self._seen: list[float] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.25):
+            began, found = time.thread_time(), {}
+            for n in range(60_000):
+                found[n & 255] = str(n)
+            self._seen.append((time.thread_time() - began) * 1000)
+
+    def mean_ms(self) -> float:
+        """Ends it."""
+        self._ended.set()
+        self._thread.join()
+        return sum(self._seen) / max(1, len(self._seen))
 
 
 class Bench:
@@ -89,11 +118,24 @@ class Bench:
         eventually(lambda: producer.control.inspect(timeout=1).ping(), timeout=30)
         return process
 
-    def measure(self, process: Process, send: Any, jobs: int, limit_s: float = 300) -> dict[str, Any]:
-        """Send all, wait for all results, and tell what it took."""
-        before, started = cpu_s(process.pid), time.monotonic()
+    def redis_cpu_s(self) -> float:
+        """Seconds of CPU that Redis has used."""
+        info = self.client.info("cpu")
+        return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+
+    def measure(
+        self, process: Process, send: Any, jobs: int, limit_s: float = 300, *, backlog: bool = False
+    ) -> dict[str, Any]:
+        """Send all, wait for all results, and tell what it took; with `backlog` from the moment when all is sent."""
+        if backlog:
+            os.kill(process.pid, signal.SIGSTOP)
+        before, redis_before, started = cpu_s(process.pid), self.redis_cpu_s(), time.monotonic()
         ids = [send(n) for n in range(jobs)]
         sent = time.monotonic() - started
+        if backlog:
+            redis_before, started = self.redis_cpu_s(), time.monotonic()
+            os.kill(process.pid, signal.SIGCONT)
+        loop = Loop()
         left = set(ids)
 
         def ended() -> bool:
@@ -107,12 +149,16 @@ class Bench:
 
         eventually(ended, timeout=limit_s, every=0.5)
         seconds = time.monotonic() - started
+        cpu_ms, loop_ms = (cpu_s(process.pid) - before) * 1000 / jobs, loop.mean_ms()
         return {
             "jobs": jobs,
             "seconds": round(seconds, 2),
             "sending_s": round(sent, 2),
             "jobs_per_s": round(jobs / seconds, 1),
-            "cpu_ms_per_job": round((cpu_s(process.pid) - before) * 1000 / jobs, 2),
+            "cpu_ms_per_job": round(cpu_ms, 2),
+            "loop_ms": round(loop_ms, 2),
+            "cpu_over_loop": round(cpu_ms / loop_ms, 3),
+            "redis_cpu_ms_per_job": round((self.redis_cpu_s() - redis_before) * 1000 / jobs, 2),
             "peak_mib": round(peak_mib(process.pid), 1),
         }
 
@@ -124,6 +170,7 @@ def main() -> None:
     parser.add_argument("--plain-jobs", type=int, default=300)
     parser.add_argument("--plain-threads", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--backlog", action="store_true")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     told: dict[str, Any] = {"job_seconds": asked.seconds}
@@ -139,7 +186,7 @@ def main() -> None:
                 kwargs = {"input": {"n": n, **given}, "endpoint": ENDPOINTS[n % 3]}
                 return str(app.send_task("bridge.run", kwargs=kwargs, queue="bridge.run", producer=producer).id)
 
-            told["bridge"] = bench.measure(process, to_bridge, asked.jobs)
+            told["bridge"] = bench.measure(process, to_bridge, asked.jobs, backlog=asked.backlog)
         with ExitStack() as inner, app.producer_pool.acquire(block=True) as producer:
             process = bench.worker(inner, "tests.bench.plain", "-P", "threads", "-c", str(asked.plain_threads))
 
@@ -148,7 +195,7 @@ def main() -> None:
                 return str(app.send_task("plain.run", args=args, producer=producer).id)
 
             if asked.plain_jobs:
-                told["plain"] = bench.measure(process, to_plain, asked.plain_jobs)
+                told["plain"] = bench.measure(process, to_plain, asked.plain_jobs, backlog=asked.backlog)
         told["redis_used"] = bench.client.info()["used_memory_human"]
     print(json.dumps(told) if asked.json else _table(told))  # noqa: T201
 
