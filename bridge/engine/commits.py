@@ -32,20 +32,30 @@ WAIT_S, WAIT_MAX_S = 0.1, 2.0
 BACKLOG_MAX = 4 * BATCH
 #: Seconds until another look of those who wait for `room`.
 FULL_S = 0.02
+#: Seconds until who waits for a `write` looks whether anybody writes.
+LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Put:
     held: Held
     make: Make
-    done: Callable[[Change], None] | None
+    done: Callable[[Change], None] | None = None
+    weight: float = 0.0
+    answer: queue.SimpleQueue[Change | None] | None = None  # of who waits
+
+    def over(self, change: Change | None) -> None:
+        """Tell who waits; None: it was not written."""
+        if self.answer is not None:
+            self.answer.put(change)
 
 
 class Commits:
     """`put` from any thread; `noticed` hears of every change that was written."""
 
-    def __init__(self, ledger: Ledger, noticed: Callable[[Change], None]) -> None:
+    def __init__(self, ledger: Ledger, noticed: Callable[[Change], None], name: str = "commits") -> None:
         """`noticed` must be quick: it runs between two batches."""
+        self._name = name
         self._ledger = ledger
         self._noticed = noticed
         self._queue: queue.SimpleQueue[_Put | None] = queue.SimpleQueue()
@@ -54,7 +64,7 @@ class Commits:
 
     def start(self) -> None:
         """Begin writing."""
-        self._thread = threading.Thread(target=self._run, name="bridge-commits", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"bridge-{self._name}", daemon=True)
         self._thread.start()
 
     def stop(self, grace_s: float) -> bool:
@@ -69,6 +79,21 @@ class Commits:
     def put(self, held: Held, make: Make, done: Callable[[Change], None] | None = None) -> None:
         """Have a change written soon; `done` hears how it went."""
         self._queue.put(_Put(held, make, done))
+
+    def write(self, held: Held, make: Make, weight: float = 0.0) -> Change | None:
+        """Have a change written and wait for it; None when it cannot be made, or not before this process ends.
+
+        `weight`: its part of what one batch holds at most. Changes that wait are written in their order, so whoever
+        writes many large ones, one after another, lets everybody else's pass between them.
+        """
+        answer: queue.SimpleQueue[Change | None] = queue.SimpleQueue()
+        self._queue.put(_Put(held, make, weight=weight, answer=answer))
+        while True:
+            try:
+                return answer.get(timeout=LOOK_S)
+            except queue.Empty:
+                if self._thread is None or not self._thread.is_alive():
+                    return None
 
     def notice(self, change: Change) -> None:
         """A change that was written elsewhere, for those who hear of them here."""
@@ -86,12 +111,14 @@ class Commits:
         ending, busy = False, False
         while not ending:
             batch: list[_Put] = []
+            weight = 0.0
             item = self._queue.get()
             if busy and self._give_up_at == float("inf"):
                 time.sleep(GATHER_S)
             while item is not None:
                 batch.append(item)
-                if len(batch) >= BATCH or self._queue.empty():
+                weight += item.weight
+                if len(batch) >= BATCH or weight >= 1 or self._queue.empty():
                     break
                 item = self._queue.get()
             ending, busy = item is None, len(batch) > 1
@@ -107,6 +134,8 @@ class Commits:
             except LedgerUnavailable as error:
                 tell("ledger.unavailable", error=str(error), waiting=len(batch) + self.backlog())
                 if time.monotonic() >= self._give_up_at:
+                    for put in batch:
+                        put.over(None)
                     return
                 time.sleep(wait)
                 wait = min(wait * 2, WAIT_MAX_S)
@@ -127,12 +156,14 @@ class Commits:
             )
             with contextlib.suppress(LedgerError):
                 self._ledger.fault_noted(record.id, f"{type(error).__name__}: {error}")
+            batch[0].over(None)
             return
         for put in batch:
             self._write([put])
 
     def _told(self, batch: list[_Put], changes: list[Change]) -> None:
         for put, change in zip(batch, changes, strict=True):
+            put.over(change)
             try:
                 self._noticed(change)
                 if put.done is not None:

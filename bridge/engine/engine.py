@@ -37,7 +37,7 @@ class Engine:
 
     engine_id: str
     loops: Mapping[str, Loop]
-    commits: Commits
+    commits: tuple[Commits, ...]
     callers: tuple[Callers | Outputs, ...]
     #: Whether an endpoint has had little to submit lately.
     calm: Callable[[str], bool]
@@ -45,7 +45,8 @@ class Engine:
 
     def start(self) -> None:
         """Begin working."""
-        self.commits.start()
+        for commits in self.commits:
+            commits.start()
         for loop in self.loops.values():
             loop.start()
         tell("engine.started", engine=self.engine_id)
@@ -62,7 +63,8 @@ class Engine:
         while any(callers.busy for callers in self.callers) and time.monotonic() < ends:
             time.sleep(0.02)
         clean = not any(callers.busy for callers in self.callers)
-        clean = self.commits.stop(max(0.5, ends - time.monotonic())) and clean
+        for commits in self.commits:
+            clean = commits.stop(max(0.5, ends - time.monotonic())) and clean
         for close in self.closers:
             close()
         tell("engine.stopped", engine=self.engine_id, clean=clean)

@@ -26,6 +26,8 @@ UNREAD_LEAST_MS, UNREAD_LEAST_SYNC_MS = 5 * 60_000, 15_000
 PRIORITY_BAND_MS = 10**13
 #: How far behind its age a submit stands that RunPod's side did not take.
 DENIED_BEHIND_MS = 60_000
+#: What a chunk counts beside its own bytes: about what it costs in memory to keep it, and to read it for the end.
+CHUNK_COSTS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Rules:
     id_memory_ms: int = 24 * 3_600_000
     inline_limit: int = 256 * 1024
     message_limit: int = 8 * 1024 * 1024
+    chunk_events_max: int = 10_000
+    chunks_bytes_max: int = 128 * 1024 * 1024
 
 
 class OutgoingEvent(NamedTuple):
@@ -212,6 +216,11 @@ class Draft:
         self._orphans.append(OrphanJob(record.id, record.endpoint, endpoint_id, record.base_url, job_id))
         return self
 
+    @property
+    def full_of_chunks(self) -> bool:
+        """Whether the ledger keeps no more chunks of this request (I16)."""
+        return self.record.chunk_bytes >= self.rules.chunks_bytes_max
+
     def chunk(self, output: Any, metrics: Any) -> Draft:
         """One more chunk: numbered, kept, and told in the same change (I13)."""
         told = {"index": self.record.chunks, "output": output, **({"metrics": metrics} if metrics else {})}
@@ -219,14 +228,23 @@ class Draft:
         if nonfinite:
             told = json.loads(text) | {"nonfinite": nonfinite}
             text = dumps(told)
-        self._chunks.append(text)
-        return self.set(chunks=self.record.chunks + 1).tell(EventName.CHUNK, **self._told(told))
+        self.set(chunks=self.record.chunks + 1)
+        return self._chunk(told, text)
 
     def mend_chunk(self, index: int, output: Any) -> Draft:
         """A chunk that was lost on the way, from the aggregate: it takes its place, also from one that stood there."""
         told = {"index": index, "output": output, "repaired": True}
-        self._chunks.append(dumps(told))
-        return self.set(chunks=max(self.record.chunks, index + 1)).tell(EventName.CHUNK, **self._told(told))
+        self.set(chunks=max(self.record.chunks, index + 1))
+        return self._chunk(told, dumps(told))
+
+    def _chunk(self, told: dict[str, Any], text: str) -> Draft:
+        self._chunks.append(text)
+        size = len(text) if text.isascii() else len(text.encode())
+        untold = max(0, self.record.chunks - self.rules.chunk_events_max)
+        self.set(chunk_bytes=self.record.chunk_bytes + size + CHUNK_COSTS, chunks_untold=untold)
+        if told["index"] >= self.rules.chunk_events_max:  # its own stream has it; others' events are not pushed out
+            return self
+        return self.tell(EventName.CHUNK, **self._told(told))
 
     def _told(self, chunk: dict[str, Any]) -> dict[str, Any]:
         """A chunk as its event tells it: a large one by reference (HARDENING 11)."""

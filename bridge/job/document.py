@@ -152,6 +152,8 @@ def _marks(held: Held, clock_offset: int) -> dict[str, Any]:
         told["unreadable"] = {"since": stamp(record.unread_since, clock_offset), "error": held.long.get(Long.UNREAD)}
     if record.stream_incomplete:
         told["stream_incomplete"] = "possible"
+    if record.chunks_untold:
+        told["chunks_untold"] = record.chunks_untold
     if record.stream_repaired >= 0:
         told["stream_repaired"] = record.stream_repaired
     return told

@@ -88,6 +88,10 @@ class Document(Open):
     nonfinite: int | None = Field(
         default=None, description="NaN and infinities of `output` or `progress`: null there, as JSON does not have them"
     )
+    chunks_untold: int | None = Field(
+        default=None,
+        description="chunks over BRIDGE_CHUNK_EVENTS_MAX: in the request's own stream alone",
+    )
     unreadable: Unreadable | None = Field(
         default=None, description="RunPod's answers about the job cannot be read; see reason `unreadable`"
     )

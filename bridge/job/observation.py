@@ -28,6 +28,7 @@ class Observation:
     odd: tuple[str, ...] = ()  # RunPod's members that said what cannot be, and are left out
     nonfinite: int = 0  # NaN and infinities of the output, which stand in it as null
     chunks: tuple[Any, ...] | None = None  # outputs of the attempt's recorded chunks, where the end may need them
+    chunks_to: int = 0  # how many had been recorded before they were read: who has read chunks may have deleted them
 
     def believed(self, age_ms: int) -> Observation:
         """Without times longer than the job can have lived: no GPU ran for them, and nothing is learned from them."""

@@ -76,9 +76,12 @@ class Record:
     stream: int = _number("sm")
     chunks: int = _number("ck")  # recorded so far; the next one's index
     chunks_from: int = _number("cf")  # the first chunk of the current attempt
+    chunk_bytes: int = _number("cb")  # of the recorded chunks, and what each costs beside
     reading: str = _text("rd")  # the reader of a /stream call under way (I13)
+    page_part: str = _text("pp")  # the part of a page that was written last: a repeated write is known by it (I15)
     stream_done: int = _number("sd")
     drain_until: int = _number("tx")  # an end was seen: how long its last chunks are waited for
+    drain_since: int = _number("tf")  # when it was seen
     silent: int = _number("si")  # Celery is told no state (ignore_result)
     whole_document: int = _number("wd")  # result="document"
 
@@ -147,6 +150,7 @@ class Record:
     nonfinite: int = _number("nf")  # NaN and infinities of the output, null in it
     stream_incomplete: int = _number("xs")
     stored: int = _number("xb")  # the object store has the output (OUTPUT_REF): the ledger's copy goes when it closes
+    chunks_untold: int = _number("xc")  # chunks that no event tells: they are over the ceiling
     stream_repaired: int = _number("xf", -1)  # chunks filled in from the aggregate; -1: could not be compared
     parked: int = _number("xp")
 

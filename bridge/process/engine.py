@@ -112,7 +112,8 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
     carry_out = CarryOut(
         ledger, commits, vitals, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed, unread
     )  # fmt: skip
-    stream = Stream(ledger, commits, vitals, threads.stream, *calling, slot_ms)
+    pages = Commits(ledger, has.notifier.changed, "pages")  # chunks never stand between others and their job ids
+    stream = Stream(ledger, pages, vitals, threads.stream, *calling, slot_ms)
     finish = Finish(
         ledger, has.app, lease_ms, s.bridge_finish_resend_s, threads.finish, in_process_finish, reads_finishes
     )  # fmt: skip
@@ -149,7 +150,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         closers.append(publish.close)
     threads.wake(loops)
     has.notifier.states.wake, has.outputs.wake = loops["states"].wake, loops["outputs"].wake
-    engine = Engine(engine_id, loops, commits, (*threads.all(), has.outputs), submit.calm, tuple(closers))
+    engine = Engine(engine_id, loops, (commits, pages), (*threads.all(), has.outputs), submit.calm, tuple(closers))
     wake.woken = engine.wake_all
     return engine
 

@@ -19,6 +19,8 @@ def rules(settings: Settings) -> Rules:
         id_memory_ms=int(settings.bridge_id_memory_s * 1000),
         inline_limit=settings.bridge_inline_limit,
         message_limit=settings.bridge_message_limit,
+        chunk_events_max=settings.bridge_chunk_events_max,
+        chunks_bytes_max=settings.bridge_chunks_bytes_max,
     )
 
 

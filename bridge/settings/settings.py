@@ -159,6 +159,8 @@ class Settings(BaseSettings):
     bridge_events_max: Count = 100_000
     bridge_events_bytes_max: Bytes = 256 * 1024 * 1024
     bridge_events_retention_s: Seconds = 7 * 24 * 3600.0
+    bridge_chunk_events_max: Count = 10_000
+    bridge_chunks_bytes_max: Bytes = 128 * 1024 * 1024
     bridge_outbox_max: Count = 50_000
     bridge_reply_patience_s: Seconds = 300.0
     bridge_wishes_max: Count = 100_000

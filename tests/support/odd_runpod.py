@@ -1,7 +1,7 @@
 """A RunPod that answers what a test tells it to, byte by byte: a real HTTP server on loopback.
 
-Every /run makes a job. Its status is COMPLETED with the job's input, unless the input's `odd` names an answer that was
-put here: then it is that one, for ever.
+Every /run makes a job, on any endpoint. Its status is COMPLETED with the job's input, unless the input's `odd` names an
+answer that was put here: then it is that one, for ever. Pages of a stream in a list are handed out once each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class OddRunPod(Loopback):
     def __init__(self) -> None:
         """On a port of its own."""
         self.odd: dict[str, Answer] = {}
-        self.streams: dict[str, Answer] = {}
+        self.streams: dict[str, Answer | list[Answer]] = {}
         self.inputs: dict[str, dict[str, Any]] = {}
         self.reads: dict[str, int] = {}
         self.before_run: Callable[[], object] = lambda: None
@@ -53,7 +53,7 @@ class OddRunPod(Loopback):
 
     def answer(self, path: str, body: bytes) -> Answer:
         """One call."""
-        op, _, job_id = path.partition("?")[0].removeprefix("/v2/demo/").partition("/")
+        op, _, job_id = path.partition("?")[0].removeprefix("/v2/").partition("/")[2].partition("/")
         if op == "run":
             return self._run(json.loads(body)["input"])
         if op in _PLAIN:
@@ -63,7 +63,9 @@ class OddRunPod(Loopback):
         if job_id in self.gone or job_id not in self.inputs:
             return Answer('{"error":"job not found"}', 404)
         given = self.inputs[job_id]
-        kept = (self.streams if op == "stream" else self.odd).get(given.get("odd", ""))
+        kept = self.streams.get(given.get("odd", "")) if op == "stream" else self.odd.get(given.get("odd", ""))
+        if isinstance(kept, list):
+            kept = kept.pop(0) if kept else None
         if kept is not None:
             body_of = kept.body.replace("{id}", job_id) if isinstance(kept.body, str) else kept.body
             return Answer(body_of, kept.code, kept.headers)

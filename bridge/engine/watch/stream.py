@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bridge.engine.apart import apart
 from bridge.errors import ApiError, JobUnknown, Unanswered
+from bridge.job.reading import spelled
 from bridge.job.words import Status, Step, is_end
 from bridge.runpod.operations import LIMITS, Operation
 from bridge.runpod.permits import Permits
@@ -42,6 +43,9 @@ AGAIN_MS, EMPTY_MS, HASTY_MS, FAILED_MS, UNKNOWN_MS = 50, 20, 500, 1_000, 2_000
 QUEUED_MOST_MS = 60_000
 #: A stream that brought chunks so lately counts as busy. Seconds.
 BUSY_S = 5.0
+#: A page is written in parts of at most so many chunks (RunPod's own pages have no more) and so many bytes, each in
+#: a change of its own.
+PART_CHUNKS, PART_BYTES = 200, 1024 * 1024
 
 
 class Share:
@@ -68,6 +72,19 @@ class Share:
                     break
                 del busy[other]
             return pause_ms(len(busy))
+
+
+def parts(chunks: Sequence[tuple[Any, Any]]) -> Iterator[tuple[Sequence[tuple[Any, Any]], float]]:
+    """A page in the parts in which it is written, each with its weight: 1 is a full one."""
+    first, size = 0, 0
+    for place, chunk in enumerate(chunks):
+        more = len(spelled(chunk)[0])
+        if place > first and (place - first >= PART_CHUNKS or size + more > PART_BYTES):
+            yield chunks[first:place], max((place - first) / PART_CHUNKS, size / PART_BYTES)
+            first, size = place, 0
+        size += more
+    if chunks:
+        yield chunks[first:], max((len(chunks) - first) / PART_CHUNKS, size / PART_BYTES)
 
 
 def pause_ms(busy: int) -> int:
@@ -158,8 +175,28 @@ class Stream:
             if over:
                 again = None
             elif chunks:
-                again = AGAIN_MS if is_end(page.status) else self._share.again_ms(record.endpoint, record.id)
+                self._keep(held, reader, chunks)
+                return
             else:
                 age_ms = self.ledger.now() - record.submitted_at
                 again = after_nothing_ms(page.status, age_ms, hasty=time.monotonic() - started < hold / 2000)
-            self.commits.put(held, partial(read, chunks=chunks, again_ms=again, lost=False))
+            self.commits.put(held, partial(read, chunks=(), again_ms=again, lost=False))
+
+    def _keep(self, held: Held, reader: str, chunks: Sequence[tuple[Any, Any]]) -> None:
+        """Write a page part by part; what other streams brought is written between them.
+
+        The reader's lease begins anew with each part. A part that was not written ends the page: the record says that
+        somebody was reading, and whoever reads next marks it.
+        """
+        left, record = len(chunks), held.record
+        for number, (part, weight) in enumerate(parts(chunks)):
+            left -= len(part)
+            again = self.lease_ms if left else self._share.again_ms(record.endpoint, record.id)
+            read = partial(
+                self.ledger.table.stream_read, chunks=part, reader=reader, again_ms=again, lost=False,
+                part=f"{reader}/{number}", more=left > 0,
+            )  # fmt: skip
+            written = self.commits.write(held, read, weight)
+            if written is None or written.verdict not in {"read", "written"} or written.record.stream_done:
+                return
+            held = written.after

@@ -178,7 +178,8 @@ class Track:
         if heard.output in {None, "[]"} or record.stream_incomplete:
             chunks = self.ledger.chunks(record.id, record.chunks_from)
             nonfinite = heard.nonfinite or sum(chunk.get("nonfinite", 0) for chunk in chunks)
-            return replace(heard, chunks=tuple(chunk["output"] for chunk in chunks), nonfinite=nonfinite)
+            outputs = tuple(chunk["output"] for chunk in chunks)
+            return replace(heard, chunks=outputs, chunks_to=record.chunks - record.chunks_from, nonfinite=nonfinite)
         return heard
 
     def _unknown(self, held: Held, job_id: str, endpoint_id: str) -> None:

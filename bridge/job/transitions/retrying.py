@@ -130,6 +130,7 @@ def reopen(draft: Draft) -> None:
         unread_told=0,
         stream_done=0,
         drain_until=0,
+        drain_since=0,
         chunks_from=draft.record.chunks,
     )
     if draft.record.stream:

@@ -26,6 +26,8 @@ COMMON = (
     Long.EVIDENCE, Long.OUTPUT_REF,
 )  # fmt: skip
 ALL = tuple(Long)
+#: Entries read at once: one long stream must not hold the server up.
+PAGE = 5_000
 _INDEX = re.compile(r'\{"index":(\d+)')
 
 
@@ -108,13 +110,19 @@ class Reader:
         A chunk that was repaired comes as it was repaired.
         """
         low, stream = f"{start + 1}-0" if start else "-", self.names.chunks(request_id)
-        found: Any = on_streams(self.client, self.names.prefix, [stream], lambda: self.client.xrange(stream, min=low))
         newest: dict[int, str] = {}
-        for _, entry in found:
-            index = _INDEX.match(entry.get("data", ""))
-            if index and int(index[1]) >= start and (last < 0 or int(index[1]) <= last):
-                newest[int(index[1])] = entry["data"]
+        while found := self._page(stream, low):
+            for _, entry in found:
+                index = _INDEX.match(entry.get("data", ""))
+                if index and int(index[1]) >= start and (last < 0 or int(index[1]) <= last):
+                    newest[int(index[1])] = entry["data"]
+            low = f"({found[-1][0]}"
         return [json.loads(newest[index]) for index in sorted(newest)]
+
+    def _page(self, stream: str, low: str) -> Any:
+        return on_streams(
+            self.client, self.names.prefix, [stream], lambda: self.client.xrange(stream, min=low, count=PAGE)
+        )
 
     def endpoints(self) -> list[str]:
         """Names that have ever had a record."""

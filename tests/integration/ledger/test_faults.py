@@ -14,7 +14,7 @@ from redis.exceptions import DataError, OutOfMemoryError, ReadOnlyError, Respons
 
 from bridge.errors import LedgerFault, LedgerUnavailable
 from bridge.job.change import Change, Rules
-from bridge.job.document import Held
+from bridge.job.document import Held, document
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record, altered
 from bridge.job.words import Step
@@ -170,6 +170,33 @@ def test_a_public_key_of_the_wrong_type_is_set_aside_and_everything_goes_on(ledg
 def _url(ledger: Ledger) -> str:
     kwargs = ledger.client.connection_pool.connection_kwargs
     return f"redis://{kwargs['host']}:{kwargs['port']}/{kwargs['db']}"
+
+
+def test_a_reader_that_dies_between_two_parts_of_a_page_leaves_the_stream_marked(ledger: Ledger) -> None:
+    """I13: what is written stays, nobody reads beside it while its lease runs, and the aggregate has the rest."""
+    tracked(ledger, "parts", stream=1)
+    first = ledger.streams({"demo": 1}, lease_ms=30_000)
+    part = partial(
+        ledger.table.stream_read, chunks=[(0, None), (1, None)], reader=first.token, again_ms=600_000, lost=False,
+        part=f"{first.token}/0", more=True,
+    )  # fmt: skip
+    ledger.change(first.records[0], part)
+    ledger.change(first.records[0], part)  # its answer was lost
+    assert [chunk["output"] for chunk in ledger.chunks("parts")] == [0, 1]
+    assert not ledger.streams({"demo": 1}, lease_ms=30_000).records
+    client: Any = ledger.client
+    client.zadd(ledger.names.due("demo", Step.STREAM.value), {"parts": 1})  # the reader has died; its lease has run out
+    second = ledger.streams({"demo": 1}, lease_ms=30_000)
+    assert second.records[0].record.stream_incomplete
+    held = ledger.change(
+        second.records[0],
+        partial(ledger.table.stream_read, chunks=[(4, None)], reader=second.token, again_ms=None, lost=False),
+    ).after
+    news = Observation("j", "COMPLETED", 1, output="[0,1,2,3,4]", chunks=(0, 1, 4))
+    end = ledger.change(held, lambda fresh, now: ledger.table.observed(fresh, now, news, poll_ms=0)).after
+    told = document(end)
+    assert (told["stream_incomplete"], told["stream_repaired"]) == ("possible", 3)
+    assert [chunk["output"] for chunk in ledger.chunks("parts")] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("how", ["xtrim", "xdel", "delete", "far_ahead", "used_up"])

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.engine.watch.stream import after_nothing_ms, hold_ms, pause_ms
+from bridge.engine.watch.stream import PART_BYTES, PART_CHUNKS, after_nothing_ms, hold_ms, parts, pause_ms
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held, document
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.transitions import Table
-from bridge.job.transitions.chunks import DRAIN_MS
+from bridge.job.transitions.chunks import DRAIN_LOOK_MS, DRAIN_MOST_MS, DRAIN_MOST_SYNC_MS, DRAIN_MS, MEND_MAX
 from bridge.job.words import Phase, Step
 
 NOW = 1_800_000_000_000
@@ -188,6 +188,91 @@ def test_an_end_waits_for_its_stream_as_long_as_chunks_come() -> None:
     assert waiting.record.drain_until == NOW + DRAIN_MS
     later = Held(replace(waiting.record, reading="me", drain_until=NOW + 1), {})
     assert read(later, "x").record.drain_until == NOW + DRAIN_MS
+
+
+@pytest.mark.parametrize(("sync_wait_ms", "most"), [(0, DRAIN_MOST_MS), (1_000, DRAIN_MOST_SYNC_MS)])
+def test_a_last_page_that_is_told_for_ever_ends_in_time(sync_wait_ms: int, most: int) -> None:
+    """The job has ended, and each read brings chunks: it settles with what it has, marked, while RunPod has it."""
+    held, now, end = stream(reading="", sync_wait_ms=sync_wait_ms), NOW, None
+    while end is None or end.verdict == "draining":
+        assert now <= NOW + most + DRAIN_LOOK_MS
+        known = heard("COMPLETED", "whole", chunks=("x",) * held.record.chunks)
+        end = TABLE.observed(held, now, known, poll_ms=0)
+        held = Held(replace(end.record, reading="me"), {})
+        page = TABLE.stream_read(held, now, [("x", None)], reader="me", again_ms=50, lost=False)
+        held, now = page.after, now + DRAIN_LOOK_MS
+    assert end.record.phase is Phase.SETTLED
+    assert (document(end.after)["status"], document(end.after)["stream_incomplete"]) == ("COMPLETED", "possible")
+    assert end.stream_ms == -1
+
+
+def test_a_page_is_written_in_parts_of_bounded_count_and_bytes() -> None:
+    """Everything once and in order; what is too large for a part is one of its own."""
+    sizes = [*[1] * 450, PART_BYTES // 2, PART_BYTES // 2, PART_BYTES // 2, 3 * PART_BYTES, 1]
+    page = [("x" * size, None) for size in sizes]
+    made = [part for part, _ in parts(page)]
+    assert [chunk for part in made for chunk in part] == page
+    assert all(len(part) <= PART_CHUNKS for part in made)
+    assert all(len(part) == 1 or sum(len(output) for output, _ in part) <= PART_BYTES for part in made)
+    assert len(made) == 7
+    assert len(list(parts([(1, {"note": "x" * PART_BYTES})] * 3))) == 3
+    assert [weight >= 1 for _, weight in parts(page)] == [True, True, False, False, False, True, False]
+    assert list(parts([])) == []
+
+
+def test_a_part_of_a_page_is_written_once_and_its_reader_stays_on_record() -> None:
+    """I15: its answer was lost and it is written again; between two parts the page is in somebody's hands."""
+    both: dict[str, object] = {"reader": "me", "again_ms": 9_000, "lost": False}
+    part = TABLE.stream_read(stream(), NOW, [("a", None)], part="me/0", more=True, **both)  # type: ignore[arg-type]
+    assert (part.record.reading, part.stream_ms) == ("me", 9_000)
+    again = TABLE.stream_read(part.after, NOW, [("a", None)], part="me/0", more=True, **both)  # type: ignore[arg-type]
+    assert (again.verdict, again.empty) == ("written", True)
+    last = TABLE.stream_read(part.after, NOW, [("b", None)], part="me/1", **both)  # type: ignore[arg-type]
+    assert (last.record.reading, last.record.chunks, last.record.stream_incomplete) == ("", 2, 0)
+    assert TABLE.stream_read(last.after, NOW, [("b", None)], part="me/1", **both).empty  # type: ignore[arg-type]
+
+
+def test_a_stream_without_room_is_read_no_more_and_says_so() -> None:
+    """I16: what is kept of one request is bounded, whatever its job streams."""
+    table = Table(Rules(chunks_bytes_max=600))
+    change = table.stream_read(stream(), NOW, [("x" * 40, None)] * 9, reader="me", again_ms=50, lost=False, more=True)
+    assert (change.record.chunks, len(change.chunks)) == (2, 2)
+    assert (change.record.stream_done, change.record.reading, change.stream_ms) == (1, "", -1)
+    assert document(change.after)["stream_incomplete"] == "possible"
+
+
+def test_chunks_over_the_ceiling_are_kept_and_not_told() -> None:
+    """Everybody's events stay readable beside one long stream; the document counts what no event tells."""
+    table = Table(Rules(chunk_events_max=2))
+    page = [(n, None) for n in range(5)]
+    change = table.stream_read(stream(), NOW, page, reader="me", again_ms=50, lost=False)
+    assert [event["index"] for event in chunk_events(change)] == [0, 1]
+    assert [json.loads(chunk)["index"] for chunk in change.chunks] == [0, 1, 2, 3, 4]
+    assert document(change.after)["chunks_untold"] == 3
+    end = table.observed(
+        Held(replace(change.record, reading="", stream_done=1), {}), NOW, heard("COMPLETED", "x"), poll_ms=0
+    )
+    assert [event.sequence for event in (*change.events, *end.events)] == [1, 2, 3]
+
+
+def test_a_lost_page_of_more_than_can_be_mended_is_marked_and_the_output_has_it() -> None:
+    """The end is one change: it never grows with what the job has streamed."""
+    held = stream(stream_done=1, reading="", stream_incomplete=1)
+    most = TABLE.observed(held, NOW, heard("COMPLETED", list(range(MEND_MAX)), chunks=()), poll_ms=0)
+    assert document(most.after)["stream_repaired"] == MEND_MAX
+    more = TABLE.observed(held, NOW, heard("COMPLETED", list(range(MEND_MAX + 1)), chunks=()), poll_ms=0)
+    shown = document(more.after)
+    assert (shown["stream_incomplete"], len(shown["output"])) == ("possible", MEND_MAX + 1)
+    assert "stream_repaired" not in shown
+    assert len(more.chunks) == 1
+
+
+def test_an_end_made_of_chunks_that_somebody_has_deleted_comes_and_is_marked() -> None:
+    """Consumers may trim what they have read: the end does not look for it for ever."""
+    held = stream(stream_done=1, reading="", chunks=3, lease="mine")
+    end = TABLE.observed(held, NOW, heard("COMPLETED", [], chunks=("c",), chunks_to=3), poll_ms=0)
+    shown = document(end.after)
+    assert (shown["status"], shown["output"], shown["stream_incomplete"]) == ("COMPLETED", ["c"], "possible")
 
 
 def test_a_chunk_keeps_what_the_handler_measured() -> None:
