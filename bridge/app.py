@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import Celery, bootsteps
+from celery.app.backends import by_url
 from celery.exceptions import WorkerShutdown
 from celery.signals import worker_init, worker_shutting_down
 
@@ -50,6 +51,11 @@ class BridgeCelery(Celery):  # type: ignore[misc]
         """Settings are read when they are first needed, so that importing this module checks nothing."""
         super().__init__("bridge", config_source=None, set_as_current=True, amqp=BridgeAMQP)
         self.config_from_object(_LazyConfig())
+
+    def _get_backend(self) -> Any:
+        """From the setting, which is the address in Celery's words; `conf.result_backend` prefers the variable."""
+        made, url = by_url(self.backend_cls or self.conf["result_backend"], self.loader)
+        return made(app=self, url=url)
 
     @cached_property
     def Worker(self) -> Any:  # noqa: N802  (Celery's name)
@@ -120,6 +126,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.process = Process(has)
         self.process.check()
         servers.open_results(worker.app)
+        for says in servers.broker_doubts(worker.app):
+            tell("settings.doubtful", setting=servers.BROKER, says=says)
         with suppress(ServerUnavailable):  # Celery tries on; what it would try for ever without a chance is told here
             servers.open_broker(worker.app)
         self.process.start(

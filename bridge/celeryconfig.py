@@ -20,11 +20,15 @@ from celery.app.defaults import SETTING_KEYS
 from kombu import Exchange, Queue
 
 from bridge.errors import SettingsError
+from bridge.redis_address import SENTINEL, as_celery_has_it, is_redis, scheme_of
 from bridge.settings import Settings
 from bridge.settings.addresses import verifying
 
 RUN, FINISH, CONTROL = "bridge.run", "bridge.finish", "bridge.control"
 QUEUES = (RUN, FINISH, CONTROL)
+#: Result backends that many threads may use at once, beside Redis. With others each thread has one of its own, as is
+#: Celery's default: threads that share a client of memcached read each other's answers.
+_SHARED = ("db+", "rpc", "django-db", "mongodb")
 
 
 def build(settings: Settings) -> dict[str, Any]:
@@ -64,30 +68,52 @@ def build(settings: Settings) -> dict[str, Any]:
         # States are written while Redis may be away for a moment (a store that fails would fail a task that did not).
         "result_backend_always_retry": True,
         "result_backend_max_retries": 20,
-        "result_backend_thread_safe": True,
         "task_publish_retry_policy": {"max_retries": 10, "interval_start": 0, "interval_step": 0.2, "interval_max": 2},
         "broker_transport_options": _transport(settings),
         # Logs are structlog's.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
     }
-    if settings.result_backend_url.startswith(("redis", "rediss", "unix")):
+    results = settings.result_backend_url
+    config["result_backend_thread_safe"] = is_redis(results) or results.startswith(_SHARED)
+    if is_redis(results):
         config["result_backend_transport_options"] = {"retry_policy": {"timeout": 30.0}}
         config["redis_socket_timeout"] = 10.0
         config["redis_retry_on_timeout"] = True
-        config["redis_socket_keepalive"] = True
+        config["redis_socket_keepalive"] = scheme_of(results) not in {"unix", "redis+socket"}  # which has none
     for name, value in overlay(settings.bridge_celery_config).items():
         # Tables are laid over ours, not in their place: one route must not take away the others.
         ours = config.get(name)
         config[name] = {**ours, **value} if isinstance(ours, dict) and isinstance(value, dict) else value
-    # kombu would trust any certificate, and Celery's results refuse to start, where redis-py asks for one.
-    for address, own in (("broker_url", "broker_use_ssl"), ("result_backend", "redis_backend_use_ssl")):
-        if own not in config and isinstance(config[address], str):
-            config[address] = ";".join(map(verifying, config[address].split(";")))
-            # Celery prefers the variable of this name to every setting.
-            if os.environ.get(variable := f"CELERY_{address.upper()}"):
-                os.environ[variable] = ";".join(map(verifying, getattr(settings, variable.lower()).split(";")))
+    for address in ("broker_url", "result_backend"):
+        _as_celery_has_it(config, settings, address)
+    # Celery prefers the variable CELERY_BROKER_URL to the setting of that name; not to these. For results see `app`.
+    for name in ("broker_read_url", "broker_write_url"):
+        config.setdefault(name, config["broker_url"])
     return config
+
+
+def _as_celery_has_it(config: dict[str, Any], settings: Settings, name: str) -> None:
+    """Put an address into Celery's words, and what it says beside the server's name into Celery's other settings."""
+    variable, tls, options = {
+        "broker_url": ("CELERY_BROKER_URL", "broker_use_ssl", "broker_transport_options"),
+        "result_backend": ("CELERY_RESULT_BACKEND", "redis_backend_use_ssl", "result_backend_transport_options"),
+    }[name]
+    # As everywhere in Celery, the variable goes before a setting of BRIDGE_CELERY_CONFIG.
+    url = getattr(settings, variable.lower()) if os.environ.get(variable) else config[name]
+    if not isinstance(url, str):
+        return
+    url, more, by_url = as_celery_has_it(url)
+    if more:
+        config[options] = {**more, **config.get(options, {})}
+    if scheme_of(url) == SENTINEL and "master_name" not in config.get(options, {}):
+        raise SettingsError(f"{variable}: names no master: sentinel://HOST:26379,HOST:26379/0?master_name=NAME")
+    if by_url:
+        config.setdefault(tls, by_url)
+    if tls not in config:
+        # kombu would trust any certificate, and Celery's results refuse to start, where redis-py asks for one.
+        url = ";".join(map(verifying, url.split(";")))
+    config[name] = url
 
 
 def asks_for_prefork(argv: Sequence[str]) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.errors import LedgerUnavailable
+from bridge.errors import LedgerUnavailable, SettingsError
 from bridge.ledger import connect, inspect_server
 from bridge.ledger.server.disk import fault_of
+from bridge.redis_address import is_redis
 
 if TYPE_CHECKING:
     from bridge.ledger.server.connect import Server
@@ -30,11 +31,15 @@ def of_broker(settings: Settings) -> list[Finding]:
     if settings.amqp:
         says = "durable queues and persistent messages: what RabbitMQ has confirmed outlives its restart"
         return [("ok", "broker", says)]
+    if not is_redis(settings.celery_broker_url):
+        return []
     client = connect(settings.celery_broker_url)
     try:
         server = inspect_server(client)
     except LedgerUnavailable as error:
         return [("FAULT", "broker", f"does not tell how it keeps messages: {error}")]
+    except SettingsError:  # of a user that may not ask; it was just asked what a broker is asked
+        return [("WARN", "broker", "its user may not ask how it keeps messages: allow +info")]
     finally:
         client.close()
     found = _kept(server, "broker")

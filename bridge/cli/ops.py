@@ -49,7 +49,7 @@ def _ledger(has: Components) -> list[Finding]:
     except LedgerUnavailable as error:
         return [("FAULT", "ledger", f"{error}; is BRIDGE_REDIS_URL right?")]
     except SettingsError as error:
-        return [("FAULT", "ledger", str(error))]
+        return [("FAULT", "ledger", _said(error))]
     found: list[Finding] = [("ok", "ledger", f"{'Valkey' if server.valkey else 'Redis'} {server.version}")]
     found += [("FAULT", "ledger", fault) for fault in server.faults(allow_eviction=has.settings.bridge_allow_eviction)]
     found += of_ledger(server, has.settings)
@@ -78,8 +78,12 @@ def _broker(has: Components) -> list[Finding]:
         read = queues_read(has.app)
         followed = _follow_ups(has, read)
     except BridgeError as error:
-        return [("FAULT", "broker", str(error))]
+        return [("FAULT", "broker", _said(error))]
+    doubts = servers.broker_doubts(has.app)
     found: list[Finding] = [("ok", "broker", uri), *of_broker(has.settings)]
+    found += [("WARN", "broker", f"{servers.BROKER}: {says}") for says in doubts]
+    if not has.app.connection_for_write().supports_exchange_type("fanout"):  # no worker can be asked what it reads
+        return found
     unread = [name for name in ("bridge.run", "bridge.finish", "bridge.control") if name not in read]
     found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
     return found + followed
@@ -108,8 +112,12 @@ def _results(has: Components) -> list[Finding]:
     try:
         name = servers.open_results(has.app)
     except BridgeError as error:
-        return [("FAULT", "results", str(error))]
+        return [("FAULT", "results", _said(error))]
     return [("ok", "results", name)] if name else []
+
+
+def _said(error: BridgeError) -> str:
+    return "; ".join(error.faults) if isinstance(error, SettingsError) else str(error)
 
 
 def _endpoints(has: Components) -> list[Finding]:

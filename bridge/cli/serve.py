@@ -32,9 +32,11 @@ def worker(args: tuple[str, ...]) -> None:
 def engine() -> int:
     """Run the engine alone, for workers that have BRIDGE_ENGINE=off. SIGTERM stops it in good order."""
     from bridge.app import app  # noqa: PLC0415
+    from bridge.doors.celery.consumer import servers  # noqa: PLC0415
     from bridge.process import components  # noqa: PLC0415
     from bridge.process.process import Process  # noqa: PLC0415
 
+    servers.recognise(app)
     process, ended = Process(components.current(app)), threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: ended.set())

@@ -8,8 +8,6 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Self
 
-import redis
-import redis.asyncio
 from redis.exceptions import ConnectionError as RedisGone
 from redis.exceptions import TimeoutError as RedisSlow
 
@@ -17,6 +15,7 @@ from bridge.client.flows import BLOCK_MS, Do, Flow, Flows, Following, Item
 from bridge.client.words import Chunk, Event
 from bridge.errors import LedgerUnavailable
 from bridge.job.models import Document
+from bridge.redis_address import open_async, open_redis
 
 #: Seconds between tries while Redis is away.
 AGAIN_S = 0.2
@@ -51,7 +50,7 @@ class Client(_Base):
     def __init__(self, url: str | None = None, *, namespace: str | None = None, answer_timeout: float = 15.0) -> None:
         """See `_Base`."""
         super().__init__(url, namespace=namespace, answer_timeout=answer_timeout)
-        self._redis = redis.Redis.from_url(self._url, **self._options)
+        self._redis = open_redis(self._url, **self._options)
 
     def __enter__(self) -> Self:
         return self
@@ -148,7 +147,7 @@ class AsyncClient(_Base):
     def __init__(self, url: str | None = None, *, namespace: str | None = None, answer_timeout: float = 15.0) -> None:
         """See `_Base`."""
         super().__init__(url, namespace=namespace, answer_timeout=answer_timeout)
-        self._redis = redis.asyncio.Redis.from_url(self._url, **self._options)
+        self._redis = open_async(self._url, **self._options)
 
     async def __aenter__(self) -> Self:
         return self

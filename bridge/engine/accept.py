@@ -54,6 +54,7 @@ class Origin:
     canvas: str | None = None  # Celery: what follows, and how the result is stored; kombu's JSON
     continues: bool = False  # Celery: something follows
     tells_celery: bool = False
+    answered: bool = False  # Celery: the result is a message to this sender alone (rpc://)
     silent: bool = False  # Celery's result is ignored: what follows is told, no state is
     correlation_id: str | None = None
     trace: str | None = None

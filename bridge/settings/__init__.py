@@ -4,6 +4,6 @@
 variables; `faults` puts what is wrong into words.
 """
 
-from bridge.settings.settings import FROM_FILES, Settings, is_redis, load
+from bridge.settings.settings import FROM_FILES, Settings, load
 
-__all__ = ["FROM_FILES", "Settings", "is_redis", "load"]
+__all__ = ["FROM_FILES", "Settings", "load"]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
+from bridge.redis_address import SENTINEL, one_by_one, scheme_of, sentinels
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 #: Schemes whose addresses have one host, a port that is a number, and what their path means.
-REDIS = frozenset({"redis", "rediss"})
-_PLAIN = REDIS | {"amqp", "amqps", "pyamqp", "sentinel", "rpc"}
+_REDIS = frozenset({"redis", "rediss", SENTINEL})
+_PLAIN = _REDIS | {"amqp", "amqps", "pyamqp", "rpc"}
 _VERIFY = ("required", "optional", "none")
 _CERT_REQS = re.compile(r"(?<=[?&]ssl_cert_reqs=)[^&#]*")
 
@@ -36,14 +38,35 @@ def verifying(url: str) -> str:
 
 def fault_of(url: str, *, several: bool = False) -> str | None:
     """Why it cannot be read; `several` addresses may stand with `;` between them."""
-    if not several and re.search(r";[A-Za-z][A-Za-z0-9+.-]*://", url):
+    if not several and scheme_of(url) != SENTINEL and re.search(r";[A-Za-z][A-Za-z0-9+.-]*://", url):
         return "names several servers, and can be one only"
+    if scheme_of(url) == SENTINEL:
+        return _fault_of_sentinels(url)
     parts = url.split(";") if several else [url]
     if any("://" not in part for part in parts[1:]):
         return "has a ; with no address behind it (in a user or password it is written %3B)"
     for part in parts:
         if fault := _fault_of(part):
             return fault
+    return None
+
+
+def _fault_of_sentinels(url: str) -> str | None:
+    """Each host as an address of its own, then all of it."""
+    try:
+        parts = one_by_one(url).split(";")
+    except ValueError:
+        return _UNREADABLE
+    if any(scheme_of(part) != SENTINEL for part in url.split(";")) or not all(parts):
+        return "must name sentinels alone, for example sentinel://HOST:26379,HOST:26379/0?master_name=NAME"
+    for part in [*url.split(";"), *parts]:
+        # A part may name several hosts, which only their own addresses tell apart.
+        if "," not in part and (fault := _fault_of(part)):
+            return fault
+    try:
+        sentinels(url)
+    except ValueError:
+        return "has an option behind the ? with a value that cannot be read"
     return None
 
 
@@ -59,7 +82,7 @@ def _fault_of(url: str) -> str | None:
         return _UNREADABLE
     if _spills(parts.netloc, parts.path, parts.query, parts.fragment, plain=scheme in _PLAIN):
         return _UNREADABLE
-    if scheme in REDIS and not re.fullmatch(r"/*\d*/*", parts.path):
+    if scheme in _REDIS and not re.fullmatch(r"/*\d*/*", parts.path):
         return (
             f"its database must be a number, for example {scheme}://HOST:PORT/0; or: {_UNREADABLE.partition(': ')[2]}"
         )

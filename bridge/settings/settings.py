@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bridge.errors import SettingsError
 from bridge.faults import rule
+from bridge.redis_address import SENTINEL, is_redis, scheme_of, sentinels
 from bridge.settings.addresses import fault_of, spelled
 
 ENDPOINT_WORD = re.compile(r"[A-Za-z0-9_\-]{1,64}")
@@ -222,11 +223,6 @@ class Settings(BaseSettings):
         return self.celery_broker_url.startswith(("amqp", "pyamqp"))
 
 
-def is_redis(url: str) -> bool:
-    """Whether Celery and redis-py would both open this URL as Redis."""
-    return url.startswith(("redis://", "rediss://", "unix://"))
-
-
 def load(**overrides: Any) -> Settings:
     """Read and check the environment; `overrides` are for tests and the demo. Raises SettingsError with every fault."""
     faults: list[str] = []
@@ -257,13 +253,8 @@ def load(**overrides: Any) -> Settings:
 def _cross_faults(settings: Settings) -> list[str]:
     """What no field can tell alone."""
     faults = _address_faults(settings)
-    if not settings.ledger_url:
-        faults.append(
-            "BRIDGE_REDIS_URL: is not set, and neither CELERY_RESULT_BACKEND nor CELERY_BROKER_URL is a Redis; "
-            "the ledger needs one, for example redis://127.0.0.1:6379/1"
-        )
-    elif settings.bridge_redis_url and not is_redis(settings.bridge_redis_url):
-        faults.append("BRIDGE_REDIS_URL: must begin with redis://, rediss:// or unix://")
+    if fault := _ledger_fault(settings, addresses_are_good=not faults):
+        faults.append(f"BRIDGE_REDIS_URL: {fault}")
     default = settings.runpod_endpoint_id
     if default and not ENDPOINT_WORD.fullmatch(default):
         faults.append("RUNPOD_ENDPOINT_ID: must be 1 to 64 of A-Z a-z 0-9 _ -")
@@ -285,6 +276,22 @@ def _cross_faults(settings: Settings) -> list[str]:
     return faults
 
 
+def _ledger_fault(settings: Settings, *, addresses_are_good: bool) -> str | None:
+    given = settings.bridge_redis_url
+    if not settings.ledger_url:
+        return (
+            "is not set, and neither CELERY_RESULT_BACKEND nor CELERY_BROKER_URL is a Redis; "
+            "the ledger needs one, for example redis://127.0.0.1:6379/1"
+        )
+    if given and not is_redis(given):
+        return "must begin with redis://, rediss://, unix:// or sentinel://"
+    is_sentinel = addresses_are_good and scheme_of(settings.ledger_url) == SENTINEL
+    if is_sentinel and not sentinels(settings.ledger_url).master_name:
+        which = "" if given else "is not set, and the address of the broker or the results "
+        return f"{which}names no master: sentinel://HOST:26379,HOST:26379/0?master_name=NAME"
+    return None
+
+
 def _address_faults(settings: Settings) -> list[str]:
     """Addresses that no library should be given, because it would tell half of the password."""
     found = {
@@ -292,7 +299,7 @@ def _address_faults(settings: Settings) -> list[str]:
         "BRIDGE_REDIS_URL": fault_of(settings.bridge_redis_url) if settings.bridge_redis_url else None,
     }
     if "://" in (results := settings.celery_result_backend):
-        found["CELERY_RESULT_BACKEND"] = fault_of(results, several=results.startswith("sentinel://"))
+        found["CELERY_RESULT_BACKEND"] = fault_of(results)
     if not any(found.values()) and settings.ledger_url and (fault := fault_of(settings.ledger_url)):
         found["BRIDGE_REDIS_URL"] = f"is not set, and the address of the broker or the results {fault}: set it"
     return [f"{variable}: {fault}" for variable, fault in found.items() if fault]

@@ -28,6 +28,7 @@ from bridge.job.document import Held
 from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.records.write import Build
+from bridge.redis_address import as_celery_has_it
 from tests.support.helpers import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +99,8 @@ class House:
         self.directory = directory
         self._stack = ExitStack()
         self.emulator = emulator or self._stack.enter_context(Emulator(endpoints=["demo"], api_keys=[API_KEY]))
-        self.broker, self.backend = broker, backend or redis_url
+        self.broker = broker
+        self.backend = backend or as_celery_has_it(redis_url)[0]
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("RUNPOD_", "BRIDGE_", "CELERY_"))},
             "PYTHONPATH": str(ROOT),

@@ -71,7 +71,9 @@ class RedisServer(EmbeddedRedis, CanBeHurt):
     def __init__(self, directory: Path) -> None:
         system = shutil.which("redis-server")
         binary = None if os.environ.get("REDIS_SERVER_BIN") or system is None else Path(system)
-        super().__init__(directory=directory, binary=binary, options=("--databases", str(REDIS_DATABASES)))
+        self.socket = directory / "redis.sock"
+        options = ("--databases", str(REDIS_DATABASES), "--unixsocket", str(self.socket))
+        super().__init__(directory=directory, binary=binary, options=options)
         self._numbers = itertools.count(1)
 
     def fresh_url(self) -> str:

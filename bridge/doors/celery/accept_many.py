@@ -88,7 +88,8 @@ class BatchAccept:
         verdicts: list[Verdict] = wait_for_ledger(lambda: accept.many([prepared for _, prepared in ready]))
         notifier.accepted(*verdicts)
         for (taken, prepared), verdict in zip(ready, verdicts, strict=True):
-            if verdict.kind == "conflict" or (verdict.kind == "repeat" and prepared.origin.continues):
+            tells = prepared.origin.continues or prepared.origin.answered
+            if verdict.kind == "conflict" or (verdict.kind == "repeat" and tells):
                 taken.alone()
             else:
                 taken.ack(logger, taken.errors)

@@ -54,12 +54,12 @@ def keep(ledger: Ledger, reason: str, task_id: str, arguments: Mapping[str, Any]
 class GuardedBackend:
     """Celery's result backend, which stores nothing under the id of a request."""
 
-    def __init__(self, backend: Any, ledger_of: Callable[[], Ledger]) -> None:
-        """Everything else is the backend's own."""
-        self._backend, self._ledger_of = backend, ledger_of
+    def __init__(self, app: Any, ledger_of: Callable[[], Ledger]) -> None:
+        """Everything else is the backend's own. Each thread may have another one: it is looked up at each call."""
+        self._app, self._ledger_of = app, ledger_of
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._backend, name)
+        found = getattr(self._app.backend, name)
         return self._guarded(found, name) if name in _STORES else found
 
     def _guarded(self, store: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -91,7 +91,6 @@ class GuardedTask(Task):  # type: ignore[misc]
     @property
     def backend(self) -> Any:
         """The app's backend, guarded."""
-        inner = self._get_app().backend
-        if self._guarded_backend is None or self._guarded_backend._backend is not inner:  # noqa: SLF001
-            self._guarded_backend = GuardedBackend(inner, self.ledger_of)
+        if self._guarded_backend is None:
+            self._guarded_backend = GuardedBackend(self._get_app(), self.ledger_of)
         return self._guarded_backend

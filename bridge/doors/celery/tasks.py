@@ -13,6 +13,7 @@ from celery.exceptions import Ignore, Reject
 from bridge.doors.celery import eager, later
 from bridge.doors.celery.accept_many import STRATEGY, BatchAccept
 from bridge.doors.celery.canvas import another, canvas_of, clocks_of, continues, fail_followers, replaced_by
+from bridge.doors.celery.finish.again import answer_again
 from bridge.doors.celery.finish.task import Finishing, FinishTask, RunTask, Telling, finish
 from bridge.doors.celery.known_ids import GuardedTask, keep, refuse_known
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
@@ -161,6 +162,8 @@ def _accept(
         if verdict.kind == "conflict"
         else wait_for_ledger(lambda: _another_canvas(context, uses, origin, verdict))
     )
+    if verdict.kind in {"repeat", "conflict"} and origin.answered:
+        wait_for_ledger(lambda: answer_again(app.backend, uses.ledger, context, uses.settings.celery_limit, refusal))
     if refusal is not None:
         # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
         keep(uses.ledger, "id_conflict", context.id, arguments, refusal.message, "bridge.run")
@@ -195,6 +198,7 @@ def _origin(context: Context, uses: Uses, *, ignores: bool, extended: bool) -> O
         continues=continues(canvas),
         silent=ignores,
         tells_celery=not ignores or continues(canvas),
+        answered=not ignores and bool(context.reply_to) and uses.settings.result_backend_url.startswith("rpc"),
         correlation_id=context.correlation_id if context.correlation_id != context.id else None,
         trace=(context.headers or {}).get("traceparent"),
         expires_at=expires_at,

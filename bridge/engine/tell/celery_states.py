@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.backends.redis import RedisBackend
 
+from bridge.engine.tell.askers import answers_senders, askers
 from bridge.engine.tell.finish import CeleryEnd, celery_end
 from bridge.errors import LedgerError
 from bridge.job.record import Long
@@ -180,10 +181,22 @@ class States:
                 if is_outage(error) or len(batch) == 1:
                     raise
                 self._one_by_one(batch)
-        elif getattr(backend, "persistent", True):  # rpc:// has no place for a state on the way
+            return
+        if answers_senders(backend):
+            found = self._ledger.load_many([request_id for request_id, _ in batch], wanted=(Long.CANVAS,))
+            for request_id, shown in batch:
+                self._answer(found.get(request_id), shown.info, shown.state)
+        else:
             for request_id, shown in batch:
                 backend.store_result(request_id, shown.info, shown.state)
-            self._written.update(request_id for request_id, _ in batch)
+        self._written.update(request_id for request_id, _ in batch)
+
+    def _answer(self, held: Held | None, result: Any, state: str) -> None:
+        """To each that asked."""
+        if held is None:
+            return
+        for asker in askers(held.json(Long.CANVAS) or {}):
+            self._app.backend.store_result(held.record.id, result, state, request=asker)
 
     def _one_by_one(self, batch: list[tuple[str, _Shown]]) -> None:
         """One of them cannot be shown: the others are."""
@@ -208,7 +221,10 @@ class States:
             return
         tell("state.repaired", request_id=request_id, endpoint=held.record.endpoint)
         end: CeleryEnd = celery_end(held, limit=self._celery_limit, clock_offset=self._ledger.clock.offset)
-        self._app.backend.store_result(request_id, end.result, end.state)
+        if answers_senders(self._app.backend):
+            self._answer(held, end.result, end.state)
+        else:
+            self._app.backend.store_result(request_id, end.result, end.state)
 
 
 def _told_by(held: Held) -> tuple[object, ...]:

@@ -60,3 +60,15 @@ class Accepting(Base):
         if reply["via"] == "amqp":
             draft.set(sinks=",".join(sorted({*held.record.waiting_sinks, Sink.REPLY})))
         return draft.done("noted")
+
+    def also_answer(self, held: Held, now: int, asker: Mapping[str, Any]) -> Change:
+        """The same for who sent it by Celery and reads a queue of his own; `asker`: {reply_to, correlation_id}."""
+        if held.record.phase.ended:
+            return same(held, "ended")
+        canvas = held.json(Long.CANVAS) or {}
+        also = list(canvas.get("also", ()))
+        if dict(asker) in also or canvas.get("options", {}).get("reply_to") == asker["reply_to"]:
+            return same(held, "known")
+        if len(also) >= ALSO_MAX:
+            return same(held, "full")
+        return self._draft(held, now).keep(Long.CANVAS, {**canvas, "also": [*also, dict(asker)]}).done("noted")

@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from bridge.errors import LedgerUnavailable, SettingsError, chain_of
+from bridge.redis_address import open_redis
 
 #: The first server with `#!lua flags=`, which lets a script save a paid result in a full memory.
 OLDEST_SERVER = (7, 0)
@@ -37,7 +38,7 @@ def connect(url: str, *, max_connections: int = 64, decode: bool = True) -> redi
     SettingsError for options in the address that nobody knows.
     """
     try:
-        client = redis.Redis.from_url(
+        client = open_redis(
             url,
             decode_responses=decode,
             socket_timeout=SOCKET_TIMEOUT_S,
@@ -133,7 +134,9 @@ class Server:
             found.append(f"BRIDGE_REDIS_URL: the server is Redis {self.version}; 7.0 or Valkey is the least")
         if self.cluster:
             found.append(
-                "BRIDGE_REDIS_URL: the server runs in cluster mode; the ledger needs a standalone server or Sentinel"
+                "BRIDGE_REDIS_URL: the server runs in cluster mode; the ledger needs a standalone server or Sentinel. "
+                "Who outgrows one divides the endpoints among several bridges, each with a server of its own, or with "
+                "a BRIDGE_NAMESPACE of its own on the same one"
             )
         if self.eviction.startswith("allkeys") and not allow_eviction:
             found.append(

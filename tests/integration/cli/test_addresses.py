@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from celery import Celery
 
 from bridge.app import create
 from bridge.cli.codes import ExitCode
+from bridge.cli.durability import of_broker
 from bridge.doors.celery.consumer import servers
 from bridge.errors import ServerUnavailable, SettingsError
 from bridge.ledger import connect
@@ -142,18 +144,69 @@ def app(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Celery
 AWAY = "redis://127.0.0.1:1/0"
 
 
-@pytest.mark.parametrize("url", ["foo://x", "foo", "db+nodriver://me:pw@h/x", "tests.nowhere:Backend"])
+@pytest.mark.parametrize(
+    "url", ["foo://x", "foo", "db+nodriver://me:pw@h/x", "tests.nowhere:Backend", "cache+memory://", "sentinel://h:1"]
+)
 def test_results_that_are_none(url: str, app: Callable[..., Celery]) -> None:
     """A scheme or a driver that is not there, before anything is connected to."""
-    with pytest.raises(SettingsError, match=r"^CELERY_RESULT_BACKEND: "):
+    with pytest.raises(SettingsError) as told:
         servers.recognise(app(CELERY_RESULT_BACKEND=url))
+    assert told.value.faults[0].startswith("CELERY_RESULT_BACKEND: ")
 
 
-@pytest.mark.parametrize("url", ["foo://h", "unix:///tmp/none.sock", "confluentkafka://h:1"])
+@pytest.mark.parametrize("url", ["foo://h", "confluentkafka://h:1", "memory://", "sentinel://h:1"])
 def test_a_broker_that_is_none(url: str, app: Callable[..., Celery]) -> None:
-    """The same of the broker."""
-    with pytest.raises(SettingsError, match=r"^CELERY_BROKER_URL: "):
+    """The same of the broker; and one that would start and never work."""
+    with pytest.raises(SettingsError) as told:
         servers.recognise(app(CELERY_BROKER_URL=url))
+    assert told.value.faults[0].startswith("CELERY_BROKER_URL: ")
+
+
+def test_a_broker_without_broadcasts_is_told_with_what_cancels_instead(
+    app: Callable[..., Celery], redis_url: str
+) -> None:
+    """SQS: `revoke()` reaches no worker. Nothing is opened to say so, and `check` does not look for a Redis there."""
+    url = "sqs://key:secret@127.0.0.1:1"
+    (says,) = servers.broker_doubts(app(CELERY_BROKER_URL=url))
+    assert "`revoke()`" in says
+    assert "bridge.cancel" in says
+    assert of_broker(load(celery_broker_url=url)) == []
+
+
+@pytest.mark.parametrize(("results", "shared"), [("cache+memcached://h:1", False), ("rpc://", True), ("", True)])
+def test_threads_share_a_result_backend_only_where_its_client_is_made_for_it(
+    results: str, shared: bool, app: Callable[..., Celery]
+) -> None:
+    """Two threads with one client of memcached would read each other's answers."""
+    made = app(CELERY_RESULT_BACKEND=results) if results else app()
+    assert made.conf.result_backend_thread_safe is shared
+
+
+def test_a_task_uses_the_result_backend_of_its_own_thread(app: Callable[..., Celery]) -> None:
+    """Whatever thread built the tracer: Celery makes one backend for each where they cannot be shared."""
+    made = app()
+    made.conf.result_backend_thread_safe = False
+    for name in ("bridge.finish", "bridge.run"):
+        with ThreadPoolExecutor(1) as pool:
+            theirs = pool.submit(getattr, made.tasks[name].backend, "connparams").result()
+        assert made.tasks[name].backend.connparams is made.backend.connparams
+        assert theirs is not made.backend.connparams
+
+
+def test_a_socket_carries_ledger_broker_and_results(tmp_path: Path, redis_server: RedisServer) -> None:
+    """In redis-py's spelling and in Celery's, with a database of its own; `check` finds no fault with it."""
+    number = urlsplit(redis_server.start().fresh_url()).path.strip("/")
+    ours, celerys = (
+        f"unix://{redis_server.socket}?db={number}",
+        f"redis+socket://{redis_server.socket}?virtual_host={number}",
+    )
+    with House(tmp_path, broker=celerys, redis_url=celerys) as house:
+        house.environment |= {"BRIDGE_REDIS_URL": ours, "CELERY_BROKER_URL": ours}
+        worker = house.worker()
+        assert house.send({"a": 1}).get(timeout=20) == {"a": 1}, worker.said()
+        code, said = bridge(house, "check")
+        assert code == ExitCode.OK, said
+        assert worker.stop() == ExitCode.OK
 
 
 def test_results_that_are_away(app: Callable[..., Celery]) -> None:

@@ -30,6 +30,16 @@ CONNECT_S = 5.0
 _NO_SERVER = frozenset({"DisabledBackend", "RPCBackend", "CacheBackend"})
 
 
+#: What would start and never work.
+_NEVER_BROKERS = {
+    "memory": "memory:// lives inside one process, and no producer is in it",
+    "confluentkafka": "Kafka confirms no single message, so what a worker holds when it dies is lost or done twice; a "
+    "consumer of yours can put such messages on the stream bridge:requests (docs/services.md)",
+}
+_NEVER_RESULTS = {"cache+memory": "cache+memory:// lives inside the worker's process, where no caller can read it"}
+#: Brokers that scripts/compat tries.
+_TRIED = frozenset({"redis", "rediss", "sentinel", "amqp", "amqps", "pyamqp", "sqs"})
+
 _AWAY = (OperationalError, amqp.ConnectionError, ConnectionError, TimeoutError, socket.gaierror)
 
 
@@ -43,6 +53,21 @@ def recognise(app: Celery) -> None:
             faults += error.faults
     if faults:
         raise SettingsError(*faults)
+
+
+def broker_doubts(app: Celery) -> list[str]:
+    """What this broker does not carry, or what nobody has tried with it."""
+    connection = app.connection_for_write()
+    scheme = str(app.conf.broker_write_url or "").partition("://")[0].partition("+")[0]
+    found = []
+    if scheme not in _TRIED:
+        found.append(f"is {scheme}://, which nobody has tried with the bridge; see docs/compatibility.md")
+    if not connection.supports_exchange_type("fanout"):
+        found.append(
+            f"{scheme}:// carries no broadcasts: `revoke()` and `inspect` reach no worker; what cancels is the task "
+            "bridge.cancel, `bridge cancel ID`, and a message on bridge:commands"
+        )
+    return found
 
 
 def open_broker(app: Celery) -> str:
@@ -105,7 +130,7 @@ def _fault(error: BaseException) -> str | None:
                 "RabbitMQ does not let the user into the vhost, or has no such vhost (NOT_ALLOWED); the default one is "
                 "written %2F; `rabbitmqctl add_vhost` and `set_permissions` make another"
             )
-        case ImproperlyConfigured() | ImportError():
+        case ImproperlyConfigured() | ImportError() | NameError():  # a transport whose driver was not there to import
             return f"cannot be opened: {_said(error)}; install the driver that its scheme needs"
     return refusal_of(error)
 
@@ -120,10 +145,12 @@ def _is_away(error: BaseException) -> bool:
 def _transport(app: Celery) -> Any:
     url = str(app.conf.broker_write_url or "")
     scheme = url.partition("://")[0].partition("+")[0]
+    if why := _NEVER_BROKERS.get(scheme):
+        raise SettingsError(f"{BROKER}: {why}; the broker is Redis, RabbitMQ or SQS (docs/compatibility.md)")
     if scheme not in TRANSPORT_ALIASES and "." not in scheme:
         raise SettingsError(
-            f"{BROKER}: Celery knows no broker {scheme}://; it is redis://, rediss://, amqp:// or amqps://"
-            + (", and redis+socket:///PATH for a socket of Redis" if scheme == "unix" else "")
+            f"{BROKER}: Celery knows no broker {scheme}://; it is redis://, rediss://, sentinel://, unix://, amqp://, "
+            "amqps:// or sqs://"
         )
     try:
         return app.connection_for_write().transport
@@ -134,7 +161,9 @@ def _transport(app: Celery) -> Any:
 
 
 def _backend(app: Celery) -> Any:
-    variable, url = _results_variable(), str(app.conf.result_backend or "")
+    variable, url = _results_variable(), str(app.conf["result_backend"] or "")
+    if why := _NEVER_RESULTS.get(url.partition("://")[0]):
+        raise SettingsError(f"{variable}: {why}; name a server for results (docs/compatibility.md)")
     try:
         by_url(url, loader=app.loader)
     except (ImproperlyConfigured, ImportError, AttributeError):

@@ -27,6 +27,7 @@ from bridge.doors.celery.canvas import continues, followers, put_back
 from bridge.doors.celery.known_ids import GuardedBackend, GuardedTask
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.control import Asker
+from bridge.engine.tell.askers import answers_senders, askers
 from bridge.engine.tell.finish import TRACE, CeleryEnd, celery_end, undeliverable
 from bridge.engine.tell.kombu_json import load
 from bridge.errors import JobError
@@ -173,10 +174,15 @@ def chord_claim_s(backend: Any) -> float:
 class LedgerBackend:
     """Celery's result backend with the ledger's word between publishing what follows and storing the result."""
 
-    def __init__(self, backend: Any, guarded: GuardedBackend) -> None:
+    def __init__(self, app: Any, guarded: GuardedBackend) -> None:
         """What is no end goes by `guarded`, which stores nothing under the id of a request."""
-        self._backend = backend
+        self._app = app
         self._guarded = guarded
+
+    @property
+    def inner(self) -> Any:
+        """Celery's own. Each thread may have another one: it is looked up at each call."""
+        return self._app.backend
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._guarded, name)
@@ -188,7 +194,8 @@ class LedgerBackend:
             self._guarded.mark_as_done(task_id, result, request, *args, **kwargs)
             return
         turn.mark_continued()
-        self._backend.mark_as_done(task_id, result, request, *args, **kwargs)
+        self.inner.mark_as_done(task_id, result, request, *args, **kwargs)
+        self.tell_others(turn, states.SUCCESS, result)
 
     def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, request: Any = None, **kwargs: Any) -> None:
         """Only the ledger's own end is stored: a fault of publishing or storing is no end of the request."""
@@ -200,8 +207,16 @@ class LedgerBackend:
             turn.give_back(f"{type(exc).__name__}: {exc}")
             return
         del args  # the traceback of our own raise says nothing about the job
-        self._backend.mark_as_failure(task_id, exc, None, request=request, **kwargs)
+        self.inner.mark_as_failure(task_id, exc, None, request=request, **kwargs)
+        self.tell_others(turn, states.FAILURE, exc)
         turn.mark_continued()
+
+    def tell_others(self, turn: Turn, state: str, result: Any) -> None:
+        """Those who sent the request again and wait at queues of their own."""
+        backend, canvas = self.inner, turn.held.json(Long.CANVAS) or {}
+        if answers_senders(backend):
+            for asker in askers({"also": canvas.get("also", ())}):
+                backend.store_result(turn.held.record.id, result, state, request=asker)
 
 
 def _turn_of(request: Any) -> Turn | None:
@@ -247,9 +262,8 @@ class RunTask(AcceptTask):
     @property
     def backend(self) -> Any:
         """The app's backend, with the ledger's word in it."""
-        guarded = super().backend
-        if self._ledger_backend is None or self._ledger_backend._guarded is not guarded:  # noqa: SLF001
-            self._ledger_backend = LedgerBackend(guarded._backend, guarded)  # noqa: SLF001
+        if self._ledger_backend is None:
+            self._ledger_backend = LedgerBackend(self._get_app(), super().backend)
         return self._ledger_backend
 
     @staticmethod
@@ -316,10 +330,11 @@ def finish(task: RunTask, telling: Telling, uses: Finishing) -> CeleryEnd:
 
 def _revoke(task: RunTask, context: Context, turn: Turn, *, cancel_is_failure: bool) -> None:
     """A cancelled request: REVOKED as Celery's own revoke stores it; the chord it is in fails instead of hanging."""
-    inner = task.backend._backend  # noqa: SLF001
+    inner = task.backend.inner
     ignored = (turn.held.json(Long.CANVAS) or {}).get("options", {}).get("ignore_result")
     try:
         inner.mark_as_revoked(context.id, turn.end.result.args[0], request=context, store_result=not ignored)
+        task.backend.tell_others(turn, states.REVOKED, turn.end.result)
         for follower in followers(context.chain):  # as Celery does for a failure, so that nobody waits for ever
             store = not ignored and follower.id is not None
             inner.mark_as_revoked(follower.id, turn.end.result.args[0], request=follower, store_result=store)

@@ -1,0 +1,61 @@
+"""The answer to a request that came before, where results are messages to their senders (`rpc://`, I2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+
+from bridge.engine.tell.askers import askers
+from bridge.engine.tell.finish import celery_end
+from bridge.errors import JobRejected
+from bridge.job.record import Long
+from bridge.job.words import Status
+from bridge.ledger.records.read import COMMON
+
+if TYPE_CHECKING:
+    from celery.app.task import Context
+
+    from bridge.job.change import Change
+    from bridge.job.document import Held
+    from bridge.ledger import Ledger
+
+
+def answer_again(backend: Any, ledger: Ledger, context: Context, limit: int, refusal: JobRejected | None) -> None:
+    """The end now, or with the first sender's once there is one.
+
+    A refused one is told so, unless it waits where the first sender waits: under one id there is one answer.
+    """
+    wanted = (*COMMON, Long.CANVAS)
+    held = ledger.load(context.id, wanted=wanted, output=True)
+    if refusal is not None:
+        known = askers((held.json(Long.CANVAS) or {}) if held is not None else {})
+        if all(asker.reply_to != context.reply_to for asker in known):
+            backend.store_result(context.id, refusal, states.FAILURE, request=context)
+        return
+    if held is not None and not held.record.phase.ended:
+        asker = {"reply_to": context.reply_to, "correlation_id": context.correlation_id}
+        change: Change = ledger.change(held, lambda fresh, now: ledger.table.also_answer(fresh, now, asker))
+        if not change.after.record.phase.ended:
+            return
+        held = ledger.load(context.id, wanted=wanted, output=True)
+    if held is None or _is_gone(held):
+        backend.store_result(context.id, _forgotten(context.id), states.FAILURE, request=context)
+        return
+    end = celery_end(held, limit=limit, clock_offset=ledger.clock.offset)
+    backend.store_result(context.id, end.result, end.state, request=context)
+
+
+def _is_gone(held: Held) -> bool:
+    """Whether it completed, and its output is no longer kept."""
+    record = held.record
+    if record.status != Status.COMPLETED or record.whole_document:
+        return False
+    return held.output is None and not record.output_missing and not (held.json(Long.OUTPUT_REF) or {}).get("url")
+
+
+def _forgotten(request_id: str) -> JobRejected:
+    return JobRejected(
+        f"id: {request_id} is the id of an earlier request, whose result is no longer kept; send it with another id",
+        {"id": request_id, "status": "REJECTED", "reason": "id_conflict", "field": "id"},
+    )
