@@ -20,7 +20,7 @@ from celery.app.defaults import SETTING_KEYS
 from kombu import Exchange, Queue
 
 from bridge.errors import SettingsError
-from bridge.redis_address import SENTINEL, as_celery_has_it, is_redis, scheme_of
+from bridge.redis_address import as_celery_has_it, is_redis, is_sentinel, scheme_of
 from bridge.settings import Settings
 from bridge.settings.addresses import verifying
 
@@ -106,7 +106,7 @@ def _as_celery_has_it(config: dict[str, Any], settings: Settings, name: str) -> 
     url, more, by_url = as_celery_has_it(url)
     if more:
         config[options] = {**more, **config.get(options, {})}
-    if scheme_of(url) == SENTINEL and "master_name" not in config.get(options, {}):
+    if is_sentinel(url) and "master_name" not in config.get(options, {}):
         raise SettingsError(f"{variable}: names no master: sentinel://HOST:26379,HOST:26379/0?master_name=NAME")
     if by_url:
         config.setdefault(tls, by_url)

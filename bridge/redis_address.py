@@ -12,6 +12,7 @@ With an `ssl_...` option a sentinel:// address speaks TLS to the sentinels and t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
@@ -43,12 +44,17 @@ def is_redis(url: str) -> bool:
     return "://" in url and scheme_of(url) in SCHEMES
 
 
+def is_sentinel(url: str) -> bool:
+    """Whether sentinels say which server it is."""
+    return scheme_of(url) == SENTINEL
+
+
 def one_by_one(url: str) -> str:
     """A sentinel:// address with each host in an address of its own, as Celery wants them; others as they are.
 
     User, password, database and options may stand with any of them, and hold for all.
     """
-    if scheme_of(url) != SENTINEL:
+    if not is_sentinel(url):
         return url
     hosts: list[str] = []
     user, path, query = "", "", ""
@@ -59,6 +65,8 @@ def one_by_one(url: str) -> str:
         user, path, query = user or before, path.strip("/") or split.path, query or split.query
     sign = f"{user}@" if user else ""
     more = f"?{query}" if query else ""
+    # Libraries have different ports by default.
+    hosts = [host if re.search(r":\w+$", host) else f"{host}:{SENTINEL_PORT}" for host in hosts]
     return ";".join(f"{SENTINEL}://{sign}{host}/{path.strip('/')}{more}" for host in hosts)
 
 
@@ -107,7 +115,7 @@ def open_redis(url: str, **options: Any) -> redis.Redis:
 
     Connects to nothing yet. Raises ValueError or TypeError for options that redis-py does not know.
     """
-    if scheme_of(url) == SENTINEL:
+    if is_sentinel(url):
         found = sentinels(url)
         asking = Sentinel(list(found.hosts), **_asking(found))
         client: redis.Redis = asking.master_for(found.master_name, **_serving(found, options))
@@ -117,7 +125,7 @@ def open_redis(url: str, **options: Any) -> redis.Redis:
 
 def open_async(url: str, **options: Any) -> redis.asyncio.Redis:
     """The same to be awaited."""
-    if scheme_of(url) == SENTINEL:
+    if is_sentinel(url):
         found = sentinels(url)
         asking = AsyncSentinel(list(found.hosts), **_asking(found))
         client: redis.asyncio.Redis = asking.master_for(found.master_name, **_serving(found, options))
@@ -140,7 +148,7 @@ def as_celery_has_it(url: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         split = urlsplit(url)
         query = [("virtual_host" if name == "db" else name, value) for name, value in parse_qsl(split.query)]
         return _socket("redis+socket", split, query), {}, {}
-    if scheme_of(url) != SENTINEL:
+    if not is_sentinel(url):
         return url, {}, {}
     found = sentinels(url)
     hosts = ";".join(urlsplit(part)._replace(query="").geturl() for part in one_by_one(url).split(";"))

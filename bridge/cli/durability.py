@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bridge.errors import LedgerUnavailable, SettingsError
 from bridge.ledger import connect, inspect_server
 from bridge.ledger.server.disk import fault_of
-from bridge.redis_address import is_redis
+from bridge.redis_address import is_redis, is_sentinel
 
 if TYPE_CHECKING:
     from bridge.ledger.server.connect import Server
@@ -18,10 +18,14 @@ Finding = tuple[str, str, str]
 
 def of_ledger(server: Server, settings: Settings) -> list[Finding]:
     """What the ledger's server keeps."""
-    found = _kept(server, "ledger")
+    found, fails_over = _kept(server, "ledger"), is_sentinel(settings.ledger_url)
+    if fails_over and not server.replicas:
+        waits = ", and nothing is accepted until one is" if settings.bridge_ledger_fsync == "wait" else ""
+        found.append(("FAULT", "ledger", f"no replica is connected: Sentinel has no server to fail over to{waits}"))
     if settings.bridge_ledger_fsync == "wait":
-        fault = fault_of(server)
-        says = "acceptance and submits wait until they are on its disk" if server.appendonly else "... with a replica"
+        fault = fault_of(server, fails_over=fails_over)
+        on_disk = server.appendonly and not fails_over
+        says = f"acceptance and submits wait until {'they are on its disk' if on_disk else 'a replica has them'}"
         found.append(("FAULT", "ledger", fault) if fault else ("ok", "ledger", f"BRIDGE_LEDGER_FSYNC=wait: {says}"))
     return found
 

@@ -26,6 +26,7 @@ from bridge.ledger import Ledger, Names, connect, inspect_server, run_a_script
 from bridge.ledger.endpoints.load import measure
 from bridge.ledger.server.disk import Disk, fault_of
 from bridge.process.figures import marks, rules
+from bridge.redis_address import is_sentinel
 from bridge.runpod.budget import Budget
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
@@ -59,7 +60,7 @@ class Components:
             relayed=settings.amqp,
         )
         if settings.bridge_ledger_fsync == "wait":
-            self.ledger.disk = Disk(self.client, self.names.key("fsync"))
+            self.ledger.disk = Disk(self.client, self.names.key("fsync"), is_sentinel(settings.ledger_url))
         self.book = EndpointBook(settings)
         self.budget = Budget(self.client, self.names.prefix, limit_of=self._limit_of, now=self._now)
         self.gate = Gate(self.client, self.names.prefix, self._now)
@@ -114,7 +115,8 @@ class Components:
         """Refuse a ledger that cannot be trusted. Raises SettingsError with every fault, or LedgerUnavailable."""
         server = inspect_server(self.client)
         faults = server.faults(allow_eviction=self.settings.bridge_allow_eviction)
-        if self.ledger.disk is not None and (fault := fault_of(server)):
+        disk = self.ledger.disk
+        if disk is not None and (fault := fault_of(server, fails_over=disk.fails_over)):
             faults.append(fault)
         if faults:
             raise SettingsError(*faults)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from bridge.redis_address import SENTINEL, one_by_one, scheme_of, sentinels
+from bridge.redis_address import SENTINEL, is_sentinel, one_by_one, sentinels
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 #: Schemes whose addresses have one host, a port that is a number, and what their path means.
@@ -38,9 +38,9 @@ def verifying(url: str) -> str:
 
 def fault_of(url: str, *, several: bool = False) -> str | None:
     """Why it cannot be read; `several` addresses may stand with `;` between them."""
-    if not several and scheme_of(url) != SENTINEL and re.search(r";[A-Za-z][A-Za-z0-9+.-]*://", url):
+    if not several and not is_sentinel(url) and re.search(r";[A-Za-z][A-Za-z0-9+.-]*://", url):
         return "names several servers, and can be one only"
-    if scheme_of(url) == SENTINEL:
+    if is_sentinel(url):
         return _fault_of_sentinels(url)
     parts = url.split(";") if several else [url]
     if any("://" not in part for part in parts[1:]):
@@ -57,7 +57,7 @@ def _fault_of_sentinels(url: str) -> str | None:
         parts = one_by_one(url).split(";")
     except ValueError:
         return _UNREADABLE
-    if any(scheme_of(part) != SENTINEL for part in url.split(";")) or not all(parts):
+    if not all(map(is_sentinel, url.split(";"))) or not all(parts):
         return "must name sentinels alone, for example sentinel://HOST:26379,HOST:26379/0?master_name=NAME"
     for part in [*url.split(";"), *parts]:
         # A part may name several hosts, which only their own addresses tell apart.

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bridge.errors import SettingsError
 from bridge.faults import rule
-from bridge.redis_address import SENTINEL, is_redis, scheme_of, sentinels
+from bridge.redis_address import is_redis, is_sentinel, sentinels
 from bridge.settings.addresses import fault_of, spelled
 
 ENDPOINT_WORD = re.compile(r"[A-Za-z0-9_\-]{1,64}")
@@ -285,8 +285,7 @@ def _ledger_fault(settings: Settings, *, addresses_are_good: bool) -> str | None
         )
     if given and not is_redis(given):
         return "must begin with redis://, rediss://, unix:// or sentinel://"
-    is_sentinel = addresses_are_good and scheme_of(settings.ledger_url) == SENTINEL
-    if is_sentinel and not sentinels(settings.ledger_url).master_name:
+    if addresses_are_good and is_sentinel(settings.ledger_url) and not sentinels(settings.ledger_url).master_name:
         which = "" if given else "is not set, and the address of the broker or the results "
         return f"{which}names no master: sentinel://HOST:26379,HOST:26379/0?master_name=NAME"
     return None

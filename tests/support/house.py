@@ -99,8 +99,7 @@ class House:
         self.directory = directory
         self._stack = ExitStack()
         self.emulator = emulator or self._stack.enter_context(Emulator(endpoints=["demo"], api_keys=[API_KEY]))
-        self.broker = broker
-        self.backend = backend or as_celery_has_it(redis_url)[0]
+        self.broker, self.backend = broker, backend or redis_url
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("RUNPOD_", "BRIDGE_", "CELERY_"))},
             "PYTHONPATH": str(ROOT),
@@ -229,8 +228,12 @@ class _Result(AsyncResult):  # type: ignore[misc]
 
 def foreign_app(broker: str, backend: str) -> Celery:
     """A producer that knows the bridge by its queue's name alone."""
+    broker, broker_options, _ = as_celery_has_it(broker)
+    backend, backend_options, _ = as_celery_has_it(backend)
     app = Celery("foreign", broker=broker, backend=backend, set_as_current=False)
     app.conf.update(
+        broker_transport_options=broker_options,
+        result_backend_transport_options=backend_options,
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],

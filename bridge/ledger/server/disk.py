@@ -18,16 +18,21 @@ WAIT_MS = 4_000
 WAITAOF_SINCE = (7, 2)
 
 
-def command_of(server: Server) -> tuple[Any, ...] | None:
-    """What makes this server say that a write is safe; None when nothing does."""
+def command_of(server: Server, *, fails_over: bool = False) -> tuple[Any, ...] | None:
+    """What makes this server say that a write is safe; None when nothing does.
+
+    `fails_over`: behind Sentinel a replica takes its place, and what is on its own disk alone is lost then.
+    """
+    if fails_over:
+        return ("WAIT", 1, WAIT_MS)
     if server.appendonly and server.release >= WAITAOF_SINCE:
         return ("WAITAOF", 1, 0, WAIT_MS)
     return ("WAIT", 1, WAIT_MS) if server.replicas else None
 
 
-def fault_of(server: Server) -> str | None:
-    """Why `wait` cannot be had of this server."""
-    if command_of(server) is not None:
+def fault_of(server: Server, *, fails_over: bool = False) -> str | None:
+    """Why `wait` cannot be had of this server. Behind Sentinel a replica that is away is an outage, which passes."""
+    if command_of(server, fails_over=fails_over) is not None:
         return None
     name = f"{'Valkey' if server.valkey else 'Redis'} {server.version}"
     if server.release < WAITAOF_SINCE:
@@ -49,12 +54,15 @@ class Disk:
     #: Written before the wait, so that the connection has a write to wait for also where the script had none: a
     #: repeated accept finds its record, and writes nothing. The file is in order: what is behind is safe as well.
     mark: str
+    #: Whether a replica takes the server's place (Sentinel).
+    fails_over: bool = False
     _command: tuple[Any, ...] | None = None
 
     def command(self) -> tuple[Any, ...]:
         """WAITAOF or WAIT with its arguments. Raises LedgerUnavailable while the server cannot be asked."""
         if self._command is None:
-            self._command = command_of(inspect_server(self.client)) or ("WAITAOF", 1, 0, WAIT_MS)
+            found = command_of(inspect_server(self.client), fails_over=self.fails_over)
+            self._command = found or ("WAITAOF", 1, 0, WAIT_MS)
         return self._command
 
     @staticmethod

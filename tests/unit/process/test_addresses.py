@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.redis_address import as_celery_has_it, as_redis_py_has_it, sentinels
 from bridge.settings.addresses import fault_of, spelled, verifying
 from bridge.settings.strange_names import strange_names
 from bridge.telemetry import redact
@@ -20,6 +21,8 @@ GOOD = [
     "amqp://u:p@h/vhost",
     "amqps://h/%2F?heartbeat=3",
     "sentinel://h1:26379",
+    "sentinel://:p%2Fw@h1:26379,h2/3?master_name=m",
+    "sentinel://h1:26379/0;sentinel://h2:26379/0?master_name=m&ssl_cert_reqs=none",
     "db+postgresql://u:p%2Fw@h/db",
     "db+sqlite:////srv/me@office/results.db",
     "mongodb://h1:27017,h2:27017/celery",
@@ -39,6 +42,53 @@ def test_several_addresses_where_several_may_be() -> None:
     assert fault_of(both, several=True) is None
     assert "one only" in str(fault_of(both))
     assert "%3B" in str(fault_of("amqp://u:a;b@h//", several=True))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sentinel://me:p%2Fw@h1:1,h2,h3:3/4?master_name=m&socket_timeout=2.5",
+        "sentinel://me:p%2Fw@h1:1/4;sentinel://h2;sentinel://h3:3?master_name=m&socket_timeout=2.5",
+    ],
+)
+def test_sentinels_are_read_in_both_spellings(url: str) -> None:
+    """With commas, as most have it, or an address for each, as Celery has it: what one of them says holds for all."""
+    found = sentinels(url)
+    assert found.hosts == (("h1", 1), ("h2", 26379), ("h3", 3))
+    assert found.master_name == "m"
+    assert found.server == {"username": "me", "password": "p/w", "db": 4, "socket_timeout": 2.5}
+    assert "p/w" not in repr(found)
+    celerys, options, tls = as_celery_has_it(url)
+    sign = "sentinel://me:p%2Fw@"
+    assert celerys == f"{sign}h1:1/4;{sign}h2:26379/4;{sign}h3:3/4"
+    assert options["master_name"] == "m"
+    assert tls == {}
+
+
+def test_tls_is_spoken_to_sentinels_and_server_alike() -> None:
+    """Where the address has an option of it."""
+    found = sentinels("sentinel://h/0?master_name=m&ssl_ca_certs=ca.pem&sentinel_password=s")
+    assert found.tls == {"ssl_ca_certs": "ca.pem"}
+    assert found.sentinels == {"ssl": True, "ssl_ca_certs": "ca.pem", "password": "s"}
+
+
+@pytest.mark.parametrize("url", ["sentinel://h1:x", "sentinel://h1,h2/a", "sentinel://h1;redis://h2", "sentinel://"])
+def test_sentinels_that_cannot_be_read(url: str) -> None:
+    """A port that is none, a database that is none, a server of another kind, nobody."""
+    assert fault_of(url) is not None
+
+
+@pytest.mark.parametrize(
+    ("ours", "celerys"),
+    [
+        ("unix:///run/redis.sock?db=3", "redis+socket:///run/redis.sock?virtual_host=3"),
+        ("unix://:pw@/run/redis.sock", "redis+socket://:pw@/run/redis.sock"),
+    ],
+)
+def test_a_socket_has_two_spellings(ours: str, celerys: str) -> None:
+    """redis-py's and Celery's."""
+    assert as_celery_has_it(ours)[0] == celerys
+    assert as_redis_py_has_it(celerys) == ours
 
 
 @given(

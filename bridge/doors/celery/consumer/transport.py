@@ -21,7 +21,6 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject
-from kombu.asynchronous import get_event_loop
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
@@ -121,7 +120,7 @@ class QoS(kombu_redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """Note it now, tell Redis at the end of this turn; at once where no event loop turns (gevent)."""
-        hub = get_event_loop()
+        hub = self.channel.connection.loop
         if hub is None:
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
             return
@@ -213,7 +212,7 @@ class Channel(kombu_redis.Channel):
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Ask for messages when it is worth it; kombu calls this each turn of its event loop while there is room."""
-        hub = get_event_loop()
+        hub = self.connection.loop
         if hub is None or not self._rings:  # gevent: kombu's own way
             self._pop(timeout)
             return
@@ -388,6 +387,26 @@ class Transport(kombu_redis.Transport):
     """Kombu's, with the channel above."""
 
     Channel = Channel
+    #: The event loop that turns this connection; None with gevent. Kombu's global one is none after a lost connection.
+    loop: Any = None
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Celery calls it each time it has connected."""
+        self.loop = loop
+        super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
+
+
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+    """The same on whichever server is the master when it connects."""
+
+
+class SentinelTransport(Transport, kombu_redis.SentinelTransport):
+    """Kombu's, with the channel above."""
+
+    Channel = SentinelChannel
+
+
+_LEAN = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTransport}
 
 
 def _may_return(payload: Any) -> bool:
@@ -401,8 +420,19 @@ def _may_return(payload: Any) -> bool:
 
 
 def lean(connection: Connection, refusals: Refusals | None = None) -> Connection:
-    """The same connection over this transport, where it is plain Redis; before it is opened."""
-    if connection.transport_cls in {"redis", "rediss"}:
-        connection.transport_cls = Transport
-        setattr(connection, "refusals", refusals)  # noqa: B010  (where the channel finds it)
+    """The same connection over this transport, where it is Redis; before it is opened."""
+    _make_lean(connection)
+    celerys: Any = connection.switch
+
+    def switch(address: str) -> None:
+        """To the next of several addresses, which Celery does whenever one does not answer; over kombu's transport."""
+        celerys(address)
+        _make_lean(connection)
+
+    setattr(connection, "switch", switch)  # noqa: B010  (of this connection alone)
+    setattr(connection, "refusals", refusals)  # noqa: B010  (where the channel finds it)
     return connection
+
+
+def _make_lean(connection: Connection) -> None:
+    connection.transport_cls = _LEAN.get(connection.transport_cls, connection.transport_cls)
