@@ -228,7 +228,7 @@ def test_retry_after_is_read_as_seconds_and_bounded(value: str, delay: float | N
 @pytest.mark.parametrize("value", ["3600", "inf", "Thu, 01 Jan 2099 00:00:00 GMT"])
 def test_no_retry_after_stops_reads_for_longer_than_a_result_is_kept(value: str) -> None:
     """A result of /runsync is kept for one minute."""
-    told = Told(b"", 429, Retry_After=value)
+    told = Told(b"", 429, retry_after=value)
     for read in (told.status, told.stream):
         with pytest.raises(Throttled) as caught:
             read("ep", "job-1")
