@@ -18,7 +18,7 @@ from bridge.errors import LedgerFault, LedgerUnavailable
 _OUTAGES = (
     "LOADING", "READONLY", "OOM", "BUSY ", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "NOAUTH",
     "WRONGPASS", "NOPERM", "UNKILLABLE", "UNBLOCKED", "NOSCRIPT", "EXECABORT", "MOVED", "ASK ", "NOQUORUM",
-    "max number of clients", "max clients reached", "operation not permitted",
+    "max number of clients", "max clients reached", "operation not permitted", "The user executing the script",
 )  # fmt: skip
 #: redis-py takes the first word off where it has a class for the error; those classes' names tell it.
 _CLASSES = frozenset(
@@ -36,7 +36,12 @@ def is_outage(error: BaseException) -> bool:
         return False
     if not isinstance(error, ResponseError):  # connection, timeout, a broken answer: nothing of what was asked
         return True
-    return type(error).__name__ in _CLASSES or str(error).removeprefix("ERR ").startswith(_OUTAGES)
+    return type(error).__name__ in _CLASSES or said(error).removeprefix("ERR ").startswith(_OUTAGES)
+
+
+def said(error: BaseException) -> str:
+    """The server's own words: redis-py puts the command of a pipeline before them, with what it would have written."""
+    return str(error).rpartition(" of pipeline caused error: ")[2]
 
 
 @contextmanager
