@@ -71,7 +71,10 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "command.refused": (WARNING, "a service's command could not be carried out; its sender was told why"),
     "dead_letter.kept": (WARNING, "something could not be taken or told; see `bridge dead list`"),
     "record.failed": (ERROR, "one record cannot be worked on; the others go on"),
-    "key.set_aside": (ERROR, "a public key was no stream that can be written to; what stood there is kept for a week"),
+    "key.set_aside": (
+        ERROR,
+        "a public key was of another type, or took no more entries; it is kept for a week",
+    ),
     "call.failed": (ERROR, "a call ended in a way nobody foresaw; its record comes due again"),
     "loop.failed": (ERROR, "a loop met an error and tries again"),
     "worker.started": (INFO, "a bridge worker is set up"),

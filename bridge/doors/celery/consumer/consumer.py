@@ -6,16 +6,18 @@ what one message does wrong ends with that message.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 
 from bridge.doors.celery.consumer.check import Unreadable, check, fault_of
 from bridge.doors.celery.consumer.queues import find_queues
 from bridge.doors.celery.consumer.refuse import logger, of_message
-from bridge.doors.celery.consumer.transport import Channel, broken, lean
+from bridge.doors.celery.consumer.transport import LOOK_S, Away, Channel, broken, lean
 from bridge.doors.celery.consumer.unpack import bound
 from bridge.job.words import DeadReason
 
@@ -29,6 +31,8 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
     #: Set by `refuse.RefuseStep`, before anything connects.
     refusals: Refusals
     reading_frames: Callable[..., Any]
+    #: Whether its Redis has ever done what it was asked.
+    _served = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Celery builds it."""
@@ -61,8 +65,23 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
         find_queues(self.app, connection)
         channel = connection.default_channel
         if isinstance(channel, Channel):
+            self._tidy(channel)
             channel.bury()  # what a worker that died has left there
         return connection
+
+    def _tidy(self, channel: Channel) -> None:
+        """Where Redis does not write, a worker that starts ends and says why; one that has worked waits."""
+        while True:
+            try:
+                channel.tidy(self.app.amqp.queues)
+            except Away as away:
+                if not self._served and away.__cause__ is not None:
+                    raise away.__cause__ from None
+                maybe_shutdown()
+                time.sleep(LOOK_S)
+            else:
+                self._served = True
+                return
 
     def _loop(self, consumer: Any, connection: Any, *args: Any) -> None:
         """A channel that RabbitMQ closes under a running worker is a lost connection, and no reason to end.

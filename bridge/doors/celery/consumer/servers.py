@@ -18,6 +18,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from bridge.errors import BridgeError, ServerUnavailable, SettingsError, chain_of
 from bridge.ledger.server.connect import refusal_of
+from bridge.outage import is_outage
 from bridge.telemetry import redact
 
 if TYPE_CHECKING:
@@ -107,8 +108,9 @@ def explained(error: BaseException, variable: str = BROKER) -> BridgeError | Non
         if (fault := _fault(one)) is not None:
             return SettingsError(f"{variable}: {fault}")
     for one in chain:
-        if isinstance(one, _AWAY) or _is_away(one):
-            return ServerUnavailable(f"{variable}: the server does not answer: {_said(one)}; is the address right?")
+        if isinstance(one, _AWAY) or is_outage(one):
+            fault = f"the server does not answer, or does not do what it is asked: {_said(one)}; is the address right?"
+            return ServerUnavailable(f"{variable}: {fault}")
     return None
 
 
@@ -133,13 +135,6 @@ def _fault(error: BaseException) -> str | None:
         case ImproperlyConfigured() | ImportError() | NameError():  # a transport whose driver was not there to import
             return f"cannot be opened: {_said(error)}; install the driver that its scheme needs"
     return refusal_of(error)
-
-
-def _is_away(error: BaseException) -> bool:
-    """Redis' own words for an outage, which are no OSError."""
-    return type(error).__module__.startswith("redis.") and type(error).__name__ in {
-        "ConnectionError", "TimeoutError", "BusyLoadingError", "ReadOnlyError", "MasterNotFoundError",
-    }  # fmt: skip
 
 
 def _transport(app: Celery) -> Any:
