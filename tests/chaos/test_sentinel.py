@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.client import Client
-from bridge.doors.celery.consumer import transport
+from bridge.doors.celery.consumer import redis_scripts
 from tests.support.helpers import eventually
 from tests.support.house import House, foreign_app, hang_up
 from tests.support.sentinel import Sentinels
@@ -42,7 +42,7 @@ def test_a_failover_is_followed_by_ledger_broker_and_results(tmp_path: Path, sen
     with House(tmp_path, broker=url, redis_url=url) as house:
         worker = house.worker()
         assert house.send({"n": 1}).get(timeout=20) == {"n": 1}
-        assert house.client.script_exists(transport._TAKE_SHA) == [True]
+        assert house.client.script_exists(redis_scripts.TAKE_SHA) == [True]
         running = house.send({"mock_delay": 4}, task_id="running")
         eventually(lambda: house.phase("running") == "TRACKED")
         house.client.wait(1, 5_000)
@@ -55,7 +55,7 @@ def test_a_failover_is_followed_by_ledger_broker_and_results(tmp_path: Path, sen
         with Client(url) as client:
             assert client.status("running").status == "COMPLETED"
         assert house.submits() == 3
-        assert house.client.script_exists(transport._TAKE_SHA) == [True]
+        assert house.client.script_exists(redis_scripts.TAKE_SHA) == [True]
         assert worker.stop() == 0
 
 
