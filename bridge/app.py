@@ -16,7 +16,7 @@ from celery.exceptions import WorkerShutdown
 from celery.signals import worker_init, worker_shutting_down
 
 from bridge import celeryconfig
-from bridge.doors.celery import child_counts, logs, remote_control, tasks
+from bridge.doors.celery import child_counts, known_ids, logs, remote_control, results, sending, tasks
 from bridge.doors.celery.consumer import back_pressure, refuse, servers
 from bridge.doors.celery.consumer.node import Unusable
 from bridge.doors.celery.finish.in_process import in_process_finish
@@ -61,6 +61,13 @@ class BridgeCelery(Celery):  # type: ignore[misc]
     def Worker(self) -> Any:  # noqa: N802  (Celery's name)
         """What `celery worker` starts."""
         return self.subclass_with_self("bridge.doors.celery.consumer.node:Node")
+
+    def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Celery's own; while the end of a request is told, what cannot be sent behind it ends by itself."""
+        return sending.send_task(self, super().send_task, name, args, kwargs, options)
+
+    def _get_backend(self) -> Any:
+        return results.used_by_tasks(super()._get_backend(), lambda: components.current(self).ledger)
 
 
 class _LazyConfig:
@@ -170,6 +177,7 @@ logs.connect(_logging)
 def create() -> BridgeCelery:
     """A new app with the bridge's tasks and steps."""
     made = BridgeCelery()
+    made.task_cls = known_ids.base_of_others(lambda: components.current(made).ledger)
     tasks.register(made, lambda: task_uses(components.current(made)))
     remote_control.register(lambda: components.current(made).control)
     made.steps["worker"].add(EngineStep)

@@ -68,7 +68,8 @@ def build(settings: Settings) -> dict[str, Any]:
         # States are written while Redis may be away for a moment (a store that fails would fail a task that did not).
         "result_backend_always_retry": True,
         "result_backend_max_retries": 20,
-        "task_publish_retry_policy": {"max_retries": 10, "interval_start": 0, "interval_step": 0.2, "interval_max": 2},
+        # Waits in a thread of the pool, which others need; what follows a request waits in the ledger instead.
+        "task_publish_retry_policy": {"max_retries": 5, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
         "broker_transport_options": _transport(settings),
         # Logs are structlog's.
         "worker_hijack_root_logger": False,

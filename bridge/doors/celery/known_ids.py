@@ -94,3 +94,18 @@ class GuardedTask(Task):  # type: ignore[misc]
         if self._guarded_backend is None:
             self._guarded_backend = GuardedBackend(self._get_app(), self.ledger_of)
         return self._guarded_backend
+
+
+class OthersTask(GuardedTask):
+    """Base of every task that is none of the bridge's: Celery's own, and those of a team's settings."""
+
+    abstract = True
+
+    def before_start(self, _task_id: str, args: Any, kwargs: dict[str, Any]) -> None:
+        """Called by Celery's tracer."""
+        refuse_known(self.ledger_of(), self.request, {**kwargs, **({"args": args} if args else {})}, self.name)
+
+
+def base_of_others(ledger_of: Callable[[], Ledger]) -> type[Task]:
+    """For one app."""
+    return type("BoundOthersTask", (OthersTask,), {"abstract": True, "ledger_of": staticmethod(ledger_of)})

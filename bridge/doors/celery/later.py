@@ -14,8 +14,8 @@ from celery import Task
 from celery.app.task import Context
 from celery.exceptions import Ignore
 from celery.worker.strategy import default
-from kombu.exceptions import OperationalError
 
+from bridge.doors.celery.sending import is_outage
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.tell.kombu_json import dumps, load
 from bridge.errors import BUSY, ServerUnavailable
@@ -98,8 +98,10 @@ def hold(ledger: Ledger, task: Task, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def send(app: Celery, message: str) -> None:
-    """A command whose time has come. Raises ServerUnavailable while the broker is away."""
+    """A message whose time has come. Raises ServerUnavailable while the broker is away."""
     try:
         app.signature(load(message)).apply_async(retry=False)
-    except (OSError, OperationalError) as error:
+    except Exception as error:
+        if not is_outage(error):
+            raise
         raise ServerUnavailable(f"CELERY_BROKER_URL: {type(error).__name__}: {error}") from None

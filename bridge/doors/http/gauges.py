@@ -64,7 +64,12 @@ def _read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gaug
         ledger.engines.rollbacks(),
     )
     yield "bridge_engines", "Engines alive.", {}, ledger.engines.count()
-    yield "bridge_commands_later", "Control tasks whose ETA has not come.", {}, ledger.later.count()
+    yield (
+        "bridge_commands_later",
+        "Control tasks for later; chord bodies that wait for the broker.",
+        {},
+        ledger.later.count(),
+    )
     for queue, waiting in ledger.follow_ups.unread().items():
         yield "bridge_follow_ups_unread", "What follows requests, in a queue nobody reads.", {"queue": queue}, waiting
     closed = pressure.closed()

@@ -123,6 +123,8 @@ def _as_reply(ledger: Ledger, letter: Mapping[str, Any], raw: bytes) -> str:
 def _as_task(app: Celery, letter: Mapping[str, Any], raw: bytes, request_id: str | None) -> str:
     if letter["reason"] in {"malformed", "too_large", "unknown_kind"}:
         raise NotReplayable("Celery could not read it, and would not now: have its producer send it again")
+    if letter["reason"] == "undeliverable":
+        raise NotReplayable("whoever waited for what follows a request was told that it cannot be sent: send it anew")
     arguments = json.loads(raw)
     if arguments.get("s3Config") == "***":
         raise NotReplayable("its s3Config was a secret and is not kept: let its producer send it again")

@@ -8,15 +8,15 @@ What a request may ask is not: that is told by the record that is made of it.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from celery.app.task import Context
 from kombu.exceptions import ContentDisallowed
 
+from bridge.doors.celery.consumer.signatures import Unfit, check_signature, check_signatures
+from bridge.doors.celery.consumer.types import flag, limits, moment, object_, text, texts, whole
 from bridge.doors.celery.consumer.unpack import BODY_MAX, TooLarge
 from bridge.job.words import DeadReason
 
@@ -24,7 +24,6 @@ from bridge.job.words import DeadReason
 _NAME_MAX = 1_000
 #: What a header of the doors' own readers holds where the frame of an AMQP message could not be read.
 UNREADABLE = "bridge-unreadable"
-_YEARS = range(1970, 9_000)
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -133,82 +132,27 @@ def _check_delivery(message: Any) -> None:
         _must_be_text(info, name, "delivery_info")
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-
-
-def _seconds(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or (number and math.isfinite(value) and 0 <= value < 2**31)
-
-
-def _limits(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_seconds, value))  # noqa: PLR2004  (hard, soft)
-
-
-def _moment(value: Any) -> bool:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            return False
-    if not isinstance(value, datetime) or value.year not in _YEARS:
-        return False
-    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() >= 0
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(map(_text, value))
-
-
-def _signatures(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(map(_signature, value))
-
-
-def _signature(value: Any) -> bool:
-    """What Celery will send behind the request: a task with a name, its arguments and its options."""
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("task"), str)
-        and isinstance(value.get("args", []), list | tuple | None)
-        and isinstance(value.get("kwargs", {}), dict | None)
-        and isinstance(value.get("options", {}), dict | None)
-    )
-
-
 #: name -> (what it must be, in words). Each may be absent or null.
 _SAID: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("root_id", "parent_id", "group", "shadow", "reply_to", "correlation_id", "origin", "argsrepr", "kwargsrepr",
          "traceparent", "tracestate"),
-        (_text, "must be a text"),
+        (text, "must be a text"),
     ),
-    **dict.fromkeys(("retries", "group_index", "replaced_task_nesting"), (_whole, "must be a whole number")),
-    **dict.fromkeys(("eta", "expires"), (_moment, "must be a time in ISO 8601")),
-    "timelimit": (_limits, "must be two numbers of seconds, or null for none"),
-    "ignore_result": (_flag, "must be true or false"),
-    "utc": (_flag, "must be true or false"),
-    "stamped_headers": (_texts, "must be a list of texts"),
-    "stamps": (_object, "must be an object"),
-    "headers": (_object, "must be an object"),
-    "properties": (_object, "must be an object"),
-    "delivery_info": (_object, "must be an object"),
+    **dict.fromkeys(("retries", "group_index", "replaced_task_nesting"), (whole, "must be a whole number")),
+    **dict.fromkeys(("eta", "expires"), (moment, "must be a time in ISO 8601")),
+    "timelimit": (limits, "must be two numbers of seconds, or null for none"),
+    "ignore_result": (flag, "must be true or false"),
+    "utc": (flag, "must be true or false"),
+    "stamped_headers": (texts, "must be a list of texts"),
+    "stamps": (object_, "must be an object"),
+    "headers": (object_, "must be an object"),
+    "properties": (object_, "must be an object"),
+    "delivery_info": (object_, "must be an object"),
 }  # fmt: skip
-_FOLLOWS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("callbacks", "errbacks", "chain"), (_signatures, "must be a list of signatures")),
-    "chord": (_signature, "must be a signature"),
+_FOLLOWS: Mapping[str, Callable[[Any, str], None]] = {
+    **dict.fromkeys(("callbacks", "errbacks", "chain"), check_signatures),
+    "chord": check_signature,
 }
 
 
@@ -243,14 +187,17 @@ def _check_call(args: Any, kwargs: Any, embed: Any) -> None:
         raise _malformed("body.kwargs", "must be an object")
     if embed is not None and not isinstance(embed, dict):
         raise _malformed("body.embed", "must be an object")
-    for name, (fits, rule) in _FOLLOWS.items():
+    for name, check_it in _FOLLOWS.items():
         value = (embed or {}).get(name)
-        if value is not None and not fits(value):
-            raise _malformed(f"body.{name}", rule)
+        if value is not None:
+            try:
+                check_it(value, f"body.{name}")
+            except Unfit as unfit:
+                raise _malformed(unfit.place, unfit.rule) from None
 
 
 def _must_be_text(said: Mapping[str, Any], name: str, place: str) -> None:
-    if said.get(name) is not None and not _text(said[name]):
+    if said.get(name) is not None and not text(said[name]):
         raise _malformed(f"{place}.{name}", "must be a text")
 
 

@@ -24,6 +24,10 @@ from bridge.job.words import DeadReason
 if TYPE_CHECKING:
     from bridge.doors.celery.consumer.refuse import Refusals
 
+#: Celery's own tasks that run other tasks right here, in a thread of the pool, or are kept for Celery 3. Of the rest
+#: `chord_unlock` belongs to results that cannot count a chord's members, `accumulate` to tasks that become a group.
+_NONE_OF_OURS = ("map", "starmap", "chunks", "group", "chain", "chord")
+
 
 class BridgeConsumer(Consumer):  # type: ignore[misc]
     """Set by `worker_consumer`."""
@@ -96,6 +100,12 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
             self._celerys_loop(consumer, connection, *args)
         except closed as error:
             raise ConnectionResetError(str(error)) from error
+
+    def update_strategies(self) -> None:
+        """A message for one of those is as one for a task that nobody has."""
+        super().update_strategies()
+        for name in _NONE_OF_OURS:
+            self.strategies.pop(f"celery.{name}", None)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Celery's own handler, for messages that can be read."""

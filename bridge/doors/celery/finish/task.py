@@ -21,24 +21,32 @@ from celery import signals, states
 from celery.app import trace
 from celery.canvas import Signature
 from celery.exceptions import Ignore
+from kombu.exceptions import OperationalError
 
 from bridge.doors.celery.accept import AcceptTask, ignored
-from bridge.doors.celery.canvas import continues, followers, put_back
+from bridge.doors.celery.canvas import continues, fail_followers, followers, put_back
+from bridge.doors.celery.consumer.secrets import blot
 from bridge.doors.celery.known_ids import GuardedBackend, GuardedTask
+from bridge.doors.celery.sending import is_outage, sending_behind
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.control import Asker
 from bridge.engine.tell.askers import answers_senders, askers
 from bridge.engine.tell.finish import TRACE, CeleryEnd, celery_end, undeliverable
-from bridge.engine.tell.kombu_json import load
-from bridge.errors import JobError
+from bridge.engine.tell.kombu_json import dumps, load
+from bridge.errors import JobError, JobRejected
 from bridge.job.document import document
 from bridge.job.record import Long
-from bridge.job.words import DeadReason, Sink
+from bridge.job.request import rejected
+from bridge.job.words import DeadReason, Reason, Sink
+from bridge.ledger.later import BYTES_MAX
 from bridge.ledger.records.read import COMMON
+from bridge.ledger.streams.dead import ORIGINAL_MAX
 from bridge.telemetry import tell
 from bridge.timing import backoff
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery.app.task import Context
 
     from bridge.engine.control import Control
@@ -48,6 +56,10 @@ if TYPE_CHECKING:
     from bridge.settings import Settings
 
 _WANTED = (*COMMON, Long.CANVAS, Long.LAST_FAULT)
+#: How soon what is held back is sent again.
+_AGAIN_MS = 1_000
+#: What a process gives to Celery beside what a message says.
+_OBJECTS = frozenset({"producer", "publisher", "connection", "router", "result_cls", "task_type"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +75,10 @@ class Finishing:
 class Turn:
     """The right to tell one end, for as long as its lease lasts."""
 
-    def __init__(self, uses: Finishing, held: Held, token: str, end: CeleryEnd) -> None:
+    def __init__(self, uses: Finishing, backend: Any, held: Held, token: str, end: CeleryEnd) -> None:
         """Kept on the finish's context, where the backend finds it."""
         self._uses = uses
+        self._backend = backend
         self.held = held
         self.token = token
         self.end = end
@@ -107,6 +120,64 @@ class Turn:
             return
         if wished.get("by") != "chord" and self.held.record.round == 1:
             wait_for_ledger(lambda: self._uses.control.cancel_all(Asker(by="chord", door="celery"), group=group))
+
+    def could_not(self, context: Context, error: BaseException) -> None:
+        """Sending what follows, or storing, went wrong: the end is stored in another turn, in any case.
+
+        What is no outage before all is sent lies in what follows: then nothing of it is tried again.
+        """
+        if not is_outage(error) and not self.continued:
+            follow_ups = [*(context.callbacks or ()), *(context.errbacks or ()), *(context.chain or ())]
+            if follow_ups:
+                refusal = self._letter(dumps(follow_ups), "what follows", "", error)
+                context.update(callbacks=None, errbacks=None, chord=None)  # the chord hears of the end itself
+                fail_followers(self._backend, context, refusal)
+                self.mark_continued()
+        self.give_back(f"{type(error).__name__}: {error}")
+
+    def unsendable(self, follow_up: Context, error: Exception) -> None:
+        """No retry mends it: a dead letter, and FAILURE under its own id, for its chain, chord and errbacks too."""
+        options = {
+            name: value
+            for name in ("group", "group_index", "chord", "chain", "errbacks", "root_id", "parent_id")
+            if (value := getattr(follow_up, name))
+        }
+        signature = {"task": follow_up.task, "args": follow_up.args, "kwargs": follow_up.kwargs, "options": options}
+        refusal = self._letter(dumps(signature), follow_up.task, follow_up.id, error)
+        stored = not follow_up.ignore_result
+        self._backend.mark_as_failure(follow_up.id, refusal, request=follow_up, store_result=stored)
+
+    def _letter(self, body: str, task: str, task_id: str, error: BaseException) -> JobRejected:
+        request_id, ledger = self.held.record.id, self._uses.ledger
+        while isinstance(error, OperationalError) and error.__cause__ is not None:
+            error = error.__cause__
+        text = f"{task} {task_id} cannot be sent behind {request_id}: {type(error).__name__}: {error}"
+        raw, names = body.encode(), self._uses.settings.bridge_redact
+        wait_for_ledger(
+            lambda: ledger.dead.keep(
+                DeadReason.UNDELIVERABLE,
+                door="celery",
+                body=raw,
+                kept=blot(raw[:ORIGINAL_MAX], names),
+                request_id=request_id,
+                source=task,
+                detail=text,
+            )
+        )
+        return rejected("options", f"options: {text}", reason=Reason.UNDELIVERABLE.value)
+
+    def held_back(self, follow_up: Mapping[str, Any]) -> bool:
+        """What a chord sends, for one: Celery's backend would fail its body, for good, because of an outage.
+
+        Links and chains of a success are not: for them a finish comes again, and they need no copy of the output.
+        """
+        if self.end.state == states.SUCCESS and not self.continued:
+            return False
+        ledger, task_id = self._uses.ledger, follow_up["options"]["task_id"]
+        options = {name: value for name, value in follow_up["options"].items() if name not in _OBJECTS}
+        message = dumps({**follow_up, "options": options, "subtask_type": None, "immutable": True})
+        at = ledger.now() + _AGAIN_MS
+        return len(message) <= BYTES_MAX and wait_for_ledger(lambda: ledger.later.keep(task_id, at, message))
 
     def give_back(self, fault: str) -> None:
         """The end could not be stored: another turn, later."""
@@ -155,7 +226,7 @@ def begin(uses: Finishing, backend: Any, context: Context, round_: int, nonce: s
             body=json.dumps(document(mine, inline_limit=uses.settings.bridge_inline_limit, clock_offset=offset)),
             detail=mine.long.get(Long.LAST_FAULT, ""),
         )
-    return Turn(uses, mine, token, end)
+    return Turn(uses, backend, mine, token, end)
 
 
 def chord_claim_s(backend: Any) -> float:
@@ -204,7 +275,7 @@ class LedgerBackend:
             self._guarded.mark_as_failure(task_id, exc, *args, request=request, **kwargs)
             return
         if exc is not turn.end.result and not isinstance(exc, JobError):
-            turn.give_back(f"{type(exc).__name__}: {exc}")
+            turn.could_not(request, exc)
             return
         del args  # the traceback of our own raise says nothing about the job
         self.inner.mark_as_failure(task_id, exc, None, request=request, **kwargs)
@@ -223,12 +294,23 @@ def _turn_of(request: Any) -> Turn | None:
     return getattr(request, "bridge_turn", None) if request is not None else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Telling:
     """Which end is to be told: no message can bring one, for JSON has no such value."""
 
+    request_id: str
     round: int
     nonce: str
+    turn: Turn | None = None
+
+    def unsendable(self, follow_up: Context, error: Exception) -> None:
+        """Nothing is sent before a turn is taken."""
+        if self.turn is not None:
+            self.turn.unsendable(follow_up, error)
+
+    def held(self, follow_up: Mapping[str, Any]) -> bool:
+        """See `Turn.held_back`."""
+        return self.turn is not None and self.turn.held_back(follow_up)
 
 
 class RunTask(AcceptTask):
@@ -256,8 +338,9 @@ class RunTask(AcceptTask):
         _job.ran_s = 0.0
         request, callers = dict(request or {}), kwargs.get("trace")
         request |= {k: v for k, v in callers.items() if k in TRACE} if isinstance(callers, dict) else {}
-        request["bridge_telling"] = Telling(round_, nonce)
-        return self._end_tracer(task_id, (), {}, request)
+        telling = request["bridge_telling"] = Telling(task_id, round_, nonce)
+        with sending_behind(telling):
+            return self._end_tracer(task_id, (), {}, request)
 
     @property
     def backend(self) -> Any:
@@ -317,7 +400,7 @@ def finish(task: RunTask, telling: Telling, uses: Finishing) -> CeleryEnd:
     """What the task is to answer; a cancel is told here, and Ignore raised."""
     context = task.request
     turn = begin(uses, task.app.backend, context, telling.round, telling.nonce)
-    context.bridge_turn = turn
+    context.bridge_turn = telling.turn = turn
     _job.ran_s = max(0, turn.held.record.execution_time) / 1000
     put_back(context, load(turn.held.long.get(Long.CANVAS)), continued=turn.continued)
     if turn.held.record.round > 1:
@@ -341,7 +424,7 @@ def _revoke(task: RunTask, context: Context, turn: Turn, *, cancel_is_failure: b
         if cancel_is_failure and context.errbacks:
             inner._call_task_errbacks(context, turn.end.result, None)  # noqa: SLF001
     except Exception as error:
-        turn.give_back(f"{type(error).__name__}: {error}")
+        turn.could_not(context, error)
         raise Ignore from error
     turn.mark_continued()
     has_job = bool(turn.held.record.job_id)

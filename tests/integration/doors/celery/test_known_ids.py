@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from celery import chord
 
 from tests.support.helpers import eventually
 from tests.support.house import House
@@ -46,3 +47,32 @@ def test_what_comes_under_a_requests_id_stores_nothing_there(house: House) -> No
     app.send_task("bridge.status", kwargs={}, task_id=victim.id, queue="bridge.control", expires=-10)
     assert house.ask("status", id=victim.id)["status"] == "COMPLETED"  # the expired one has been thrown away by now
     assert late.state == "SUCCESS"
+
+
+def test_celerys_own_tasks_under_a_requests_id_store_nothing_there(house: House) -> None:
+    """Nor does a chain whose tail bears it, or a chord whose body does; most of them are none that this worker has."""
+    victim = house.send({"mock_delay": 3, "mock_return": "mine"})
+    eventually(lambda: house.phase(victim.id) is not None, timeout=20)
+    app, job = house.app, {"input": {"mock_error": "x"}}
+    own: dict[str, tuple[list[Any], dict[str, Any]]] = {
+        "accumulate": ([1], {}),
+        "backend_cleanup": ([], {}),
+        "chord_unlock": (["g", {"task": "x"}], {"result": []}),
+        "map": ([{"task": "celery.accumulate"}, [[2]]], {}),
+        "starmap": ([{"task": "celery.accumulate"}, [[2]]], {}),
+        "chunks": ([{"task": "celery.accumulate"}, [[2]], 1], {}),
+        "group": ([[], [None, []], "g", []], {}),
+        "chain": ([], {}),
+        "chord": ([[], {"task": "x"}], {}),
+    }
+    for queue in ("bridge.run", "bridge.control"):
+        for name, (args, kwargs) in own.items():
+            app.send_task(f"celery.{name}", args, kwargs, task_id=victim.id, queue=queue)
+    conflicts(house, 2 * len(own))
+    failing = app.signature("bridge.run", kwargs=job, queue="bridge.run")
+    (failing | app.signature("x", task_id=victim.id)).apply_async()
+    body = app.signature("x").set(task_id=victim.id)
+    first = chord([failing.clone()], body).apply_async().parent[0]
+    eventually(lambda: house.phase(first.id) == "CLOSED", timeout=20)
+    assert victim.get(timeout=30) == "mine"
+    assert victim.state == "SUCCESS"

@@ -1,0 +1,63 @@
+"""Celery's result backend as this worker uses it: what stands under an id is not believed, and not taken from anybody.
+
+Results are stored under more ids than the task's own: a member of a chain that will not run, a chord's body, a
+follow-up that cannot be sent. Each of those ids comes out of a message, and a message may name anybody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery._state import get_current_task
+from celery.backends.redis import RedisBackend
+from celery.states import PENDING
+
+from bridge.doors.celery.sending import behind, is_outage
+from bridge.doors.celery.wait_for_ledger import wait_for_ledger
+from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.ledger import Ledger
+
+
+def _own_id() -> str | None:
+    """Of the task at work in this thread; None where none is."""
+    telling = behind()
+    if telling is not None:
+        return telling.request_id
+    task = get_current_task()
+    return None if task is None or task.request.is_eager else task.request.id
+
+
+def used_by_tasks(backend: Any, ledger_of: Callable[[], Ledger]) -> Any:
+    """The backend itself, with its two ways to a stored result changed."""
+    store, read = backend.store_result, backend._get_task_meta_for  # noqa: SLF001
+
+    def store_result(task_id: str, *args: Any, **kwargs: Any) -> Any:
+        """Nothing under the id of a request, while a task of another id is at work."""
+        own = _own_id()
+        if own is not None and own != task_id:
+            ledger = ledger_of()
+            if wait_for_ledger(lambda: ledger.knows(str(task_id))):
+                tell("request.conflict", request_id=task_id, endpoint="", door="celery")
+                return None
+        return store(task_id, *args, **kwargs)
+
+    def get_task_meta_for(task_id: str) -> Any:
+        """What is no result, or none that can be read, is written over; by the ledger's end whatever stands there."""
+        telling = behind()
+        if telling is not None and telling.request_id == task_id:
+            return {"status": PENDING, "result": None}
+        try:
+            found = read(task_id)
+        except Exception as error:
+            if is_outage(error):
+                raise
+            found = None
+        return found if isinstance(found, dict) and "status" in found else {"status": PENDING, "result": None}
+
+    backend.store_result = store_result
+    if isinstance(backend, RedisBackend):
+        backend._get_task_meta_for = get_task_meta_for  # noqa: SLF001
+    return backend
