@@ -59,7 +59,10 @@ def is_outage(error: BaseException) -> bool:
 class Behind(Protocol):
     """The request that is followed."""
 
-    request_id: str
+    @property
+    def request_id(self) -> str:
+        """Its task id."""
+        ...
 
     def unsendable(self, follow_up: Context, error: Exception) -> None:
         """Tell whoever waits for a follow-up that it will never run."""

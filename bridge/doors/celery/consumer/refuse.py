@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
+from celery.app.task import Context
 from celery.exceptions import Reject
-from celery.states import FAILURE, READY_STATES
+from celery.states import READY_STATES
 from celery.utils.log import get_logger
 
 from bridge.doors.celery.background import Background
 from bridge.doors.celery.consumer.check import Unreadable
 from bridge.doors.celery.consumer.secrets import blot
+from bridge.doors.celery.consumer.signatures import Unfit, check_signature, check_signatures
+from bridge.doors.celery.consumer.types import text, whole
 from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
+from bridge.doors.celery.sending import sending_behind
 from bridge.doors.celery.wait_for_ledger import WAIT_MAX_S, stopping, wait_for_ledger
 from bridge.job.request import REQUEST_ID, rejected
 from bridge.job.words import DeadReason
@@ -47,6 +52,8 @@ class Refused:
     headers: Mapping[str, Any] = field(default_factory=dict)
     task_id: str | None = None
     silent: bool = False
+    #: What waits for it, as far as that can be read: chain, chord, errbacks, and its place in the chord's header.
+    waits: Mapping[str, Any] = field(default_factory=dict)
     done: Callable[[], None] = lambda: None
     give_back: Callable[[], None] = lambda: None
 
@@ -58,6 +65,20 @@ class RefusalUses:
     ledger: Ledger
     app: Celery
     secret_names: Iterable[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Nobody:
+    """A refused request as what its errbacks are sent behind: its own dead letter tells of them."""
+
+    request_id: str
+
+    def unsendable(self, follow_up: Context, error: Exception) -> None:
+        """Nothing more is told."""
+
+    def held(self, _follow_up: Mapping[str, Any]) -> bool:
+        """Nothing is kept."""
+        return False
 
 
 class Refusals:
@@ -133,7 +154,7 @@ class Refusals:
     def _tell_caller(self, refused: Refused) -> None:
         """FAILURE where nobody else has an answer under that id: a record of the ledger, or a result that stands."""
         task_id = refused.task_id
-        if task_id is None or refused.silent or not REQUEST_ID.fullmatch(task_id):
+        if task_id is None or (refused.silent and not refused.waits) or not REQUEST_ID.fullmatch(task_id):
             return
         uses = self._uses()
         if uses.ledger.phases([task_id])[0] is not None:
@@ -142,7 +163,11 @@ class Refusals:
         if uses.app.AsyncResult(task_id).state in READY_STATES:
             return
         text = refused.fault.text
-        backend.store_result(task_id, rejected(text.partition(":")[0], text), FAILURE)
+        context = Context({"id": task_id, "delivery_info": {}, **refused.waits})
+        with sending_behind(_Nobody(task_id)):  # what it names as its own may be somebody else's
+            backend.mark_as_failure(
+                task_id, rejected(text.partition(":")[0], text), request=context, store_result=not refused.silent
+            )
 
 
 def _readable(headers: object) -> dict[str, Any]:
@@ -178,6 +203,7 @@ def of_message(message: Any, fault: Unreadable) -> Refused:
         },
         task_id=_id(said),
         silent=said.get("ignore_result") is True,
+        waits=_waits(message, said),
     )
 
 
@@ -204,6 +230,25 @@ def of_envelope(item: bytes, source: str) -> Refused:
         task_id=_id(headers),
         silent=headers.get("ignore_result") is True,
     )
+
+
+def _waits(message: Any, said: Mapping[str, Any]) -> dict[str, Any]:
+    """One that is unfit itself is left out."""
+    try:
+        payload = message.payload if not message.errors else None
+    except Exception:  # noqa: BLE001  (it cannot be read: that is why we are here)
+        return {}
+    embed = payload[2] if isinstance(payload, list | tuple) and len(payload) == 3 else payload  # noqa: PLR2004
+    found: dict[str, Any] = {}
+    for name, check in (("chain", check_signatures), ("errbacks", check_signatures), ("chord", check_signature)):
+        waiting = _object(embed).get(name)
+        with suppress(Unfit, RecursionError):
+            check(waiting, name)
+            found[name] = waiting
+    if found and text(said.get("group")):
+        found["group"] = said["group"]
+        found["group_index"] = said["group_index"] if whole(said.get("group_index")) else None
+    return found
 
 
 def _object(value: Any) -> dict[str, Any]:

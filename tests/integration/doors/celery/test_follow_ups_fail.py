@@ -183,6 +183,19 @@ def test_a_link_that_could_never_be_sent_is_refused_before_anything_is_paid(hous
     assert house.submits() == before
 
 
+def test_who_waits_behind_a_refused_request_hears_of_it(house: House) -> None:
+    """Its chain and its chord; but a stranger's id among them answers nobody."""
+    victim = house.send({"mock_delay": 3, "mock_return": "mine"})
+    eventually(lambda: house.phase(victim.id) is not None, timeout=20)
+    unfit = run(house, input={"n": 1}).set(link=note(house, "no", compression="snappy"))
+    tail = chain(unfit.clone(), note(house, "no").set(task_id=victim.id), note(house, "no")).apply_async()
+    with pytest.raises(JobRejected, match="compression"):
+        tail.get(timeout=20)
+    with pytest.raises((JobRejected, ChordError)):
+        chord([run(house, input={"n": 1}), unfit.clone()], note(house, "no")).apply_async().get(timeout=20)
+    assert victim.get(timeout=20) == "mine"
+
+
 @pytest.mark.parametrize("linked", [True, False])
 def test_whatever_stands_under_a_requests_result_is_written_over(house: House, *, linked: bool) -> None:
     """A key of another type, no JSON, no result, somebody's SUCCESS: with a link as without."""
