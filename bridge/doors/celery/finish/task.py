@@ -127,11 +127,14 @@ class Turn:
         What is no outage before all is sent lies in what follows: then nothing of it is tried again.
         """
         if not is_outage(error) and not self.continued:
-            follow_ups = [*(context.callbacks or ()), *(context.errbacks or ()), *(context.chain or ())]
-            if follow_ups:
-                refusal = self._letter(dumps(follow_ups), "what follows", "", error)
-                context.update(callbacks=None, errbacks=None, chord=None)  # the chord hears of the end itself
-                fail_followers(self._backend, context, refusal)
+            behind = [*(context.callbacks or ()), *(context.chain or ())]
+            if behind or context.errbacks:
+                refusal = self._letter(dumps([*behind, *(context.errbacks or ())]), "what follows", "", error)
+                context.update(callbacks=None, errbacks=None, chord=None, chain=behind)  # the chord hears of the end
+                try:
+                    fail_followers(self._backend, context, refusal)
+                except (TypeError, ValueError, LookupError, AttributeError) as unreadable:  # told as far as it can be
+                    tell("call.failed", call="fail what follows", error=type(unreadable).__name__)
                 self.mark_continued()
         self.give_back(f"{type(error).__name__}: {error}")
 

@@ -211,3 +211,21 @@ def test_whatever_stands_under_a_requests_result_is_written_over(house: House, *
     for one in sent:
         eventually(lambda one=one: house.phase(one.id) == "CLOSED", timeout=20)  # type: ignore[misc]
         assert house.app.AsyncResult(one.id).get(timeout=5) == {"n": 1}
+
+
+def test_what_an_older_door_let_in_is_told_at_the_end(redis_url: str, tmp_path: Path) -> None:
+    """A link that is no signature is in the ledger already: the end is told, and so is who waits for the chain."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
+        house.worker(BRIDGE_CELERY_CONFIG="tests.odd_door")
+        sender = RedisSender(redis_url)
+        tail = {"task": "x", "args": [], "kwargs": {}, "options": {"task_id": "behind"}, "subtask_type": "nobody"}
+        ends = {"chain": {"n": 1}, "callbacks": {"n": 1}, "errbacks": {"mock_error": "boom"}}
+        for where, asked in ends.items():
+            sender.send(Foul(json.dumps([[], {"input": asked}, {where: [tail]}]).encode(), good_headers(id=where)))
+        for where in ends:
+            eventually(lambda where=where: house.phase(where) == "CLOSED", timeout=20)  # type: ignore[misc]
+            assert len(undeliverable(house, where)) == 1
+        assert house.app.AsyncResult("chain").get(timeout=5) == {"n": 1}
+        assert house.app.AsyncResult("callbacks").get(timeout=5) == {"n": 1}
+        assert house.app.AsyncResult("errbacks").state == house.app.AsyncResult("behind").state == "FAILURE"
+        sender.close()
