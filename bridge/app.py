@@ -55,7 +55,7 @@ class BridgeCelery(Celery):  # type: ignore[misc]
     def _get_backend(self) -> Any:
         """From the setting, which is the address in Celery's words; `conf.result_backend` prefers the variable."""
         made, url = by_url(self.backend_cls or self.conf["result_backend"], self.loader)
-        return made(app=self, url=url)
+        return results.used_by_tasks(made(app=self, url=url), lambda: components.current(self).ledger)
 
     @cached_property
     def Worker(self) -> Any:  # noqa: N802  (Celery's name)
@@ -65,9 +65,6 @@ class BridgeCelery(Celery):  # type: ignore[misc]
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Celery's own; while the end of a request is told, what cannot be sent behind it ends by itself."""
         return sending.send_task(self, super().send_task, name, args, kwargs, options)
-
-    def _get_backend(self) -> Any:
-        return results.used_by_tasks(super()._get_backend(), lambda: components.current(self).ledger)
 
 
 class _LazyConfig:
