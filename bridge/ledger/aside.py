@@ -1,4 +1,7 @@
-"""Public keys that were no streams: a call that met one is made again once it was set aside (`lua/_prelude.lua`)."""
+"""Public keys that were no streams, or had no ids left: they are set aside, and the call is made again.
+
+`lua/_prelude.lua` has the rule.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def on_streams(client: redis.Redis, prefix: str, streams: Sequence[str], call: Callable[[], T]) -> T:
-    """The call's answer; what kept it from the streams is set aside first. Raises LedgerUnavailable, or LedgerFault."""
+def on_streams(
+    client: redis.Redis, prefix: str, streams: Sequence[str], call: Callable[[], T], *, read: bool = False
+) -> T:
+    """The call's answer; what kept it from the streams is set aside first. Raises LedgerUnavailable, or LedgerFault.
+
+    `read`: the bridge reads these streams, and what it has not read yet is never set aside.
+    """
     try:
         with mapped():
             return call()
     except LedgerFault:
-        if not int(run(client, "aside", [prefix], list(streams))):
+        if not int(run(client, "aside", [prefix], ["read" if read else "", *streams])):
             raise
     with mapped():
         return call()

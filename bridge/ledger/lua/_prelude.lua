@@ -105,6 +105,17 @@ local function set_aside(key, why)
   redis.call('EXPIRE', p .. 'asides', 604800)
 end
 
+-- Whether a stream can give no further id: somebody has written an entry with the highest one there is.
+local HIGHEST = '18446744073709551615-18446744073709551615'
+
+local function used_up(key)
+  local info = redis.pcall('XINFO', 'STREAM', key)
+  for i = 1, info.err and 0 or #info, 2 do
+    if info[i] == 'last-generated-id' then return info[i + 1] == HIGHEST end
+  end
+  return false
+end
+
 -- XADD to a public stream, whatever stands there.
 local function add(key, ...)
   local answer = redis.pcall('XADD', key, ...)

@@ -55,7 +55,6 @@ class DeadLetters:
         `kept` is what is kept in the body's place, where that holds secrets.
         """
         reason = DeadReason(reason).value
-        tell("dead_letter.kept", reason=reason, door=door, request_id=request_id or None, detail=detail[:200])
         raw = body.encode(errors="surrogateescape") if isinstance(body, str) else body
         digest = hashlib.sha256(raw).hexdigest()
         original, encoding = (
@@ -76,7 +75,9 @@ class DeadLetters:
             "headers": _headers(headers or {}) if self.originals else {},
         }
         entry: dict[Any, Any] = {"data": dead_event(letter), "reason": reason, "door": door}
-        return str(self._on(lambda: self.client.xadd(self.names.dead, entry, maxlen=self.count_max, approximate=True)))
+        letter_id = self._on(lambda: self.client.xadd(self.names.dead, entry, maxlen=self.count_max, approximate=True))
+        tell("dead_letter.kept", reason=reason, door=door, request_id=request_id or None, detail=detail[:200])
+        return str(letter_id)
 
     def newest(self, count: int = 1_000) -> list[dict[str, Any]]:
         """The newest first, each with its `id`."""

@@ -5,6 +5,7 @@ Values come as bytes: a stranger has written them. All methods raise LedgerUnava
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,16 @@ from redis.exceptions import ResponseError
 from bridge.errors import LedgerError
 from bridge.ledger.aside import on_streams
 from bridge.ledger.keys import Names
+from bridge.ledger.scripts import run
 from bridge.outage import mapped
+from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     import redis
 
 GROUP = "bridge"
+#: Seconds between two looks whether all that stands there can be read, and entries looked at then.
+LOOK_S, LOOK_MAX = 1.0, 1_000
 
 #: One entry: its id, and its fields.
 Entry = tuple[str, dict[bytes, bytes]]
@@ -37,6 +42,7 @@ class Inbox:
     consumer: str
     prefix: str = Names().prefix
     _cursor: str = field(default="0-0", init=False)
+    _look_at: float = field(default=0.0, init=False)
 
     def read(self, count: int, bytes_max: int, block_ms: int) -> list[Entry]:
         """New entries, at least one when there is any; few when they are large, so that a batch fits in memory."""
@@ -45,7 +51,18 @@ class Inbox:
                 GROUP, self.consumer, {self.stream: ">"}, count=self._fitting(count, bytes_max), block=block_ms
             )
         )
+        if not answer:
+            self._put_right()
         return _entries(answer[0][1]) if answer else []
+
+    def _put_right(self) -> None:
+        """Nothing new has come: look whether a stranger has made the stream, or its group, one of which nothing can."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_S
+        done, at = run(self.client, "inbox", [self.prefix, self.stream], [GROUP, LOOK_MAX])
+        if done == b"back":
+            tell("stream.set_back", stream=self.stream, group=GROUP, to=at.decode())
 
     def adopt(self, idle_ms: int, count: int, bytes_max: int) -> list[Entry]:
         """Entries that another consumer took so long ago that it must be dead; they are this one's now."""
@@ -71,7 +88,7 @@ class Inbox:
 
     def done(self, entry_ids: Sequence[str]) -> None:
         """They are held elsewhere: acked and deleted, both or neither, since an ack alone leaves them there (I16)."""
-        on_streams(self.client, self.prefix, [self.stream], lambda: self._done(entry_ids))
+        on_streams(self.client, self.prefix, [self.stream], lambda: self._done(entry_ids), read=True)
 
     def _done(self, entry_ids: Sequence[str]) -> None:
         with self.client.pipeline(transaction=True) as pipe:
@@ -110,7 +127,7 @@ class Inbox:
     def _asked(self, call: Any) -> Any:
         """The call's answer; None when stream or group were not there: they are, afterwards."""
         try:
-            return on_streams(self.client, self.prefix, [self.stream], lambda: self._grouped(call))
+            return on_streams(self.client, self.prefix, [self.stream], lambda: self._grouped(call), read=True)
         except _Ungrouped:
             with mapped():
                 try:
@@ -146,4 +163,4 @@ def send(client: redis.Redis, names: Names, stream: str, data: bytes, fields: Ma
         fault = f"{stream} is no stream of requests or commands"
         raise LedgerError(fault)
     entry: dict[Any, Any] = {**fields, "data": data}
-    on_streams(client, names.prefix, [stream], lambda: client.xadd(stream, entry))
+    on_streams(client, names.prefix, [stream], lambda: client.xadd(stream, entry), read=True)

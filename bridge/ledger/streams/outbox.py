@@ -247,7 +247,7 @@ class Outbox:
         return on_streams(self.client, self.names.prefix, [self.names.events], call)
 
     def _keys(self) -> list[str]:
-        return [self.names.prefix, self.names.events]
+        return [self.names.prefix, self.names.events, self.names.dead]
 
     @property
     def _late(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -22,6 +22,7 @@ from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.streams.inbox import GROUP, Inbox, send
 from bridge.outage import is_outage, mapped
 from bridge.runpod import shared
+from bridge.telemetry import subscribe
 from tests.support.helpers import eventually
 
 
@@ -33,14 +34,15 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
     client.close()
 
 
-def tracked(ledger: Ledger, request_id: str, *, stream: int = 0, reply: str = "") -> Held:
+def tracked(ledger: Ledger, request_id: str, *, stream: int = 0, reply: str = "", sinks: str = "") -> Held:
     """A request whose job is with RunPod; its reply goes to a stream."""
     long = {Long.INPUT: '{"a":1}'}
     if reply:
         long[Long.REPLY] = json.dumps({"to": reply, "on": ["end"], "via": "redis", "correlation_id": None})
     record = Record(
-        id=request_id, endpoint="demo", endpoint_id="demo", door="stream", nonce="n", fingerprint="f", stream=stream
-    )
+        id=request_id, endpoint="demo", endpoint_id="demo", door="stream", nonce="n", fingerprint="f", stream=stream,
+        sinks=sinks,
+    )  # fmt: skip
     accepted = ledger.accept(request_id, lambda now, wish: ledger.table.accept(Held(record, long), now, wish))
     assert accepted.kind == "created"
     claimed = ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=30_000)
@@ -168,6 +170,116 @@ def test_a_public_key_of_the_wrong_type_is_set_aside_and_everything_goes_on(ledg
         assert key in ledger.asides()
         assert ledger.asides() == {}
     bytes_client.close()
+
+
+HIGHEST = "18446744073709551615-18446744073709551615"
+
+
+@pytest.mark.parametrize("public", ["events", "reply:mine", "dead", "requests", "results"])
+def test_a_stream_whose_ids_are_used_up_is_set_aside_and_everything_goes_on(ledger: Ledger, public: str) -> None:
+    """Redis takes no entry after the highest id; told once, and what stood there is kept."""
+    key, client = f"bridge:{public}", cast("Any", ledger.client)
+    client.delete(key)
+    client.xadd(key, {"x": "a stranger's"}, id=HIGHEST)
+    if public == "requests":  # what is still to be read is read first
+        with pytest.raises(LedgerFault, match="exhausted"):
+            send(client, ledger.names, key, b"{}", {})
+        client.xdel(key, HIGHEST)
+        send(client, ledger.names, key, b"{}", {})
+    held = tracked(ledger, "odd", reply="mine", sinks="results")
+    ledger.change(held, partial(_ended, ledger))
+    ledger.replies.write([("mine", "{}")])
+    ledger.dead.keep("malformed", door="x", body="x")
+    ledger.outbox.tell("{}", "job.x")
+    assert client.xinfo_stream(key)["last-generated-id"] != HIGHEST
+    assert client.xinfo_stream(f"bridge:_:aside:{key}")["last-generated-id"] == HIGHEST
+    assert list(ledger.asides()) == [key]
+
+
+def test_an_inbox_whose_ids_are_used_up_takes_entries_again_once_it_was_read(ledger: Ledger) -> None:
+    """The stranger's last entry is read like any other; then producers can write again, which they do unheard."""
+    client, key = redis.Redis.from_url(_url(ledger)), ledger.names.commands
+    inbox = Inbox(client, key, "me")
+    inbox.read(10, 1_000_000, 1)
+    client.xadd(key, {"data": "{}"}, id=HIGHEST)
+    last = eventually(lambda: inbox.read(10, 1_000_000, 1))
+    with pytest.raises(redis.ResponseError, match="exhausted"):
+        client.xadd(key, {"data": "{}"})
+    inbox.done([entry_id for entry_id, _ in last])
+
+    def read_again() -> bool:
+        inbox.read(10, 1_000_000, 1)
+        return bool(client.xinfo_stream(key)["last-generated-id"] == b"0-0")
+
+    eventually(read_again)
+    client.xadd(key, {"data": "next"})
+    assert eventually(lambda: inbox.read(10, 1_000_000, 1))[0][1] == {b"data": b"next"}
+    assert list(ledger.asides()) == [key]
+    client.close()
+
+
+def test_dead_letters_are_told_on_after_their_stream_was_made_anew(ledger: Ledger) -> None:
+    """Whoever tells them on AMQP had read to the highest id there is."""
+    ledger.outbox.take("me", lease_ms=10_000)
+    ledger.outbox.done("me", HIGHEST, 0, lease_ms=10_000, dead=True)
+    cast("Any", ledger.client).xadd(ledger.names.dead, {"x": "a stranger's"}, id=HIGHEST)
+    ledger.dead.keep("malformed", door="x", body="x")
+    turn = ledger.outbox.take("me", lease_ms=10_000)
+    assert turn is not None
+    assert len(ledger.dead.after(turn.dead_cursor, 10)) == 1
+
+
+def test_a_letter_is_told_once_it_is_kept(ledger: Ledger) -> None:
+    """Not before: the log would name a letter that nobody finds."""
+    told: list[str] = []
+    out = subscribe(lambda name, _fields: told.append(name))
+    ledger.client.config_set("maxmemory", "1mb")
+    try:
+        with pytest.raises(LedgerUnavailable):
+            ledger.dead.keep("malformed", door="x", body="x")
+        assert "dead_letter.kept" not in told
+        ledger.client.config_set("maxmemory", "0")
+        ledger.dead.keep("malformed", door="x", body="x")
+        assert told.count("dead_letter.kept") == 1
+    finally:
+        out()
+        ledger.client.config_set("maxmemory", "0")
+
+
+@pytest.mark.parametrize("slip", ["far_ahead", "to_the_end", "acked", "consumer_deleted"])
+def test_entries_that_a_strangers_slip_has_passed_over_are_read(ledger: Ledger, slip: str) -> None:
+    """Of those that are under way none is handed out again, where it can be helped."""
+    client, key = cast("Any", redis.Redis.from_url(_url(ledger))), ledger.names.requests
+    inbox, dead = Inbox(client, key, "me"), Inbox(client, key, "dead")
+    inbox.read(1, 1_000, 1)
+    told: list[str] = []
+    out = subscribe(lambda name, _fields: told.append(name))
+    client.xadd(key, {"data": "under way"})
+    eventually(lambda: inbox.read(10, 1_000, 1))
+    match slip:
+        case "far_ahead":
+            client.xgroup_setid(key, GROUP, "9999999999999-0")
+            client.xadd(key, {"data": "new"})
+        case "to_the_end":
+            client.xadd(key, {"data": "new"})
+            client.xgroup_setid(key, GROUP, "$")
+        case "acked":
+            client.xack(key, GROUP, client.xadd(key, {"data": "new"}))
+            client.xgroup_setid(key, GROUP, "$")
+        case _:
+            client.xadd(key, {"data": "new"})
+            eventually(lambda: dead.read(10, 1_000, 1))
+            client.xgroup_delconsumer(key, GROUP, "dead")
+    found = eventually(lambda: inbox.read(10, 1_000, 1))
+    assert [entry[b"data"] for _, entry in found] == [b"new"]
+    assert told.count("stream.set_back") == 1
+    inbox.done([entry_id for entry_id, _ in found])
+    client.xgroup_setid(key, GROUP, "9999999999999-0")
+    eventually(lambda: inbox.read(10, 1_000, 1) or told.count("stream.set_back") == 2)
+    client.xadd(key, {"data": "at once"})
+    assert inbox.read(10, 1_000, 1)
+    out()
+    client.close()
 
 
 def _url(ledger: Ledger) -> str:

@@ -1,12 +1,14 @@
 """Sets aside what Celery cannot read: a dead letter with reason and bytes, FAILURE for the caller, then the ack (I12).
 
 One thread does it, because the ledger may be away: then the message is held, unacked (I1), while the event loop goes on
-with the next ones. It may be done twice: a worker that dies before its ack leaves the message to another one.
+with the next ones. A letter that cannot be written is tried again behind the others. All may be done twice: a worker
+that dies before its ack leaves the message to another one.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -81,6 +83,10 @@ class _Nobody:
         return False
 
 
+class NotKept(Exception):
+    """A letter cannot be written, whatever is left out of it; the next one may be."""
+
+
 class Refusals:
     """One a consumer; its thread starts with the first message."""
 
@@ -88,6 +94,8 @@ class Refusals:
         """`uses` gives this process' own."""
         self._uses = uses
         self._background = Background("bridge-refuse", self._work)
+        self._lock = threading.Lock()
+        self._held: list[Callable[[], None]] = []
 
     def put(self, refused: Refused) -> None:
         """Have a message set aside soon; returns at once."""
@@ -96,6 +104,22 @@ class Refusals:
     def soon(self, call: Callable[[], None]) -> None:
         """Have something done by the thread, where a wait for the ledger does no harm."""
         self._background.put(call)
+
+    def later(self, call: Callable[[], None]) -> None:
+        """The same, after a pause in which the thread goes on with the others."""
+        with self._lock:
+            self._held.append(call)
+            if len(self._held) > 1:
+                return
+        timer = threading.Timer(WAIT_MAX_S, self._pause_over)
+        timer.daemon = True
+        timer.start()
+
+    def _pause_over(self) -> None:
+        with self._lock:
+            held, self._held = self._held, []
+        for call in held:
+            self.soon(call)
 
     @staticmethod
     def _work(calls: list[Callable[[], None]]) -> None:
@@ -110,31 +134,38 @@ class Refusals:
             self.keep(refused)
         except Reject:  # told to stop while the ledger is away
             refused.give_back()
+        except NotKept:  # the message stays held, visibly
+            if stopping.is_set():
+                refused.give_back()
+            else:
+                self.later(lambda: self._set_aside(refused))
         else:
             refused.done()
 
     def keep(self, refused: Refused) -> None:
-        """Write the letter and tell the caller. Raises Reject when told to stop while the ledger is away."""
-        letter = refused
-        while True:
-            try:
-                wait_for_ledger(lambda letter=letter: self._letter(letter))  # type: ignore[misc]
-                break
-            except Reject:
-                raise
-            except Exception as error:  # a letter that cannot be written: the message stays held, visibly
-                tell("call.failed", call="dead letter", error=type(error).__name__)
-                if letter is refused:  # it may be what the message says of itself: keep the rest
-                    letter = Refused(refused.body, "", refused.fault)
-                    continue
-                if stopping.wait(WAIT_MAX_S):
-                    raise Reject(error, requeue=True) from error
+        """Write the letter and tell the caller.
+
+        Raises Reject when told to stop while the ledger is away, NotKept where the letter cannot be written.
+        """
+        try:
+            self._written(refused)
+        except NotKept:  # it may be what the message says of itself: keep the rest
+            self._written(Refused(refused.body, "", refused.fault))
         try:
             wait_for_ledger(lambda: self._tell_caller(refused))
         except Reject:
             raise
         except Exception as error:  # noqa: BLE001  (the letter is written: nothing is lost)
             tell("call.failed", call="store result", request_id=refused.task_id, error=type(error).__name__)
+
+    def _written(self, refused: Refused) -> None:
+        try:
+            wait_for_ledger(lambda: self._letter(refused))
+        except Reject:
+            raise
+        except Exception as error:
+            tell("call.failed", call="dead letter", error=type(error).__name__)
+            raise NotKept from error
 
     def _letter(self, refused: Refused) -> None:
         uses = self._uses()

@@ -32,7 +32,7 @@ from kombu.utils.json import dumps, loads
 
 from bridge.doors.celery.consumer import redis_scripts
 from bridge.doors.celery.consumer.doorbell import Doorbell
-from bridge.doors.celery.consumer.refuse import of_envelope
+from bridge.doors.celery.consumer.refuse import NotKept, of_envelope
 from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
 from bridge.outage import is_outage, said
 from bridge.telemetry import redact, tell
@@ -385,10 +385,20 @@ class Channel(kombu_redis.Channel):
     def _bury(self, refusals: Refusals) -> None:
         """One after the other; it leaves the list once its letter is written. In a thread of its own."""
         key, client = self.named(UNREADABLE), self.own_client
+        left = False
         try:
-            while (item := client.execute_command("LINDEX", key, -1)) is not None:
-                refusals.keep(of_envelope(bytes(item), UNREADABLE))
-                client.execute_command("LREM", key, -1, item)
+            for _ in range(client.llen(key)):
+                if (item := client.execute_command("LINDEX", key, -1)) is None:
+                    break
+                try:
+                    refusals.keep(of_envelope(bytes(item), UNREADABLE))
+                except NotKept:  # behind the others
+                    left = True
+                    client.execute_command("RPOPLPUSH", key, key)
+                else:
+                    client.execute_command("LREM", key, -1, item)
+            if left:
+                refusals.later(lambda: self._bury(refusals))
         except broken((ResponseError, *self.connection_errors, Reject)):  # the next worker that starts does it
             return
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import brotli  # type: ignore[import-untyped]
 import hypothesis
@@ -20,6 +20,8 @@ import pytest
 from backports import zstd
 from hypothesis import HealthCheck, Phase, given, settings
 
+from bridge.doors.celery.consumer.check import Unreadable
+from bridge.doors.celery.consumer.refuse import Refusals, RefusalUses, Refused
 from bridge.doors.celery.consumer.unpack import BODY_MAX
 from bridge.job.words import DeadReason
 from tests.support.foul import (
@@ -35,6 +37,7 @@ from tests.support.foul import (
 from tests.support.helpers import eventually
 from tests.support.house import House, Process
 from tests.support.servers import RabbitServer, RedisServer
+from tests.support.services import StreamService
 
 BROKERS = ("redis", "amqp")
 
@@ -105,6 +108,38 @@ def test_what_celery_cannot_read_becomes_a_dead_letter_and_a_failure(house: Hous
     cut = next(letter for letter in found if letter["request_id"] == FOUL["body cut"].headers["id"])
     assert '"accessSecret"' not in cut["original"] or SECRET not in cut["original"].partition('"s3Config"')[2]
     assert '"secret_input"' in cut["original"]
+
+
+@pytest.mark.parametrize("house", ["redis"], indirect=True)
+def test_a_letter_that_cannot_be_written_keeps_no_other_back(house: House) -> None:
+    """Its message is held, and tried again behind the others, however long it takes."""
+    done: list[str] = []
+    refusals = Refusals(lambda: RefusalUses(house.ledger, house.app, ()))
+    odd = Unreadable(cast("DeadReason", "no such reason"), "odd")  # what no ledger can write
+    refusals.put(Refused(b"x", "q", odd, done=lambda: done.append("odd")))
+    for n in range(2):
+        fault = Unreadable(DeadReason.MALFORMED, "x")
+        refusals.put(Refused(b"x", "q", fault, done=lambda n=n: done.append(f"good {n}")))  # type: ignore[misc]
+    eventually(lambda: done == ["good 0", "good 1"])
+    odd.reason = DeadReason.MALFORMED
+    eventually(lambda: done[2:] == ["odd"])
+
+
+@pytest.mark.parametrize("house", ["redis"], indirect=True)
+def test_dead_letters_are_kept_after_a_stranger_has_used_up_their_ids(house: House, worker: Process) -> None:
+    """Neither Celery's door nor the streams close because of it, and it is told once."""
+    house.client.xadd(house.ledger.names.dead, {"x": "a stranger's"}, id="18446744073709551615-18446744073709551615")
+    sender = sender_of(house)
+    sender.send(FOUL["body cut"])
+    sender.close()
+    stream = StreamService(house.environment["BRIDGE_REDIS_URL"])
+    stream.own("used-up")
+    stream.send(b'{"id": "used-up", "input": 7, "reply_to": "used-up"}')
+    assert stream.replies("used-up", 1)[0]["type"] == "bridge.job.rejected"
+    stream.close()
+    eventually(lambda: {letter["door"] for letter in house.ledger.dead.newest()} == {"celery", "stream"})
+    eventually(lambda: worker.said().count("key=bridge:dead") == 1)
+    the_next_goes_on(house, worker)
 
 
 @pytest.mark.parametrize("house", ["redis"], indirect=True)
