@@ -1,13 +1,15 @@
 """The AMQP door: plain JSON on `bridge.requests` and `bridge.commands`, read by a connection and a loop of its own.
 
 Not by Celery's consumer: no byte that a stranger sends may stop a Celery worker. Queues and exchange are used as they
-are found, and declared where they are not; a message is acked when the ledger or the dead letters hold it. Answers
-leave on a second connection, because a broker that is short of memory stops reading from those that publish.
+are found, and declared where they are not, now and then also while they are used. A message is acked when the ledger
+or the dead letters hold it. Answers leave on a second connection, because a broker that is short of memory stops
+reading from those that publish.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ EXCHANGE = "bridge.jobs"
 #: Queue and key of each kind of message.
 QUEUES = {"requests": ("bridge.requests", "job.submit.#"), "commands": ("bridge.commands", "job.command.#")}
 HEARTBEAT_S, CONNECT_S, CONFIRM_S = 30, 5.0, 30.0
+#: Seconds between looks whether exchange, queue and binding still stand: so long do producers meet their 404.
+LOOK_S = 5.0
 #: Not 0: py-amqp turns without a pause on a socket that does not wait, until the rest of a frame is there.
 AT_ONCE_S = 0.001
 _PROPERTIES = (
@@ -51,11 +55,14 @@ class AmqpConsumer(Consumer):
         self._answers: Any = None
         self._answering: Any = None
         self._returned: list[str] = []
+        self._look_at = 0.0
+        self._refused = ""
 
     # Taking
 
     def _receive(self, wait_s: float) -> Sequence[Delivery]:
         self._connected()
+        self._declared_again()
         if not self._buffer:
             self._drain(wait_s)
         size = _bytes_of(self._buffer)
@@ -87,6 +94,7 @@ class AmqpConsumer(Consumer):
             channel, self._channel, self._buffer = self._channel, None, []
             channel.close()
         if self._connection is not None:
+            self._declared_again()
             self._drain(AT_ONCE_S)
             self._connection.heartbeat_check()
 
@@ -102,11 +110,26 @@ class AmqpConsumer(Consumer):
             self._connection = connection
         if self._channel is None:
             declare(self._connection, self._handler.kind, quorum=self._quorum)
+            self._look_at = time.monotonic() + LOOK_S
             channel = self._connection.channel()
             channel.auto_decode = False  # bytes, whatever a content encoding claims
             channel.basic_qos(0, 2 * BATCH, False)
             channel.basic_consume(self._queue, callback=self._buffer_one)
             self._channel = channel
+
+    def _declared_again(self) -> None:
+        """See that what producers send to still leads here. A binding is made anew unseen: nobody can ask for one."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_S
+        refused = ""
+        try:
+            declare(self._connection, self._handler.kind, quorum=self._quorum, again=True)
+        except self._connection.channel_errors as error:  # what is consumed goes on
+            refused = f"{type(error).__name__}: {error}"
+        if refused and refused != self._refused:
+            tell("broker.unavailable", error=refused, door=self._handler.source)
+        self._refused = refused
 
     def _buffer_one(self, message: Any) -> None:
         self._buffer.append(message)
@@ -212,15 +235,23 @@ def look(connection: Any) -> dict[str, bool]:
     }
 
 
-def declare(connection: Any, kind: str, *, quorum: bool = False) -> None:
-    """Exchange, queue and binding of one kind; those that exist are used as they are, whatever their arguments."""
+def declare(connection: Any, kind: str, *, quorum: bool = False, again: bool = False) -> None:
+    """Exchange, queue and binding of one kind; those that exist are used as they are, whatever their arguments.
+
+    `again`: all of it has been there.
+    """
     queue, key = QUEUES[kind]
     arguments = {"x-queue-type": "quorum"} if quorum else None
     if not _exists(connection, lambda channel: channel.exchange_declare(EXCHANGE, "topic", passive=True)):
+        if again:
+            tell("topology.gone", exchange=EXCHANGE)
         with connection.channel() as channel:
             channel.exchange_declare(EXCHANGE, "topic", durable=True, auto_delete=False)
     found = _exists(connection, lambda channel: channel.queue_declare(queue, passive=True))
-    tell("topology.found" if found else "topology.missing", queue=queue)
+    if not again:
+        tell("topology.found" if found else "topology.missing", queue=queue)
+    elif not found:
+        tell("topology.gone", queue=queue)
     with connection.channel() as channel:
         if not found:
             channel.queue_declare(queue, durable=True, auto_delete=False, arguments=arguments)

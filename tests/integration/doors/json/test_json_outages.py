@@ -223,6 +223,17 @@ def test_queues_are_used_as_they_are_found_and_made_again_when_they_go(house: Ho
     assert process.running
 
 
+def test_exchange_and_binding_are_made_again_while_they_are_used(house: House, amqp: AmqpService) -> None:
+    """Whoever deletes them cuts producers off for seconds, and is told of."""
+    process = engine(house)
+    amqp.channel.queue_unbind("bridge.requests", "bridge.jobs", "job.submit.#")
+    eventually(lambda: binding_works(house, amqp, "bound-again"), timeout=20)
+    amqp.channel.exchange_delete("bridge.jobs")
+    eventually(lambda: "topology.gone" in process.said(), timeout=20)
+    eventually(lambda: binding_works(house, amqp, "made-again"), timeout=20)
+    assert "loop.failed" not in process.said()
+
+
 def binding_works(house: House, amqp: AmqpService, request_id: str) -> bool:
     """Whether a request goes through the exchange and ends. Sent until it does: an unbound exchange drops it."""
     amqp.send({"id": request_id, "input": {"a": 1}})
