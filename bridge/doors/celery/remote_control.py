@@ -3,6 +3,9 @@
 Remote control is broadcast and best effort; the truth is the ledger's. A revoke of a request becomes a cancel there,
 and its id is kept out of the workers' own lists of revoked tasks: a worker that has it there would throw the finish of
 the request away. All other ids go on to Celery's own command.
+
+Commands that have something done later, or to every later task, are looked at before: what they do wrong would be met
+on the event loop, or by messages that have nothing to do with them.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 #: How many requests `bridge_jobs` lists at most.
 JOBS_MAX = 200
+#: By how many processes or threads a pool may grow at once.
+POOL_GROWS_MAX = 1_000
 
 
 def register(control: Callable[[], Control]) -> None:
@@ -33,6 +38,8 @@ def register(control: Callable[[], Control]) -> None:
     for name in ("revoke", "terminate", "revoke_by_stamped_headers"):
         if name in Panel.data:
             _replace(name, getattr(revoking, name))
+    for name in ("add_consumer", "cancel_consumer", "rate_limit", "time_limit", "pool_grow", "pool_shrink"):
+        _replace(name, _looked_at(name, Panel.data[name]))
     _asking(control)
     _changing(control)
 
@@ -92,6 +99,47 @@ def _replace(name: str, command: Callable[..., Any]) -> None:
     Panel.data[name] = command
     Panel.meta[name] = before
     setattr(celery_control, name, command)
+
+
+#: What a task's own limits would do to the bridge's: hold messages that the ledger should have, or kill what saves one.
+_LIMITS = {
+    "rate_limit": (
+        "rate_limit does not work for the bridge's tasks: they take milliseconds and call no GPU. How fast jobs are "
+        "sent is bounded by the budgets and by max_in_flight of an endpoint or a tenant (docs/budget.md)"
+    ),
+    "time_limit": (
+        "time_limit does not work for the bridge's tasks: they take milliseconds, and jobs run at RunPod. Give a "
+        "request `timeout` or `queue_timeout`, or send it with soft_time_limit or time_limit (docs/control.md)"
+    ),
+}
+
+
+def _looked_at(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Celery's command, for arguments that it can do something with; else an answer that says which."""
+
+    def command(state: Any, **arguments: Any) -> Any:
+        fault = _fault(name, arguments, state)
+        return original(state, **arguments) if fault is None else nok(fault)
+
+    command.__name__, command.__doc__ = name, original.__doc__
+    return command
+
+
+def _fault(name: str, arguments: Mapping[str, Any], state: Any) -> str | None:
+    if name in _LIMITS:
+        task = arguments.get("task_name")
+        if not isinstance(task, str):
+            return "task_name: must be a text"
+        return _LIMITS[name] if task.startswith("bridge.") else None
+    if name.startswith("pool_"):
+        size = state.consumer.pool.num_processes
+        n, most = arguments.get("n", 1), size - 1 if name == "pool_shrink" else POOL_GROWS_MAX
+        return None if type(n) is int and 1 <= n <= most else f"n: must be from 1 to {most}; the pool has {size}"
+    for field in ("queue", "exchange", "exchange_type", "routing_key"):
+        value = arguments.get(field)
+        if not (isinstance(value, str) and value) and (value is not None or field == "queue"):
+            return f"{field}: must be a text"
+    return None
 
 
 def _asking(control: Callable[[], Control]) -> None:

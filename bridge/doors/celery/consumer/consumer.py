@@ -1,25 +1,31 @@
 """Celery's consumer, which looks at the queues each time it has connected, before anything would declare them.
 
 Every message passes through `create_task_handler`, and whatever Celery or kombu cannot do with one comes to `refuse`:
-what one message does wrong ends with that message.
+what one message does wrong ends with that message. What a broadcast has done later, on the event loop, passes through
+`call_soon`. And a broker that refuses a worker which has once been ready is waited for, like one that is away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from celery.worker import state
 from celery.worker.consumer import Consumer
-from celery.worker.state import maybe_shutdown
 
+from bridge.doors.celery.consumer import servers
 from bridge.doors.celery.consumer.check import Unreadable, check, fault_of
 from bridge.doors.celery.consumer.queues import find_queues
 from bridge.doors.celery.consumer.refuse import logger, of_message
 from bridge.doors.celery.consumer.transport import LOOK_S, Away, Channel, broken, lean
 from bridge.doors.celery.consumer.unpack import bound
+from bridge.errors import SettingsError
 from bridge.job.words import DeadReason
+from bridge.telemetry import redact, tell
+from bridge.timing import backoff
 
 if TYPE_CHECKING:
     from bridge.doors.celery.consumer.refuse import Refusals
@@ -29,8 +35,24 @@ if TYPE_CHECKING:
 _NONE_OF_OURS = ("map", "starmap", "chunks", "group", "chain", "chord")
 
 
+#: Seconds: a connection that has held so long was a good one; between tries where the broker refuses; between lines.
+GOOD_S, TRY_S, TRY_MAX_S, TELL_S = 5.0, 0.5, 5.0, 60.0
+
+
 class BridgeConsumer(Consumer):  # type: ignore[misc]
     """Set by `worker_consumer`."""
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        """Celery's steps; they end the worker with whatever the broker refuses."""
+
+        def start(self, parent: BridgeConsumer) -> None:
+            """Connect and consume, until the connection ends."""
+            try:
+                super().start(parent)
+            except Exception as error:
+                if not parent.waits_for(error):
+                    raise
+                raise ConnectionResetError(str(redact("", str(error)))) from error
 
     #: Set by `refuse.RefuseStep`, before anything connects.
     refusals: Refusals
@@ -40,9 +62,12 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Celery builds it."""
+        self._added: set[str] = set()
+        self._once_ready = False
+        self._ready_at: float | None = None
+        self._tries = 0
+        self._tell_at = 0.0
         super().__init__(*args, **kwargs)
-        self._celerys_loop: Any = self.loop
-        self.loop: Any = self._loop
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """Over the bridge's own form of Celery's Redis transport, or with frames read that py-amqp cannot."""
@@ -81,25 +106,86 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
             except Away as away:
                 if not self._served and away.__cause__ is not None:
                     raise away.__cause__ from None
-                maybe_shutdown()
+                state.maybe_shutdown()
                 time.sleep(LOOK_S)
             else:
                 self._served = True
                 return
 
-    def _loop(self, consumer: Any, connection: Any, *args: Any) -> None:
-        """A channel that RabbitMQ closes under a running worker is a lost connection, and no reason to end.
+    def on_ready(self) -> None:
+        """It consumes."""
+        super().on_ready()
+        self._once_ready, self._ready_at = True, time.monotonic()
+        servers.standing.refused = None
 
-        It closes one whose message was not acked within `consumer_timeout` (30 min), and messages are held for as long
-        as the ledger is away (I1). All of them come again on the next connection.
+    def waits_for(self, error: Exception) -> bool:
+        """Whether the broker refuses what it has given before: then wait a moment, and connect anew.
+
+        An operator has changed a password, a permission or a limit, and will mend it; or RabbitMQ has closed a channel
+        whose message was not acked within `consumer_timeout` (30 min), and messages are held for as long as the ledger
+        is away (I1). All of them come again on the next connection. Where Celery itself waits, it does.
         """
-        closed: tuple[type[Exception], ...] = ()
-        if connection.transport.driver_type == "amqp":
-            closed = connection.channel_errors
+        known = servers.explained(error)
+        if not (isinstance(error, self.channel_errors) or isinstance(known, SettingsError)):
+            return False
+        if not self._once_ready:
+            return False
+        good = self._ready_at is not None and time.monotonic() - self._ready_at > GOOD_S
+        self._ready_at = None
+        if good:  # what has happened is told by the next connection, if that fails
+            self._tries, self._tell_at = 0, 0.0
+            return True
+        for queue in list(self._added):
+            tell("call.failed", call=f"add_consumer {queue}", error=type(error).__name__)
+            self._let_go_of(queue)
+        self._tries += 1
+        servers.standing.refused = str(known or servers.said(error))
+        if time.monotonic() >= self._tell_at:
+            self._tell_at = time.monotonic() + TELL_S
+            tell("broker.refused", error=servers.standing.refused, tries=self._tries)
+        again_at = time.monotonic() + backoff(self._tries, TRY_S, TRY_MAX_S)
+        while time.monotonic() < again_at:
+            state.maybe_shutdown()
+            time.sleep(0.1)
+        return True
+
+    # What a broadcast has done
+
+    def call_soon(self, p: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """As Celery's, but what goes wrong ends with the call: the loop would end the worker with it."""
+        errors = self.connection_errors
+        if self.app.connection_for_read().transport.driver_type == "amqp":
+            errors = (*errors, *self.channel_errors)  # its channel is gone with it
+
+        def call() -> None:
+            try:
+                p(*args, **kwargs)
+            except broken(errors):
+                raise
+            except Exception as error:  # noqa: BLE001  (whatever somebody has broadcast)
+                tell("call.failed", call=getattr(p, "__name__", "broadcast"), error=f"{type(error).__name__}: {error}")
+
+        return super().call_soon(call)
+
+    def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
+        """As Celery's; one that cannot be consumed is forgotten, so that the next connection does without it."""
+        known = queue in self.app.amqp.queues.consume_from
         try:
-            self._celerys_loop(consumer, connection, *args)
-        except closed as error:
-            raise ConnectionResetError(str(error)) from error
+            super().add_task_queue(queue, *args, **options)
+        except Exception:
+            if not known:
+                self._let_go_of(queue)
+            raise
+        if not known:
+            self._added.add(queue)
+
+    def _let_go_of(self, queue: str) -> None:
+        self._added.discard(queue)
+        queues = self.app.amqp.queues
+        queues.deselect(queue)
+        queues.pop(queue, None)
+        with contextlib.suppress(Exception):  # it never was consumed, or its channel is gone
+            self.task_consumer.cancel_by_queue(queue)
 
     def update_strategies(self) -> None:
         """A message for one of those is as one for a task that nobody has."""

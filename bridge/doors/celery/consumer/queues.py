@@ -56,9 +56,15 @@ def queues_read(app: Celery) -> set[str]:
 
 
 def broker_answers(app: Celery) -> None:
-    """Raises OSError when the broker does not answer."""
+    """Raises OSError when the broker does not answer, or refuses this process."""
+    if servers.standing.refused is not None:
+        raise ConnectionError(servers.standing.refused)
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=2)
     except OperationalError as error:
         raise ConnectionError(str(error)) from error
+    except Exception as error:
+        if (known := servers.explained(error)) is None:
+            raise
+        raise ConnectionError(str(known)) from None

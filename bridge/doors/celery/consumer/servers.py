@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amqp import exceptions as amqp
@@ -40,6 +41,17 @@ _NEVER_BROKERS = {
 _NEVER_RESULTS = {"cache+memory": "cache+memory:// lives inside the worker's process, where no caller can read it"}
 #: Brokers that scripts/compat tries.
 _TRIED = frozenset({"redis", "rediss", "sentinel", "amqp", "amqps", "pyamqp", "sqs"})
+
+
+@dataclass(slots=True)
+class Standing:
+    """How this process' consumer stands with the broker."""
+
+    #: Why a broker that had let it in refuses it now.
+    refused: str | None = None
+
+
+standing = Standing()
 
 _AWAY = (OperationalError, amqp.ConnectionError, ConnectionError, TimeoutError, socket.gaierror)
 
@@ -80,7 +92,7 @@ def open_broker(app: Celery) -> str:
             connection.default_channel  # noqa: B018  (opens it: Redis is first asked something here)
             return str(connection.as_uri())
     except Exception as error:  # noqa: BLE001  (each transport has its own)
-        raise explained(error, BROKER) or ServerUnavailable(f"{BROKER}: {_said(error)}") from None
+        raise explained(error, BROKER) or ServerUnavailable(f"{BROKER}: {said(error)}") from None
 
 
 def open_results(app: Celery) -> str | None:
@@ -96,7 +108,7 @@ def open_results(app: Celery) -> str | None:
         backend._get_task_meta_for("bridge:probe")  # noqa: SLF001  (one read, without the retries of its public form)
     except Exception as error:  # noqa: BLE001  (drivers of databases have words of their own)
         raise explained(error, variable) or ServerUnavailable(
-            f"{variable}: the result backend cannot be read: {_said(error)}; is its address right, and is it up?"
+            f"{variable}: the result backend cannot be read: {said(error)}; is its address right, and is it up?"
         ) from None
     return str(backend.as_uri())
 
@@ -109,7 +121,7 @@ def explained(error: BaseException, variable: str = BROKER) -> BridgeError | Non
             return SettingsError(f"{variable}: {fault}")
     for one in chain:
         if isinstance(one, _AWAY) or is_outage(one):
-            fault = f"the server does not answer, or does not do what it is asked: {_said(one)}; is the address right?"
+            fault = f"the server does not answer, or does not do what it is asked: {said(one)}; is the address right?"
             return ServerUnavailable(f"{variable}: {fault}")
     return None
 
@@ -132,8 +144,13 @@ def _fault(error: BaseException) -> str | None:
                 "RabbitMQ does not let the user into the vhost, or has no such vhost (NOT_ALLOWED); the default one is "
                 "written %2F; `rabbitmqctl add_vhost` and `set_permissions` make another"
             )
+        case amqp.PreconditionFailed():
+            return (
+                f"RabbitMQ does not let the worker declare or read what it needs: {said(error)}; mend the limit, "
+                "policy or queue that it names"
+            )
         case ImproperlyConfigured() | ImportError() | NameError():  # a transport whose driver was not there to import
-            return f"cannot be opened: {_said(error)}; install the driver that its scheme needs"
+            return f"cannot be opened: {said(error)}; install the driver that its scheme needs"
     return refusal_of(error)
 
 
@@ -180,6 +197,6 @@ def _results_variable() -> str:
     return RESULTS if os.environ.get(RESULTS) or os.environ.get(f"{RESULTS}_FILE") else LEDGER
 
 
-def _said(error: BaseException) -> str:
-    """What it says, in one line and without credentials."""
+def said(error: BaseException) -> str:
+    """What an error says, in one line and without credentials."""
     return " ".join(str(redact("", f"{type(error).__name__}: {error}")).split())[:300]

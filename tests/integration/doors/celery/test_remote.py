@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from celery.exceptions import TaskRevokedError
@@ -69,3 +72,54 @@ def test_the_celery_command_speaks_to_the_bridge(house: House) -> None:
     assert "requested" in celery("control", "bridge_cancel", sent.id)
     with pytest.raises(TaskRevokedError):
         sent.get(timeout=15)
+
+
+WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("add_consumer", {"queue": ["x"]}),
+    ("add_consumer", {"queue": 7}),
+    ("add_consumer", {"queue": "x", "exchange_type": ["x"]}),
+    ("add_consumer", {"queue": "x", "bindings": 7}),
+    ("add_consumer", {"queue": "x", "exchange": "x2", "exchange_type": "nonsense"}),
+    ("add_consumer", {"queue": "bridge:events"}),
+    ("add_consumer", {"queue": "amq.x"}),
+    ("add_consumer", {"queue": "amq.gen-x", "exchange": "amq.topic", "exchange_type": "direct"}),
+    ("cancel_consumer", {"queue": {"x": 1}}),
+    ("cancel_consumer", {"queue": 7}),
+    ("cancel_consumer", {"queue": "nobody's"}),
+    ("pool_grow", {"n": "x"}),
+    ("pool_grow", {"n": -5}),
+    ("pool_shrink", {"n": 100}),
+    ("autoscale", {"max": "x", "min": 9}),
+    ("rate_limit", {"task_name": ["x"], "rate_limit": "1/h"}),
+    ("rate_limit", {"task_name": "bridge.run", "rate_limit": {}}),
+    ("time_limit", {"task_name": "bridge.run", "soft": "x", "hard": "y"}),
+    ("pool_restart", {}),
+    ("election", {"id": 7, "topic": [], "action": 7}),
+)
+
+
+@pytest.mark.parametrize("broker", ["redis", "amqp"])
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_what_a_broadcast_does_wrong_ends_with_it(
+    pool: str, broker: str, redis_url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The worker lives, jobs and controls go on, and the bridge's own tasks are limited by nobody."""
+    url = redis_url if broker == "redis" else request.getfixturevalue("amqp_url")
+    with House(tmp_path, broker=url, redis_url=redis_url) as house:
+        worker = house.worker(pool=pool)
+        for name, arguments in WRONG:
+            house.app.control.broadcast(name, arguments=arguments)
+        assert house.send({"n": 1}).get(timeout=20) == {"n": 1}
+        assert worker.running, worker.said()[-3000:]
+        for name, says in (("rate_limit", "max_in_flight"), ("time_limit", "`timeout`")):
+            asked = {"task_name": "bridge.run", name: "1/h"}
+            ask = partial(house.app.control.broadcast, name, arguments=asked, reply=True, timeout=2, limit=1)
+            (answer,) = eventually(ask)[0].values()  # asked again: on Redis a worker that connects anew hears nothing
+            assert says in answer["error"]
+        sent = [house.send({"n": n}) for n in range(3)]
+        assert [one.get(timeout=20) for one in sent] == [{"n": n} for n in range(3)]
+        house.app.control.add_consumer("bridge.more", destination=None)
+        more = house.app.signature("bridge.run", kwargs={"input": {"n": 9}}, queue="bridge.more").apply_async()
+        assert more.get(timeout=20) == {"n": 9}
+        assert worker.running
+        assert "worker.crashed" not in worker.said()

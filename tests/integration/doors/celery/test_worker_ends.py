@@ -7,14 +7,18 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+import redis
 
 from bridge.cli.codes import ExitCode
-from tests.support.helpers import eventually
+from tests.support.helpers import eventually, free_ports
 from tests.support.house import House, Process
+from tests.support.servers import RabbitServer
 
 COMMANDS = {
     "bridge": [sys.executable, "-m", "bridge.cli", "worker"],
@@ -198,3 +202,120 @@ def test_ctrl_c_is_told_from_a_crash(house: House) -> None:
     ready(process)
     process.kill(signal.SIGINT)
     assert ended(process) == ExitCode.STOPPED
+
+
+class Rabbit:
+    """A user and a virtual host of its own on RabbitMQ, and what an operator does to them."""
+
+    def __init__(self, server: RabbitServer) -> None:
+        self._erl = server.erl
+        url = server.fresh_url()
+        self.vhost = url.rpartition("/")[2]
+        self.url = url.replace("guest:guest", f"{self.vhost}:word")
+        self._erl(f'rabbit_auth_backend_internal:add_user(<<"{self.vhost}">>, <<"word">>, <<"x">>)')
+        self.may(".*", ".*", ".*")
+
+    def may(self, configure: str, write: str, read: str) -> None:
+        """Permissions; a connection may go on with what it has asked before, so all are closed."""
+        what = ", ".join(f'<<"{text}">>' for text in (self.vhost, self.vhost, configure, write, read, "x"))
+        self._erl(f"rabbit_auth_backend_internal:set_permissions({what})")
+        self.hang_up()
+
+    def password(self, word: str) -> None:
+        """Another one."""
+        self._erl(f'rabbit_auth_backend_internal:change_password(<<"{self.vhost}">>, <<"{word}">>, <<"x">>)')
+        self.hang_up()
+
+    def queues(self, most: int | None) -> None:
+        """A limit of the virtual host."""
+        if most is None:
+            self._erl(f'rabbit_vhost_limit:clear(<<"{self.vhost}">>, <<"x">>)')
+        else:
+            self._erl(f'rabbit_vhost_limit:set(<<"{self.vhost}">>, [{{<<"max-queues">>, {most}}}], <<"x">>)')
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        self._erl('[rabbit_networking:close_connection(P, "bye") || P <- rabbit_networking:connections()]')
+
+
+def test_a_running_worker_waits_for_a_rabbitmq_that_refuses_it(
+    rabbitmq_server: RabbitServer, redis_url: str, tmp_path: Path
+) -> None:
+    """Whatever an operator changes: told, not ready, nothing lost, and it goes on when that is mended."""
+    rabbit = Rabbit(rabbitmq_server.start())
+    port = free_ports(1)[0]
+    changes: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
+        (lambda: rabbit.may(".*", "^$", ".*"), lambda: rabbit.may(".*", ".*", ".*")),
+        (lambda: rabbit.may(".*", ".*", "^$"), lambda: rabbit.may(".*", ".*", ".*")),
+        (lambda: rabbit.may("^$", "^$", "^$"), lambda: rabbit.may(".*", ".*", ".*")),
+        (lambda: rabbit.password("other"), lambda: rabbit.password("word")),
+        (lambda: rabbit.queues(1), lambda: rabbit.queues(None)),
+    )
+
+    def answers() -> int:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=10).status_code
+
+    with House(tmp_path, broker=rabbit.url, redis_url=redis_url, http_bind=f"127.0.0.1:{port}") as house:
+        process = worker(house, "bridge")
+        ready(process)
+        for n, (worse, better) in enumerate(changes):
+            sent = house.send({"n": n, "mock_delay": 1})
+            worse()
+            eventually(lambda: answers() == 503, timeout=20)
+            assert process.running, process.said()[-3000:]
+            better()
+            assert sent.get(timeout=30)["n"] == n
+            assert house.send({"again": n}).get(timeout=20) == {"again": n}
+            eventually(lambda: answers() == 200, timeout=20)
+            assert process.running, process.said()[-3000:]
+        assert "broker.refused" in process.said()
+        assert "settings.unusable" not in process.said()
+        assert ":word" not in process.said()
+        rabbit.password("other")
+        eventually(lambda: answers() == 503, timeout=20)
+        assert process.stop(timeout=60) == ExitCode.OK  # also while it waits
+
+
+@pytest.mark.parametrize("what", ["read", "queues"])
+def test_a_worker_that_rabbitmq_refuses_from_the_start_says_so_and_ends(
+    what: str, rabbitmq_server: RabbitServer, redis_url: str, tmp_path: Path
+) -> None:
+    """Nothing that waiting would mend by itself: an operator is to see it."""
+    rabbit = Rabbit(rabbitmq_server.start())
+    if what == "read":
+        rabbit.may(".*", ".*", "^$")
+    else:
+        rabbit.queues(1)
+    with House(tmp_path, broker=rabbit.url, redis_url=redis_url) as house:
+        process = worker(house, "bridge")
+        assert ended(process) == ExitCode.SETTINGS, process.said()[-3000:]
+        assert "settings.unusable" in process.said()
+        assert "Traceback" not in process.said()
+
+
+def test_a_running_worker_waits_for_a_redis_that_refuses_it(redis_url: str, tmp_path: Path) -> None:
+    """Its user may do less for a while, or nothing, or has another password."""
+    admin: Any = redis.Redis.from_url(redis_url, decode_responses=True)
+    user = "a-team"
+    admin.execute_command("ACL", "SETUSER", user, "on", ">word", "~*", "&*", "+@all")
+    broker = redis_url.replace("redis://", f"redis://{user}:word@")
+    with House(tmp_path, broker=broker, backend=redis_url, redis_url=redis_url) as house:
+        process = worker(house, "bridge")
+        ready(process)
+        for n, (worse, better) in enumerate((("-@all", "+@all"), ("-evalsha", "+@all"), ("resetchannels", "&*"))):
+            admin.execute_command("ACL", "SETUSER", user, worse)
+            admin.client_kill_filter(user=user)
+            admin.rpush("bridge.run", "what rings")
+            time.sleep(1.5)  # for as long as its user may not
+            assert process.running, process.said()[-3000:]
+            admin.execute_command("ACL", "SETUSER", user, better)
+            assert house.send({"n": n}).get(timeout=30) == {"n": n}
+        admin.execute_command("ACL", "SETUSER", user, ">other", "<word")
+        admin.client_kill_filter(user=user)
+        time.sleep(1.5)
+        admin.execute_command("ACL", "SETUSER", user, ">word")
+        assert house.send({"n": 9}).get(timeout=30) == {"n": 9}
+        assert process.running, process.said()[-3000:]
+    admin.execute_command("ACL", "DELUSER", user)
+    admin.close()
