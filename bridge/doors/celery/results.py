@@ -32,7 +32,7 @@ def _own_id() -> str | None:
 
 def used_by_tasks(backend: Any, ledger_of: Callable[[], Ledger]) -> Any:
     """The backend itself, with its two ways to a stored result changed."""
-    store, read = backend.store_result, backend._get_task_meta_for  # noqa: SLF001
+    store = backend.store_result
 
     def store_result(task_id: str, *args: Any, **kwargs: Any) -> Any:
         """Nothing under the id of a request, while a task of another id is at work."""
@@ -59,5 +59,5 @@ def used_by_tasks(backend: Any, ledger_of: Callable[[], Ledger]) -> Any:
 
     backend.store_result = store_result
     if isinstance(backend, RedisBackend):
-        backend._get_task_meta_for = get_task_meta_for  # noqa: SLF001
+        read, backend._get_task_meta_for = backend._get_task_meta_for, get_task_meta_for  # noqa: SLF001
     return backend

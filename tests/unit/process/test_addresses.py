@@ -101,7 +101,8 @@ def test_a_raw_password_is_refused_and_never_repeated(scheme: str, left: str, si
     """With a sign in it that ends the host's part of an address, wherever it stands."""
     fault = fault_of(f"{scheme}://user:{left}{sign}{right}@server:1234/0")
     assert fault is not None
-    assert fault == fault_of(f"{scheme}://user:A/B@server:1234/0") or "no number" in fault
+    same = fault_of(f"{scheme}://user:A/B@server:1234/0")
+    assert fault == same or "no number" in fault or fault.startswith("must name sentinels alone")
 
 
 @pytest.mark.parametrize("word", ["CERT_NONE", "cert_none", "none", "None", "NONE"])

@@ -91,7 +91,7 @@ TAKE_SHA = hashlib.sha1(TAKE.encode()).hexdigest()  # noqa: S324  (Redis names s
 _SET_ASIDE = f"""{_FREE}
 free(KEYS[1], 'zset') free(KEYS[2], 'hash') free(KEYS[3], 'list')
 local item, tag = ARGV[1], ARGV[2]
-if item == '' then item = redis.call('HGET', KEYS[2], tag) end
+if tag ~= '' and item == '' then item = redis.call('HGET', KEYS[2], tag) end -- else an empty item is what came
 if item then
   redis.call('LPUSH', KEYS[3], item)
   redis.call('LTRIM', KEYS[3], 0, ARGV[3] - 1)
