@@ -351,7 +351,7 @@ class Channel(kombu_redis.Channel):
         except Exception:  # noqa: BLE001  (I12: whatever it is, it ends with this item)
             self.qos.noted.discard(tag)
             try:
-                self.set_aside(item, tag)
+                self.set_aside(item, noted or "")
             except Away:
                 if not noted:  # what is noted comes again
                     self._unkept.append(item)
