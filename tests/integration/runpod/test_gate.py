@@ -300,3 +300,17 @@ def test_one_jobs_odd_answers_make_no_other_call_wait(client: redis.Redis) -> No
             vitals.failed(EP, EP, Operation.STATUS, error)
         assert vitals.wait_s(EP) > 0  # nobody is answered: tries are spaced
         vitals.ok(EP)
+
+
+def test_what_runpod_answered_is_shown_to_who_asks_and_stands_in_no_log(client: redis.Redis) -> None:
+    """It may repeat the input: a log has the code alone."""
+    told: list[dict[str, Any]] = []
+    leave = subscribe(lambda _, fields: told.append(dict(fields)))
+    vitals = Vitals(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    for error in (Unanswered("HTTP 500: a secret prompt", 500), Forbidden("a secret prompt", 403)):
+        for _ in range(4):
+            vitals.failed(EP, EP, Operation.RUN, error)
+        assert "a secret prompt" in eventually(lambda: vitals.waiting(EP) or False).says
+    leave()
+    assert len(told) > 1
+    assert "secret" not in str(told)
