@@ -54,6 +54,7 @@ class BridgeCelery(Celery):  # type: ignore[misc]
 
     def _get_backend(self) -> Any:
         """From the setting, which is the address in Celery's words; `conf.result_backend` prefers the variable."""
+        servers.django_ready()
         made, url = by_url(self.backend_cls or self.conf["result_backend"], self.loader)
         return results.used_by_tasks(made(app=self, url=url), lambda: components.current(self).ledger)
 

@@ -22,6 +22,12 @@ def of_ledger(server: Server, settings: Settings) -> list[Finding]:
     if fails_over and not server.replicas:
         waits = ", and nothing is accepted until one is" if settings.bridge_ledger_fsync == "wait" else ""
         found.append(("FAULT", "ledger", f"no replica is connected: Sentinel has no server to fail over to{waits}"))
+    if fails_over and server.min_replicas == "0":
+        says = (
+            "min-replicas-to-write is 0: a master that comes back after a failover takes writes for some seconds and "
+            "drops them; set `min-replicas-to-write 1` on every server"
+        )
+        found.append(("WARN", "ledger", says))
     if settings.bridge_ledger_fsync == "wait":
         fault = fault_of(server, fails_over=fails_over)
         on_disk = server.appendonly and not fails_over

@@ -53,10 +53,12 @@ class Sentinels:
 
     def start(self) -> Self:
         """Return when replicas are in step and the sentinels know one another."""
-        first = _Server(self._directory / "server-0").start()
+        # What an operator is told to set; with one replica nothing could be written after a failover.
+        written = ("--min-replicas-to-write", "1") if self._count > 1 else ()
+        first = _Server(self._directory / "server-0", *written).start()
         self.servers = [first]
         for n in range(1, self._count + 1):
-            more = ("--replicaof", f"127.0.0.1 {first.port}")
+            more = ("--replicaof", f"127.0.0.1 {first.port}", *written)
             self.servers.append(_Server(self._directory / f"server-{n}", *more).start())
         for n in range(3):
             self._ports.append(self._sentinel(self._directory / f"sentinel-{n}", first.port))

@@ -116,6 +116,8 @@ class Server:
     memory_max: int
     valkey: bool
     replicas: int = 0
+    #: What `min-replicas-to-write` says, "unknown" where it may not be asked.
+    min_replicas: str = "unknown"
 
     @property
     def release(self) -> tuple[int, ...]:
@@ -159,6 +161,7 @@ def inspect_server(client: redis.Redis) -> Server:
         memory_max=int(info.get("maxmemory", 0)),
         valkey="valkey_version" in info,
         replicas=int(info.get("connected_slaves", 0)),
+        min_replicas=_config(client, "min-replicas-to-write"),
     )
 
 

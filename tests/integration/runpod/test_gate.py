@@ -310,7 +310,9 @@ def test_what_runpod_answered_is_shown_to_who_asks_and_stands_in_no_log(client: 
     for error in (Unanswered("HTTP 500: a secret prompt", 500), Forbidden("a secret prompt", 403)):
         for _ in range(4):
             vitals.failed(EP, EP, Operation.RUN, error)
-        assert "a secret prompt" in eventually(lambda: vitals.waiting(EP) or False).says
+        found = eventually(lambda: vitals.waiting(EP))
+        assert found is not None
+        assert "a secret prompt" in found.says
     leave()
     assert len(told) > 1
     assert "secret" not in str(told)

@@ -6,6 +6,7 @@ there) is told at once and is an operator's. Nothing told here holds any part of
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 from dataclasses import dataclass
@@ -172,11 +173,18 @@ def _transport(app: Celery) -> Any:
         ) from None
 
 
+def django_ready() -> None:
+    """Where a team's Django settings are named, its models can be loaded: `django-db` keeps results in them."""
+    if os.environ.get("DJANGO_SETTINGS_MODULE"):
+        importlib.import_module("django").setup()
+
+
 def _backend(app: Celery) -> Any:
     variable, url = _results_variable(), str(app.conf["result_backend"] or "")
     if why := _NEVER_RESULTS.get(url.partition("://")[0]):
         raise SettingsError(f"{variable}: {why}; name a server for results (docs/compatibility.md)")
     try:
+        django_ready()
         by_url(url, loader=app.loader)
     except (ImproperlyConfigured, ImportError, AttributeError):
         scheme = url.partition("://")[0].partition("+")[0]

@@ -1,0 +1,1 @@
+"""What the bridge works with, tried: `scripts/compat` makes the table of docs/compatibility.md."""
