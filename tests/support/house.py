@@ -210,6 +210,8 @@ def _await_ready(worker: Process) -> None:
 
 def hang_up(app: Celery) -> None:
     """Close a producer, with its pools and its result backend: Celery leaves their sockets to the garbage collector."""
+    for held in app.backend._pending_results:  # results that nobody has read to their end
+        held.clear()
     gc.collect()  # results in cycles (of a traceback, say) unsubscribe as they go: while there is somebody to hear it
     backend = app.backend
     if isinstance(backend, RedisBackend):
