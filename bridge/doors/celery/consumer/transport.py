@@ -84,8 +84,11 @@ class QoS(kombu_redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """Note it now, tell Redis at the end of this turn; at once where no event loop turns (gevent)."""
-        hub = self.channel.connection.loop
         virtual.QoS.ack(self, delivery_tag)
+        connection = self.channel.connection
+        if connection is None:  # lost, and closed: the message comes again (I2)
+            return
+        hub = connection.loop
         self._unnoted.pop(delivery_tag, None)
         self._untold.append(delivery_tag)
         if hub is None:
