@@ -36,20 +36,31 @@ def ignored() -> Any:
     return trace_ok_t(_IGNORED, TraceInfo(IGNORED, _IGNORED.exception), 0.0, None)
 
 
-class AcceptTask(GuardedTask):
-    """Base of `bridge.run`. `accept(context, args, kwargs)` raises Ignore when the ledger holds the request."""
+class OwnTraceTask(GuardedTask):
+    """Base of tasks whose messages go to their own `_trace`, with Celery's tracer at hand."""
 
-    accept: Callable[[Context, tuple[Any, ...], dict[str, Any]], None]
     _tracer: Any = None
 
     @property
     def __trace__(self) -> Any:
-        """What the worker calls; None until it has built its own."""
+        """What the worker calls for a message; None until it has built its own."""
         return None if self._tracer is None else self._trace
 
     @__trace__.setter
     def __trace__(self, tracer: Any) -> None:
+        self._take_tracer(tracer)
+
+    def _take_tracer(self, tracer: Any) -> None:
         self._tracer = tracer
+
+    def _trace(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+        raise NotImplementedError
+
+
+class AcceptTask(OwnTraceTask):
+    """Base of `bridge.run`. `accept(context, args, kwargs)` raises Ignore when the ledger holds the request."""
+
+    accept: Callable[[Context, tuple[Any, ...], dict[str, Any]], None]
 
     def _trace(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         try:

@@ -46,13 +46,19 @@ _PATIENCE = frozenset({"retry", "retry_policy"})
 _STALE_S = 1.0
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What kombu has wrapped as its own."""
+    while isinstance(error, OperationalError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def is_outage(error: BaseException) -> bool:
     """Whether the same may be sent or stored later. What no retry mends is not, though kombu calls some of it so.
 
     Kombu's Redis transport counts every KeyError among its connection errors, that of an unknown codec as well.
     """
-    while isinstance(error, OperationalError) and error.__cause__ is not None:
-        error = error.__cause__
+    error = cause_of(error)
     return redis_is_away(error) or (isinstance(error, _OUTAGES) and not isinstance(error, _OF_MESSAGE))
 
 

@@ -21,13 +21,12 @@ from celery import signals, states
 from celery.app import trace
 from celery.canvas import Signature
 from celery.exceptions import Ignore
-from kombu.exceptions import OperationalError
 
-from bridge.doors.celery.accept import AcceptTask, ignored
+from bridge.doors.celery.accept import AcceptTask, OwnTraceTask, ignored
 from bridge.doors.celery.canvas import continues, fail_followers, followers, put_back
 from bridge.doors.celery.consumer.secrets import blot
-from bridge.doors.celery.known_ids import GuardedBackend, GuardedTask
-from bridge.doors.celery.sending import is_outage, sending_behind
+from bridge.doors.celery.known_ids import GuardedBackend
+from bridge.doors.celery.sending import cause_of, is_outage, sending_behind
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.control import Asker
 from bridge.engine.tell.askers import answers_senders, askers
@@ -152,8 +151,7 @@ class Turn:
 
     def _letter(self, body: str, task: str, task_id: str, error: BaseException) -> JobRejected:
         request_id, ledger = self.held.record.id, self._uses.ledger
-        while isinstance(error, OperationalError) and error.__cause__ is not None:
-            error = error.__cause__
+        error = cause_of(error)
         text = f"{task} {task_id} cannot be sent behind {request_id}: {type(error).__name__}: {error}"
         raw, names = body.encode(), self._uses.settings.bridge_redact
         wait_for_ledger(
@@ -322,14 +320,8 @@ class RunTask(AcceptTask):
     _ledger_backend: LedgerBackend | None = None
     _end_tracer: Any = None
 
-    @property
-    def __trace__(self) -> Any:
-        """What the worker calls for a message; None until it has built its own."""
-        return AcceptTask.__trace__.fget(self)  # type: ignore[attr-defined]
-
-    @__trace__.setter
-    def __trace__(self, tracer: Any) -> None:
-        self._tracer = tracer
+    def _take_tracer(self, tracer: Any) -> None:
+        super()._take_tracer(tracer)
         # By its place in Celery: there the tools that watch tasks put their own.
         self._end_tracer = trace.build_tracer(self.name, self, self.app.loader, app=self.app, monotonic=_clock)
 
@@ -373,19 +365,8 @@ class RunTask(AcceptTask):
                 turn.abort_chord()
 
 
-class FinishTask(GuardedTask):
+class FinishTask(OwnTraceTask):
     """Base of `bridge.finish`."""
-
-    _tracer: Any = None
-
-    @property
-    def __trace__(self) -> Any:
-        """What the worker calls; None until it has built its own."""
-        return None if self._tracer is None else self._trace
-
-    @__trace__.setter
-    def __trace__(self, tracer: Any) -> None:
-        self._tracer = tracer
 
     def _trace(self, uuid: str, _args: Any, kwargs: Any, request: Any = None) -> Any:
         return self.app.tasks["bridge.run"].end(uuid, kwargs, request)
