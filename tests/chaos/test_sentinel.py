@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.client import Client
-from bridge.doors.celery.consumer import redis_scripts
+from bridge.doors.celery.consumer.redis_transport import scripts as redis_scripts
 from tests.support.helpers import eventually
 from tests.support.house import House, foreign_app, hang_up
 from tests.support.sentinel import Sentinels

@@ -19,7 +19,7 @@ import hypothesis
 import pika
 from hypothesis import strategies as st
 
-from bridge.doors.json.parse import Kind, Refused, take
+from bridge.doors.json.parse import Kind, RefusedMessage, take
 from tests.support.helpers import eventually
 from tests.support.house import House, Process
 
@@ -132,7 +132,7 @@ def _damaged(message: Message, chance: random.Random) -> Iterator[Message]:
 
 
 def _is_refused(message: Message) -> bool:
-    return isinstance(take(message.body, message.headers, "amqp", message.properties, message.kind), Refused)
+    return isinstance(take(message.body, message.headers, "amqp", message.properties, message.kind), RefusedMessage)
 
 
 def _refused(seed: int) -> list[Message]:
@@ -179,7 +179,7 @@ class Flood:
         if self.bad % 2 if stream is None else stream:
             fields = {**{k: v for k, v in message.headers.items() if not isinstance(v, bool)}, **message.properties}
             if (
-                isinstance(take(message.body, _texts(fields), "stream", _texts(fields), message.kind), Refused)
+                isinstance(take(message.body, _texts(fields), "stream", _texts(fields), message.kind), RefusedMessage)
                 or stream
             ):
                 pipe.xadd(f"bridge:{message.kind}", {**fields, "data": message.body})

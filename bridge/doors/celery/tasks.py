@@ -14,7 +14,8 @@ from bridge.doors.celery import eager, later
 from bridge.doors.celery.accept_many import STRATEGY, BatchAccept
 from bridge.doors.celery.canvas import another, canvas_of, clocks_of, continues, fail_followers, replaced_by
 from bridge.doors.celery.finish.again import answer_again
-from bridge.doors.celery.finish.task import Finishing, FinishTask, RunTask, Telling, finish
+from bridge.doors.celery.finish.task import FinishTask, RunTask, Telling, finish
+from bridge.doors.celery.finish.turn import Finishing
 from bridge.doors.celery.known_ids import GuardedTask, keep, refuse_known
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.doors.commands import COMMANDS, check_argument

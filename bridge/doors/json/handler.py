@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bridge.doors.commands import COMMANDS
-from bridge.doors.json.parse import Command, Kind, Refused, Request, Taken, take
+from bridge.doors.json.parse import Command, Kind, RefusedMessage, Request, Taken, take
 from bridge.engine.accept import Origin, Prepared
 from bridge.engine.accept_again import answer_again
 from bridge.engine.control import Asker
@@ -145,7 +145,7 @@ class Handler:
                 continue
             if isinstance(item.taken, Command):
                 self._command(item, item.taken)
-            elif isinstance(item.taken, Refused):
+            elif isinstance(item.taken, RefusedMessage):
                 self._refuse(item, item.taken)
 
     # Requests
@@ -245,7 +245,7 @@ class Handler:
             return self._answered(command, "refused", {"reason": "failed", "error": f"{type(error).__name__}: {error}"})
         return self._answered(command, "answered", {"result": result})
 
-    def _answered(self, command: Command | Refused, name: str, told: Mapping[str, Any]) -> list[Answer]:
+    def _answered(self, command: Command | RefusedMessage, name: str, told: Mapping[str, Any]) -> list[Answer]:
         subject, op = _id_of_command(command), command.op
         tell(
             "command.answered" if name == "answered" else "command.refused",
@@ -259,7 +259,7 @@ class Handler:
             return []
         ledger = self._ledger
         data = {"op": op, "id": subject, "correlation_id": command.correlation_id, **told}
-        endpoint = command.endpoint if isinstance(command, Refused) else command.arguments.get("endpoint")
+        endpoint = command.endpoint if isinstance(command, RefusedMessage) else command.arguments.get("endpoint")
         body = command_event(
             name, data, id=f"{command.digest[:8]}:{secrets.token_hex(8)}", subject=subject, endpoint=endpoint,
             time=stamp(ledger.now(), ledger.clock.offset) or "", trace=command.trace,
@@ -268,7 +268,7 @@ class Handler:
 
     # Refusals
 
-    def _refuse(self, item: Item, refused: Refused) -> None:
+    def _refuse(self, item: Item, refused: RefusedMessage) -> None:
         """Kept as a dead letter, told as an event where it has an id, and answered where it may be (HARDENING 24)."""
         letter_id = self._ledger.dead.keep(
             refused.reason,
@@ -291,7 +291,7 @@ class Handler:
             item.answers = self._rejected(refused, told)
         item.held = True
 
-    def _rejected(self, refused: Refused, told: Mapping[str, Any]) -> list[Answer]:
+    def _rejected(self, refused: RefusedMessage, told: Mapping[str, Any]) -> list[Answer]:
         """The document of a request that was refused, though no record was made of it."""
         ledger, endpoint = self._ledger, refused.endpoint or "_invalid"
         record = Record(
@@ -314,14 +314,14 @@ class Handler:
             return []
         return [Answer(str(refused.reply_to), body, refused.correlation_id)]
 
-    def _may_answer(self, asked: Command | Refused) -> bool:
+    def _may_answer(self, asked: Command | RefusedMessage) -> bool:
         """Never into a queue of the bridge or of Celery, nor to a name that was what had to be refused."""
         return asked.reply_to is not None and self._accepts.reply_allowed(asked.reply_to)
 
 
-def _refused(taken: Taken, reason: str, field: str, message: str) -> Refused:
+def _refused(taken: Taken, reason: str, field: str, message: str) -> RefusedMessage:
     endpoint = taken.run.endpoint if isinstance(taken, Request) else None
-    return Refused(
+    return RefusedMessage(
         reply_to=taken.reply_to, correlation_id=taken.correlation_id, trace=taken.trace, digest=taken.digest,
         reason=reason, field=field, message=message, id=taken.id if isinstance(taken, Request) else None,
         endpoint=endpoint,
@@ -332,8 +332,8 @@ def _id_of(item: Item) -> str | None:
     return item.prepared.held.record.id if item.prepared is not None else None
 
 
-def _id_of_command(command: Command | Refused) -> str | None:
-    return command.id if isinstance(command, Refused) else command.arguments.get("id")
+def _id_of_command(command: Command | RefusedMessage) -> str | None:
+    return command.id if isinstance(command, RefusedMessage) else command.arguments.get("id")
 
 
 def _said(properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Command(Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class Refused(Asked):
+class RefusedMessage(Asked):
     """Not taken: `reason` is one of DeadReason. What was understood is for the answer."""
 
     reason: str = "malformed"
@@ -77,7 +77,7 @@ class Refused(Asked):
     op: str | None = None
 
 
-Taken = Request | Command | Refused
+Taken = Request | Command | RefusedMessage
 
 
 def take(
@@ -129,9 +129,9 @@ class _Reader:
         self.op: str | None = None
         self.digest = hashlib.sha256(body).hexdigest()
 
-    def refused(self, reason: str, field: str, message: str) -> Refused:
+    def refused(self, reason: str, field: str, message: str) -> RefusedMessage:
         """With what may be said in the answer."""
-        return Refused(
+        return RefusedMessage(
             **self._asked(), reason=reason, field=field, message=message[:2000], kind=self.kind,
             id=self.id, endpoint=self.endpoint, op=self.op,
         )  # fmt: skip

@@ -27,7 +27,7 @@ UNREADABLE = "bridge-unreadable"
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-class Unreadable(Exception):
+class MessageFault(Exception):
     """Why a message is set aside: `reason` is one of DeadReason, the text a sentence that quotes nothing of it."""
 
     def __init__(self, reason: str, text: str) -> None:
@@ -37,29 +37,29 @@ class Unreadable(Exception):
 
 
 def check(message: Any) -> None:
-    """Raises Unreadable, and nothing else."""
+    """Raises MessageFault, and nothing else."""
     try:
         _check(message)
-    except Unreadable:
+    except MessageFault:
         raise
     except Exception as error:
-        raise Unreadable(DeadReason.MALFORMED, f"message: cannot be read: {told(error)}") from error
+        raise MessageFault(DeadReason.MALFORMED, f"message: cannot be read: {told(error)}") from error
 
 
 def told(error: BaseException) -> str:
-    """An error in words that hold nothing of the message: what it is, and for an Unreadable its own."""
-    return error.text if isinstance(error, Unreadable) else type(error).__name__
+    """An error in words that hold nothing of the message: what it is, and for an MessageFault its own."""
+    return error.text if isinstance(error, MessageFault) else type(error).__name__
 
 
-def fault_of(error: BaseException) -> Unreadable:
+def fault_of(error: BaseException) -> MessageFault:
     """Any error as the reason that a dead letter is given."""
-    if isinstance(error, Unreadable):
+    if isinstance(error, MessageFault):
         return error
     if isinstance(error, TooLarge) or isinstance(error.__cause__, TooLarge):
-        return Unreadable(DeadReason.TOO_LARGE, f"body: {error}")
+        return MessageFault(DeadReason.TOO_LARGE, f"body: {error}")
     if isinstance(error, ContentDisallowed):
-        return Unreadable(DeadReason.MALFORMED, "content type: is not taken; send application/json")
-    return Unreadable(DeadReason.MALFORMED, f"message: cannot be read: {told(error)}")
+        return MessageFault(DeadReason.MALFORMED, "content type: is not taken; send application/json")
+    return MessageFault(DeadReason.MALFORMED, f"message: cannot be read: {told(error)}")
 
 
 def _check(message: Any) -> None:
@@ -74,7 +74,7 @@ def _check(message: Any) -> None:
     if not isinstance(message.body, str | bytes | bytearray | memoryview):
         raise _malformed("body", "must be text")
     if len(message.body) > BODY_MAX:
-        raise Unreadable(DeadReason.TOO_LARGE, f"body: {len(message.body)} bytes; at most {BODY_MAX} are taken")
+        raise MessageFault(DeadReason.TOO_LARGE, f"body: {len(message.body)} bytes; at most {BODY_MAX} are taken")
     _check_delivery(message)
     _check_task(headers, _payload(message))
 
@@ -95,7 +95,7 @@ def _check_task(headers: dict[str, Any], payload: Any) -> None:
         _check_said(payload, "body")
         _check_call(payload.get("args", ()), payload.get("kwargs", {}), payload)
     else:
-        raise Unreadable(DeadReason.UNKNOWN_KIND, "task: is named neither by the headers nor by the body")
+        raise MessageFault(DeadReason.UNKNOWN_KIND, "task: is named neither by the headers nor by the body")
 
 
 def _payload(message: Any) -> Any:
@@ -163,7 +163,7 @@ _OWN = {name for name in Context.__dict__ if not name.startswith("_")} - _FOLLOW
 def _check_said(said: Mapping[str, Any], place: str) -> None:
     task, task_id = said.get("task"), said.get("id")
     if not isinstance(task, str) or not 0 < len(task.encode()) <= _NAME_MAX:
-        raise Unreadable(DeadReason.UNKNOWN_KIND, f"{place}.task: must be the name of a task")
+        raise MessageFault(DeadReason.UNKNOWN_KIND, f"{place}.task: must be the name of a task")
     if task_id is None:
         raise _malformed(f"{place}.id", "is required")
     if not isinstance(task_id, str) or not 0 < len(task_id.encode()) <= _NAME_MAX:
@@ -201,5 +201,5 @@ def _must_be_text(said: Mapping[str, Any], name: str, place: str) -> None:
         raise _malformed(f"{place}.{name}", "must be a text")
 
 
-def _malformed(field: str, rule: str) -> Unreadable:
-    return Unreadable(DeadReason.MALFORMED, f"{field}: {rule}")
+def _malformed(field: str, rule: str) -> MessageFault:
+    return MessageFault(DeadReason.MALFORMED, f"{field}: {rule}")

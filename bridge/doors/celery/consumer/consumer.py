@@ -17,10 +17,12 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 
 from bridge.doors.celery.consumer import servers
-from bridge.doors.celery.consumer.check import Unreadable, check, fault_of
+from bridge.doors.celery.consumer.check import MessageFault, check, fault_of
 from bridge.doors.celery.consumer.queues import find_queues
+from bridge.doors.celery.consumer.redis_transport.channel import Channel
+from bridge.doors.celery.consumer.redis_transport.outages import LOOK_S, Away, broken
+from bridge.doors.celery.consumer.redis_transport.transport import lean
 from bridge.doors.celery.consumer.refuse import logger, of_message
-from bridge.doors.celery.consumer.transport import LOOK_S, Away, Channel, broken, lean
 from bridge.doors.celery.consumer.unpack import bound
 from bridge.errors import SettingsError
 from bridge.job.words import DeadReason
@@ -212,7 +214,7 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001  (I12: one of them must not stop the others)
             self.refuse(message, fault_of(error))
 
-    def refuse(self, message: Any, fault: Unreadable) -> None:
+    def refuse(self, message: Any, fault: MessageFault) -> None:
         """Set a message aside: it is acked once the dead letters hold it."""
         if getattr(message, "acknowledged", False):
             return
@@ -230,12 +232,12 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
     def on_unknown_message(self, _body: Any, message: Any) -> None:
         """It names no task."""
         self.refuse(
-            message, Unreadable(DeadReason.UNKNOWN_KIND, "task: is named neither by the headers nor by the body")
+            message, MessageFault(DeadReason.UNKNOWN_KIND, "task: is named neither by the headers nor by the body")
         )
 
     def on_unknown_task(self, _body: Any, message: Any, _exc: BaseException) -> None:
         """It names one that this app does not have."""
-        self.refuse(message, Unreadable(DeadReason.UNKNOWN_KIND, "task: is none that this worker has"))
+        self.refuse(message, MessageFault(DeadReason.UNKNOWN_KIND, "task: is none that this worker has"))
 
     def on_invalid_task(self, _body: Any, message: Any, exc: BaseException) -> None:
         """Celery's own rules."""

@@ -21,7 +21,7 @@ from celery.states import READY_STATES
 from celery.utils.log import get_logger
 
 from bridge.doors.celery.background import Background
-from bridge.doors.celery.consumer.check import Unreadable
+from bridge.doors.celery.consumer.check import MessageFault
 from bridge.doors.celery.consumer.secrets import blot
 from bridge.doors.celery.consumer.signatures import Unfit, check_signature, check_signatures
 from bridge.doors.celery.consumer.types import text, whole
@@ -45,12 +45,12 @@ _COPIES = ("argsrepr", "kwargsrepr")
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class UnreadableMessage:
     """A message that is to be set aside."""
 
     body: bytes
     source: str
-    fault: Unreadable
+    fault: MessageFault
     headers: Mapping[str, Any] = field(default_factory=dict)
     task_id: str | None = None
     silent: bool = False
@@ -97,7 +97,7 @@ class Refusals:
         self._lock = threading.Lock()
         self._held: list[Callable[[], None]] = []
 
-    def put(self, refused: Refused) -> None:
+    def put(self, refused: UnreadableMessage) -> None:
         """Have a message set aside soon; returns at once."""
         self.soon(lambda: self._set_aside(refused))
 
@@ -129,7 +129,7 @@ class Refusals:
             except Exception as error:  # noqa: BLE001  (one of them must not stop the others)
                 tell("call.failed", call="refuse", error=type(error).__name__)
 
-    def _set_aside(self, refused: Refused) -> None:
+    def _set_aside(self, refused: UnreadableMessage) -> None:
         try:
             self.keep(refused)
         except Reject:  # told to stop while the ledger is away
@@ -142,7 +142,7 @@ class Refusals:
         else:
             refused.done()
 
-    def keep(self, refused: Refused) -> None:
+    def keep(self, refused: UnreadableMessage) -> None:
         """Write the letter and tell the caller.
 
         Raises Reject when told to stop while the ledger is away, NotKept where the letter cannot be written.
@@ -150,7 +150,7 @@ class Refusals:
         try:
             self._written(refused)
         except NotKept:  # it may be what the message says of itself: keep the rest
-            self._written(Refused(refused.body, "", refused.fault))
+            self._written(UnreadableMessage(refused.body, "", refused.fault))
         try:
             wait_for_ledger(lambda: self._tell_caller(refused))
         except Reject:
@@ -158,7 +158,7 @@ class Refusals:
         except Exception as error:  # noqa: BLE001  (the letter is written: nothing is lost)
             tell("call.failed", call="store result", request_id=refused.task_id, error=type(error).__name__)
 
-    def _written(self, refused: Refused) -> None:
+    def _written(self, refused: UnreadableMessage) -> None:
         try:
             wait_for_ledger(lambda: self._letter(refused))
         except Reject:
@@ -167,7 +167,7 @@ class Refusals:
             tell("call.failed", call="dead letter", error=type(error).__name__)
             raise NotKept from error
 
-    def _letter(self, refused: Refused) -> None:
+    def _letter(self, refused: UnreadableMessage) -> None:
         uses = self._uses()
         names = tuple(uses.secret_names)
         headers = blotted({k: v for k, v in refused.headers.items() if k not in _COPIES}, names)
@@ -182,7 +182,7 @@ class Refusals:
             source=refused.source,
         )
 
-    def _tell_caller(self, refused: Refused) -> None:
+    def _tell_caller(self, refused: UnreadableMessage) -> None:
         """FAILURE where nobody else has an answer under that id: a record of the ledger, or a result that stands."""
         task_id = refused.task_id
         if task_id is None or (refused.silent and not refused.waits) or not REQUEST_ID.fullmatch(task_id):
@@ -217,12 +217,12 @@ def _text(constant: str) -> str:
     return constant
 
 
-def of_message(message: Any, fault: Unreadable) -> Refused:
+def of_message(message: Any, fault: MessageFault) -> UnreadableMessage:
     """A message that kombu could make, as far as it can be read."""
     headers, info, properties = (_object(of) for of in (message.headers, message.delivery_info, message.properties))
     said = headers if "task" in headers or "id" in headers else _first(message)
     kept = {k: v for k, v in properties.items() if v and k not in {"application_headers", "delivery_info"}}
-    return Refused(
+    return UnreadableMessage(
         body=_bytes(message.body),
         source=str(info.get("routing_key") or info.get("exchange") or ""),
         fault=fault,
@@ -238,22 +238,22 @@ def of_message(message: Any, fault: Unreadable) -> Refused:
     )
 
 
-def of_envelope(item: bytes, source: str) -> Refused:
+def of_envelope(item: bytes, source: str) -> UnreadableMessage:
     """An item of a Redis list that is none of kombu's, as far as it can be read."""
-    fault, found = Unreadable(DeadReason.MALFORMED, "envelope: is not one of kombu's"), None
+    fault, found = MessageFault(DeadReason.MALFORMED, "envelope: is not one of kombu's"), None
     if len(item) > ENVELOPE_MAX:
-        fault = Unreadable(DeadReason.TOO_LARGE, f"envelope: {len(item)} bytes; at most {ENVELOPE_MAX} are taken")
+        fault = MessageFault(DeadReason.TOO_LARGE, f"envelope: {len(item)} bytes; at most {ENVELOPE_MAX} are taken")
     else:
         try:
             found = json.loads(item.decode(errors="replace"), strict=False)
         except (ValueError, RecursionError):
-            fault = Unreadable(DeadReason.MALFORMED, "envelope: is not JSON in UTF-8")
+            fault = MessageFault(DeadReason.MALFORMED, "envelope: is not JSON in UTF-8")
     if isinstance(found, list) and len(found) == 3:  # noqa: PLR2004  (as it was noted: message, exchange, key)
         found = found[0]
     envelope = found if isinstance(found, dict) else {}
     headers = _object(envelope.get("headers"))
     key = _object(_object(envelope.get("properties")).get("delivery_info")).get("routing_key")
-    return Refused(
+    return UnreadableMessage(
         body=item,
         source=key if isinstance(key, str) else source,
         fault=fault,

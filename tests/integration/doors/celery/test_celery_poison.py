@@ -20,8 +20,8 @@ import pytest
 from backports import zstd
 from hypothesis import HealthCheck, Phase, given, settings
 
-from bridge.doors.celery.consumer.check import Unreadable
-from bridge.doors.celery.consumer.refuse import Refusals, RefusalUses, Refused
+from bridge.doors.celery.consumer.check import MessageFault
+from bridge.doors.celery.consumer.refuse import Refusals, RefusalUses, UnreadableMessage
 from bridge.doors.celery.consumer.unpack import BODY_MAX
 from bridge.job.words import DeadReason
 from tests.support.foul import (
@@ -115,11 +115,11 @@ def test_a_letter_that_cannot_be_written_keeps_no_other_back(house: House) -> No
     """Its message is held, and tried again behind the others, however long it takes."""
     done: list[str] = []
     refusals = Refusals(lambda: RefusalUses(house.ledger, house.app, ()))
-    odd = Unreadable(cast("DeadReason", "no such reason"), "odd")  # what no ledger can write
-    refusals.put(Refused(b"x", "q", odd, done=lambda: done.append("odd")))
+    odd = MessageFault(cast("DeadReason", "no such reason"), "odd")  # what no ledger can write
+    refusals.put(UnreadableMessage(b"x", "q", odd, done=lambda: done.append("odd")))
     for n in range(2):
-        fault = Unreadable(DeadReason.MALFORMED, "x")
-        refusals.put(Refused(b"x", "q", fault, done=lambda n=n: done.append(f"good {n}")))  # type: ignore[misc]
+        fault = MessageFault(DeadReason.MALFORMED, "x")
+        refusals.put(UnreadableMessage(b"x", "q", fault, done=lambda n=n: done.append(f"good {n}")))  # type: ignore[misc]
     eventually(lambda: done == ["good 0", "good 1"])
     odd.reason = DeadReason.MALFORMED
     eventually(lambda: done[2:] == ["odd"])

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from bridge.doors.celery.consumer import redis_scripts
-from bridge.doors.celery.consumer.transport import lean
+from bridge.doors.celery.consumer.redis_transport import scripts as redis_scripts
+from bridge.doors.celery.consumer.redis_transport.transport import lean
 from bridge.ledger import connect
 from bridge.outage import is_outage
 from tests.support.helpers import eventually
@@ -234,8 +234,8 @@ def test_foreign_bytes_on_a_queue_stop_no_worker(tmp_path: Path, redis_url: str)
 
 
 RARELY = """
-import sys, bridge.doors.celery.consumer.transport, celery.__main__
-bridge.doors.celery.consumer.transport.LOOK_S = 20.0
+import sys, bridge.doors.celery.consumer.redis_transport.channel, celery.__main__
+bridge.doors.celery.consumer.redis_transport.channel.LOOK_S = 20.0
 sys.exit(celery.__main__.main())
 """
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.doors.json.parse import NO_DATA, Command, Refused, Request, take
+from bridge.doors.json.parse import NO_DATA, Command, RefusedMessage, Request, take
 from bridge.doors.json.strict import BODY_MAX
 from bridge.errors import JobRejected
 from bridge.job.request import RUN_BODY_MAX, RUNSYNC_BODY_MAX, RunRequest, parse_run
@@ -132,7 +132,7 @@ def test_poison_is_a_typed_refusal_that_names_the_rule(name: str) -> None:
     """Never an exception, whatever it is."""
     body, properties = POISON[name]
     found = request(body, **properties)
-    assert isinstance(found, Refused)
+    assert isinstance(found, RefusedMessage)
     assert found.reason in {"malformed", "too_large", "rejected", "unknown_kind"}
     assert found.message
     assert len(found.digest) == 64
@@ -198,7 +198,7 @@ def test_nothing_but_a_request_a_command_or_a_refusal_comes_out(
     body: bytes, headers: Any, properties: Any, kind: Any
 ) -> None:
     """Whatever goes in."""
-    assert isinstance(take(body, headers, "amqp", properties, kind), Request | Command | Refused)
+    assert isinstance(take(body, headers, "amqp", properties, kind), Request | Command | RefusedMessage)
 
 
 def test_a_refusal_names_the_field_also_where_its_name_begins_like_a_kind() -> None:
@@ -237,7 +237,7 @@ def test_a_document_that_cannot_be_taken_still_says_whom_to_answer(name: str) ->
     asked = b"{" + told + b', "input": ' + MALFORMED[name] + b"}"
     for body in (asked, b'{"specversion": "1.0", "id": "e", "data": ' + asked + b"}"):
         found = request(body)
-        assert isinstance(found, Refused)
+        assert isinstance(found, RefusedMessage)
         assert found.reason in {"malformed", "too_large"}
         assert (found.id, found.reply_to, found.correlation_id, found.endpoint) == ("x", "billing", "c", "sdxl")
     if name not in {"truncated", "many lists", "too large"}:
@@ -245,7 +245,7 @@ def test_a_document_that_cannot_be_taken_still_says_whom_to_answer(name: str) ->
         assert (found.id, found.reply_to) == ("x", "billing")
     order = b'{"op": "status", ' + told + b', "where": ' + MALFORMED[name] + b"}"
     found = take(order, {}, "amqp", {}, "commands")
-    assert isinstance(found, Refused)
+    assert isinstance(found, RefusedMessage)
     assert (found.kind, found.op, found.id, found.reply_to) == ("commands", "status", "x", "billing")
 
 
@@ -278,7 +278,7 @@ def test_an_entry_without_its_field_is_told_so() -> None:
     """A stream's document stands in `data`; the other fields say whom to answer."""
     fields = {"date": '{"input": {"a": 1}}', "reply_to": "q", "content_type": NO_DATA}
     found = take(json.dumps(fields).encode(), fields, "stream", fields)
-    assert isinstance(found, Refused)
+    assert isinstance(found, RefusedMessage)
     assert (found.reason, found.field, found.reply_to) == ("malformed", "data", "q")
     assert found.message.startswith("data: the entry has no field `data`")
 

@@ -1,0 +1,66 @@
+"""Celery's result backend with the ledger's word between publishing what follows and storing the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import states
+
+from bridge.doors.celery.finish.turn import Turn
+from bridge.doors.celery.known_ids import GuardedBackend
+from bridge.engine.tell.askers import answers_senders, askers
+from bridge.errors import JobError
+from bridge.job.record import Long
+
+
+class LedgerBackend:
+    """Only an end that the ledger has is stored under a request's id."""
+
+    def __init__(self, app: Any, guarded: GuardedBackend) -> None:
+        """What is no end goes by `guarded`, which stores nothing under the id of a request."""
+        self._app = app
+        self._guarded = guarded
+
+    @property
+    def inner(self) -> Any:
+        """Celery's own. Each thread may have another one: it is looked up at each call."""
+        return self._app.backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._guarded, name)
+
+    def mark_as_done(self, task_id: str, result: Any, request: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Called by the tracer after link and chain are out."""
+        turn = turn_of(request)
+        if turn is None:
+            self._guarded.mark_as_done(task_id, result, request, *args, **kwargs)
+            return
+        turn.mark_continued()
+        self.inner.mark_as_done(task_id, result, request, *args, **kwargs)
+        self.tell_others(turn, states.SUCCESS, result)
+
+    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, request: Any = None, **kwargs: Any) -> None:
+        """Only the ledger's own end is stored: a fault of publishing or storing is no end of the request."""
+        turn = turn_of(request)
+        if turn is None:
+            self._guarded.mark_as_failure(task_id, exc, *args, request=request, **kwargs)
+            return
+        if exc is not turn.end.result and not isinstance(exc, JobError):
+            turn.could_not(request, exc)
+            return
+        del args  # the traceback of our own raise says nothing about the job
+        self.inner.mark_as_failure(task_id, exc, None, request=request, **kwargs)
+        self.tell_others(turn, states.FAILURE, exc)
+        turn.mark_continued()
+
+    def tell_others(self, turn: Turn, state: str, result: Any) -> None:
+        """Those who sent the request again and wait at queues of their own."""
+        backend, canvas = self.inner, turn.held.json(Long.CANVAS) or {}
+        if answers_senders(backend):
+            for asker in askers({"also": canvas.get("also", ())}):
+                backend.store_result(turn.held.record.id, result, state, request=asker)
+
+
+def turn_of(request: Any) -> Turn | None:
+    """The turn under way, where an end is told."""
+    return getattr(request, "bridge_turn", None) if request is not None else None
