@@ -20,7 +20,7 @@ from celery.events import EventDispatcher
 from celery.utils.saferepr import saferepr
 
 from bridge.doors.celery.listeners import task_events_wanted
-from bridge.engine.tell.finish import failure
+from bridge.engine.tell.celery_end import failure
 from bridge.job.words import EventName, Sink, Status
 from bridge.telemetry import tell
 

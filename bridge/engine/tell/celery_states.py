@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.backends.redis import RedisBackend
 
 from bridge.engine.tell.askers import answers_senders, askers
-from bridge.engine.tell.finish import CeleryEnd, celery_end
+from bridge.engine.tell.celery_end import CeleryEnd, celery_end
 from bridge.errors import LedgerError
 from bridge.job.record import Long
 from bridge.job.words import Phase, Status

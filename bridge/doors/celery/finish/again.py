@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 
 from bridge.engine.tell.askers import askers
-from bridge.engine.tell.finish import celery_end
+from bridge.engine.tell.celery_end import celery_end
 from bridge.errors import JobRejected
 from bridge.job.record import Long
 from bridge.job.words import Status
