@@ -1,4 +1,5 @@
 """Requests as the ledger holds them.
 
 `read` reads them, `write` accepts and changes them with what `arguments` makes for the scripts, `lease` hands them out.
+`output` reads large outputs in pieces.
 """
