@@ -85,6 +85,15 @@ class Blobs:
             raw: bytes = files.cat_file(f"{root}/{key}")
             return raw
 
+    def part(self, key: str, start: int, length: int) -> bytes:
+        """Read some bytes of it. Raises OutputUnavailable, also when there are not so many."""
+        with _told("read"):
+            files, root = self._open()
+            raw: bytes = files.cat_file(f"{root}/{key}", start=start, end=start + length)
+        if len(raw) != length:
+            raise OutputUnavailable(f"the object store gave {len(raw)} bytes of an output in place of {length}")
+        return raw
+
     def delete(self, key: str) -> None:
         """Delete; one that is not there is deleted. Raises OutputUnavailable."""
         with _told("deleted"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+from contextlib import suppress
 
 #: What an OSError says when there are no more.
 NO_MORE = frozenset({errno.EMFILE, errno.ENFILE})
@@ -15,6 +16,16 @@ NEARLY = 0.9
 def limit() -> int:
     """The process' own soft limit."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def at_least(wanted: int) -> int:
+    """Raise the soft limit to so many, as far as the hard one lets it; what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):  # a kernel that allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return limit()
 
 
 def few_left() -> dict[str, int] | None:

@@ -91,6 +91,13 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "http.started": (INFO, "health and metrics are served"),
     "http.crowded": (WARNING, "too many connections to the HTTP door; the one idle for longest was closed"),
     "files.exhausted": (ERROR, "no file or socket can be opened; what is held waits until one can"),
+    "api.answered": (DEBUG, "the HTTP door has answered a request"),
+    "api.denied": (WARNING, "a token is not known, or may not do what was asked with it"),
+    "api.failed": (ERROR, "the HTTP door met an error that nobody foresaw; that request alone has failed"),
+    "api.cut_off": (INFO, "an answer that was given bit by bit has ended early"),
+    "api.events_unreadable": (ERROR, "the event stream cannot be read; who follows over HTTP hears it later"),
+    "api.tokens": (INFO, "the tokens of the HTTP door were read"),
+    "api.tokens_unreadable": (ERROR, "the file of tokens cannot be read; those that were read last are taken"),
     "http.taken": (WARNING, "the HTTP port is taken by another process; this one serves none"),
     "webhook.received": (DEBUG, "RunPod called back"),
     "telemetry.failed": (ERROR, "a subscriber to these events failed; what was told went on"),
@@ -213,6 +220,8 @@ class _Counted:
         self.duplicates = counter("bridge_possible_duplicates_total", "Submits repeated after a lost answer.")
         self.dead = counter("bridge_dead_letters_total", "Dead letters kept.", "reason")
         self.webhooks = counter("bridge_webhooks_total", "Callbacks, by what they came to.", "result")
+        self.http = counter("bridge_http_requests_total", "Answers of /v1.", "route", "method", "code")
+        self.http_seconds = histogram("bridge_http_request_seconds", "Until an answer of /v1 begins.", "route", _SHORT)
         self.delay = histogram("bridge_job_delay_seconds", "RunPod's delayTime.", "endpoint", _LONG)
         self.execution = histogram("bridge_job_execution_seconds", "executionTime.", "endpoint", _LONG)
         self.end_seen = histogram("bridge_end_seen_seconds", "RunPod's end to ours.", "endpoint", _SHORT)
@@ -271,7 +280,14 @@ def _count(name: str, fields: Mapping[str, Any]) -> None:
             _counted.dead.labels(fields["reason"]).inc()
 
 
+def _count_http(name: str, fields: Mapping[str, Any]) -> None:
+    if name == "api.answered":
+        _counted.http.labels(fields["route"], fields["method"], str(fields["code"])).inc()
+        _counted.http_seconds.labels(fields["route"]).observe(fields["seconds"])
+
+
 subscribe(_count)
+subscribe(_count_http)
 
 
 class Snapshot(Collector):

@@ -44,6 +44,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "bridge.cli.ops",
         "Look at settings, ledger, broker, key and engines; say what is wrong and how to mend it.",
     ),
+    "token": ("bridge.cli.token", "Make a token for the HTTP door, and the lines for its file."),
     "schema": (
         "bridge.cli.ops",
         "The JSON Schemas of requests and documents (or that of NAME), or the AsyncAPI document of all channels.",

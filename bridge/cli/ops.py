@@ -187,17 +187,18 @@ def topology(*, declare: bool, as_json: bool) -> int:
     help="Exit 4 unless this folder has them, and they hold only additions to those in its folder `released`.",
 )
 @click.option("--asyncapi", is_flag=True, help="The AsyncAPI document instead: asyncapi.json.")
+@click.option("--openapi", is_flag=True, help="The OpenAPI document of /v1 instead: openapi.json.")
 @click.argument("wanted", metavar="[NAME]", required=False)
-def schema(wanted: str | None, folder: Path | None, against: Path | None, *, asyncapi: bool) -> int:
-    """The JSON Schemas of requests and documents (or that of NAME), or the AsyncAPI document of all channels."""
+def schema(wanted: str | None, folder: Path | None, against: Path | None, *, asyncapi: bool, openapi: bool) -> int:
+    """The JSON Schemas of requests and documents (or that of NAME), or a document of all channels or all of HTTP."""
     from bridge.job.additions import as_text  # noqa: PLC0415
-    from bridge.job.models import schemas  # noqa: PLC0415
 
-    if asyncapi:
-        from bridge.job.asyncapi import document  # noqa: PLC0415
-    made: dict[str, Any] = {"asyncapi": document()} if asyncapi else schemas()
+    if asyncapi and openapi:
+        raise click.UsageError("--asyncapi and --openapi are two documents; name one")
+    whole = "asyncapi" if asyncapi else "openapi" if openapi else None
+    made = _made(whole)
     if wanted is not None:
-        if asyncapi or folder or against:
+        if whole or folder or against:
             raise click.UsageError("NAME prints one schema; it goes with no option")
         if wanted not in made:
             raise click.UsageError(f"there is no schema {wanted!r}; there are {', '.join(made)}")
@@ -206,22 +207,37 @@ def schema(wanted: str | None, folder: Path | None, against: Path | None, *, asy
     texts = {f"{name}.json": as_text(body) for name, body in made.items()}
     if against is not None:
         faults = [
-            f"{against / name} is not current: run `bridge schema {'--asyncapi ' if asyncapi else ''}--write {against}`"
+            f"{against / name} is not current: run `bridge schema {f'--{whole} ' if whole else ''}--write {against}`"
             for name, text in texts.items()
             if not (against / name).is_file() or (against / name).read_text() != text
         ]
-        faults += [] if asyncapi else _broken(against / "released", made)
+        faults += [] if whole else _broken(against / "released", made)
         for fault in faults:
             click.echo(fault, err=True)
         return ExitCode.FAILED if faults else ExitCode.OK
     if folder is None:
-        click.echo(as_text(made["asyncapi"] if asyncapi else made), nl=False)
+        click.echo(as_text(made[whole] if whole else made), nl=False)
         return ExitCode.OK
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text)
         click.echo(str(folder / name))
     return ExitCode.OK
+
+
+def _made(whole: str | None) -> dict[str, Any]:
+    """One document by its name, or all schemas."""
+    if whole == "asyncapi":
+        from bridge.job import asyncapi  # noqa: PLC0415
+
+        return {whole: asyncapi.document()}
+    if whole == "openapi":
+        from bridge.doors.http.api import openapi  # noqa: PLC0415
+
+        return {whole: openapi.document()}
+    from bridge.job.models import schemas  # noqa: PLC0415
+
+    return schemas()
 
 
 def _broken(released: Path, made: dict[str, Any]) -> list[str]:

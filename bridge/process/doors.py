@@ -11,6 +11,7 @@ from bridge.doors.celery.consumer.refuse import RefusalUses
 from bridge.doors.celery.finish.plain import PlainEnds
 from bridge.doors.celery.tasks import Uses
 from bridge.doors.http.health import Health
+from bridge.doors.http.part import Part
 from bridge.doors.http.webhooks import Webhooks
 from bridge.doors.json.consumers import Consumers
 from bridge.doors.json.handler import CommandPool, Handler
@@ -18,10 +19,8 @@ from bridge.doors.json.redis_streams import StreamConsumer
 from bridge.ledger import connect
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
     from bridge.doors.json.consumer import Consumer
-    from bridge.doors.json.parse import Kind
+    from bridge.doors.parse import Kind
     from bridge.process.components import Components
 
 
@@ -74,9 +73,17 @@ def json_consumers(has: Components) -> Consumers:
     return Consumers(made, (callers.close, client.close))
 
 
-def health_routes(has: Components, loops_turn: Callable[[], bool]) -> list[Route]:
+def http_parts(has: Components, loops_turn: Callable[[], bool]) -> list[Part]:
+    """What BRIDGE_HTTP_BIND serves; callbacks come beside it."""
+    parts = [health_part(has, loops_turn)]
+    if has.settings.bridge_api:
+        parts.append(api_part(has))
+    return parts
+
+
+def health_part(has: Components, loops_turn: Callable[[], bool]) -> Part:
     """For orchestrators and Prometheus."""
-    return Health(
+    health = Health(
         has.ledger,
         has.pressure,
         has.control,
@@ -84,9 +91,31 @@ def health_routes(has: Components, loops_turn: Callable[[], bool]) -> list[Route
         outbox_max=has.settings.bridge_outbox_max,
         loops_turn=loops_turn,
         broker_answers=partial(broker_answers, has.app),
-    ).routes
+    )
+    return Part(health.routes)
 
 
-def webhook_routes(has: Components) -> list[Route]:
+def webhook_part(has: Components) -> Part:
     """For RunPod's callbacks."""
-    return Webhooks(has.ledger, has.notifier).routes
+    return Part(Webhooks(has.ledger, has.notifier).routes)
+
+
+def api_part(has: Components) -> Part:
+    """For services and browsers: `/v1`."""
+    from bridge.doors.http.api.part import ApiUses, build  # noqa: PLC0415  (only where it is on)
+
+    settings = has.settings
+    uses = ApiUses(
+        ledger=has.ledger,
+        accept=has.accept,
+        control=has.control,
+        pressure=has.pressure,
+        notifier=has.notifier,
+        blobs=has.outputs.blobs,
+        replies_via="amqp" if settings.amqp else "redis",
+        inline_limit=settings.bridge_inline_limit,
+        tokens_file=settings.bridge_api_tokens_file,
+        origins=settings.bridge_api_origins,
+        followers_max=settings.bridge_api_followers_max,
+    )
+    return build(uses)

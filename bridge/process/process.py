@@ -9,7 +9,7 @@ from bridge import library_logs
 from bridge.doors.http import gauges
 from bridge.doors.http.server import HttpServer
 from bridge.loop import Loop
-from bridge.process.doors import health_routes, json_consumers, webhook_routes
+from bridge.process.doors import http_parts, json_consumers, webhook_part
 from bridge.process.engine import build_engine
 from bridge.telemetry import configure_logging, register_snapshot
 
@@ -70,15 +70,15 @@ class Process:
 
     def _listen(self, http: HttpServer) -> None:
         settings = self._has.settings
-        health, webhooks = health_routes(self._has, self._loops_turn), webhook_routes(self._has)
-        apart, by_hand = settings.bridge_webhook_bind, settings.model_fields_set
+        webhooks, apart, by_hand = webhook_part(self._has), settings.bridge_webhook_bind, settings.model_fields_set
+        parts = http_parts(self._has, self._loops_turn) if settings.bridge_http_bind else []
         http.listen(
             "bridge_http_bind",
             settings.bridge_http_bind,
-            health if apart else health + webhooks,
+            parts if apart else [*parts, webhooks],
             by_hand="bridge_http_bind" in by_hand,
         )
-        http.listen("bridge_webhook_bind", apart, webhooks, by_hand="bridge_webhook_bind" in by_hand)
+        http.listen("bridge_webhook_bind", apart, [webhooks], by_hand="bridge_webhook_bind" in by_hand)
 
     def _loops_turn(self) -> bool:
         """Whether this process' loops turn, whatever else is down."""

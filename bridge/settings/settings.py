@@ -19,6 +19,7 @@ from bridge.errors import SettingsError
 from bridge.faults import rule
 from bridge.redis_address import is_redis, is_sentinel, sentinels
 from bridge.settings.addresses import fault_of, spelled
+from bridge.settings.api import api_faults
 
 ENDPOINT_WORD = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 NAMESPACE = re.compile(r"[A-Za-z0-9_\-]{1,32}")
@@ -74,6 +75,18 @@ def _object(value: object) -> object:
 def _words(value: object) -> object:
     """Words with commas between them."""
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+def _origins(value: object) -> object:
+    """Origins of browser pages, or `*`, with commas between them."""
+    if not isinstance(value, str):
+        return value
+    found = tuple(word.strip() for word in value.split(",") if word.strip())
+    for word in found:
+        if word != "*" and not re.fullmatch(r"https?://[^/\s*]+", word):
+            fault = f"{word!r} is no origin: write https://shop.example.com, without a path"
+            raise ValueError(fault)
+    return found
 
 
 def _http_url(value: str | None) -> str | None:
@@ -194,6 +207,10 @@ class Settings(BaseSettings):
     bridge_http_connections_max: Count = 256
     bridge_webhook_bind: Annotated[str, AfterValidator(_bind)] = ""
     bridge_webhook_base_url: Url = None
+    bridge_api: Switch = False
+    bridge_api_tokens_file: OptionalPath = None  # read again when it changes
+    bridge_api_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = ()
+    bridge_api_followers_max: Count = 1_000
 
     # Logs
     bridge_log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -271,6 +288,8 @@ def _cross_faults(settings: Settings) -> list[str]:
         faults.append("BRIDGE_BLOB_URL: must name a scheme, for example s3://bucket/outputs or file:///var/lib/bridge")
     if settings.bridge_config_file is not None and not settings.bridge_config_file.is_file():
         faults.append(f"BRIDGE_CONFIG_FILE: there is no file {settings.bridge_config_file}")
+    if settings.bridge_api:
+        faults += api_faults(settings.bridge_http_bind, settings.bridge_api_tokens_file, settings.bridge_api_origins)
     if settings.bridge_read_timeout_s + settings.bridge_connect_timeout_s + 5 > settings.bridge_lease_s:
         faults.append("BRIDGE_LEASE_S: must be over BRIDGE_CONNECT_TIMEOUT_S + BRIDGE_READ_TIMEOUT_S + 5")
     return faults

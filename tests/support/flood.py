@@ -19,7 +19,7 @@ import hypothesis
 import pika
 from hypothesis import strategies as st
 
-from bridge.doors.json.parse import Kind, RefusedMessage, take
+from bridge.doors.parse import Kind, RefusedMessage, take
 from tests.support.helpers import eventually
 from tests.support.house import House, Process
 

@@ -24,14 +24,26 @@ ANSWER_S = 20.0
 HEAD_MAX = 16 * 1024
 
 
+#: Where a request's scope has its time limit.
+_LIMIT = "bridge.limit"
+
+
 def bounded(app: ASGIApp) -> ASGIApp:
     """Ends a request whose body or whose reader is too slow; uvicorn closes its connection."""
 
     async def called(scope: Scope, receive: Receive, send: Send) -> None:
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(ANSWER_S) as limit:
+            scope[_LIMIT] = limit
             await app(scope, receive, send)
 
     return called
+
+
+def answers_for_long(scope: Scope) -> None:
+    """The answer to this request may take any time; whoever gives it keeps the time of each part of it."""
+    limit: asyncio.Timeout | None = scope.get(_LIMIT)
+    if limit is not None:
+        limit.reschedule(None)
 
 
 class Bounded(H11Protocol):
@@ -77,7 +89,9 @@ class Bounded(H11Protocol):
         self._ends = self.loop.call_later(HEAD_S, self._expired)
 
     def _expired(self) -> None:
-        if self.busy:  # `bounded` ends that one
+        if self.transport.is_closing():  # it was given up, and waits for a peer that takes nothing more
+            self.transport.abort()
+        elif self.busy:  # `bounded` ends that one
             self._ends = self.loop.call_later(HEAD_S, self._expired)
         else:
             self.transport.abort()

@@ -10,14 +10,16 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import Route
 
 from bridge import files
 from bridge.doors.http.bounds import HEAD_MAX, bounded, bounded_protocol
+from bridge.doors.http.part import Part
 from bridge.errors import SettingsError
 from bridge.telemetry import tell
 
 START_S = 5.0
+#: Seconds that answers under way have once the server is to stop.
+STOP_S = 3.0
 
 
 class HttpServer:
@@ -27,10 +29,11 @@ class HttpServer:
         """Nothing is bound before `listen`; each address takes so many connections at most."""
         self._connections_max = connections_max
         self._servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+        self._parts: list[Part] = []
         self.ports: list[int] = []
 
-    def listen(self, name: str, bind: str, routes: Sequence[Route], *, by_hand: bool) -> None:
-        """Serve routes at `host:port`; none for "". Raises SettingsError when an address set by hand is taken."""
+    def listen(self, name: str, bind: str, parts: Sequence[Part], *, by_hand: bool) -> None:
+        """Serve parts at `host:port`; none for "". Raises SettingsError when an address set by hand is taken."""
         if not bind:
             return
         host, _, port = bind.rpartition(":")
@@ -44,10 +47,14 @@ class HttpServer:
         # uvloop would block the one thread of a gevent pool; asyncio's own loop goes through gevent's patched select.
         options: dict[str, Any] = {"loop": "asyncio", "log_level": "critical", "access_log": False, "lifespan": "off"}
         options["log_config"] = None  # its lines go where all lines go
+        options["timeout_graceful_shutdown"] = int(STOP_S)
         # No more than a quarter of what the process may open: the rest is for ledger, broker and RunPod.
+        held = sum(part.held_max for part in parts)
         most = max(1, min(self._connections_max, files.limit() // 4))
+        if held:
+            most += max(0, min(held, files.at_least(4 * (most + held)) // 4 - most))
         config = uvicorn.Config(
-            bounded(Starlette(routes=list(routes))),
+            bounded(Starlette(routes=[route for part in parts for route in part.routes])),
             http=bounded_protocol(most),
             h11_max_incomplete_event_size=HEAD_MAX,
             **options,
@@ -59,11 +66,15 @@ class HttpServer:
         while not server.started and thread.is_alive() and time.monotonic() < ends:
             time.sleep(0.01)
         self._servers.append((server, thread))
+        self._parts.extend(parts)
         self.ports.append(listener.getsockname()[1])
         tell("http.started", bind=f"{host}:{self.ports[-1]}")
 
     def stop(self) -> None:
         """Answer what is under way, and close."""
+        for part in self._parts:
+            part.close()
+        self._parts.clear()
         for server, _ in self._servers:
             server.should_exit = True
         for _, thread in self._servers:

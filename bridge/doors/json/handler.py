@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bridge.doors.commands import COMMANDS
-from bridge.doors.json.parse import Command, Kind, RefusedMessage, Request, Taken, take
+from bridge.doors.parse import Command, Kind, RefusedMessage, Request, Taken, take
 from bridge.engine.accept import Origin, Prepared
 from bridge.engine.accept_again import answer_again
 from bridge.engine.control import Asker

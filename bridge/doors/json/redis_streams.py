@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Consumer
 from bridge.doors.json.handler import Answer, Delivery, Handler, Item
-from bridge.doors.json.parse import NO_DATA
+from bridge.doors.parse import NO_DATA
 from bridge.ledger.streams.inbox import Inbox
 
 if TYPE_CHECKING:

@@ -120,13 +120,13 @@ class Arguments:
 
 def _tombstone(change: Change) -> str:
     record = change.record
-    return json.dumps(
-        {
-            "fp": record.fingerprint,
-            "status": record.status,
-            "reason": record.reason,
-            "sq": record.sequence,
-            "ep": record.endpoint,
-        },
-        separators=(",", ":"),
-    )
+    told: dict[str, Any] = {
+        "fp": record.fingerprint,
+        "status": record.status,
+        "reason": record.reason,
+        "sq": record.sequence,
+        "ep": record.endpoint,
+    }
+    if record.tenant:
+        told["tn"] = record.tenant
+    return json.dumps(told, separators=(",", ":"))

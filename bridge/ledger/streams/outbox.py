@@ -92,6 +92,19 @@ class Outbox:
         read = ((entry_id, _document(entry)) for entry_id, entry in found)
         return [(entry_id, event) for entry_id, event in read if event is not None]
 
+    def wait(self, after: str, *, count: int, wait_ms: int) -> list[tuple[str, str]]:
+        """(entry id, document as text) behind an entry id, as soon as there are any; none after `wait_ms`.
+
+        An entry that somebody else has written may hold anything.
+        """
+        found: Any = self._on(lambda: self.client.xread({self.names.events: after}, count=count, block=wait_ms))
+        return [(entry_id, entry.get("data", "")) for _, entries in found or () for entry_id, entry in entries]
+
+    def texts(self, after: str, until: str, *, count: int) -> list[tuple[str, str]]:
+        """The same of the past: from an entry on (`(<id>` for what follows it) to another one, and with it."""
+        found: Any = self._on(lambda: self.client.xrange(self.names.events, min=after, max=until, count=count))
+        return [(entry_id, entry.get("data", "")) for entry_id, entry in found]
+
     # The turn
 
     def take(self, token: str, *, lease_ms: int) -> Turn | None:

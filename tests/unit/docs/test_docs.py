@@ -12,7 +12,7 @@ from click import Context, Group
 
 from bridge.cli import cli
 from bridge.doors.commands import COMMANDS
-from bridge.doors.json.parse import Command, take
+from bridge.doors.parse import Command, take
 from bridge.engine.control.health import TROUBLES
 from bridge.errors import EndpointTrouble
 from bridge.job.request import RunRequest

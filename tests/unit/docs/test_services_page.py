@@ -11,7 +11,7 @@ import pytest
 
 from bridge.doors.commands import COMMANDS
 from bridge.doors.json import amqp
-from bridge.doors.json.parse import Command, Request, take
+from bridge.doors.parse import Command, Request, take
 from bridge.job.models import schemas
 from bridge.job.words import DeadReason, EventName
 from bridge.ledger import Names

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from bridge.doors.commands import COMMANDS, check_argument
-from bridge.doors.json.strict import Fault, glimpse, read_object
+from bridge.doors.strict import Fault, glimpse, read_object
 from bridge.errors import JobRejected
 from bridge.job.request import ENDPOINT, REQUEST_ID, RunRequest, explain, rejected
 

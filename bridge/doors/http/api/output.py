@@ -1,0 +1,131 @@
+"""`GET /v1/requests/{id}/output`: all of it, whatever its size, from wherever it is kept, in pieces and in ranges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from bridge.doors.http.api.guard import Guard
+from bridge.doors.http.api.problem import Problem, unknown
+from bridge.doors.http.api.streamed import Streamed
+from bridge.doors.http.api.tokens import Caller
+from bridge.job.record import Long
+from bridge.job.words import Status
+from bridge.ledger.records import output
+
+if TYPE_CHECKING:
+    from bridge.blob import Blobs
+    from bridge.job.document import Held
+    from bridge.ledger import Ledger
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An output that can be read: its bytes, what it is known by, and how a piece is read (blocks)."""
+
+    size: int
+    tag: str
+    read: Callable[[int, int], bytes]  # from, how many
+
+
+class WholeOutput:
+    """One route; HEAD tells the size."""
+
+    def __init__(self, guard: Guard, ledger: Ledger, blobs: Blobs | None) -> None:
+        """`blobs` is the object store, where there is one."""
+        self._guard = guard
+        self._ledger = ledger
+        self._blobs = blobs
+
+    @property
+    def routes(self) -> list[Route]:
+        """`GET /v1/requests/{id}/output`."""
+        return [self._guard.route("/requests/{id}/output", self._output, "GET", "read", "read_all")]
+
+    async def _output(self, request: Request, caller: Caller) -> Response:
+        request_id = request.path_params["id"]
+        source = await self._guard.asked(lambda: self._source(request_id, caller))
+        headers = {"accept-ranges": "bytes", "etag": source.tag, "cache-control": "private, no-cache"}
+        if source.tag in {tag.strip() for tag in request.headers.get("if-none-match", "").split(",")}:
+            return Response(status_code=304, headers=headers)
+        start, stop, code = 0, source.size, 200
+        asked = request.headers.get("range")
+        if asked and request.headers.get("if-range", source.tag) == source.tag:
+            found = _range_of(asked, source.size)
+            if found is not None:
+                (start, stop), code = found, 206
+                headers["content-range"] = f"bytes {start}-{stop - 1}/{source.size}"
+        headers |= {"content-type": "application/json", "content-length": str(stop - start)}
+        if request.method == "HEAD":
+            return Response(status_code=code, headers=headers)
+        first = await self._guard.asked(lambda: source.read(start, min(output.PIECE, stop - start)))
+        return Streamed(self._pieces(source, start, stop, first), code, headers)
+
+    async def _pieces(self, source: Source, start: int, stop: int, got: bytes) -> AsyncGenerator[bytes, None]:
+        while True:
+            yield got
+            start += len(got)
+            if start >= stop or not got:
+                return
+            got = await self._guard.asked(partial(source.read, start, min(output.PIECE, stop - start)))
+
+    def _source(self, request_id: str, caller: Caller) -> Source:
+        """Blocks. Raises Problem where there is none."""
+        self._guard.known(request_id, caller, "read_all")
+        held = self._ledger.load(request_id)
+        if held is None:
+            if self._ledger.tombstone(request_id) is None:
+                raise unknown(request_id)
+            raise Problem("not_retained", "output: the request is no longer kept; its end alone is remembered")
+        if not held.record.phase.ended:
+            raise Problem("not_ended", f"output: the request is {held.record.status}; it has none yet", field="id")
+        return self._kept(held) or self._stored(held) or self._none(held)
+
+    def _kept(self, held: Held) -> Source | None:
+        ledger, request_id = self._ledger, held.record.id
+        found = output.find(ledger, request_id)
+        if found is None:
+            return None
+        tag = f'"{"-".join(found.end)}-{found.size}"'
+        return Source(found.size, tag, lambda at, length: output.piece(ledger, request_id, found, at, length))
+
+    def _stored(self, held: Held) -> Source | None:
+        told, blobs = held.json(Long.OUTPUT_REF) or {}, self._blobs
+        key = blobs.key_of(told["url"]) if blobs is not None and told.get("url") else None
+        if blobs is None or key is None:
+            return None
+        return Source(int(told["size"]), f'"{told["sha256"]}"', lambda at, length: blobs.part(key, at, length))
+
+    @staticmethod
+    def _none(held: Held) -> Source:
+        record = held.record
+        if record.status == Status.COMPLETED and not record.output_missing:
+            raise Problem("not_retained", "output: its retention is over (BRIDGE_OUTPUT_RETENTION_S)")
+        reason = f" ({record.reason})" if record.reason else ""
+        raise Problem("no_output", f"output: the request has ended {record.status}{reason}, without one")
+
+
+def _range_of(asked: str, size: int) -> tuple[int, int] | None:
+    """From and to (without it); None for what is no single range of bytes, which is answered whole (RFC 9110)."""
+    found = _RANGE.fullmatch(asked.replace(" ", ""))
+    if found is None or not any(found.groups()) or max(map(len, found.groups())) > 18:  # noqa: PLR2004  (64 bits)
+        return None
+    first, last = found.groups()
+    if not first:
+        start, stop = max(0, size - int(last)), size
+    else:
+        start, stop = int(first), min(size, int(last) + 1) if last else size
+        if last and int(last) < int(first):
+            return None
+    if start >= size or start >= stop:
+        raise Problem("range", f"range: the output has {size} bytes", headers={"content-range": f"bytes */{size}"})
+    return start, stop

@@ -1,0 +1,98 @@
+"""Puts `/v1` together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
+
+from bridge.doors.http.api.changing import Changing
+from bridge.doors.http.api.describing import Describing
+from bridge.doors.http.api.events import Events
+from bridge.doors.http.api.followers import Followers
+from bridge.doors.http.api.guard import Guard
+from bridge.doors.http.api.output import WholeOutput
+from bridge.doors.http.api.past import Past
+from bridge.doors.http.api.problem import problem_of
+from bridge.doors.http.api.reading import Reading
+from bridge.doors.http.api.submitting import Submitting
+from bridge.doors.http.api.telling import Telling
+from bridge.doors.http.api.tokens import Tokens
+from bridge.doors.http.part import Part
+
+if TYPE_CHECKING:
+    from bridge.blob import Blobs
+    from bridge.engine.accept import Accept
+    from bridge.engine.control import Control
+    from bridge.engine.notifier import Notifier
+    from bridge.engine.pressure import Pressure
+    from bridge.ledger import Ledger
+
+#: Seconds for which a browser need not ask again whether it may.
+PREFLIGHT_S = 600
+#: What a page may send and read beside what every page may.
+SENT = ("authorization", "content-type", "idempotency-key", "if-none-match", "if-range", "last-event-id", "range")
+TOLD = ("accept-ranges", "content-length", "content-range", "etag", "location", "retry-after")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiUses:
+    """What it is made of."""
+
+    ledger: Ledger
+    accept: Accept
+    control: Control
+    pressure: Pressure
+    notifier: Notifier
+    blobs: Blobs | None
+    replies_via: str
+    inline_limit: int
+    tokens_file: Path | None
+    origins: Collection[str]
+    followers_max: int
+
+
+def build(uses: ApiUses) -> Part:
+    """Raises SettingsError where the tokens cannot be read."""
+    tokens = Tokens(uses.tokens_file) if uses.tokens_file is not None else None
+    guard = Guard(uses.ledger, tokens, uses.origins)
+    followers = Followers(uses.ledger, uses.followers_max)
+    reading = Reading(guard, uses.control)
+    telling = Telling(guard, uses.ledger, reading, inline_limit=uses.inline_limit)
+    parts = (
+        Submitting(
+            guard, uses.ledger, uses.accept, uses.pressure, uses.notifier, reading, replies_via=uses.replies_via
+        ),
+        reading,
+        WholeOutput(guard, uses.ledger, uses.blobs),
+        Events(guard, uses.ledger, telling, followers, Past(guard, uses.ledger)),
+        Changing(guard, uses.control, reading),
+        Describing(guard),
+    )
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(uses.origins),
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=SENT,
+        expose_headers=TOLD,
+        max_age=PREFLIGHT_S,
+    )
+    app = Starlette(
+        routes=[route for part in parts for route in part.routes],
+        middleware=[cors] if uses.origins else [],
+        exception_handlers={HTTPException: _not_here},
+    )
+    return Part([Mount("/v1", app=app)], followers.close, uses.followers_max)
+
+
+async def _not_here(_request: Request, error: Exception) -> Response:
+    return problem_of(error).response()
