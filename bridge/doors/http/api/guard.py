@@ -32,7 +32,7 @@ Handle = Callable[[Request, Caller], Awaitable[Response]]
 #: Threads that ask the ledger, and those that wait for RunPod.
 THREADS, CALLERS = 16, 4
 #: Seconds after which a ledger that is silent is away; RunPod has somewhat longer.
-LEDGER_S, RUNPOD_S = 12.0, 18.0
+LEDGER_S, RUNPOD_S = 8.0, 18.0
 #: Bytes of bodies that are read at a time, in all.
 BODIES_MAX = 8 * BODY_MAX
 #: Bytes over the limit that are still read of a body before its connection is closed.

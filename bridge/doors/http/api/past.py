@@ -100,4 +100,3 @@ def _between(start: str, entry_id: str, until: str) -> bool:
 def _place(entry_id: str) -> tuple[int, int]:
     at, _, number = entry_id.removeprefix("(").partition("-")
     return int(at), int(number or 0)
-

@@ -226,7 +226,7 @@ def test_events_come_in_order_to_the_end_and_are_those_of_the_stream(api: Api) -
 def test_chunks_come_as_they_are_made_and_none_is_missed(api: Api) -> None:
     """Also those that no event tells (BRIDGE_CHUNK_EVENTS_MAX), and for who comes back in between."""
     client = api[1]
-    submit(client, {"mock_chunks": 12, "mock_chunk_delay": 0.05}, id="chunks", stream=True)
+    submit(client, {"mock_stream": 12, "mock_delay": 0.05}, id="chunks", stream=True)
     with events(client, "chunks") as following:
         begun = [event for _, event in zip(range(6), following, strict=False)]
     rest = all_events(client, "chunks", begun[-1].id)
@@ -240,7 +240,7 @@ def test_chunks_come_as_they_are_made_and_none_is_missed(api: Api) -> None:
 def test_who_comes_when_the_stream_is_trimmed_is_told_how_it_stands_and_the_end(api: Api) -> None:
     """The document takes the place of what is gone; chunks and end are told all the same."""
     house, client = api
-    submit(client, {"mock_chunks": 3}, id="trimmed", stream=True)
+    submit(client, {"mock_stream": 3}, id="trimmed", stream=True)
     ended(client, "trimmed")
     house.client.xtrim(house.ledger.names.events, maxlen=0)
     told = all_events(client, "trimmed")
