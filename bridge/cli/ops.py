@@ -211,7 +211,7 @@ def schema(wanted: str | None, folder: Path | None, against: Path | None, *, asy
             for name, text in texts.items()
             if not (against / name).is_file() or (against / name).read_text() != text
         ]
-        faults += [] if whole else _broken(against / "released", made)
+        faults += _broken(against / "released", made, whole)
         for fault in faults:
             click.echo(fault, err=True)
         return ExitCode.FAILED if faults else ExitCode.OK
@@ -240,11 +240,14 @@ def _made(whole: str | None) -> dict[str, Any]:
     return schemas()
 
 
-def _broken(released: Path, made: dict[str, Any]) -> list[str]:
+def _broken(released: Path, made: dict[str, Any], whole: str | None) -> list[str]:
     """What the current schemas would break for those who know the released ones."""
-    from bridge.job.additions import breaks  # noqa: PLC0415
+    from bridge.job.additions import breaks, of_openapi  # noqa: PLC0415
     from bridge.job.models import INCOMING  # noqa: PLC0415
 
+    if whole is not None:
+        path = released / f"{whole}.json"
+        return of_openapi(json.loads(path.read_text()), made[whole]) if whole == "openapi" and path.is_file() else []
     found = []
     for path in sorted(released.glob("*.json")):
         if path.stem not in made:

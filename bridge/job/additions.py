@@ -22,6 +22,47 @@ def breaks(released: Schema, current: Schema, *, incoming: bool) -> list[str]:
     return list(_Walk(released, current, incoming=incoming).node("", released, current, 0))
 
 
+def of_openapi(released: Schema, current: Schema) -> list[str]:
+    """The same of an OpenAPI document: its paths, methods, parameters, answers, and all that is told or taken."""
+    found = []
+    for path, methods in released["paths"].items():
+        for method, was in methods.items():
+            at, becomes = f"{method.upper()} {path}", current["paths"].get(path, {}).get(method)
+            if becomes is None:
+                found.append(f"{at}: removed or renamed")
+                continue
+            found += [f"{at}: {what}" for what in _of_operation(was, becomes, released, current)]
+    return found
+
+
+def _of_operation(was: Schema, becomes: Schema, released: Schema, current: Schema) -> Iterator[str]:
+    if was["operationId"] != becomes["operationId"]:
+        yield f"operationId: {was['operationId']} became {becomes['operationId']}"
+    before, after = ({(one["in"], one["name"]): one for one in op["parameters"]} for op in (was, becomes))
+    yield from (f"parameter {name}: removed" for place, name in before.keys() - after.keys())
+    for key, parameter in after.items():
+        if parameter.get("required") and not before.get(key, {}).get("required"):
+            yield f"parameter {key[1]}: must be given now"
+    for code in was["responses"].keys() - becomes["responses"].keys():
+        yield f"answer {code}: removed"
+    if "requestBody" in was or "requestBody" in becomes:
+        if becomes.get("requestBody", {}).get("required") and not was.get("requestBody", {}).get("required"):
+            yield "body: must be given now"
+        yield from _of_content("body", was.get("requestBody", {}), becomes.get("requestBody", {}), released, current)
+    for code in was["responses"].keys() & becomes["responses"].keys():
+        yield from _of_content(f"answer {code}", was["responses"][code], becomes["responses"][code], released, current)
+
+
+def _of_content(at: str, was: Schema, becomes: Schema, released: Schema, current: Schema) -> Iterator[str]:
+    for kind, told in was.get("content", {}).items():
+        if kind not in becomes.get("content", {}):
+            yield f"{at}: {kind} is gone"
+            continue
+        walk = _Walk(released, current, incoming=at == "body")
+        old, new = told.get("schema", {}), becomes["content"][kind].get("schema", {})
+        yield from (f"{at}: {what}" for what in walk.node("", old, new, 0))
+
+
 class _Walk:
     def __init__(self, released: Schema, current: Schema, *, incoming: bool) -> None:
         self._old_root = released

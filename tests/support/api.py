@@ -28,9 +28,9 @@ class Event:
 def api_house(folder: Path, redis_url: str, **settings: str) -> Iterator[tuple[House, httpx.Client]]:
     """A house with a worker, and a client of its `/v1`."""
     port = free_port()
-    settings = {"api": "on", "http_bind": f"127.0.0.1:{port}"} | settings
-    settings.setdefault("broker", redis_url)
-    with House(folder, redis_url=redis_url, **settings) as house:
+    broker, bind = settings.pop("broker", redis_url), settings.pop("http_bind", f"127.0.0.1:{port}")
+    settings |= {"api": "on", "http_bind": bind}
+    with House(folder, broker=broker, redis_url=redis_url, backend=None, emulator=None, **settings) as house:
         house.worker()
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=COMMAND_S) as client:
             yield house, client

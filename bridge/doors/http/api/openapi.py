@@ -43,6 +43,28 @@ _ENDPOINT = {
     "schema": {"type": "string", "pattern": r"^[A-Za-z0-9_\-]{1,64}$"},
 }
 
+_NAME = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": r"^[a-z\-]{1,40}(\.json)?$"},
+}
+
+#: One event of the stream, in the fields that SSE has.
+_SSE = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "id": {"type": "string", "description": "what Last-Event-ID is told; of the document it has none"},
+        "event": {"type": "string", "description": "the last word of the event's type; `document` where it stands"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/JobEvent"},
+        },
+    },
+}
+
 
 def document() -> dict[str, Any]:
     """The whole document, as JSON."""
@@ -116,7 +138,7 @@ def _paths() -> dict[str, Any]:
             "get": _described(
                 "schema", "The JSON Schema of a document: request, document, event and others.",
                 "application/schema+json",
-                ({"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}},),
+                (_NAME,),
             )
         },
     }  # fmt: skip
@@ -188,7 +210,7 @@ def _events() -> dict[str, Any]:
             "Last-Event-ID", "the id of the last one heard", {"type": "string", "pattern": r"^\d{1,15}(\.\d{1,15})?$"}
         )
     )
-    told["responses"]["200"]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    told["responses"]["200"]["content"] = {"text/event-stream": {"schema": _SSE}}
     return told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,9 @@ def build(uses: ApiUses) -> Part:
         middleware=[cors] if uses.origins else [],
         exception_handlers={HTTPException: _not_here},
     )
-    return Part([Mount("/v1", app=app)], followers.close, uses.followers_max)
+    mount = Mount("/v1", app=app)
+    mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)  # a path may hold a line break: %0A
+    return Part([mount], followers.close, uses.followers_max)
 
 
 async def _not_here(_request: Request, error: Exception) -> Response:

@@ -266,7 +266,7 @@ def test_a_cancel_reaches_the_job_and_a_follower_hears_of_it(api: Api) -> None:
     house, client = api
     submit(client, {"mock_delay": 60.0}, id="cancelled")
     with events(client, "cancelled") as following:
-        assert next(event for event in following if event.name == "started")
+        assert "started" in (event.name for event in following)
         told = client.post("/v1/requests/cancelled/cancel", json={"by": "anna"})
         assert (told.status_code, told.json()["outcome"]) == (202, "requested")
         assert list(following)[-1].name == "cancelled"

@@ -142,7 +142,7 @@ def test_while_the_ledger_is_away_nothing_is_promised_and_followers_go_on(
     with api_house(tmp_path, url) as (house, client):
         submit(client, {"mock_delay": 4.0}, id="long")
         with events(client, "long") as following:
-            assert next(event for event in following if event.name == "started")
+            assert "started" in (event.name for event in following)
             redis_server.freeze()
             try:
                 began = time.monotonic()
@@ -152,12 +152,9 @@ def test_while_the_ledger_is_away_nothing_is_promised_and_followers_go_on(
                 assert int(answer.headers["retry-after"]) > 0
             finally:
                 redis_server.thaw()
-            again = eventually(
-                lambda: (
-                    (r := client.post("/v1/requests", json={"id": "held", "input": {"a": 1}})).status_code < 300 and r
-                )
+            eventually(
+                lambda: client.post("/v1/requests", json={"id": "held", "input": {"a": 1}}).json().get("id") == "held"
             )
-            assert again.json()["id"] == "held"
             assert list(following)[-1].name == "completed"
         assert [event.name for event in all_events(client, "held")].count("accepted") == 1
         assert house.submits() == 2
