@@ -49,7 +49,7 @@ _NOT_A_REPLY = re.compile(r"(bridge[.:]|celery|amq\.rabbitmq\.)")
 class Origin:
     """Where a request comes from, and what its door knows beside its arguments."""
 
-    door: str  # celery | amqp | stream | cli
+    door: str  # celery | amqp | stream | http | cli
     via: str = "redis"  # where its replies go: redis | amqp
     canvas: str | None = None  # Celery: what follows, and how the result is stored; kombu's JSON
     continues: bool = False  # Celery: something follows

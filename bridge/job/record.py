@@ -63,7 +63,7 @@ class Record:
     endpoint: str = _text("ep")  # the endpoint's name
     endpoint_id: str = _text("ei")  # where the current job lives (I14)
     base_url: str = _text("bu")
-    door: str = _text("do")  # celery | amqp | stream | cli
+    door: str = _text("do")  # celery | amqp | stream | http | cli
     fingerprint: str = _text("fp")
     replaces: str = _text("rp")  # id of the Celery task that has replaced itself by this request
     tenant: str = _text("tn")

@@ -81,8 +81,8 @@ def _origins(value: object) -> object:
     """Origins of browser pages, or `*`, with commas between them."""
     if not isinstance(value, str):
         return value
-    found = tuple(word.strip() for word in value.split(",") if word.strip())
-    for word in found:
+    found = frozenset(word.strip() for word in value.split(",") if word.strip())
+    for word in sorted(found):
         if word != "*" and not re.fullmatch(r"https?://[^/\s*]+", word):
             fault = f"{word!r} is no origin: write https://shop.example.com, without a path"
             raise ValueError(fault)
@@ -209,7 +209,7 @@ class Settings(BaseSettings):
     bridge_webhook_base_url: Url = None
     bridge_api: Switch = False
     bridge_api_tokens_file: OptionalPath = None  # read again when it changes
-    bridge_api_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = ()
+    bridge_api_origins: Annotated[frozenset[str], NoDecode, BeforeValidator(_origins)] = frozenset()
     bridge_api_followers_max: Count = 1_000
 
     # Logs
