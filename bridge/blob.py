@@ -94,6 +94,19 @@ class Blobs:
             raise OutputUnavailable(f"the object store gave {len(raw)} bytes of an output in place of {length}")
         return raw
 
+    def signed(self, key: str, seconds: int) -> str | None:
+        """A URL by which anybody may read it for so long; None where the store has none. Raises OutputUnavailable.
+
+        It is a secret: for the one who asked, never for a log or a document.
+        """
+        with _told("signed"):
+            files, root = self._open()
+            try:
+                url: str = files.sign(f"{root}/{key}", expiration=seconds)
+            except NotImplementedError:
+                return None
+        return url
+
     def delete(self, key: str) -> None:
         """Delete; one that is not there is deleted. Raises OutputUnavailable."""
         with _told("deleted"):

@@ -117,5 +117,6 @@ def api_part(has: Components) -> Part:
         tokens_file=settings.bridge_api_tokens_file,
         origins=settings.bridge_api_origins,
         followers_max=settings.bridge_api_followers_max,
+        signed_s=settings.bridge_api_signed_s,
     )
     return build(uses)

@@ -211,6 +211,7 @@ class Settings(BaseSettings):
     bridge_api_tokens_file: OptionalPath = None  # read again when it changes
     bridge_api_origins: Annotated[frozenset[str], NoDecode, BeforeValidator(_origins)] = frozenset()
     bridge_api_followers_max: Count = 1_000
+    bridge_api_signed_s: Annotated[int, Field(ge=0, le=7 * 24 * 3600)] = 0
 
     # Logs
     bridge_log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -191,6 +191,8 @@ def _output() -> dict[str, Any]:
         _header_parameter("If-None-Match", "an ETag", {"type": "string"}),
     ]
     told["responses"]["304"] = {"description": "It is the one that you have."}
+    signed = "The object store has it: BRIDGE_API_SIGNED_S."
+    told["responses"]["307"] = {"description": signed, "headers": {"location": _header("where, for a while")}}
     headers = {name: _header(says) for name, says in (("etag", "which output it is"), ("accept-ranges", "bytes"))}
     for code in ("200", "206"):
         told["responses"][code] |= {"headers": headers, "content": {"application/json": {}}}

@@ -35,16 +35,18 @@ class Source:
     size: int
     tag: str
     read: Callable[[int, int], bytes]  # from, how many
+    url: str | None = None  # where the store gives it itself
 
 
 class WholeOutput:
     """One route; HEAD tells the size."""
 
-    def __init__(self, guard: Guard, ledger: Ledger, blobs: Blobs | None) -> None:
-        """`blobs` is the object store, where there is one."""
+    def __init__(self, guard: Guard, ledger: Ledger, blobs: Blobs | None, *, signed_s: int) -> None:
+        """`blobs` is the object store, where there is one; over 0, it is asked itself, by URLs that last `signed_s`."""
         self._guard = guard
         self._ledger = ledger
         self._blobs = blobs
+        self._signed_s = signed_s
 
     @property
     def routes(self) -> list[Route]:
@@ -54,6 +56,8 @@ class WholeOutput:
     async def _output(self, request: Request, caller: Caller) -> Response:
         request_id = request.path_params["id"]
         source = await self._guard.asked(lambda: self._source(request_id, caller))
+        if source.url is not None:
+            return Response(status_code=307, headers={"location": source.url, "cache-control": "no-store"})
         headers = {"accept-ranges": "bytes", "etag": source.tag, "cache-control": "private, no-cache"}
         if source.tag in {tag.strip() for tag in request.headers.get("if-none-match", "").split(",")}:
             return Response(status_code=304, headers=headers)
@@ -103,7 +107,8 @@ class WholeOutput:
         key = blobs.key_of(told["url"]) if blobs is not None and told.get("url") else None
         if blobs is None or key is None:
             return None
-        return Source(int(told["size"]), f'"{told["sha256"]}"', lambda at, length: blobs.part(key, at, length))
+        tag, url = f'"{told["sha256"]}"', blobs.signed(key, self._signed_s) if self._signed_s else None
+        return Source(int(told["size"]), tag, lambda at, length: blobs.part(key, at, length), url)
 
     @staticmethod
     def _none(held: Held) -> Source:

@@ -60,6 +60,7 @@ class ApiUses:
     tokens_file: Path | None
     origins: Collection[str]
     followers_max: int
+    signed_s: int
 
 
 def build(uses: ApiUses) -> Part:
@@ -74,7 +75,7 @@ def build(uses: ApiUses) -> Part:
             guard, uses.ledger, uses.accept, uses.pressure, uses.notifier, reading, replies_via=uses.replies_via
         ),
         reading,
-        WholeOutput(guard, uses.ledger, uses.blobs),
+        WholeOutput(guard, uses.ledger, uses.blobs, signed_s=uses.signed_s),
         Events(guard, uses.ledger, telling, followers, Past(guard, uses.ledger)),
         Changing(guard, uses.control, reading),
         Describing(guard),
