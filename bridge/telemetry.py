@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, values
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -95,6 +95,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "api.denied": (WARNING, "a token is not known, or may not do what was asked with it"),
     "api.failed": (ERROR, "the HTTP door met an error that nobody foresaw; that request alone has failed"),
     "api.cut_off": (INFO, "an answer that was given bit by bit has ended early"),
+    "api.followers": (DEBUG, "somebody follows a request over HTTP, or has stopped"),
     "api.events_unreadable": (ERROR, "the event stream cannot be read; who follows over HTTP hears it later"),
     "api.tokens": (INFO, "the tokens of the HTTP door were read"),
     "api.tokens_unreadable": (ERROR, "the file of tokens cannot be read; those that were read last are taken"),
@@ -222,6 +223,9 @@ class _Counted:
         self.webhooks = counter("bridge_webhooks_total", "Callbacks, by what they came to.", "result")
         self.http = counter("bridge_http_requests_total", "Answers of /v1.", "route", "method", "code")
         self.http_seconds = histogram("bridge_http_request_seconds", "Until an answer of /v1 begins.", "route", _SHORT)
+        self.followers = Gauge(
+            "bridge_http_followers", "Who follows requests.", registry=None, multiprocess_mode="livesum"
+        )
         self.delay = histogram("bridge_job_delay_seconds", "RunPod's delayTime.", "endpoint", _LONG)
         self.execution = histogram("bridge_job_execution_seconds", "executionTime.", "endpoint", _LONG)
         self.end_seen = histogram("bridge_end_seen_seconds", "RunPod's end to ours.", "endpoint", _SHORT)
@@ -284,6 +288,8 @@ def _count_http(name: str, fields: Mapping[str, Any]) -> None:
     if name == "api.answered":
         _counted.http.labels(fields["route"], fields["method"], str(fields["code"])).inc()
         _counted.http_seconds.labels(fields["route"]).observe(fields["seconds"])
+    elif name == "api.followers":
+        _counted.followers.set(fields["count"])
 
 
 subscribe(_count)

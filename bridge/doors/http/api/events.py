@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bridge.doors.http.api.past import Past, place_of
 from bridge.doors.http.api.problem import Problem
 from bridge.doors.http.api.streamed import Streamed
 from bridge.doors.http.api.telling import Frames, Place, Telling, read, sequence_of
@@ -21,8 +22,8 @@ from bridge.doors.http.api.telling import Frames, Place, Telling, read, sequence
 if TYPE_CHECKING:
     from bridge.doors.http.api.followers import Follower, Followers
     from bridge.doors.http.api.guard import Guard
-    from bridge.doors.http.api.past import Past
     from bridge.doors.http.api.tokens import Caller
+    from bridge.job.record import Record
     from bridge.ledger import Ledger
 
 #: Seconds after which something is said, so that nobody between takes the connection for dead.
@@ -101,14 +102,22 @@ class Events:
         ended = held is None or held.record.phase.ended
         if held is not None:
             place.known = held.record.sequence
-            begun = max(0, held.record.accepted_at - self._ledger.clock.offset - CLOCK_MS)
             if place.sequence < place.known:
-                async for frame in self._told_before(request_id, f"{begun}-0", newest, place, first=first):
+                start, until = self._span(held.record, newest)
+                async for frame in self._told_before(request_id, start, until, place, first=first):
                     yield frame
             place.over = place.over or (ended and place.sequence >= place.known)
         if ended and not place.over:
             async for frame in self._telling.end(request_id, place):
                 yield frame
+
+    def _span(self, record: Record, newest: str) -> tuple[str, str]:
+        """Between which entries of the stream a request's events are, as its own times say."""
+        offset = self._ledger.clock.offset
+        start = f"{max(0, record.accepted_at - offset - CLOCK_MS)}-0"
+        if not record.phase.ended:
+            return start, newest
+        return start, min(newest, f"{record.ended_at - offset + CLOCK_MS}-0", key=place_of)
 
     async def _told_before(self, request_id: str, start: str, newest: str, place: Place, *, first: bool) -> Frames:
         """What the event stream has. Where the beginning of it is gone, how the request stands now comes first."""

@@ -104,6 +104,7 @@ class Followers:
         follower = Follower(request_id)
         self._by_id.setdefault(request_id, set()).add(follower)
         self._count += 1
+        tell("api.followers", count=self._count)
         return follower
 
     def begin(self) -> str:
@@ -126,6 +127,7 @@ class Followers:
         if not of_request:
             self._by_id.pop(follower.request_id, None)
         self._count -= 1
+        tell("api.followers", count=self._count)
         if not self._by_id:
             self._followed = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Entries of one read; bytes of events that one walk keeps, for all who wait for it together.
 PAGE, KEPT_MAX = 500, 32 * 1024 * 1024
+#: Seconds of one walk; the next one goes on where it stopped.
+WALK_S = 2.0
 
 
 @dataclass(slots=True)
@@ -74,7 +77,8 @@ class Past:
         by_id: dict[str, list[int]] = {}
         for number, asked in enumerate(batch):
             by_id.setdefault(asked.request_id, []).append(number)
-        at, until = min((a.start for a in batch), key=_place), max((a.until for a in batch), key=_place)
+        at, until = min((a.start for a in batch), key=place_of), max((a.until for a in batch), key=place_of)
+        ends = time.monotonic() + WALK_S
         while entries := self._ledger.outbox.texts(at, until, count=PAGE):
             for entry_id, body in entries:
                 for number in by_id.get(subject_of(body) or "", ()):
@@ -88,15 +92,20 @@ class Past:
             if all(one.goes_on is not None for one in found):
                 break
             at = f"({entries[-1][0]}"
+            if time.monotonic() >= ends:
+                for one in found:
+                    one.goes_on = one.goes_on or at
+                break
         return found
 
 
 def _between(start: str, entry_id: str, until: str) -> bool:
-    place = _place(entry_id)
-    after = place > _place(start) if start.startswith("(") else place >= _place(start)
-    return after and place <= _place(until)
+    place = place_of(entry_id)
+    after = place > place_of(start) if start.startswith("(") else place >= place_of(start)
+    return after and place <= place_of(until)
 
 
-def _place(entry_id: str) -> tuple[int, int]:
+def place_of(entry_id: str) -> tuple[int, int]:
+    """An entry's id, or `(<id>`, as what can be compared."""
     at, _, number = entry_id.removeprefix("(").partition("-")
     return int(at), int(number or 0)
