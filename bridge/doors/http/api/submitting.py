@@ -13,7 +13,7 @@ from starlette.routing import Route
 from bridge.doors.http.api.guard import DOOR, Guard
 from bridge.doors.http.api.problem import Problem
 from bridge.doors.http.api.tokens import Caller
-from bridge.doors.parse import Refused, Request, take
+from bridge.doors.parse import RefusedMessage, Request, take
 from bridge.engine.accept import Origin, Prepared, Verdict
 from bridge.job.request import RunRequest, rejected
 
@@ -94,7 +94,7 @@ class Submitting:
         taken = take(body, dict(headers), DOOR, {name: value for name, value in properties.items() if value})
         if isinstance(taken, Request):
             return taken
-        assert isinstance(taken, Refused)  # noqa: S101  (commands are not asked for)
+        assert isinstance(taken, RefusedMessage)  # noqa: S101  (commands are not asked for)
         if taken.message.startswith(_OF_TYPE):
             raise Problem("unsupported_media_type", taken.message, field=taken.message.partition(":")[0])
         if taken.reason == "unknown_kind" and taken.op:
