@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.client.words import Chunk, Event, Refused, UnknownRequest, document_of, outcome
+from bridge.errors import BUSY
 from bridge.job.models import Document
 from bridge.job.request import check_request_id, fingerprint, parse_run
 from bridge.names import PublicNames
@@ -107,18 +108,26 @@ class Flows:
         return self.names.reply(ours.reply) if ours is not None and ours.reply else None
 
     def command(self, op: str, arguments: Mapping[str, Any], timeout: float | None) -> Flow:
-        """Send a command and wait for its answer. Raises Refused, UnknownRequest, TimeoutError."""
-        name = f"client.ask.{secrets.token_hex(8)}"
+        """Send a command and wait for its answer. Raises JobRejected, Refused, UnknownRequest, TimeoutError.
+
+        While the bridge cannot tell whether the request it is about still waits at a door, it is asked again.
+        """
+        told = {"op": op, **{k: v for k, v in arguments.items() if v is not None}}
         ends = time.monotonic() + (self._answer_s if timeout is None else timeout)
-        told = {"op": op, "reply_to": name, **{k: v for k, v in arguments.items() if v is not None}}
-        yield self._do(ends, "XADD", self.names.commands, "*", "data", json.dumps(told))
+        while True:
+            data = yield from self._answer_to(told, ends)
+            if not (data.get("reason") == BUSY and data.get("field") == "id"):
+                return self._answered(op, arguments, data)
+
+    def _answer_to(self, command: Mapping[str, Any], ends: float) -> Flow:
+        name, op = f"client.ask.{secrets.token_hex(8)}", command["op"]
+        yield self._do(ends, "XADD", self.names.commands, "*", "data", json.dumps({**command, "reply_to": name}))
         reply = self.names.reply(name)
         while True:
-            for _, fields in (yield from self._read({reply: "0"}, ends, f"{op}: no bridge worker has answered")).get(
-                reply, ()
-            ):
+            found = yield from self._read({reply: "0"}, ends, f"{op}: no bridge worker has answered")
+            for _, fields in found.get(reply, ()):
                 yield self._do(ends, "DEL", reply)
-                return self._answered(op, arguments, json.loads(fields["data"])["data"])
+                return json.loads(fields["data"])["data"]
 
     @staticmethod
     def _answered(op: str, arguments: Mapping[str, Any], data: Mapping[str, Any]) -> Any:

@@ -13,8 +13,10 @@ from bridge.doors.celery.tasks import Uses
 from bridge.doors.http.health import Health
 from bridge.doors.http.part import Part
 from bridge.doors.http.webhooks import Webhooks
+from bridge.doors.json.ahead import Ahead, Queues
 from bridge.doors.json.consumers import Consumers
 from bridge.doors.json.handler import CommandPool, Handler
+from bridge.doors.json.ready import Ready
 from bridge.doors.json.redis_streams import StreamConsumer
 from bridge.ledger import connect
 
@@ -42,6 +44,7 @@ def plain_ends(has: Components) -> PlainEnds:
 def json_consumers(has: Components) -> Consumers:
     """For services that speak plain JSON: streams whatever the broker is, AMQP where the broker speaks it."""
     settings, names, callers = has.settings, has.names, CommandPool()
+    ready = Ready(has.app, amqp=settings.amqp)
     client = connect(settings.ledger_url, decode=False)
     handler = partial(
         Handler,
@@ -50,6 +53,7 @@ def json_consumers(has: Components) -> Consumers:
         control=has.control,
         notifier=has.notifier,
         callers=callers,
+        ahead=Ahead(has.ledger, Queues(ready)),
         message_limit=settings.bridge_message_limit,
     )
     kinds: tuple[tuple[Kind, str], ...] = (("requests", names.requests), ("commands", names.commands))
@@ -70,7 +74,7 @@ def json_consumers(has: Components) -> Consumers:
                 settings.celery_broker_url,
                 quorum=settings.bridge_queue_type == "quorum",
             )
-    return Consumers(made, (callers.close, client.close))
+    return Consumers(made, (callers.close, ready.close, client.close))
 
 
 def http_parts(has: Components, loops_turn: Callable[[], bool]) -> list[Part]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
+from bridge.doors.json.ahead import WAITING_MAX
 from bridge.doors.json.amqp_frames import reading_frames
 from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Consumer, undeliverable
 from bridge.doors.json.handler import Answer, Delivery, Handler, Item
@@ -113,7 +114,8 @@ class AmqpConsumer(Consumer):
             self._look_at = time.monotonic() + LOOK_S
             channel = self._connection.channel()
             channel.auto_decode = False  # bytes, whatever a content encoding claims
-            channel.basic_qos(0, 2 * BATCH, False)
+            # What waits for its request is not acked meanwhile, and must not keep the next ones away.
+            channel.basic_qos(0, 2 * BATCH + (WAITING_MAX if self._handler.kind == "commands" else 0), False)
             channel.basic_consume(self._queue, callback=self._buffer_one)
             self._channel = channel
 

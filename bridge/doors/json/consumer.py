@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bridge.doors.json.ahead import WAITING_MAX
 from bridge.doors.json.handler import Answer, Delivery, Handler, Item
 from bridge.errors import LedgerUnavailable
 from bridge.telemetry import tell
@@ -100,9 +101,10 @@ class Consumer(ABC):
             if not deliveries:
                 return 0.0
             self._batch = self._handler.take(deliveries)
+        self._handler.room = WAITING_MAX - sum(item.wait is not None for item in self._calling)
         self._handler.hold(self._batch)
-        self._finish([item for item in self._batch if item.call is None])
-        self._calling += [item for item in self._batch if item.call is not None]
+        self._finish([item for item in self._batch if not item.under_way])
+        self._calling += [item for item in self._batch if item.under_way]
         self._batch = []
         return 0.0
 
@@ -119,7 +121,8 @@ class Consumer(ABC):
         return bool(reason)
 
     def _called(self) -> None:
-        """Commands whose calls to RunPod have ended."""
+        """Commands whose calls to RunPod have ended, and those whose requests have come."""
+        self._handler.look_again([item for item in self._calling if item.wait is not None])
         ended = [item for item in self._calling if item.done]
         for item in ended:
             if item.call is None:

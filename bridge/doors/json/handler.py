@@ -7,12 +7,14 @@ its door ack (I1, I12). All of it may be done again: what was done before is fou
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bridge.doors.commands import COMMANDS
+from bridge.doors.json.ahead import BODY_MAX, LOOK_MANY, LOOK_S, LOOK_SLOW_S, WAITING_MAX, Ahead, Wait
 from bridge.doors.parse import Command, Kind, RefusedMessage, Request, Taken, take
 from bridge.engine.accept import Origin, Prepared
 from bridge.engine.accept_again import answer_again
@@ -20,7 +22,7 @@ from bridge.engine.control import Asker
 from bridge.errors import BUSY, ApiError, BridgeError, JobError, JobRejected, LedgerUnavailable, Throttled
 from bridge.job.document import Held, cloud_event, command_event, document, stamp
 from bridge.job.record import Long, Record, dumps
-from bridge.job.words import EventName, Phase, Reason, Status
+from bridge.job.words import EventName, Outcome, Phase, Reason, Status
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class Item:
     held: bool = False
     answers: list[Answer] = field(default_factory=list)
     call: Future[list[Answer]] | None = None  # a command that calls RunPod
+    wait: Wait | None = None  # a command about a request that may still stand at a door
 
     @property
     def tag(self) -> Any:
@@ -77,7 +80,28 @@ class Item:
     @property
     def done(self) -> bool:
         """Whether it may be acked once its answers are out."""
-        return self.held and (self.call is None or self.call.done())
+        return self.held and self.wait is None and (self.call is None or self.call.done())
+
+    @property
+    def under_way(self) -> bool:
+        """Whether its answer is still to come."""
+        return self.call is not None or self.wait is not None
+
+
+class Done(NamedTuple):
+    """What came of a command: `answered` or `refused`, what is told, and whether nobody knows its request (yet)."""
+
+    name: str
+    told: Mapping[str, Any]
+    unknown: bool = False
+
+    @property
+    def born_cancelled(self) -> bool:
+        """Whether a cancel has found that its request was cancelled already."""
+        result = self.told.get("result")
+        if not isinstance(result, dict):
+            return False
+        return result.get("outcome") == Outcome.ALREADY_ENDED and result.get("status") == Status.CANCELLED
 
 
 class CommandPool:
@@ -115,6 +139,7 @@ class Handler:
         control: Control,
         notifier: Notifier,
         callers: CommandPool,
+        ahead: Ahead,
         message_limit: int,
     ) -> None:
         """`source` is the queue or stream; replies go by the same broker. A reply has at most `message_limit` bytes."""
@@ -128,6 +153,10 @@ class Handler:
         self.source = source
         self.kind: Kind = kind
         self._callers = callers
+        self._ahead = ahead
+        self._look_at = 0.0
+        #: How many commands more may wait for their requests; the door counts them, which may forget them too.
+        self.room = WAITING_MAX
 
     def take(self, deliveries: Sequence[Delivery]) -> list[Item]:
         """Read them; nothing is written."""
@@ -218,16 +247,41 @@ class Handler:
 
     def _command(self, item: Item, command: Command) -> None:
         if command.op in _QUICK or (command.op not in _CALLING and command.arguments.get("id") is not None):
-            item.answers = self._carried_out(command)
+            done = self._carried_out(command)
+            if done.unknown and self.room > 0 and len(item.delivery.body) <= BODY_MAX:
+                item.wait = self._ahead.wait(command.arguments["id"])
+                self.room -= 1
+            else:
+                item.answers = self._answered(command, done.name, done.told)
         else:
-            item.call = self._callers.submit(lambda: self._carried_out(command))
+            item.call = self._callers.submit(lambda: self._answered_by(command))
             if item.call is None:
                 busy = {"reason": BUSY, "error": "too many commands wait for RunPod; send it again"}
                 item.answers = self._answered(command, "refused", busy)
         item.held = True
 
-    def _carried_out(self, command: Command) -> list[Answer]:
-        """Raises LedgerUnavailable alone."""
+    def look_again(self, items: Sequence[Item]) -> None:
+        """Answer those of them whose request has come, or need not be waited for any more. Raises LedgerUnavailable."""
+        if not items or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + (LOOK_S if len(items) <= LOOK_MANY else LOOK_SLOW_S)
+        waits = [item.wait for item in items if item.wait is not None]
+        for item, standing in zip(items, self._ahead.look(waits), strict=True):
+            command = item.taken
+            if standing == "waits" or not isinstance(command, Command):
+                continue
+            done = self._carried_out(command, late=standing == "late")
+            if done.born_cancelled:  # by the wish that the first try of this command has left
+                done.told["result"]["outcome"] = Outcome.CANCELLED.value
+            item.answers = self._answered(command, done.name, done.told)
+            item.wait = None
+
+    def _answered_by(self, command: Command) -> list[Answer]:
+        done = self._carried_out(command)
+        return self._answered(command, done.name, done.told)
+
+    def _carried_out(self, command: Command, *, late: bool = False) -> Done:
+        """Raises LedgerUnavailable alone. `late`: its request may stand at a door still, and is waited for no more."""
         ask = COMMANDS[f"bridge.{command.op}"][0]
         try:
             result = ask(self._control, dict(command.arguments), Asker(by=command.by, door=self.door))
@@ -235,15 +289,19 @@ class Handler:
             raise
         except JobRejected as fault:
             field, reason = fault.document.get("field"), fault.document.get("reason", Reason.REJECTED.value)
-            return self._answered(command, "refused", {"reason": reason, "field": field, "error": fault.message})
+            unknown = bool(fault.document.get("unknown"))
+            if unknown and late:
+                said = f"id: the bridge does not know {command.arguments.get('id')} yet, and requests wait at its doors"
+                return Done("refused", {"reason": BUSY, "field": "id", "error": f"{said}; send it again"})
+            return Done("refused", {"reason": reason, "field": field, "error": fault.message}, unknown)
         except ApiError as fault:
             reason = BUSY if isinstance(fault, Throttled) else "runpod"
-            return self._answered(command, "refused", {"reason": reason, "error": f"{type(fault).__name__}: {fault}"})
+            return Done("refused", {"reason": reason, "error": f"{type(fault).__name__}: {fault}"})
         except (BridgeError, JobError) as fault:
-            return self._answered(command, "refused", {"reason": "failed", "error": str(fault)})
+            return Done("refused", {"reason": "failed", "error": str(fault)})
         except Exception as error:  # noqa: BLE001  (I12: one command must not stop the others)
-            return self._answered(command, "refused", {"reason": "failed", "error": f"{type(error).__name__}: {error}"})
-        return self._answered(command, "answered", {"result": result})
+            return Done("refused", {"reason": "failed", "error": f"{type(error).__name__}: {error}"})
+        return Done("answered", {"result": result}, command.op == "cancel" and result.get("outcome") == Outcome.UNKNOWN)
 
     def _answered(self, command: Command | RefusedMessage, name: str, told: Mapping[str, Any]) -> list[Answer]:
         subject, op = _id_of_command(command), command.op

@@ -164,3 +164,19 @@ def send(client: redis.Redis, names: Names, stream: str, data: bytes, fields: Ma
         raise LedgerError(fault)
     entry: dict[Any, Any] = {**fields, "data": data}
     on_streams(client, names.prefix, [stream], lambda: client.xadd(stream, entry), read=True)
+
+
+#: The id of an entry, as something that can be compared.
+EntryId = tuple[int, int]
+
+
+def ends(client: redis.Redis, prefix: str, stream: str) -> tuple[EntryId, EntryId] | None:
+    """The first and the last entry that wait in a stream of the doors; None for none. Raises LedgerUnavailable."""
+    first, last = (_id_of(entry_id) for entry_id in run(client, "ends", [prefix, stream], []))
+    return (first, last) if first is not None and last is not None else None
+
+
+def _id_of(entry_id: str | bytes) -> EntryId | None:
+    text = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
+    ms, _, n = text.partition("-")
+    return (int(ms), int(n)) if text else None
