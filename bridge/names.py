@@ -1,4 +1,4 @@
-"""The names in Redis that users of the plain JSON contract touch; the client library needs no others."""
+"""The names in Redis that users of the plain JSON contract touch, and the one more that the client library reads."""
 
 from __future__ import annotations
 
@@ -49,3 +49,7 @@ class PublicNames:
     def chunks(self, request_id: str) -> str:
         """Stream of a request's chunks: chunk n is entry `n+1`, the last entry tells the end."""
         return f"{self._public}chunks:{request_id}"
+
+    def output(self, request_id: str) -> str:
+        """A record's output, JSON text, as long as the ledger has it; the client reads what no message carries."""
+        return f"bridge:{self.namespace}:o:{request_id}"

@@ -249,7 +249,10 @@ class Batch:
             line = waiting[request_id][0]
             one = held.get(request_id)
             control = self._house.control
-            document = control.document(one, content=True) if one is not None else control.status(id=request_id)
+            document = control.document(one) if one is not None else control.status(id=request_id)
+            if one is not None and "output_ref" in document and (text := self._house.outputs.whole(one)) is not None:
+                del document["output_ref"]
+                document["output"] = json.loads(text)
             wanted = ("status", "reason", "output", "output_ref", "error", "retained", "possible_duplicate")
             said = {name: document[name] for name in wanted if document.get(name) is not None}
             told.append({"id": request_id, "line": line.number, **said, "mark": line.mark})

@@ -14,6 +14,7 @@ import click
 
 from bridge.cli.codes import ExitCode
 from bridge.cli.shared import as_json, bridge, servers_open, show
+from bridge.cli.whole import content_of, with_output
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
@@ -121,7 +122,10 @@ def _object(text: str) -> Any:
 @as_json
 def status(request_id: str, *, refresh: bool, content: bool, as_json: bool) -> int:
     """The document of a request."""
-    told = bridge().control.status(id=request_id, refresh=refresh, content=content)
+    has = bridge()
+    told = has.control.status(id=request_id, refresh=refresh, content=content)
+    if content:
+        told = with_output(has, told)
     show(told, as_json=as_json)
     return ExitCode.OK
 
@@ -142,7 +146,7 @@ def follow(has: Components, request_id: str, *, as_json: bool, stream: bool, aft
         name, data = event["type"].rpartition(".")[2], event["data"]
         if as_json:
             if name in ENDS:
-                click.echo(json.dumps(data))
+                click.echo(json.dumps(with_output(has, data)))
         elif name == "chunk":
             if stream:
                 click.echo(data["output"] if isinstance(data["output"], str) else json.dumps(data["output"]), nl=False)
@@ -154,17 +158,6 @@ def follow(has: Components, request_id: str, *, as_json: bool, stream: bool, aft
                 click.echo(json.dumps(output, indent=2))
             return ExitCode.of_status(data["status"])
     return ExitCode.UNKNOWN
-
-
-def content_of(has: Components, request_id: str) -> Any:
-    """A large output from wherever it is kept. Raises OutputUnavailable when it is kept nowhere any more."""
-    from bridge.errors import OutputUnavailable  # noqa: PLC0415
-
-    held = has.ledger.load(request_id, output=True)
-    text = has.outputs.whole(held) if held is not None else None
-    if text is None:
-        raise OutputUnavailable(f"the output of {request_id} is not kept any more")
-    return json.loads(text)
 
 
 def _detail(name: str, data: dict[str, Any]) -> str:

@@ -14,7 +14,16 @@ of the engine: no Celery, no HTTP client, no server. `AsyncClient` has the same 
 
 from bridge.client.client import AsyncClient, Client
 from bridge.client.words import Chunk, Event, Refused, UnknownRequest
-from bridge.errors import JobError, JobFailed, JobLost, JobRejected, JobTimedOut
+from bridge.errors import (
+    JobError,
+    JobFailed,
+    JobLost,
+    JobRejected,
+    JobTimedOut,
+    LedgerFault,
+    LedgerUnavailable,
+    OutputUnavailable,
+)
 
 __all__ = [
     "AsyncClient",
@@ -26,6 +35,9 @@ __all__ = [
     "JobLost",
     "JobRejected",
     "JobTimedOut",
+    "LedgerFault",
+    "LedgerUnavailable",
+    "OutputUnavailable",
     "Refused",
     "UnknownRequest",
 ]

@@ -8,17 +8,21 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Self
 
-from redis.exceptions import ConnectionError as RedisGone
-from redis.exceptions import TimeoutError as RedisSlow
+from redis.client import NEVER_DECODE
+from redis.exceptions import RedisError
 
-from bridge.client.flows import BLOCK_MS, Do, Flow, Flows, Following, Item
+from bridge.client.download import download
+from bridge.client.flows import BLOCK_MS, Flows
+from bridge.client.steps import Do, Fetch, Flow, Following, Item
 from bridge.client.words import Chunk, Event
-from bridge.errors import LedgerUnavailable
 from bridge.job.models import Document
+from bridge.outage import is_outage, mapped
 from bridge.redis_address import open_async, open_redis
 
 #: Seconds between tries while Redis is away.
 AGAIN_S = 0.2
+#: An answer as bytes, from a client that reads text else.
+_RAW = {NEVER_DECODE: True}
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
 
@@ -39,9 +43,11 @@ class _Base:
         }
 
     @staticmethod
-    def _gone(error: Exception, do: Do) -> None:
-        if time.monotonic() + AGAIN_S >= do.until:
-            raise LedgerUnavailable(f"the bridge's Redis: {type(error).__name__}: {error}") from error
+    def _gone(error: RedisError, do: Do) -> None:
+        """Returns when the same may be tried again. Raises LedgerUnavailable or LedgerFault."""
+        if not is_outage(error) or time.monotonic() + AGAIN_S >= do.until:
+            with mapped("the bridge's Redis"):
+                raise error
 
 
 class Client(_Base):
@@ -81,9 +87,12 @@ class Client(_Base):
         return str(self._run(flow))
 
     def result(self, id: str, timeout: float | None = None) -> Any:
-        """Wait for the end and return the output; raises JobFailed, JobTimedOut, JobLost, JobRejected, JobError
-        (cancelled), each with the document, UnknownRequest, and TimeoutError after `timeout` seconds.
-        """  # noqa: D205
+        """Wait for the end and return the output, whole, whatever its size: never a reference to it.
+
+        Raises JobFailed, JobTimedOut, JobLost, JobRejected, JobError (cancelled), each with the document,
+        UnknownRequest, OutputUnavailable when it has completed and nobody keeps its output any more, and TimeoutError
+        after `timeout` seconds.
+        """
         return self._run(self._flows.result(id, timeout))
 
     def status(self, id: str, *, refresh: bool = False, timeout: float | None = None) -> Document:
@@ -132,11 +141,13 @@ class Client(_Base):
             else:
                 answer = self._do(step)
 
-    def _do(self, do: Do) -> Any:
+    def _do(self, do: Do | Fetch) -> Any:
+        if isinstance(do, Fetch):
+            return download(do)
         while True:
             try:
-                return self._redis.execute_command(*do.args)
-            except (RedisGone, RedisSlow) as error:
+                return self._redis.execute_command(*do.args, **_RAW if do.raw else {})
+            except RedisError as error:
                 self._gone(error, do)
                 time.sleep(AGAIN_S)
 
@@ -220,10 +231,12 @@ class AsyncClient(_Base):
             else:
                 answer = await self._do(step)
 
-    async def _do(self, do: Do) -> Any:
+    async def _do(self, do: Do | Fetch) -> Any:
+        if isinstance(do, Fetch):
+            return await asyncio.to_thread(download, do)
         while True:
             try:
-                return await self._redis.execute_command(*do.args)
-            except (RedisGone, RedisSlow) as error:
+                return await self._redis.execute_command(*do.args, **_RAW if do.raw else {})
+            except RedisError as error:
                 self._gone(error, do)
                 await asyncio.sleep(AGAIN_S)

@@ -10,14 +10,18 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.client.words import Chunk, Event, Refused, UnknownRequest, document_of, outcome
+from bridge.client.checks import check_command, check_correlation_id
+from bridge.client.steps import Do, Flow, Following, Item
+from bridge.client.whole import Whole
+from bridge.client.words import Chunk, Event, Refused, UnknownRequest, document_of, lacks_output, outcome
 from bridge.errors import BUSY
 from bridge.job.models import Document
 from bridge.job.request import check_request_id, fingerprint, parse_run
+from bridge.job.strict import check_json
 from bridge.names import PublicNames
 
 #: Milliseconds that one read waits; the next one goes on where it stopped.
@@ -31,25 +35,6 @@ COUNT = 500
 #: Requests submitted here that are known as our own, twice.
 REMEMBERED = 50_000
 TRANSITIONS = ("accepted", "submitted", "started", "progress", "end")
-
-
-@dataclass(frozen=True, slots=True)
-class Do:
-    """One Redis command. `until`: monotonic time at which a Redis that is away is no longer waited for."""
-
-    args: tuple[Any, ...]
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """Something that was followed."""
-
-    value: Any
-
-
-Flow = Generator[Do, Any, Any]
-Following = Generator[Do | Item, Any, None]
 
 
 class Flows:
@@ -75,20 +60,26 @@ class Flows:
         """Check the request here, and write it where any bridge worker takes it."""
         request_id = check_request_id(id) if id is not None else str(uuid.uuid4())
         arguments = {name: value for name, value in arguments.items() if value is not None}
-        request = parse_run({"input": dict(input), **arguments})
+        given: object = input
+        # The model alone says what an input is: `dict` would make one of a list of pairs.
+        arguments["input"] = dict(given) if isinstance(given, Mapping) else given
+        parse_run(arguments)
+        check_correlation_id(correlation_id)
+        arguments = json.loads(check_json(arguments))
+        request = parse_run(arguments)
         reply = self.reply_of(request_id, fingerprint(request.endpoint or "", request))
         if "reply_to" in arguments:
             reply = ""  # the caller's own stream may hear of other requests too
         else:
             arguments["reply_to"] = reply
             arguments.setdefault("reply_on", TRANSITIONS if events else ("end",))
-        told: dict[str, Any] = {"id": request_id, "input": dict(input), **arguments}
+        told: dict[str, Any] = {"id": request_id, **arguments}
         if correlation_id is not None:
             told["correlation_id"] = correlation_id
         if len(self._submitted) >= REMEMBERED:
             self._older, self._submitted = self._submitted, {}
         self._submitted[request_id] = Submitted(bool(arguments.get("stream")), reply)
-        yield self._do(None, "XADD", self.names.requests, "*", "data", json.dumps(told))
+        yield self._do(None, "XADD", self.names.requests, "*", "data", check_json(told))
         return request_id
 
     def _ours(self, request_id: str) -> Submitted | None:
@@ -112,7 +103,7 @@ class Flows:
 
         While the bridge cannot tell whether the request it is about still waits at a door, it is asked again.
         """
-        told = {"op": op, **{k: v for k, v in arguments.items() if v is not None}}
+        told = check_command({"op": op, **{k: v for k, v in arguments.items() if v is not None}})
         ends = time.monotonic() + (self._answer_s if timeout is None else timeout)
         while True:
             data = yield from self._answer_to(told, ends)
@@ -146,6 +137,8 @@ class Flows:
     def result(self, request_id: str, timeout: float | None) -> Flow:
         """Wait for the end: its output, or the error that tells how else it ended."""
         document = yield from self.end(request_id, timeout)
+        if lacks_output(document):
+            return (yield from Whole(self).output(document, timeout))
         return outcome(document)
 
     def end(self, request_id: str, timeout: float | None) -> Flow:

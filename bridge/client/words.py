@@ -82,14 +82,23 @@ def document_of(body: str | None) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
+def lacks_output(document: Mapping[str, Any]) -> bool:
+    """Whether a request has completed and its document tells only where the output is, for its size."""
+    return (
+        document.get("status") == Status.COMPLETED
+        and document.get("retained") is not False
+        and "output" not in document
+        and isinstance(document.get("output_ref"), Mapping)
+    )
+
+
 def outcome(document: Mapping[str, Any]) -> Any:
-    """The output of an ended request; raises the error that tells how else it ended."""
+    """The output of an ended request whose document has it; raises the error that tells how else it ended."""
     status = document.get("status")
     if status == Status.COMPLETED and document.get("retained") is False:
         raise UnknownRequest(f"{document.get('id')}: completed; its output is not kept any more")
     if status == Status.COMPLETED:
-        # A large output that was not kept whole on the way is told by its size and hash.
-        return document["output"] if "output" in document else document.get("output_ref")
+        return document["output"]
     raise failure(document)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from bridge.doors.commands import COMMANDS, check_argument
-from bridge.doors.strict import Fault, glimpse, read_object
+from bridge.doors.strict import TEXT_MAX, Fault, glimpse, read_object, short
 from bridge.errors import JobRejected
 from bridge.job.request import ENDPOINT, REQUEST_ID, RunRequest, explain, rejected
 
@@ -26,11 +26,9 @@ Kind = Literal["requests", "commands"]
 
 #: What may stand before the name of a CloudEvents attribute in a header.
 CE_PREFIXES = ("ce-", "cloudEvents:", "cloudEvents_", "cloudevents:", "cloudevents_", "ce_")
-TEXT_MAX = 255
 _JSON_TYPE = re.compile(r"(application|text)/([\w.\-]+\+)?json")
 _CLOUD_EVENT = re.compile(r"application/cloudevents(\+json)?")
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
 #: Commands whose endpoint may come from the routing key.
 _OF_ENDPOINTS = frozenset({"health", "purge", "pause", "resume"})
 #: What a stream's door says of the content of an entry without field `data`.
@@ -144,7 +142,7 @@ class _Reader:
         self.id = _fitting(said.get("id"), REQUEST_ID) or self.id
         self.reply_to = said.get("reply_to") or self.reply_to
         correlation_id = said.get("correlation_id", "")
-        if correlation_id and _short(correlation_id):
+        if correlation_id and short(correlation_id):
             self.correlation_id = correlation_id
         self.endpoint = _fitting(said.get("endpoint"), ENDPOINT)
         if self.kind == "commands" and f"bridge.{said.get('op')}" in COMMANDS:
@@ -159,7 +157,7 @@ class _Reader:
             self.correlation_id = said
         elif said is not None:
             raise _rejected("correlation_id", "must be a string")
-        if self.correlation_id is not None and not _short(self.correlation_id):
+        if self.correlation_id is not None and not short(self.correlation_id):
             self.correlation_id = None
             raise _rejected("correlation_id", f"must be at most {TEXT_MAX} bytes, without control characters")
         if self.kind == "commands":
@@ -265,7 +263,7 @@ class _Reader:
         self.op = op
         document.pop("reply_to", None)
         by = document.pop("by", None)
-        if by is not None and not (isinstance(by, str) and _short(by)):
+        if by is not None and not (isinstance(by, str) and short(by)):
             raise _rejected("by", f"must be a string of at most {TEXT_MAX} bytes")
         if op in _OF_ENDPOINTS and document.get("endpoint") is None and (word := self._routed()) is not None:
             document["endpoint"] = word
@@ -295,7 +293,7 @@ class _Reader:
         correlation_id = self.correlation_id
         return {
             "reply_to": self.reply_to,
-            "correlation_id": correlation_id if correlation_id is not None and _short(correlation_id) else None,
+            "correlation_id": correlation_id if correlation_id is not None and short(correlation_id) else None,
             "trace": self.trace,
             "digest": self.digest,
         }
@@ -307,10 +305,6 @@ def _rejected(field: str, rule: str) -> JobRejected:
 
 def _fitting(value: object, pattern: re.Pattern[str]) -> str | None:
     return value if isinstance(value, str) and pattern.fullmatch(value) else None
-
-
-def _short(text: str) -> bool:
-    return len(text.encode(errors="surrogatepass")) <= TEXT_MAX and _PLAIN.fullmatch(text) is not None
 
 
 def _texts(given: Mapping[str, Any] | None) -> dict[str, str]:

@@ -134,7 +134,8 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
     if held.output is not None and (inline_limit is None or not size_over(held.output, inline_limit)):
         body["output"] = json.loads(held.output)
     elif held.output is not None or reference is not None:
-        body["output_ref"] = reference or output_reference(held.output or "")
+        reference = reference or output_reference(held.output or "")
+        body["output_ref"] = {**reference, "path": f"/v1/requests/{record.id}/output"}
     elif ended and status == Status.COMPLETED:
         body["output"] = None
     return body

@@ -32,12 +32,21 @@ class JobOfRequest(Open):
     attempt: int
 
 
+class OutputLink(Open):
+    """Where anybody who is told may read an output, and until when."""
+
+    url: str
+    expires_at: Time
+
+
 class OutputReference(Open):
     """What travels where a large output does not."""
 
     size: int = Field(description="bytes of the output's JSON text")
     sha256: str
-    url: str | None = None
+    url: str | None = Field(default=None, description="in the object store; null: the ledger has it")
+    path: str | None = Field(default=None, description="of the HTTP door, where it is open: gives the output whole")
+    link: OutputLink | None = Field(default=None, description="given to those who ask a status for `content`")
 
 
 class Unreadable(Open):

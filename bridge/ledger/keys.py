@@ -31,10 +31,6 @@ class Names(PublicNames):
         """Hash of a record's long values."""
         return f"{self.prefix}d:{request_id}"
 
-    def output(self, request_id: str) -> str:
-        """A record's output, JSON."""
-        return f"{self.prefix}o:{request_id}"
-
     def tombstone(self, request_id: str) -> str:
         """What is remembered after the record."""
         return f"{self.prefix}t:{request_id}"

@@ -83,7 +83,13 @@ class Components:
             if settings.bridge_blob_url
             else None
         )
-        self.outputs = Outputs(self.ledger, blobs, settings.bridge_inline_limit, settings.bridge_blob_timeout_s)
+        self.outputs = Outputs(
+            self.ledger,
+            blobs,
+            settings.bridge_inline_limit,
+            settings.bridge_blob_timeout_s,
+            settings.bridge_blob_link_s,
+        )
         self.control = Control(
             self.ledger,
             self.book,
@@ -93,6 +99,7 @@ class Components:
             settings.bridge_inline_limit,
             settings.bridge_message_limit,
             self.outputs.whole,
+            self.outputs.link,
         )
 
     def client_of(self, endpoint: str) -> RunPodClient:

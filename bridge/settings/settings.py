@@ -165,6 +165,7 @@ class Settings(BaseSettings):
     bridge_blob_url: str = ""
     bridge_blob_options: Annotated[dict[str, Any], NoDecode, BeforeValidator(_object)] = {}
     bridge_blob_timeout_s: Seconds = 10.0
+    bridge_blob_link_s: Annotated[Seconds, Field(le=7 * 24 * 3600)] = 3600.0
 
     # What is kept, and how much
     bridge_retention_s: Seconds = 7 * 24 * 3600.0

@@ -70,11 +70,12 @@ class AmqpService:
 
 
 def doors_are_open(url: str) -> bool:
-    """Whether the queues of both kinds are there: a passive declare that fails closes its channel."""
+    """Whether exchange and queues of both kinds are there: a passive declare that fails closes its channel."""
     service = AmqpService(url)
     try:
         for queue in ("bridge.requests", "bridge.commands"):
             service.left(queue)
+        service.channel.exchange_declare("bridge.jobs", passive=True)
     except pika.exceptions.ChannelClosedByBroker:
         return False
     finally:

@@ -38,7 +38,8 @@ class Asking(Base):
         """The document of a request, or what RunPod says of a bare job. Raises JobRejected when neither is known.
 
         `id` may be that of a Celery task which has replaced itself by the request. `content` asks for a large output
-        itself, up to BRIDGE_MESSAGE_LIMIT; raises OutputUnavailable when the object store that has it does not answer.
+        itself, up to BRIDGE_MESSAGE_LIMIT, and for the link to a larger one in the object store; raises
+        OutputUnavailable when the store does not answer.
         """
         if id is None:
             found = self.job_of(job_id, endpoint)
@@ -85,10 +86,13 @@ class Asking(Base):
 
     def document(self, held: Held, *, content: bool = False) -> dict[str, Any]:
         """The whole document, with large outputs as references."""
-        if content and held.output is None:
+        size = (held.json(Long.OUTPUT_REF) or {}).get("size", 0)
+        if content and held.output is None and size <= self.message_limit:  # a larger one could not be told anyway
             held = held._replace(output=self.whole(held))
         limit = self.message_limit if content else self.inline_limit
         told = document(held, inline_limit=limit, clock_offset=self.ledger.clock.offset)
+        if content and "output_ref" in told and (link := self.link(held)):
+            told["output_ref"] = {**told["output_ref"], "link": link}
         waiting = self.why.of(held)
         return told | waiting.told() if waiting else told
 

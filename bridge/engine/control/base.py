@@ -52,8 +52,12 @@ class Base:
         inline_limit: int,
         message_limit: int = 8 * 1024 * 1024,
         whole: Callable[[Held], str | None] = lambda held: held.output,
+        link: Callable[[Held], dict[str, str] | None] = lambda _held: None,
     ) -> None:
-        """`noticed` hears of every change that was written; `whole` gives an output from wherever it is kept."""
+        """`noticed` hears of every change that was written.
+
+        `whole` gives an output from wherever it is kept; `link`, the address of one in the object store.
+        """
         self.ledger = ledger
         self.book = book
         self.vitals = vitals
@@ -63,6 +67,7 @@ class Base:
         self.inline_limit = inline_limit
         self.message_limit = message_limit
         self.whole = whole
+        self.link = link
 
     def job_of(self, job_id: str | None, endpoint: str | None) -> Endpoint:
         """The endpoint of a bare job. Raises JobRejected when either is missing, or the endpoint is not allowed."""

@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from bridge.engine.callers import Callers
 from bridge.errors import LedgerError, OutputUnavailable
-from bridge.job.document import size_over
+from bridge.job.document import size_over, stamp
 from bridge.job.record import Long, dumps
 from bridge.job.words import Phase, is_end
 from bridge.telemetry import tell
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bridge.job.record import Record
     from bridge.ledger import Ledger
 
+T = TypeVar("T")
 THREADS = 8
 #: Bytes of outputs that may wait for a thread; more go to the ledger at once.
 WAITING_MAX = 128 * 1024 * 1024
@@ -59,6 +60,7 @@ class Outputs:
     blobs: Blobs | None
     inline_limit: int
     timeout_s: float
+    link_s: float = 3600.0
     wake: Callable[[], None] = lambda: None
     callers: Callers = field(default_factory=lambda: Callers("outputs", THREADS))
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -132,19 +134,38 @@ class Outputs:
         """An output as JSON text, from the ledger or the store; None when nobody has it. Raises OutputUnavailable."""
         if held.output is not None:
             return held.output
-        url = (held.json(Long.OUTPUT_REF) or {}).get("url")
-        key = self.blobs.key_of(url) if self.blobs is not None and url else None
-        if self.blobs is None or key is None:
+        blobs, key = self.blobs, self._key(held)
+        if blobs is None or key is None:
             return None
-        answer: queue.SimpleQueue[bytes | OutputUnavailable] = queue.SimpleQueue()
-        self.callers.start(_read, self.blobs, key, answer)
+        return self._asked(lambda: blobs.get(key)).decode()
+
+    def link(self, held: Held) -> dict[str, str] | None:
+        """Where an output in the store can be had by whoever is told, and until when: `{url, expires_at}`.
+
+        None where there is none: the ledger has it, or the store signs no links. Raises OutputUnavailable.
+        """
+        blobs, key, seconds = self.blobs, self._key(held), int(self.link_s)
+        if blobs is None or key is None:
+            return None
+        url = self._asked(lambda: blobs.signed(key, seconds))
+        expires = stamp(self.ledger.now() + seconds * 1000, self.ledger.clock.offset)
+        return {"url": url, "expires_at": expires or ""} if url else None
+
+    def _key(self, held: Held) -> str | None:
+        url = (held.json(Long.OUTPUT_REF) or {}).get("url")
+        return self.blobs.key_of(url) if self.blobs is not None and url else None
+
+    def _asked(self, call: Callable[[], T]) -> T:
+        """The store's answer, from a thread that may hang. Raises OutputUnavailable."""
+        answer: queue.SimpleQueue[tuple[T | None, OutputUnavailable | None]] = queue.SimpleQueue()
+        self.callers.start(_answer, call, answer)
         try:
-            got = answer.get(timeout=self.timeout_s)
+            got, fault = answer.get(timeout=self.timeout_s)
         except queue.Empty:
             raise OutputUnavailable(f"the object store gave nothing within {self.timeout_s:g} s") from None
-        if isinstance(got, OutputUnavailable):
-            raise got
-        return got.decode()
+        if fault is not None:
+            raise fault
+        return cast("T", got)
 
     # Time
 
@@ -220,8 +241,8 @@ class Outputs:
         return self.ledger.change(held, lambda fresh, now: table.output_forgotten(fresh, now, url)).verdict != "another"
 
 
-def _read(blobs: Blobs, key: str, answer: queue.SimpleQueue[bytes | OutputUnavailable]) -> None:
+def _answer(call: Callable[[], T], answer: queue.SimpleQueue[tuple[T | None, OutputUnavailable | None]]) -> None:
     try:
-        answer.put(blobs.get(key))
+        answer.put((call(), None))
     except OutputUnavailable as error:
-        answer.put(error)
+        answer.put((None, error))

@@ -53,13 +53,55 @@ def test_what_it_sends_is_the_contracts_request() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "field"),
-    [({"timeout": 600}, "timeout"), ({"polcy": {}}, "polcy"), ({"id": "a b"}, "id"), ({"input": {}}, "input")],
+    [
+        ({"timeout": 600}, "timeout"),
+        ({"polcy": {}}, "polcy"),
+        ({"id": "a b"}, "id"),
+        ({"input": {}}, "input"),
+        ({"input": "a fox"}, "input"),
+        ({"input": None}, "input"),
+        ({"input": 7}, "input"),
+        ({"input": ["a fox"]}, "input"),
+        ({"input": [["a", 1]]}, "input"),
+        ({"input": {"n": 2**70}}, "input"),
+        ({"input": {"n": float("nan")}}, "input"),
+        ({"input": {"text": "half \ud83e"}}, "input"),
+        ({"input": {"when": object()}}, "input"),
+        ({"input": {"a": 1, "b": {1: 0, "1": 0}}}, "input"),
+        ({"metadata": {"n": 2**70}}, "metadata"),
+        ({"metadata": {"text": "\udc00"}}, "metadata"),
+        ({"correlation_id": "a\nb"}, "correlation_id"),
+        ({"correlation_id": 7}, "correlation_id"),
+    ],
 )
 def test_a_mistake_is_refused_before_it_is_sent(arguments: dict[str, Any], field: str) -> None:
     """By the bridge's own rules, with the field's name."""
     with Client("redis://127.0.0.1:1/0") as client, pytest.raises(JobRejected) as refused:
         client.submit(**{"input": {"a": 1}, **arguments})
     assert refused.value.document["field"] == field
+    assert refused.value.message.startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"op": "cancle"}, "op"),
+        ({"op": "cancel", "id": "a b"}, "id"),
+        ({"op": "status", "id": "r", "refresh": "yes"}, "refresh"),
+        ({"op": "pause", "endpoint": "e", "reason": "\ud83e"}, "reason"),
+    ],
+)
+def test_a_wrong_command_is_refused_before_it_is_sent(arguments: dict[str, Any], field: str) -> None:
+    """By the model of commands."""
+    with Client("redis://127.0.0.1:1/0") as client, pytest.raises(JobRejected) as refused:
+        client.command(**arguments)
+    assert refused.value.document["field"] == field
+
+
+def test_what_another_alphabet_says_is_sent_as_it_is() -> None:
+    """Escapes would make three bytes of a character into six, and a request too large that is not."""
+    do: Any = next(Flows("_", 1.0).submit({"text": "狐 and 🦊"}))
+    assert "狐 and 🦊" in do.args[-1]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +129,7 @@ def test_each_end_has_its_error(status: str, kind: type[JobError]) -> None:
 
 def test_a_namespace_has_its_own_streams() -> None:
     """As the ledger names them."""
-    do = next(Flows("blue", 1.0).submit({"a": 1}))
+    do: Any = next(Flows("blue", 1.0).submit({"a": 1}))
     assert do.args[1] == "bridge:blue:requests"
 
 
