@@ -59,8 +59,8 @@ class Whole:
             if not lacks_output(document):
                 return outcome(document)
         where = f"; it is at {reference['url']}, which this client cannot open" if reference.get("url") else ""
-        fault = f"{request_id}: completed, and its output of {reference['size']} bytes cannot be had{where}"
-        raise OutputUnavailable(fault)
+        told = f"{request_id}: completed, and its output of {reference['size']} bytes cannot be had{where}"
+        raise OutputUnavailable(told)
 
     def _from_the_ledger(self, request_id: str, reference: Mapping[str, Any], until: float) -> Flow:
         """The bytes; None when it does not have them."""
