@@ -1,7 +1,8 @@
 """A batch from a file: one input a line in, one result a line out; a second run goes on where the first stopped.
 
-A line's id is the batch's name and its number, so a line is never run twice, whenever and wherever a run was killed:
-what has a result in the file is done, and what the ledger knows is waited for. Neither file is ever held in memory.
+A line's id is the batch's name (`batch_name`) and its number, so a line is never run twice, whenever and wherever a run
+was killed: what has a result in the file is done, and what the ledger knows is waited for. Neither file is ever held in
+memory.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from bridge.cli.batch_name import batch_name, fitting, of_content, read_through
 from bridge.cli.codes import ExitCode
+from bridge.cli.progress import Pace
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
@@ -32,7 +34,6 @@ PAGE = 100
 LOOK_S, TELL_S = 0.2, 5.0
 #: Seconds after which a request that no door has taken is sent again; the same one twice changes nothing.
 AGAIN_S = 60.0
-_NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._:\-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Tally:
     failed: int = 0
     bad: int = 0  # lines that could not be sent, of the failed
     told_at: float = field(default_factory=time.monotonic)
+    pace: Pace = field(default_factory=Pace)
 
 
 class Results:
@@ -114,7 +116,7 @@ class Batch:
         self._path = path
         self._name = name
         self._arguments = arguments
-        self._endpoint = has.book.resolve(arguments.get("endpoint")).name
+        self.endpoint = has.book.resolve(arguments.get("endpoint")).name
         self._unseen = 0  # lines that were sent, and that no door has taken yet
 
     def run(self, results: Results, tally: Tally) -> None:
@@ -128,6 +130,7 @@ class Batch:
                     waiting[line.request_id] = (line, time.monotonic())
                 page = page[room:] or next(pages, None)
             ended = self._ended(waiting)
+            tally.pace.ended(len(ended))
             for told in ended:
                 tally.done += 1
                 tally.failed += told["status"] != "COMPLETED"
@@ -142,7 +145,7 @@ class Batch:
 
         What was on its way is looked up before what waits is counted, so that a line is counted twice and never not.
         """
-        return min(WINDOW - waiting, self._house.pressure.room(self._endpoint) - self._unseen)
+        return min(WINDOW - waiting, self._house.pressure.room(self.endpoint) - self._unseen)
 
     def _pages(self, results: Results, tally: Tally) -> Iterator[list[Line]]:
         """Lines that have no result yet, some at a time."""
@@ -151,16 +154,15 @@ class Batch:
             for number, raw in enumerate(lines, start=1):
                 if not raw.strip():
                     continue
-                line = self._line(number, raw)
+                line = self.line(number, raw)
                 status, mark = results.done.get(line.request_id, ("", ""))
                 changed = mark not in {"", line.mark}
                 if status and not (changed and status == "REJECTED"):  # a bad line may be mended
                     tally.done += 1
                     tally.failed += status != "COMPLETED" or changed
                     if changed:
-                        _say(
-                            f"line {number}: id_conflict: it has changed since its result; give the batch another --id"
-                        )
+                        said = "it has changed since its result; give the batch another --name"
+                        _say(f"line {number}: id_conflict: {said}")
                     elif line.fault:
                         tally.bad += 1
                         _say(f"line {number}: {line.fault}")
@@ -172,7 +174,8 @@ class Batch:
         if page:
             yield page
 
-    def _line(self, number: int, raw: bytes) -> Line:
+    def line(self, number: int, raw: bytes) -> Line:
+        """Read one."""
         from bridge.errors import JobRejected  # noqa: PLC0415
         from bridge.job.request import fingerprint, parse_run  # noqa: PLC0415
 
@@ -202,7 +205,7 @@ class Batch:
                 refused.append(self._refused(line, "rejected", line.fault, tally))
             elif held is not None and held.record.fingerprint != line.mark:
                 fault = "the bridge knows this id with another input: it has changed since it was sent"
-                refused.append(self._refused(line, "id_conflict", f"{fault}; give the batch another --id", tally))
+                refused.append(self._refused(line, "id_conflict", f"{fault}; give the batch another --name", tally))
             else:
                 if held is None:
                     self._send(line)
@@ -263,10 +266,15 @@ def run_batch(
     has: Components, path: Path, out: Path, arguments: dict[str, Any], *, name: str | None, as_json: bool
 ) -> int:
     """Exit 0 when every line has COMPLETED, now or in an earlier run; 4 when some have not; 130 when it was stopped."""
-    name = _NOT_IN_IDS.sub("-", name or path.stem)[:180]
-    tally = Tally(_count(path))
     results = Results(out)
     try:
+        lines, content = read_through(path)
+        tally = Tally(lines)
+        if name is None:
+            unnamed = Batch(has, path, "", arguments)
+            fresh = of_content(path, content, arguments, unnamed.endpoint)
+            name = batch_name(path, out, results.done, fresh, lambda number, raw: unnamed.line(number, raw).mark)
+        name = fitting(name)
         Batch(has, path, name, arguments).run(results, tally)
     except KeyboardInterrupt:
         _say(f"stopped at {tally.done} of {tally.lines}; the same command goes on from here")
@@ -281,19 +289,15 @@ def run_batch(
     return ExitCode.FAILED if tally.failed else ExitCode.OK
 
 
-def _count(path: Path) -> int:
-    with path.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
-
-
 def _progress(tally: Tally, waiting: int) -> None:
     """A line that is written over on a terminal, one every few seconds elsewhere."""
     terminal, now = sys.stderr.isatty(), time.monotonic()
     if not terminal and now - tally.told_at < TELL_S:
         return
     tally.told_at = now
-    text = f"{tally.done} of {tally.lines} done, {tally.failed} failed, {waiting} under way"
-    click.echo(f"\r{text:70}" if terminal else text, err=True, nl=not terminal)
+    pace = tally.pace.told(tally.lines - tally.done)
+    text = f"{tally.done} of {tally.lines} done, {tally.failed} failed, {waiting} under way{pace}"
+    click.echo(f"\r{text:90}" if terminal else text, err=True, nl=not terminal)
     if terminal and tally.done == tally.lines:
         click.echo(err=True)
 

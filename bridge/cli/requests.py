@@ -30,8 +30,9 @@ ENDS = ("completed", "failed", "cancelled", "timed_out", "lost", "rejected")
 @click.option(
     "--id",
     "request_id",
-    help="Request id, the idempotency key; made when not given. A batch's name.",
+    help="Request id, the idempotency key; made when not given.",
 )
+@click.option("--name", help="A batch's name, in the ids of its lines; else it is made of the file's content.")
 @click.option("--timeout", type=int, help="Milliseconds from acceptance to end; then the job is cancelled.")
 @click.option(
     "--policy", metavar="JSON", help='RunPod\'s policy: {"executionTimeout": ms, "ttl": ms, "lowPriority": bool}.'
@@ -46,8 +47,9 @@ ENDS = ("completed", "failed", "cancelled", "timed_out", "lost", "rejected")
 def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: bool, **options: Any) -> int:
     """Submit a request through the broker and watch it to its end; print its output.
 
-    `--file in.jsonl --out out.jsonl` runs a batch, one input a line: ids are the file's name (or --id) and the line's
-    number, so a second run goes on where the first one stopped. Bad lines are told by number, and the rest goes on.
+    `--file in.jsonl --out out.jsonl` runs a batch, one input a line: ids are the batch's name and the line's number, so
+    a second run goes on where the first one stopped. The name is made of the file's name and content, or is --name's.
+    Bad lines are told by number, and the rest goes on.
     """
     has = bridge()
     servers_open(has)
@@ -56,7 +58,9 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
 
         if out is None:
             raise click.UsageError("--file needs --out")
-        return run_batch(has, batch, out, _arguments(options), name=options["request_id"], as_json=as_json)
+        return run_batch(
+            has, batch, out, _arguments(options), name=options["name"] or options["request_id"], as_json=as_json
+        )
     if given is None:
         raise click.UsageError("--input or --file is needed")
     request_id = options["request_id"] or str(uuid.uuid4())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -80,12 +81,15 @@ def test_bad_lines_are_told_by_number_and_the_rest_goes_on(house: House, tmp_pat
     ends = {one["line"]: one["status"] for one in told(out)}
     assert ends == {1: "COMPLETED", 2: "REJECTED", 3: "REJECTED", 5: "REJECTED", 6: "FAILED", 7: "COMPLETED"}
     lines.write_text('{"n": 100}\n{"n": 2}\n[2]\n\n{}\n{"n": 6, "mock_error": "no"}\n{"n": 7}')
-    again = run(house, lines, out, "--json")
+    name = told(out)[0]["id"].rpartition(":")[0]
+    asked = run(house, lines, out)
+    assert asked.returncode == ExitCode.USAGE, "line 1 is paid for, and is another now: nobody knows what is meant"
+    assert f"--name {name}" in asked.stderr
+    again = run(house, lines, out, "--json", "--name", name)
     assert again.returncode == ExitCode.FAILED
     assert "line 1: id_conflict" in again.stderr
-    assert json.loads(again.stdout) | {"out": ""} == {
-        "lines": 6, "failed": 4, "bad": 2, "batch": "mixed", "out": "",
-    }  # fmt: skip
+    told_batch = json.loads(again.stdout)
+    assert told_batch | {"out": ""} == {"lines": 6, "failed": 4, "bad": 2, "batch": name, "out": ""}
     found = told(out)
     assert [(one["line"], one["output"]) for one in found if one["status"] == "COMPLETED"].count((1, {"n": 1})) == 1
     assert [one["output"] for one in found if one["line"] == 2 and one["status"] == "COMPLETED"] == [{"n": 2}]
@@ -96,14 +100,50 @@ def test_a_line_whose_id_runs_another_input_is_a_conflict(house: House, tmp_path
     """Also without a file of results: the ledger knows the id."""
     lines, out = tmp_path / "same.jsonl", tmp_path / "same.out"
     lines.write_text('{"n": 1}\n')
-    assert run(house, lines, out).returncode == ExitCode.OK
+    assert run(house, lines, out, "--name", "same").returncode == ExitCode.OK
     out.unlink()
     lines.write_text('{"n": 2}\n')
-    done = run(house, lines, out)
+    done = run(house, lines, out, "--name", "same")
     assert done.returncode == ExitCode.FAILED
     assert "line 1: id_conflict" in done.stderr
     assert [one["reason"] for one in told(out)] == ["id_conflict"]
-    assert run(house, lines, tmp_path / "other.out", "--id", "same-2").returncode == ExitCode.OK
+    assert run(house, lines, tmp_path / "other.out", "--name", "same-2").returncode == ExitCode.OK
+
+
+def test_another_content_under_the_same_file_name_is_another_batch(house: House, tmp_path: Path) -> None:
+    """Today's inputs.jsonl and yesterday's; and the same one again is still itself, wherever it stands."""
+    lines = tmp_path / "inputs.jsonl"
+    lines.write_text('{"day": 1}\n{"day": "any"}\n')
+    assert run(house, lines, tmp_path / "day-1.jsonl").returncode == ExitCode.OK
+    lines.write_text('{"day": 2}\n{"day": "any"}\n')
+    assert run(house, lines, tmp_path / "day-2.jsonl").returncode == ExitCode.OK
+    (tmp_path / "day-2.jsonl").rename(tmp_path / "moved.jsonl")
+    before = house.submits()
+    assert run(house, lines, tmp_path / "day-2.jsonl").returncode == ExitCode.OK
+    assert house.submits() == before, "it is the same batch: the ledger has its results"
+    ids = {one["id"] for day in (1, 2) for one in told(tmp_path / f"day-{day}.jsonl")}
+    assert len(ids) == 4
+    assert told(tmp_path / "day-2.jsonl")[0]["id"].startswith("inputs-")
+
+
+def test_a_mended_file_goes_on_as_long_as_all_that_was_paid_for_stands_in_it(house: House, tmp_path: Path) -> None:
+    """A refused line is made right, and one is added: only these two are run."""
+    lines, out = tmp_path / "mend.jsonl", tmp_path / "mend.out"
+    lines.write_text('{"n": 1}\n{"n": \n{"n": 3}\n')
+    assert run(house, lines, out).returncode == ExitCode.FAILED
+    before = house.submits()
+    lines.write_text('{"n": 1}\n{"n": 2}\n{"n": 3}\n{"n": 4}\n')
+    assert run(house, lines, out).returncode == ExitCode.OK
+    assert house.submits() == before + 2
+    assert len({one["id"].rpartition(":")[0] for one in told(out)}) == 1
+
+
+def test_a_run_says_its_pace_and_the_time_that_is_left(house: House, tmp_path: Path) -> None:
+    """Every few seconds, where nobody's terminal is."""
+    lines, out = tmp_path / "pace.jsonl", tmp_path / "pace.out"
+    lines.write_text("".join(json.dumps({"n": n, "mock_delay": 0.2 if n else 12}) + "\n" for n in range(50)))
+    done = run(house, lines, out)
+    assert re.search(r"49 of 50 done, 0 failed, 1 under way, \d+\.\d/s, \d+ s left", done.stderr), done.stderr
 
 
 def test_a_file_that_is_no_result_file_is_left_alone(house: House, tmp_path: Path) -> None:
