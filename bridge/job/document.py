@@ -135,7 +135,7 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
         body["output"] = json.loads(held.output)
     elif held.output is not None or reference is not None:
         reference = reference or output_reference(held.output or "")
-        body["output_ref"] = {**reference, "path": f"/v1/requests/{record.id}/output"}
+        body["output_ref"] = {**reference, "href": f"/v1/requests/{record.id}/output"}
     elif ended and status == Status.COMPLETED:
         body["output"] = None
     return body

@@ -45,7 +45,7 @@ class OutputReference(Open):
     size: int = Field(description="bytes of the output's JSON text")
     sha256: str
     url: str | None = Field(default=None, description="in the object store; null: the ledger has it")
-    path: str | None = Field(default=None, description="of the HTTP door, where it is open: gives the output whole")
+    href: str | None = Field(default=None, description="path of the HTTP door, where it is open: gives it whole")
     link: OutputLink | None = Field(default=None, description="given to those who ask a status for `content`")
 
 

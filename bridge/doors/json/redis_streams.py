@@ -65,6 +65,8 @@ class StreamConsumer(Consumer):
         if body is None:
             body = json.dumps({_text(name): _text(value) for name, value in fields.items()}).encode()
             others["content_type"] = NO_DATA  # refused for that, with all that there was
+        if "id" in others:  # as a service would call it; `message_id` is AMQP's word
+            others.setdefault("message_id", others["id"])
         made = uuid.uuid5(_SPACE, f"{self._handler.source}:{entry_id}").hex
         return Delivery(entry_id, body, others, others, made_id=made)
 

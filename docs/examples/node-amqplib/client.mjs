@@ -15,9 +15,25 @@ const LONG_INPUT = JSON.parse(process.env.LONG_INPUT ?? '{"mock_delay": 600}');
 const connection = await amqp.connect(process.env.AMQP_URL);
 const channel = await connection.createConfirmChannel();
 channel.on("return", (message) => {
-  // With `mandatory`: the bridge has never run on this broker.
+  // With `mandatory`: it was routed to no queue.
   throw new Error(`nobody takes ${message.fields.routingKey}`);
 });
+
+// What the bridge declares too, in case it has never run here. A queue that is there is used as it is.
+async function declare(queue, key) {
+  const look = await connection.createChannel();
+  look.on("error", () => {});
+  try {
+    await look.checkQueue(queue);
+    await look.close();
+  } catch {
+    await channel.assertQueue(queue, { durable: true });
+  }
+  await channel.bindQueue(queue, "bridge.jobs", key);
+}
+await channel.assertExchange("bridge.jobs", "topic", { durable: true });
+await declare("bridge.requests", "job.submit.#");
+await declare("bridge.commands", "job.command.#");
 
 // A queue of this service for replies, which outlasts a connection as jobs do; and one for the events of all jobs.
 const replies = (await channel.assertQueue("story-service-node", { durable: true })).queue;

@@ -10,6 +10,7 @@ import sys
 import uuid
 
 import pika
+import pika.exceptions
 
 # What a RunPod handler is given. These words are the emulator's (docs/emulator.md); put your own input here.
 INPUT = json.loads(os.environ.get("INPUT", '{"mock_stream": ["once", "upon", "a time"], "mock_return": "the end"}'))
@@ -17,7 +18,23 @@ LONG_INPUT = json.loads(os.environ.get("LONG_INPUT", '{"mock_delay": 600}'))
 
 connection = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"]))
 channel = connection.channel()
-channel.confirm_delivery()  # with `mandatory`: publishing raises when the bridge has never run here
+channel.confirm_delivery()  # with `mandatory`: publishing raises when nobody takes it
+
+
+def declare(queue: str, key: str) -> None:
+    """What the bridge declares too, in case it has never run here. A queue that is there is used as it is."""
+    look = connection.channel()
+    try:
+        look.queue_declare(queue, passive=True)
+        look.close()
+    except pika.exceptions.ChannelClosedByBroker:  # there is none
+        channel.queue_declare(queue, durable=True)
+    channel.queue_bind(queue, "bridge.jobs", key)
+
+
+channel.exchange_declare("bridge.jobs", "topic", durable=True)
+declare("bridge.requests", "job.submit.#")
+declare("bridge.commands", "job.command.#")
 
 # A queue of this service for replies, which outlasts a connection as jobs do; and one for the events of all jobs.
 replies = channel.queue_declare("story-service-pika", durable=True).method.queue

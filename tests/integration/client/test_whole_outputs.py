@@ -65,7 +65,7 @@ def test_another_client_gets_the_whole_of_it(house: House, request_id: str) -> N
         reference = client.status(request_id).output_ref
         assert reference is not None
         assert reference.size > 8 * 1024 * 1024
-        assert reference.path == f"/v1/requests/{request_id}/output"
+        assert reference.href == f"/v1/requests/{request_id}/output"
     assert asyncio.run(later()) == HUGE
 
 

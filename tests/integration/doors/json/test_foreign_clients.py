@@ -17,7 +17,7 @@ import pytest
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RabbitServer, RedisServer
-from tests.support.services import doors_are_open
+from tests.support.services import AmqpService, doors_are_open
 
 EXAMPLES = ROOT / "docs" / "examples"
 ENDS = ["bridge.job.accepted", "bridge.job.submitted"]
@@ -32,6 +32,16 @@ def house(
     with House(tmp_path_factory.mktemp("foreign"), broker=amqp, redis_url=redis_url) as made:
         made.worker()
         eventually(lambda: doors_are_open(amqp), timeout=20, every=0.1)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def empty(
+    redis_server: RedisServer, rabbitmq_server: RabbitServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[House]:
+    """A broker and a Redis on which the bridge has never run, nor does yet."""
+    amqp, redis_url = rabbitmq_server.start().fresh_url(), redis_server.start().fresh_url()
+    with House(tmp_path_factory.mktemp("empty"), broker=amqp, redis_url=redis_url) as made:
         yield made
 
 
@@ -65,6 +75,37 @@ def check(told: dict[str, Any]) -> None:
     assert told["events"][-1] == "bridge.job.completed"
     assert told["events"].count("bridge.job.chunk") == 3
     assert told["cancelled"] == "CANCELLED"
+
+
+def test_each_example_may_come_before_the_bridge_has_ever_run(empty: House) -> None:
+    """It declares what it needs; what it has sent waits, and is done when a worker comes."""
+    more = {"AMQP_URL": empty.broker, "REDIS_URL": empty.environment["BRIDGE_REDIS_URL"]}
+    programs = {"python-pika": [sys.executable, str(EXAMPLES / "python-pika" / "client.py")]}
+    if shutil.which("redis-cli"):
+        programs["redis-cli"] = ["sh", str(EXAMPLES / "redis-cli" / "client.sh")]
+    node = shutil.which("node")
+    for name, package in (("node-amqplib", "amqplib"), ("node-redis", "redis")):
+        if node is not None and (EXAMPLES / name / "node_modules" / package).is_dir():
+            programs[name] = [node, str(EXAMPLES / name / "client.mjs")]
+    running = {name: empty.start(name, *command, **more) for name, command in programs.items()}
+    on_redis = sum("redis" in name for name in programs)
+    eventually(lambda: waiting(empty.broker) == len(programs) - on_redis, timeout=20)
+    eventually(lambda: empty.client.xlen("bridge:requests") == on_redis, timeout=20)
+    assert all(process.running for process in running.values())
+    empty.worker()
+    for name, process in running.items():
+        eventually(lambda process=process: not process.running, timeout=60)  # type: ignore[misc]
+        assert process.stop() == 0, f"{name}: {process.said()}"
+        assert "CANCELLED" in process.said().splitlines()[-1]
+
+
+def waiting(url: str) -> int:
+    """Requests that wait on the broker."""
+    service = AmqpService(url)
+    try:
+        return service.left("bridge.requests")
+    finally:
+        service.close()
 
 
 def test_python_pika(house: House) -> None:

@@ -391,6 +391,18 @@ FRAMES: dict[str, Callable[[dict[str, Any]], tuple[Any, dict[str, Any]]]] = {
 }
 
 
+def test_the_id_of_a_stream_s_entry_may_stand_beside_its_data(house: House) -> None:
+    """As `id` or as AMQP's `message_id`; the document's own counts before both."""
+    service = StreamService(house.environment["BRIDGE_REDIS_URL"])
+    fields = ({"id": "beside-1"}, {"message_id": "beside-2"}, {"id": "beside-no", "message_id": "beside-3"})
+    for beside in fields:
+        service.send({"input": {"a": 1}}, reply_to="beside", **beside)
+    service.send({"id": "beside-4", "input": {"a": 1}}, reply_to="beside", id="beside-no")
+    told = service.replies("beside", 4)
+    assert {event["subject"] for event in told} == {f"beside-{n}" for n in range(1, 5)}
+    service.close()
+
+
 @pytest.mark.parametrize("frame", FRAMES)
 def test_cloud_events_and_bare_json_mean_the_same(house: House, door: str, service: Any, frame: str) -> None:
     """Whatever they are wrapped in."""
