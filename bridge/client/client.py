@@ -15,7 +15,7 @@ from bridge.client.download import download
 from bridge.client.flows import BLOCK_MS, Flows
 from bridge.client.steps import Do, Fetch, Flow, Following, Item
 from bridge.client.words import Chunk, Event
-from bridge.job.models import Document
+from bridge.job.documents import Document
 from bridge.outage import is_outage, mapped
 from bridge.redis_address import open_async, open_redis
 

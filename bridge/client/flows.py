@@ -19,7 +19,7 @@ from bridge.client.steps import Do, Flow, Following, Item
 from bridge.client.whole import Whole
 from bridge.client.words import Chunk, Event, Refused, UnknownRequest, document_of, lacks_output, outcome
 from bridge.errors import BUSY
-from bridge.job.models import Document
+from bridge.job.documents import Document
 from bridge.job.request import check_request_id, fingerprint, parse_run
 from bridge.job.strict import check_json
 from bridge.names import PublicNames

@@ -73,6 +73,10 @@ class _Walk:
         old, new = _resolved(old, self._old_root), _resolved(new, self._new_root)
         if depth > DEPTH_MAX or old == new == {}:
             return
+        if "properties" in old and not self._incoming and (parts := _of_union(new, self._new_root)):
+            for one in parts:  # whoever reads the one reads each of them
+                yield from self.node(path, old, one, depth + 1)
+            return
         here = path or "(document)"
         yield from self._types(here, old, new)
         yield from self._values(here, old, new)
@@ -148,6 +152,12 @@ def _resolved(schema: Schema, root: Schema) -> Schema:
 def _branches(schema: Schema, root: Schema) -> list[Schema]:
     found = schema.get("anyOf") or schema.get("oneOf")
     return [_resolved(one, root) for one in found] if found else [schema]
+
+
+def _of_union(schema: Schema, root: Schema) -> list[Schema]:
+    """The branches of a union of objects; none where it is no such union."""
+    found = _branches(schema, root) if "properties" not in schema else []
+    return found if len(found) > 1 and all("properties" in one for one in found) else []
 
 
 def _objects(schema: Schema, root: Schema) -> dict[str, Schema]:

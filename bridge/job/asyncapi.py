@@ -11,17 +11,9 @@ from pydantic.json_schema import models_json_schema
 
 from bridge import __version__
 from bridge.job.document import CONTENT_TYPE
-from bridge.job.models import (
-    Chunk,
-    CommandAnswer,
-    DeadLetter,
-    Document,
-    EndpointEvent,
-    JobEvent,
-    JsonCommand,
-    JsonRequest,
-    Transition,
-)  # fmt: skip
+from bridge.job.documents import Chunk, Document, Transition
+from bridge.job.envelopes import CommandAnswer, DeadLetter, EndpointEvent, JobEvent
+from bridge.job.models import JsonCommand, JsonRequest
 from bridge.job.words import END_EVENT, EventName
 from bridge.names import PublicNames
 
@@ -70,32 +62,20 @@ def _messages() -> dict[str, Any]:
         "deadLetter": _message("What could not be taken or told", "DeadLetter"),
         "chunk": _message("A chunk, or the end of them", "Chunk", content_type="application/json"),
     }
-    for name in _EVENTS:
-        told[name.value] = _event(name, "Transition")
-    for name in _ENDS:
-        told[name.value] = _event(name, "Document")
-    for name in _OF_ENDPOINTS:
-        told[name.value] = _message(f"An endpoint was {name.value}", "EndpointEvent", name=f"bridge.job.{name.value}")
+    for name in EventName:
+        what = f"An endpoint was {name.value}" if name in _OF_ENDPOINTS else f"A request: {name.value}"
+        told[name.value] = _message(what, model_of(name), name=f"bridge.job.{name.value}")
     return told
+
+
+def model_of(name: EventName) -> str:
+    """The model of an event: `TimedOutEvent`."""
+    return "".join(word.capitalize() for word in name.value.split("_")) + "Event"
 
 
 def _message(title: str, schema: str, *, content_type: str = CONTENT_TYPE, name: str | None = None) -> dict[str, Any]:
     told = {"title": title, "contentType": content_type, "payload": {"$ref": f"#/components/schemas/{schema}"}}
     return {"name": name, **told} if name else told
-
-
-def _event(name: EventName, data: str) -> dict[str, Any]:
-    kind = f"bridge.job.{name.value}"
-    payload = {
-        "allOf": [
-            {"$ref": "#/components/schemas/JobEvent"},
-            {
-                "type": "object",
-                "properties": {"type": {"const": kind}, "data": {"$ref": f"#/components/schemas/{data}"}},
-            },
-        ]
-    }
-    return {"name": kind, "title": f"A request: {name.value}", "contentType": CONTENT_TYPE, "payload": payload}
 
 
 def _channels() -> dict[str, Any]:

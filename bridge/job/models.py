@@ -1,212 +1,14 @@
-"""The documents that leave the bridge, as models: for JSON Schemas and for whoever wants to read them typed.
-
-The documents themselves are built in `document.py`, where speed counts; a test holds the two together.
-"""
+"""The documents of the plain JSON contract, as models: for JSON Schemas and for whoever wants to read them typed."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from bridge.job.request import Policy, RunRequest
-from bridge.job.words import DeadReason, Reason
-
-Time = str
-Words = Literal[
-    "ACCEPTED", "IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT", "LOST", "REJECTED"
-]  # fmt: skip
-
-
-class Open(BaseModel):
-    """Readers must accept names they do not know: within a major version only additions are made."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class JobOfRequest(Open):
-    """One RunPod job of a request."""
-
-    job_id: str
-    endpoint_id: str
-    attempt: int
-
-
-class OutputLink(Open):
-    """Where anybody who is told may read an output, and until when."""
-
-    url: str
-    expires_at: Time
-
-
-class OutputReference(Open):
-    """What travels where a large output does not."""
-
-    size: int = Field(description="bytes of the output's JSON text")
-    sha256: str
-    url: str | None = Field(default=None, description="in the object store; null: the ledger has it")
-    href: str | None = Field(default=None, description="path of the HTTP door, where it is open: gives it whole")
-    link: OutputLink | None = Field(default=None, description="given to those who ask a status for `content`")
-
-
-class Unreadable(Open):
-    """Since when, and why, answers about a job cannot be read."""
-
-    since: Time
-    error: str | None = None
-
-
-class Document(Open):
-    """A request as `bridge.status`, ends and `--json` tell it: RunPod's names and units (ms), times RFC 3339 UTC."""
-
-    id: str
-    correlation_id: str | None = None
-    endpoint: str
-    endpoint_id: str | None = None
-    job_id: str | None = None
-    attempt: int
-    round: int
-    jobs: list[JobOfRequest]
-    phase: str
-    status: Words | str
-    reason: Reason | None = None
-    field: str | None = Field(default=None, description="of a rejected request: the argument at fault")
-    started: bool
-    completed: bool
-    succeeded: bool
-    delayTime: int | None = None
-    executionTime: int | None = None
-    workerId: str | None = None
-    retries: int = 0
-    progress: Any = None
-    output: Any = None
-    output_ref: OutputReference | None = None
-    error: Any = None
-    possible_duplicate: bool = False
-    metadata: dict[str, Any] = {}
-    policy: Policy | dict[str, Any] = {}
-    accepted_at: Time | None = None
-    not_before: Time | None = Field(default=None, description="submitted no earlier")
-    submitted_at: Time | None = None
-    started_at: Time | None = None
-    ended_at: Time | None = None
-    observed_at: Time | None = None
-    left_out: list[str] | None = Field(
-        default=None, description="members of RunPod's answer whose values cannot be: null here, nothing is booked"
-    )
-    nonfinite: int | None = Field(
-        default=None, description="NaN and infinities of `output` or `progress`: null there, as JSON does not have them"
-    )
-    chunks_untold: int | None = Field(
-        default=None,
-        description="chunks over BRIDGE_CHUNK_EVENTS_MAX: in the request's own stream alone",
-    )
-    unreadable: Unreadable | None = Field(
-        default=None, description="RunPod's answers about the job cannot be read; see reason `unreadable`"
-    )
-
-
-class JobEvent(Open):
-    """A CloudEvents 1.0 document on `bridge.events`, `bridge:events` and reply queues."""
-
-    specversion: Literal["1.0"]
-    id: str = Field(description="<request id>:<sequence>")
-    source: str = Field(description="/bridge/<endpoint>")
-    subject: str = Field(description="the request id")
-    type: str = Field(description="bridge.job.<event>")
-    sequence: str = Field(pattern=r"^\d{10}$", description="1, 2, 3 ... per request, gapless")
-    time: Time
-    datacontenttype: Literal["application/json"]
-    dataschema: Literal["urn:bridge:schema:job-event:1"]
-    traceparent: str | None = None
-    data: dict[str, Any]
-
-
-class Transition(Open):
-    """The `data` of an event that is no end; an event adds what it tells: `progress`, `index` and `output`, `by` ..."""
-
-    id: str
-    correlation_id: str | None = None
-    endpoint: str
-    job_id: str | None = None
-    phase: str
-    status: Words | str
-    attempt: int
-    round: int
-    reason: Reason | None = None
-    possible_duplicate: bool
-    metadata: dict[str, Any]
-    accepted_at: Time | None = None
-    not_before: Time | None = Field(default=None, description="submitted no earlier")
-    submitted_at: Time | None = None
-    started_at: Time | None = None
-    index: int | None = Field(default=None, description="of a chunk, from 0")
-    output: Any = Field(default=None, description="of a chunk")
-    output_ref: OutputReference | None = Field(default=None, description="of a chunk over BRIDGE_INLINE_LIMIT")
-    metrics: Any = None
-    nonfinite: int | None = Field(default=None, description="of a chunk: its NaN and infinities, which are null in it")
-    progress: Any = None
-
-
-class EndpointEvent(Open):
-    """A CloudEvents 1.0 document about an endpoint: purged, paused, resumed."""
-
-    specversion: Literal["1.0"]
-    id: str = Field(description="<endpoint>:<sequence>")
-    source: str = Field(description="/bridge/<endpoint>")
-    subject: str = Field(description="the endpoint")
-    type: str = Field(description="bridge.job.purged, .paused or .resumed")
-    sequence: str = Field(pattern=r"^\d{10}$", description="1, 2, 3 ... per endpoint, gapless")
-    time: Time
-    datacontenttype: Literal["application/json"]
-    dataschema: Literal["urn:bridge:schema:endpoint-event:1"]
-    data: dict[str, Any]
-
-
-class Letter(Open):
-    """What could not be taken or told."""
-
-    reason: DeadReason
-    time: Time
-    door: str = Field(description="amqp, stream, celery, finish or publish")
-    source: str | None = Field(default=None, description="the queue, stream or task it came by, or was meant for")
-    request_id: str | None = None
-    detail: str = Field(description="what was wrong, in a sentence")
-    size: int = Field(description="bytes of the whole original")
-    sha256: str = Field(description="of the whole original")
-    encoding: Literal["utf-8", "base64"] | None = Field(default=None, description="of `original`")
-    original: str | None = Field(default=None, description="at most 64 KiB; null with BRIDGE_DEAD_ORIGINALS=off")
-    truncated: bool
-    headers: dict[str, Any]
-
-
-class DeadLetter(Open):
-    """A dead letter on the stream `bridge:dead` and the queue `bridge.dead`: a CloudEvents 1.0 document."""
-
-    specversion: Literal["1.0"]
-    id: str
-    source: Literal["/bridge/dead"]
-    type: Literal["bridge.dead.kept"]
-    time: Time
-    datacontenttype: Literal["application/json"]
-    dataschema: Literal["urn:bridge:schema:dead-letter:1"]
-    data: Letter
-
-
-class Chunk(Open):
-    """An entry of the stream of a request's chunks; the last one has `end` and no `index`."""
-
-    index: int | None = None
-    output: Any = None
-    metrics: Any = None
-    nonfinite: int | None = Field(default=None, description="NaN and infinities of `output` and `metrics`: null there")
-    repaired: bool = False
-    end: bool = False
-    status: str | None = None
-    reason: str | None = None
-    chunks: int | None = None
-    stream_incomplete: str | None = Field(default=None, description="of the end: `possible` when chunks may be missing")
-    stream_repaired: int | None = Field(default=None, description="of the end: chunks filled in from the aggregate")
+from bridge.job.documents import Chunk, Document, Open, Transition
+from bridge.job.envelopes import CommandAnswer, DeadLetter, EndpointEvent, JobEvent
+from bridge.job.request import RunRequest
 
 
 class JsonRequest(RunRequest):
@@ -234,21 +36,6 @@ class JsonCommand(Open):
     where: dict[str, str | int | float] | None = Field(default=None, description="cancel: requests of this metadata")
 
 
-class CommandAnswer(Open):
-    """What a command's `reply_to` is sent: a CloudEvents 1.0 document."""
-
-    specversion: Literal["1.0"]
-    id: str
-    source: str = Field(description="/bridge, or /bridge/<endpoint>")
-    subject: str | None = Field(default=None, description="the request id, where the command named one")
-    type: Literal["bridge.command.answered", "bridge.command.refused"]
-    time: Time
-    datacontenttype: Literal["application/json"]
-    dataschema: Literal["urn:bridge:schema:command-answer:1"]
-    traceparent: str | None = None
-    data: dict[str, Any] = Field(description="op, id, correlation_id; result, or reason, field and error")
-
-
 #: Documents that services send, by the names of their schemas; and those that the bridge sends.
 INCOMING: dict[str, type[BaseModel]] = {"request": JsonRequest, "command": JsonCommand}
 OUTGOING: dict[str, type[BaseModel]] = {
@@ -262,6 +49,25 @@ OUTGOING: dict[str, type[BaseModel]] = {
 }
 
 
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+#: Schemas whose id is not made of their name: events carry theirs in `dataschema`.
+_IDS = {"event": "job-event"}
+
+
+def id_of(name: str) -> str:
+    """The `$id` of a schema; that of an event, an answer or a dead letter is what stands in its `dataschema`."""
+    return f"urn:bridge:schema:{_IDS.get(name, name)}:1"
+
+
 def schemas() -> dict[str, Any]:
     """Name -> JSON Schema (2020-12)."""
-    return {name: model.model_json_schema() for name, model in (INCOMING | OUTGOING).items()}
+    return {
+        name: {"$schema": DIALECT, "$id": id_of(name), **model.model_json_schema()}
+        for name, model in (INCOMING | OUTGOING).items()
+    }
+
+
+def schema_named(name: str) -> dict[str, Any] | None:
+    """A schema by its name or its `$id`, as `dataschema` has it; None when there is none."""
+    made = schemas()
+    return made.get(name) or next((one for one in made.values() if one["$id"] == name), None)

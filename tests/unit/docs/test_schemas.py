@@ -16,7 +16,7 @@ from bridge.job import asyncapi
 from bridge.job.additions import breaks
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held, dead_event, endpoint_event, remembered
-from bridge.job.models import INCOMING, schemas
+from bridge.job.models import DIALECT, INCOMING, schema_named, schemas
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record, altered
 from bridge.job.request import parse_run
@@ -40,6 +40,13 @@ def test_the_committed_documents_are_the_code_s() -> None:
 # Only additions
 
 EVENT, REQUEST, DOCUMENT = (schemas()[name] for name in ("event", "request", "document"))
+FAILED = "FailedEvent"
+
+
+def fields(schema: dict[str, Any]) -> dict[str, Any]:
+    """Those of one of the events."""
+    found: dict[str, Any] = schema["$defs"][FAILED]["properties"]
+    return found
 
 
 def changed(schema: dict[str, Any], change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -52,12 +59,12 @@ def changed(schema: dict[str, Any], change: Callable[[dict[str, Any]], object]) 
 @pytest.mark.parametrize(
     ("schema", "change", "where"),
     [
-        (EVENT, lambda s: s["properties"].pop("sequence"), "sequence: removed or renamed"),
-        (EVENT, lambda s: s["properties"].update(seq=s["properties"].pop("sequence")), "sequence: removed or renamed"),
-        (EVENT, lambda s: s["properties"].update(sequence={"type": "integer"}), "sequence: retyped"),
-        (EVENT, lambda s: s["required"].remove("subject"), "subject: is not always there"),
-        (EVENT, lambda s: s["properties"]["specversion"].update(const="2.0"), "specversion"),
-        (EVENT, lambda s: s["properties"]["sequence"].update(pattern="x"), "sequence: pattern"),
+        (EVENT, lambda s: fields(s).pop("sequence"), "sequence: removed or renamed"),
+        (EVENT, lambda s: fields(s).update(seq=fields(s).pop("sequence")), "sequence: removed or renamed"),
+        (EVENT, lambda s: fields(s).update(sequence={"type": "integer"}), "sequence: retyped"),
+        (EVENT, lambda s: s["$defs"][FAILED]["required"].remove("subject"), "subject: is not always there"),
+        (EVENT, lambda s: fields(s)["specversion"].update(const="2.0"), "specversion"),
+        (EVENT, lambda s: fields(s)["sequence"].update(pattern="x"), "sequence: pattern"),
         (DOCUMENT, lambda s: s["properties"]["job_id"].update(anyOf=[{"type": "integer"}]), "job_id"),
         (DOCUMENT, lambda s: s["$defs"]["OutputReference"]["properties"].pop("sha256"), "output_ref.sha256: removed"),
         (DOCUMENT, lambda s: s["$defs"]["JobOfRequest"]["properties"].pop("attempt"), "jobs[].attempt: removed"),
@@ -80,8 +87,8 @@ def test_a_change_that_breaks_somebody_is_found(
 @pytest.mark.parametrize(
     ("schema", "change"),
     [
-        (EVENT, lambda s: s["properties"].update(new={"type": "string"})),
-        (EVENT, lambda s: (s["properties"].update(new={"type": "string"}), s["required"].append("new"))),
+        (EVENT, lambda s: fields(s).update(new={"type": "string"})),
+        (EVENT, lambda s: (fields(s).update(new={"type": "string"}), s["$defs"][FAILED]["required"].append("new"))),
         (DOCUMENT, lambda s: s["$defs"]["Reason"]["enum"].append("more")),
         (REQUEST, lambda s: s["properties"].update(new={"type": "string", "default": ""})),
         (REQUEST, lambda s: s["properties"]["priority"].update(maximum=20)),
@@ -176,3 +183,32 @@ def test_what_the_door_takes_is_what_the_schema_takes() -> None:
     bad: dict[str, Any]
     for bad in ({"input": []}, {**some, "priority": 12}, {**some, "nonsense": 1}, {}):
         assert not validator.is_valid(bad)
+
+
+def test_each_schema_has_its_id_and_an_event_says_which_is_its_own() -> None:
+    """`dataschema` is the `$id` of a file; each event is one named branch by its `type`, and each payload has a title."""
+    made = schemas()
+    ids = {schema["$id"]: name for name, schema in made.items()}
+    assert len(ids) == len(made)
+    assert all(schema["$schema"] == DIALECT for schema in made.values())
+    seen = set()
+    for name in ("event", "endpoint-event", "command-answer"):
+        schema = made[name]
+        for kind, ref in schema["discriminator"]["mapping"].items():
+            branch = schema["$defs"][ref.rpartition("/")[2]]
+            assert branch["properties"]["type"]["const"] == kind
+            assert ids[branch["properties"]["dataschema"]["const"]] == name
+            assert schema["$defs"][branch["properties"]["data"]["$ref"].rpartition("/")[2]]["title"]
+            seen.add(kind)
+    assert {f"bridge.job.{name.value}" for name in EventName} <= seen
+    assert schema_named("urn:bridge:schema:job-event:1") == schema_named("event") == made["event"]
+    assert schema_named("nothing") is None
+
+
+def test_a_union_of_what_was_one_document_is_held_to_each_of_its_parts() -> None:
+    """Whoever read the one goes on reading; a part that has lost a field is found."""
+    one = {"properties": {"id": {"type": "string"}, "type": {"type": "string"}}, "required": ["id"], "type": "object"}
+    both = {"anyOf": [copy.deepcopy(one), copy.deepcopy(one)]}
+    assert breaks(one, both, incoming=False) == []
+    del both["anyOf"][1]["properties"]["id"]
+    assert breaks(one, both, incoming=False) == ["id: removed or renamed"]
