@@ -13,7 +13,7 @@ from bridge import __version__
 from bridge.job.document import CONTENT_TYPE
 from bridge.job.documents import Chunk, Document, Transition
 from bridge.job.envelopes import CommandAnswer, DeadLetter, EndpointEvent, JobEvent
-from bridge.job.models import JsonCommand, JsonRequest
+from bridge.job.models import JsonCommand, JsonRequest, Names
 from bridge.job.words import END_EVENT, EventName
 from bridge.names import PublicNames
 
@@ -29,7 +29,9 @@ _ENDPOINT = {"endpoint": {"description": "An endpoint's name, as BRIDGE_ENDPOINT
 def document() -> dict[str, Any]:
     """The whole document, as JSON."""
     _, found = models_json_schema(
-        [(model, "validation") for model in _MODELS], ref_template="#/components/schemas/{model}"
+        [(model, "validation") for model in _MODELS],
+        ref_template="#/components/schemas/{model}",
+        schema_generator=Names,
     )
     return {
         "asyncapi": "3.0.0",

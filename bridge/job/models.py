@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
+from pydantic.json_schema import GenerateJsonSchema
 
 from bridge.job.documents import Chunk, Document, Open, Transition
 from bridge.job.envelopes import CommandAnswer, DeadLetter, EndpointEvent, JobEvent
 from bridge.job.request import RunRequest
+
+
+class Names(GenerateJsonSchema):
+    """Titles for models alone: generators make a type of whatever has one, and `Id17` is no name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Never: a field has its name."""
+        del schema
+        return False
 
 
 class JsonRequest(RunRequest):
@@ -62,7 +72,7 @@ def id_of(name: str) -> str:
 def schemas() -> dict[str, Any]:
     """Name -> JSON Schema (2020-12)."""
     return {
-        name: {"$schema": DIALECT, "$id": id_of(name), **model.model_json_schema()}
+        name: {"$schema": DIALECT, "$id": id_of(name), **model.model_json_schema(schema_generator=Names)}
         for name, model in (INCOMING | OUTGOING).items()
     }
 

@@ -186,7 +186,7 @@ def test_what_the_door_takes_is_what_the_schema_takes() -> None:
 
 
 def test_each_schema_has_its_id_and_an_event_says_which_is_its_own() -> None:
-    """`dataschema` is the `$id` of a file; each event is one named branch by its `type`, and each payload has a title."""
+    """`dataschema` is the `$id` of a file; each event is one branch by its `type`, and each payload is named."""
     made = schemas()
     ids = {schema["$id"]: name for name, schema in made.items()}
     assert len(ids) == len(made)
@@ -207,8 +207,12 @@ def test_each_schema_has_its_id_and_an_event_says_which_is_its_own() -> None:
 
 def test_a_union_of_what_was_one_document_is_held_to_each_of_its_parts() -> None:
     """Whoever read the one goes on reading; a part that has lost a field is found."""
-    one = {"properties": {"id": {"type": "string"}, "type": {"type": "string"}}, "required": ["id"], "type": "object"}
-    both = {"anyOf": [copy.deepcopy(one), copy.deepcopy(one)]}
+    one: dict[str, Any] = {
+        "properties": {"id": {"type": "string"}, "type": {"type": "string"}},
+        "required": ["id"],
+        "type": "object",
+    }
+    both: dict[str, Any] = {"anyOf": [copy.deepcopy(one), copy.deepcopy(one)]}
     assert breaks(one, both, incoming=False) == []
     del both["anyOf"][1]["properties"]["id"]
     assert breaks(one, both, incoming=False) == ["id: removed or renamed"]
