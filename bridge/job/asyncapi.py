@@ -33,6 +33,10 @@ def document() -> dict[str, Any]:
         ref_template="#/components/schemas/{model}",
         schema_generator=Names,
     )
+    for schema in found["$defs"].values():
+        schema.pop(
+            "discriminator", None
+        )  # OpenAPI's form of it is none of AsyncAPI's; each branch's `type` is constant
     return {
         "asyncapi": "3.0.0",
         "info": {

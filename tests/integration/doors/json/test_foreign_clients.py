@@ -124,6 +124,16 @@ def test_node(house: House, name: str, package: str) -> None:
     check(json.loads(run(house, folder, node, "client.mjs").splitlines()[-1]))
 
 
+def test_typescript(house: House) -> None:
+    """Redis streams, by a client that is typed by the bridge's schemas."""
+    folder, node = EXAMPLES / "typescript", shutil.which("node")
+    if node is None or not (folder / "node_modules" / "typescript").is_dir():
+        missing("needs Node.js 18 or later and: npm install --no-package-lock --prefix docs/examples/typescript")
+        return
+    run(house, folder, node, "node_modules/typescript/bin/tsc")
+    check(json.loads(run(house, folder, node, "dist/main.js").splitlines()[-1]))
+
+
 def test_the_blocks_of_the_page_do_what_it_says(house: House) -> None:
     """docs/services.md, from top to bottom, in a shell."""
     if shutil.which("redis-cli") is None:
