@@ -25,9 +25,9 @@ def _note(key: str, value: str) -> None:
 
 
 @app.task
-def make(value: Any) -> dict[str, Any]:
+def make(value: Any, **more: Any) -> dict[str, Any]:
     """An input for a job."""
-    return {"value": value}
+    return {"value": value, **more}
 
 
 @app.task
@@ -92,9 +92,23 @@ def becomes_a_job(self: Any, value: Any, **more: Any) -> Any:
 def becomes_jobs(self: Any, values: list[Any], **more: Any) -> Any:
     """An old task that replaces itself by a chord of jobs, or by a task, a job and a tail where there is one value."""
     if len(values) == 1:
-        raise self.replace(make.si(values[0]) | app.signature("bridge.run", queue="bridge.run") | tail.s())
+        raise self.replace(make.si(values[0], **more) | app.signature("bridge.run", queue="bridge.run") | tail.s())
     jobs = [app.signature("bridge.run", kwargs={"input": {"value": v, **more}}, queue="bridge.run") for v in values]
     raise self.replace(chord(jobs, collect.s()))
+
+
+@app.task(bind=True)
+def becomes_a_named_job(self: Any, values: list[Any], **more: Any) -> Any:
+    """The same as a task, a job and a tail, with an id of the job's that the callers know: the old one and `-job`."""
+    job = app.signature("bridge.run", queue="bridge.run", task_id=f"{self.request.id}-job")
+    raise self.replace(make.si(values[0], **more) | job | tail.s())
+
+
+@app.task
+def starts(task: str, task_id: str, value: Any, **more: Any) -> None:
+    """A chain with an old task in its middle, which the process sends that will run the old task too."""
+    old = app.signature(task, args=[[value]], kwargs=more, immutable=True, task_id=task_id)
+    (make.si(0) | old | tail.s()).apply_async()
 
 
 @app.task(bind=True)

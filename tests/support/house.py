@@ -142,9 +142,10 @@ class House:
             _await_ready(process)
         return process
 
-    def foreign_worker(self, *args: str) -> Process:
-        """A worker of the other team's app, on its default queue."""
-        command = self._celery("tests.foreign", "tests.foreign", "threads", *args)
+    def foreign_worker(self, *args: str, python: str = sys.executable) -> Process:
+        """A worker of the other team's app, on its default queue; `python` may have another Celery."""
+        _, *words = self._celery("tests.foreign", "tests.foreign", "threads", *args)
+        command = [python, *words]
         more = {"FOREIGN_BROKER": self.broker, "FOREIGN_BACKEND": self.backend}
         process = self.start("foreign", *command, **more)
         _await_ready(process)

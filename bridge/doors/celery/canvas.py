@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 from celery.app.task import Context
@@ -117,16 +118,23 @@ def replaced_by(request: Context) -> str:
     """The id of the task that has replaced itself by this request and others (`Task.replace`); "" for none.
 
     The replaced task's id goes to the last of what stands in its place, so that it is found among what follows here,
-    while it is also the parent of what it sent itself, or the root. Nothing else has such an id. What stands behind a
-    task of its own in a replacement, of a task that began no chain, names it nowhere.
+    while it is also the parent of what it sent itself, or the root. Nothing else has such an id. Behind a task of its
+    own in a replacement the message names it nowhere so; there it is the last of those steps which the same thread has
+    frozen (`reply_to`) as this request, where steps of another thread, the first sender's, come behind.
     """
     if not request.replaced_task_nesting:
         return ""
-    behind = [*(request.chain or ()), *([request.chord] if request.chord else ())]
-    ids = {(signature.get("options") or {}).get("task_id") for signature in behind if isinstance(signature, dict)}
+    steps = [step.get("options") or {} for step in reversed(request.chain or ()) if isinstance(step, dict)]
+    ids = {options.get("task_id") for options in steps}
+    if request.chord:
+        ids.add((request.chord.get("options") or {}).get("task_id"))
     for task_id in (request.parent_id, request.root_id):
         if task_id in ids and REQUEST_ID.fullmatch(str(task_id)):
             return str(task_id)
+    own = list(takewhile(lambda options: options.get("reply_to") == request.reply_to, steps))
+    if request.reply_to and own and len(own) < len(steps):
+        task_id = own[-1].get("task_id")
+        return task_id if REQUEST_ID.fullmatch(str(task_id)) else ""
     return ""
 
 

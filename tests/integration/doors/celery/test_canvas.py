@@ -209,6 +209,41 @@ def test_a_job_behind_a_task_of_the_replacement_is_found(house: House) -> None:
     assert house.ask("status", id=old.id)["status"] == "COMPLETED"
 
 
+def test_a_job_behind_a_task_of_the_replacement_is_found_in_the_middle_of_a_chain(house: House) -> None:
+    """Neither its parent nor its root is the old task then: who has frozen the steps behind it tells."""
+    old_id = f"middle-{id(house)}"
+    old = house.app.signature(
+        "tests.foreign.becomes_jobs", args=[[7]], kwargs={"mock_delay": 300}, immutable=True, task_id=old_id
+    )
+    last = chain(task(house, "make", 0), old, task(house, "tail"), task(house, "tail")).apply_async()
+    eventually(lambda: house.ask("status", id=old_id)["status"] == "IN_PROGRESS", timeout=20)
+    assert {house.phase(step.id) for step in (last, last.parent)} == {None}
+    eventually(lambda: house.app.AsyncResult(old_id).state == "IN_PROGRESS")
+    assert house.ask("cancel", id=old_id)["outcome"] == "requested"
+    assert type(last.get(timeout=20, propagate=False)).__name__ == "TaskRevokedError"
+    assert house.ask("status", id=old_id)["status"] == "CANCELLED"
+
+
+def test_a_job_that_follows_a_replaced_task_is_none_of_its_own(house: House) -> None:
+    """`chain(old, bridge.run, tail)`: neither the old id nor the tail's is taken for the job's."""
+    old = task(house, "becomes_jobs", [7])
+    last = chain(old, task(house, "make", 8).set(immutable=True), run(house), task(house, "tail")).apply_async()
+    assert last.get(timeout=20) == {"tail": {"value": 8}}
+    assert house.phase(last.parent.id) is not None
+    assert house.ledger.replacing(last.id) == []
+
+
+def test_where_the_message_does_not_tell_a_job_is_reached_by_the_id_that_it_was_given(house: House) -> None:
+    """One thread sent the chain and replaced its middle: nothing is made up, and the recipe of the docs works."""
+    old_id = f"named-{id(house)}"
+    house.app.send_task(
+        "tests.foreign.starts", args=["tests.foreign.becomes_a_named_job", old_id, 7], kwargs={"mock_delay": 300}
+    )
+    eventually(lambda: house.ask("status", id=f"{old_id}-job")["status"] == "IN_PROGRESS", timeout=20)
+    house.ask("cancel", id=f"{old_id}-job")
+    eventually(lambda: house.app.AsyncResult(old_id).state == "REVOKED", timeout=20)
+
+
 def test_expires_ends_only_what_has_not_started(house: House) -> None:
     """`expires` becomes the queue's clock; a running job goes on."""
     sent = house.send({"value": 1, "mock_delay": 2.0}, expires=1.5)
