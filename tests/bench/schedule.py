@@ -1,4 +1,4 @@
-"""What requests of tomorrow cost: bytes in Redis, CPU of engine and Redis while they wait, and how late each is let go.
+"""What requests of tomorrow cost: bytes in Redis, CPU of engine and Redis while they wait, control, how late each is.
 
     scripts/bench schedule [--requests 1000000] [--due 2000] [--seconds 20]
 
@@ -22,11 +22,11 @@ from bridge.engine.submit.schedule import Schedule
 from bridge.job.change import Rules
 from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered
-from bridge.job.words import Step
+from bridge.job.words import Status, Step, Wish
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.records.write import Build
 
-BATCH, LOOKS = 500, 500
+BATCH, LOOKS, CONTROLLED = 500, 500, 500
 DAY_MS = 86_400_000
 
 
@@ -55,6 +55,10 @@ def main() -> None:
             for name, cost in (("beside 500", alone), ("beside all", look(ledger))):
                 say(f"engine's CPU of a look {name}", cost[0], "us")
                 say(f"Redis' CPU of a look {name}", cost[1], "us")
+            asked = controlled(ledger)
+            for what, times in asked.items():
+                say(f"{what} beside all, p50", times[len(times) // 2], "ms")
+                say(f"{what} beside all, p99", times[int(len(times) * 0.99)], "ms")
             late = let_go(ledger, given.due, given.seconds)
             for name, at in (("p50", 0.5), ("p99", 0.99), ("most", 1.0)):
                 say(f"let go late, {name}", late[min(len(late) - 1, int(len(late) * at))], "ms")
@@ -107,6 +111,23 @@ def cpu_of_redis(ledger: Ledger) -> float:
     """Seconds so far."""
     info: dict[str, float] = ledger.client.info("cpu")
     return info["used_cpu_sys"] + info["used_cpu_user"]
+
+
+def controlled(ledger: Ledger) -> dict[str, list[float]]:
+    """How long a read and a cancel of one that waits take, as control does them; ms, sorted."""
+    ids: Any = ledger.client.zrandmember(ledger.names.due("sdxl", Step.SCHEDULED.value), CONTROLLED)
+    took: dict[str, list[float]] = {"read": [], "cancelled": []}
+    for request_id in ids:
+        started = time.perf_counter()
+        held = ledger.load(request_id)
+        assert held is not None
+        took["read"].append((time.perf_counter() - started) * 1e3)
+        change = ledger.change(
+            held, lambda held, now: ledger.table.wish(held, now, Wish.CANCEL, by="bench", door="cli")
+        )
+        took["cancelled"].append((time.perf_counter() - started) * 1e3)
+        assert change.record.status == Status.CANCELLED
+    return {what: sorted(times) for what, times in took.items()}
 
 
 def let_go(ledger: Ledger, count: int, over_s: int) -> list[int]:

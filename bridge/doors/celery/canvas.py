@@ -133,8 +133,8 @@ def replaced_by(request: Context) -> str:
             return str(task_id)
     own = list(takewhile(lambda options: options.get("reply_to") == request.reply_to, steps))
     if request.reply_to and own and len(own) < len(steps):
-        task_id = own[-1].get("task_id")
-        return task_id if REQUEST_ID.fullmatch(str(task_id)) else ""
+        task_id = str(own[-1].get("task_id"))
+        return task_id if REQUEST_ID.fullmatch(task_id) else ""
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Old tasks that replace themselves by jobs, in workers of the first and the last Celery 5.6 (the lock has a later one)."""
+"""Old tasks that replace themselves by jobs, in workers of the first and the last Celery 5.6; the lock has another."""
 
 from __future__ import annotations
 

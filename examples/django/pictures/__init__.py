@@ -1,0 +1,1 @@
+"""One app: pictures that a GPU makes."""
