@@ -105,6 +105,18 @@ class EndpointConfig:
     #: A text that a generator yields is told in chunks of at most so many bytes ("operation reference", stream).
     chunk_body: int = 1_000_000
 
+    # --- the Batch API, beta ("batch jobs")
+    #: Whether the endpoint has it; without it every call of it is 404.
+    batch: bool = True
+    batches_active: int = 10
+    batch_requests: int = 5_000
+    batch_queued: int = 50_000
+    #: *open*: the order of a batch's requests. The console's is failed, in progress, queued, completed.
+    batch_order: Literal["console", "added", "id"] = "console"
+    #: *open*: requests on a page of results at most, and without `?limit=`.
+    batch_page: int = 50
+    batch_page_most: int = 100
+
     # --- streams
     #: Whether the built-in handler is a generator that yields the items of `mock_return` (`--generator` of RunPod's).
     generator: bool = False
@@ -145,7 +157,16 @@ class EndpointConfig:
         """Refuse figures that no endpoint can have."""
         if not 0 <= self.workers_min <= self.workers_max:
             raise ValueError(f"workers_min {self.workers_min} must lie between 0 and workers_max {self.workers_max}")
-        for name in ("jobs_per_worker", "page", "chunk_body", "webhook_tries", "execution_timeout_ms", "ttl_ms"):
+        for name in (
+            "jobs_per_worker",
+            "page",
+            "batch_page",
+            "batch_page_most",
+            "chunk_body",
+            "webhook_tries",
+            "execution_timeout_ms",
+            "ttl_ms",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in self.__dataclass_fields__:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from bridge.emulator.admin.actions import Admin
 from bridge.emulator.admin.routes import Routes
 from bridge.emulator.api.app import Front, Others
 from bridge.emulator.config import EndpointConfig, Handler
+from bridge.emulator.model.batches import Batches
 from bridge.emulator.model.calls import Calls
 from bridge.emulator.model.clock import Clock
 from bridge.emulator.model.endpoint import Endpoint
@@ -17,6 +19,9 @@ from bridge.emulator.workers.builtin import BuiltinFleet
 from bridge.emulator.workers.fleet import Fleet
 from bridge.emulator.workers.processes import ProcessFleet
 from bridge.emulator.workers.protocol import Protocol
+
+#: Ends the path at which the handler processes of an endpoint's batches ask for jobs.
+BATCH_LANE = "--batch"
 
 
 class Platform:
@@ -36,13 +41,13 @@ class Platform:
         self.endpoints = {name: Endpoint(name, config, self.clock) for name, config in endpoints.items()}
         faults, calls = Faults(), Calls()
         self._webhooks = Webhooks(self.clock, faults)
-        self._processes = {name: ProcessFleet(self.endpoints[name], handler) for name, handler in handlers.items()}
+        self._processes: dict[str, ProcessFleet] = {}
         self._fleets: list[Fleet] = []
-        for name, endpoint in self.endpoints.items():
-            fleet = self._processes.get(name) or BuiltinFleet(endpoint)
-            endpoint.runners = fleet
-            endpoint.ended = self._webhooks.ended
-            self._fleets.append(fleet)
+        for endpoint in list(self.endpoints.values()):
+            self._man(endpoint, endpoint.name, handlers.get(endpoint.name))
+            lane = Endpoint(endpoint.name, replace(endpoint.config, workers_min=0), self.clock)
+            self._man(lane, f"{endpoint.name}{BATCH_LANE}", handlers.get(endpoint.name))
+            endpoint.batches = Batches(endpoint.name, endpoint.config, self.clock, lane)
         self.admin = Admin(self.clock, self.endpoints, faults, self._webhooks, calls)
         self.front = Front(
             self.clock,
@@ -54,6 +59,17 @@ class Platform:
             limits=limits,
             loopback=loopback,
         )
+
+    def _man(self, endpoint: Endpoint, path: str, handler: Handler | None) -> None:
+        """Give an endpoint its RunPod workers; handler processes ask for jobs below `path`."""
+        fleet: Fleet
+        if handler is None:
+            fleet = BuiltinFleet(endpoint)
+        else:
+            fleet = self._processes[path] = ProcessFleet(endpoint, handler, path)
+        endpoint.runners = fleet
+        endpoint.ended = self._webhooks.ended
+        self._fleets.append(fleet)
 
     def start(self, origin: str) -> None:
         """Start the RunPod workers that workers_min asks for; handler processes talk to `origin`."""

@@ -147,6 +147,10 @@ class Emulator:
         """Forget all faults; paused endpoints go on."""
         self._do(lambda p: p.admin.clear_faults())
 
+    def batches(self, endpoint: str) -> list[dict[str, Any]]:
+        """Return all batches of `endpoint`, newest first, as GET /batch lists them."""
+        return self._do(lambda p: p.admin.batches(endpoint))
+
     def advance(self, seconds: float) -> None:
         """Move the virtual clock forward; returns when everything due on the way has happened."""
         self._await(lambda p: p.admin.advance(seconds))

@@ -40,7 +40,7 @@ class Admin:
         probability: float | None = None,
         **args: Any,
     ) -> None:
-        """Add a fault. `vanish` with `job_id` and `paused` take effect at once."""
+        """Add a fault. `vanish` with `job_id`, `batch_failed` and `paused` take effect at once."""
         if endpoint is not None:
             self._endpoint(endpoint)
         fault = Fault(kind, op, endpoint, times, probability, args)
@@ -48,6 +48,11 @@ class Admin:
             for each in self._endpoints.values():
                 if (job := each.jobs.get(args["job_id"])) is not None:
                     each.forget(job)
+                elif (batch := each.batches.known.get(args["job_id"])) is not None:
+                    each.batches.forget(batch)
+            return
+        if kind == "batch_failed":
+            self._batch_failed(str(args.get("batch_id")))
             return
         self._faults.add(fault)
         self._pause()
@@ -66,7 +71,8 @@ class Admin:
         await self._clock.advance(seconds)
 
     def jobs(self, endpoint: str) -> list[dict[str, Any]]:
-        """Return all jobs that `endpoint` knows: the /status document, `runs`, times and the input."""
+        """Return all jobs that `endpoint` knows, then those of batches: /status document, `runs`, times, input."""
+        known = self._endpoint(endpoint)
         return [
             {
                 **job.document(),
@@ -76,8 +82,12 @@ class Admin:
                 "created": job.created,
                 "started": job.started,
             }
-            for job in self._endpoint(endpoint).jobs.values()
+            for job in (*known.jobs.values(), *known.batches.lane.jobs.values())
         ]
+
+    def batches(self, endpoint: str) -> list[dict[str, Any]]:
+        """Return all batches of `endpoint`, newest first, as GET /batch lists them."""
+        return self._endpoint(endpoint).batches.listed()
 
     def calls(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """Return the received calls, oldest first: time (virtual s), endpoint, op, job_id, code (0: none)."""
@@ -163,12 +173,20 @@ class Admin:
             raise ValueError(f"unknown endpoint {name!r}; known: {', '.join(self._endpoints)}")
         return endpoint
 
+    def _batch_failed(self, batch_id: str) -> None:
+        for endpoint in self._endpoints.values():
+            if (batch := endpoint.batches.known.get(batch_id)) is not None:
+                endpoint.batches.fail(batch)
+                return
+        raise ValueError(f"batch not found: {batch_id!r}")
+
     def _pause(self) -> None:
         for name, endpoint in self._endpoints.items():
             paused = self._faults.paused(name)
             if paused != endpoint.paused:
-                endpoint.paused = paused
-                endpoint.runners.wake()
+                for lane in (endpoint, endpoint.batches.lane):
+                    lane.paused = paused
+                    lane.runners.wake()
 
 
 def _shown(endpoint: str, job: Job) -> dict[str, Any]:

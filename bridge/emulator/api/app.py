@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from bridge.emulator.api import inject, openai, operations
+from bridge.emulator.api import batch, inject, openai, operations
 from bridge.emulator.http import answers, origins
 from bridge.emulator.http.answers import Answer
 from bridge.emulator.http.asgi import DRAINED, Message, Receive, Scope, Send, body_of, query_of, send_answer
@@ -36,13 +36,14 @@ _METHODS: dict[str, frozenset[str]] = {
     "requests": _GET,
     "metrics": _GET,
     "openai": _GET_OR_POST,
+    "batch": frozenset({"GET", "POST", "PUT", "DELETE"}),
 }
 _STRANGER = "a page from elsewhere: an emulator on loopback answers pages from loopback only; see --host"
 #: What a browser asks before it sends a key or JSON.
 _PREFLIGHT = Answer(
     204,
     headers=(
-        (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+        (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, OPTIONS"),
         (b"access-control-allow-headers", b"authorization, content-type"),
         (b"access-control-max-age", b"600"),
     ),
@@ -59,6 +60,8 @@ class Route(NamedTuple):
     scope: Scope
     receive: Receive
     send: Send
+    #: Whether `op` is an operation of the Batch API.
+    batch: bool = False
 
 
 class Others(NamedTuple):
@@ -128,6 +131,9 @@ class Front:
 
     async def _public(self, route: Route, headers: dict[bytes, bytes]) -> None:
         fault: Fault | None = None
+        if route.op == "batch":
+            op = batch.operation(route.scope["method"], route.rest)
+            route = route._replace(op=op or "batch", batch=op is not None)
         if headers.get(b"authorization") not in self._granted:
             await self._reply(route, self._unauthorised(route.endpoint))
             return
@@ -139,7 +145,7 @@ class Front:
         if endpoint is None:
             await self._reply(route, answers.ENDPOINT_NOT_FOUND)
             return
-        if route.scope["method"] not in _METHODS[route.op]:
+        if not route.batch and route.scope["method"] not in _METHODS[route.op]:
             await self._reply(route, answers.NOT_ALLOWED)
             return
         limits = self.limits.get(route.endpoint)
@@ -167,6 +173,9 @@ class Front:
         elif route.op == "openai":
             body = await body_of(route.receive, endpoint.config.runsync_body)
             answer = await openai.openai(endpoint, route.scope["method"], route.rest, body, route.send)
+        elif route.batch or route.op == "batch":
+            body = await body_of(route.receive, endpoint.config.run_body)
+            answer = batch.answer(endpoint, route.op, route.rest, body, query_of(route.scope))
         else:
             answer = operations.OF_THE_ENDPOINT[route.op](endpoint)
         if answer is answers.RELAYED:
@@ -238,6 +247,8 @@ class Front:
     def _record(self, route: Route, code: int, job_id: str | None = None) -> None:
         if job_id is None and route.op in _OF_A_JOB:
             job_id = route.rest
+        elif job_id is None and route.batch:
+            job_id = route.rest.partition("/")[0] or None
         self._calls.record(Call(self.clock.now(), route.endpoint, route.op, job_id, code))
 
 

@@ -29,10 +29,15 @@ def parse(endpoint: Endpoint, body: bytes, limit: int) -> dict[str, Any] | Answe
         request = decode(body)
     except ValueError:
         return bad_request("body: invalid JSON")
-    wrong = _wrong_field(request, endpoint.config.empty_input == "accept") or _wrong_policy(
+    wrong = wrong_request(endpoint, request)
+    return bad_request(f"body: {wrong}") if wrong else request
+
+
+def wrong_request(endpoint: Endpoint, request: Any) -> str | None:
+    """Return what is wrong with a request, of /run or of a batch; None when nothing is."""
+    return _wrong_field(request, endpoint.config.empty_input == "accept") or _wrong_policy(
         endpoint, request.get("policy")
     )
-    return bad_request(f"body: {wrong}") if wrong else request
 
 
 def _wrong_field(request: Any, empty: bool) -> str | None:

@@ -30,6 +30,7 @@ class Clock:
             raise ValueError(f"speed must be above 0, not {speed}")
         self.speed = speed
         self._real = time.monotonic()
+        self._began = time.time()
         self._base = 0.0
         self._held: float | None = None
         self._heap: list[Timer] = []
@@ -43,6 +44,10 @@ class Clock:
         if self._held is not None:
             return self._held
         return self._base + (time.monotonic() - self._real) * self.speed
+
+    def epoch(self, at: float) -> float:
+        """Return virtual time `at` as seconds since 1970."""
+        return self._began + at
 
     def after(self, seconds: float, callback: Callable[[Any], None], argument: Any = None) -> Timer:
         """Call `callback(argument)` in `seconds` of virtual time."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from bridge.emulator.config import EndpointConfig
+from bridge.emulator.model.batches import Batches
 from bridge.emulator.model.clock import Clock
 from bridge.emulator.model.job import ABSENT, CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, TIMED_OUT, Job
 
@@ -49,17 +50,18 @@ class Endpoint:
         self.submitted = self.completed = self.failed = self.cancelled = self.retried = self.removed = 0
         self.paused = False
         self.ended: Callable[[Endpoint, Job], None] = lambda _endpoint, _job: None
-        #: Set before the first call comes in.
+        #: Set before the first call comes in. The lane of an endpoint's batches has none itself.
         self.runners: Runners
+        self.batches: Batches
         self._queue: deque[Job] = deque()
         self._low: deque[Job] = deque()
 
     # ---------------------------------------------------------------- asked for over HTTP
 
-    def submit(self, request: dict[str, Any], *, sync: bool) -> Job:
-        """Take in a checked request: `{"input", "webhook"?, "policy"?, ...}`."""
+    def submit(self, request: dict[str, Any], *, sync: bool, id: str | None = None) -> Job:
+        """Take in a checked request: `{"input", "webhook"?, "policy"?, ...}`. One of a batch has its id already."""
         now = self.clock.now()
-        name = f"sync-{uuid.uuid4()}-u1" if sync else f"{uuid.uuid4()}-u1"
+        name = id or (f"sync-{uuid.uuid4()}-u1" if sync else f"{uuid.uuid4()}-u1")
         job = Job(name, request.get("input"), now, sync=sync)
         policy = request.get("policy")
         execution, ttl = self.config.execution_timeout_ms, self.config.ttl_ms

@@ -14,17 +14,21 @@ BEFORE = frozenset(
 AFTER = frozenset({"502_after", "lost_reply", "hang", "slow"})
 #: Before the operation, to the job it names.
 JOB = frozenset({"vanish"})
+#: To a batch, at once.
+OF_A_BATCH = frozenset({"batch_failed"})
 #: To an endpoint, until the faults are cleared.
 LASTING = frozenset({"paused"})
 #: To deliveries of webhooks.
 WEBHOOK = frozenset({"webhook_late", "webhook_repeat", "webhook_lost"})
-KINDS = BEFORE | AFTER | JOB | LASTING | WEBHOOK
+KINDS = BEFORE | AFTER | JOB | OF_A_BATCH | LASTING | WEBHOOK
 
 #: Operations a fault can be for; None is any.
 OPERATIONS = frozenset(
     {
         *("run", "runsync", "status", "status-sync", "stream", "cancel", "retry", "purge-queue"),
         *("health", "requests", "metrics", "openai"),
+        *("batch-create", "batch-list", "batch-status", "batch-update", "batch-add", "batch-requests"),
+        *("batch-remove", "batch-finalize", "batch-cancel"),
     }
 )
 
@@ -34,6 +38,7 @@ ARGUMENTS: dict[str, frozenset[str]] = {
     "hang": frozenset({"seconds", "before"}),
     "slow": frozenset({"seconds", "pieces"}),
     "vanish": frozenset({"job_id"}),
+    "batch_failed": frozenset({"batch_id"}),
     "lost_reply": frozenset({"seconds"}),
     "webhook_late": frozenset({"seconds"}),
     "webhook_repeat": frozenset({"repeats", "seconds"}),

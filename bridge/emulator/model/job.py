@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from bridge.emulator.model.clock import Timer
@@ -44,6 +45,7 @@ class Job:
         "ttl_ms",
         "waited_s",
         "waiting",
+        "watched",
         "webhook",
         "worker",
     )
@@ -78,6 +80,8 @@ class Job:
         self.run_timer: Timer | None = None
         self.chunks: deque[dict[str, Any]] | None = None
         self.waiting: list[asyncio.Future[None]] | None = None
+        #: Told when it ends or is forgotten: the batch that it belongs to.
+        self.watched: Callable[[Job], None] | None = None
 
     @property
     def ended(self) -> bool:
@@ -85,7 +89,9 @@ class Job:
         return self.status in TERMINAL
 
     def wake(self) -> None:
-        """Wake every call that waits for this job."""
+        """Wake every call that waits for this job, and tell its batch."""
+        if self.watched is not None:
+            self.watched(self)
         waiting, self.waiting = self.waiting, None
         for future in waiting or ():
             if not future.done():

@@ -67,8 +67,10 @@ class HandlerProcess(RunPodWorker):
 class ProcessFleet(Fleet):
     """Handler processes of one endpoint."""
 
-    def __init__(self, endpoint: Endpoint, handler: Handler) -> None:
+    def __init__(self, endpoint: Endpoint, handler: Handler, path: str = "") -> None:
         super().__init__(endpoint)
+        #: What stands for this fleet in the URLs of the worker protocol.
+        self.path = path or endpoint.name
         self.handler = handler
         #: Where the emulator listens; set before the first process is begun.
         self.origin = ""
@@ -210,7 +212,7 @@ class ProcessFleet(Fleet):
 
     def _environment(self, worker: HandlerProcess) -> dict[str, str]:
         """Return what RunPod sets for its workers; the URLs must hold a `?`, and `$ID` is the package's to fill."""
-        base = f"{self.origin}/v2/{self.endpoint.name}"
+        base = f"{self.origin}/v2/{self.path}"
         return {
             "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
             "RUNPOD_SKIP_GPU_CHECK": "true",
