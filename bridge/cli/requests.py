@@ -40,6 +40,7 @@ ENDS = ("completed", "failed", "cancelled", "timed_out", "lost", "rejected")
 @click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="Kept with the request and told in its events.")
 @click.option("--not-before", metavar="TIME", help="Submit no earlier: RFC 3339 with offset, or epoch milliseconds.")
 @click.option("--stream", is_flag=True, help="Show the handler's chunks as they come.")
+@click.option("--batch", "lane", is_flag=True, help="By RunPod's Batch API: for what may take hours.")
 @click.option("--no-wait", is_flag=True, help="Print the id and go.")
 @click.option("--file", "batch", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One input a line.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where a batch's results go, one a line.")
@@ -94,6 +95,8 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         found["policy"] = _object(options["policy"])
     if options.get("metadata"):
         found["metadata"] = dict(pair.split("=", 1) if "=" in pair else (pair, True) for pair in options["metadata"])
+    if options.get("lane"):
+        found["lane"] = "batch"
     if options.get("stream"):
         found["stream"] = True
     if options.get("not_before"):

@@ -32,6 +32,8 @@ class Callers:
         self._free = threads
         self._held: dict[str, int] = {}
         self.on_free: Callable[[], None] | None = None
+        #: Whether nothing more is to be started: calls that take long end early.
+        self.closing = False
 
     @property
     def free(self) -> int:
@@ -83,6 +85,7 @@ class Callers:
 
     def close(self) -> None:
         """Start nothing more; calls under way go on."""
+        self.closing = True
         with self._lock:
             for _ in range(self._started):
                 self._queue.put(None)

@@ -12,7 +12,10 @@ from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Refused, Throttled, Unanswered, Unreachable
 from bridge.job.observation import most_ms
 from bridge.job.words import Step, is_end
+from bridge.ledger import walk
+from bridge.ledger.batches import Batch
 from bridge.ledger.records.read import COMMON
+from bridge.runpod import batches
 from bridge.runpod.operations import Operation
 from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
@@ -85,6 +88,10 @@ class CarryOut:
         claimed = self.ledger.claim(step, {endpoint: permits.count}, lease_ms=self.lease_ms, long=COMMON)
         permits.give_back(permits.count - len(claimed.records))
         for held in claimed.records:
+            if held.record.batch_id:
+                permits.give_back(1)
+                callers.start(self._cancel_in_batch, held, owner=endpoint)
+                continue
             call = self._cancel if step is Step.CANCEL else self._retry
             callers.start(call, held, permits, claimed.token, owner=endpoint)
         return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
@@ -93,6 +100,44 @@ class CarryOut:
         with permits.spend():
             landed = self._send_cancel(held.record)
         self.commits.put(held, lambda fresh, now: self.ledger.table.cancel_called(fresh, now, landed=landed))
+
+    def _cancel_in_batch(self, held: Held) -> None:
+        """RunPod cancels whole batches only: so it is when all who wait for it want that, within a while.
+
+        Else this request ends here, and its job goes on for nobody (`may_run`).
+        """
+        record, table = held.record, self.ledger.table
+        batch = Batch(record.batch_id, record.endpoint, record.endpoint_id, record.base_url)
+        ids = list(self.ledger.batches.jobs(batch).values())
+        others = walk.load_many(self.ledger, ids, wanted=COMMON).values()
+        wanted = any(
+            one.record.batch_id == batch.id and not one.record.phase.ended and not one.record.wish for one in others
+        )
+        if wanted and record.cancels:
+            self.commits.put(held, table.batch_goes_on)
+            return
+        landed = not wanted and self._send_batch_cancel(batch)
+        self.commits.put(held, lambda fresh, now: table.cancel_called(fresh, now, landed=landed))
+
+    def _send_batch_cancel(self, batch: Batch) -> bool:
+        """Whether RunPod has heard it; sent once for all of its requests."""
+        if self.ledger.batches.is_cancelled(batch):
+            return True
+        client = self.client_of(batch.endpoint)
+        call = partial(batches.cancel, client, batch.endpoint_id, batch.id)
+        try:
+            answer = self.vitals.permitted(
+                batch.endpoint, batch.endpoint_id, Operation.BATCH, lambda: (call(),), slot_ms=self.slot_ms
+            )
+        except (JobUnknown, Refused):  # the next look at it tells how it stands
+            return True
+        except ApiError:  # noted by `permitted`
+            return False
+        if answer is None:
+            return False
+        self.ledger.batches.cancelled(batch)
+        tell("cancel.sent", request_id=None, endpoint=batch.endpoint, job_id=batch.id, answer="")
+        return True
 
     def _send_cancel(self, record: Record) -> bool:
         """Whether RunPod has heard it."""

@@ -22,6 +22,7 @@ LOOP_OF = {
     Step.SCHEDULED: "schedule",
     Step.SUBMIT: "submit",
     Step.SUBMIT_SYNC: "submit",
+    Step.SUBMIT_BATCH: "submit_batch",
     Step.POLL: "track",
     Step.RESCUE: "track",
     Step.CANCEL: "carry_out",

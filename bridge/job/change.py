@@ -392,7 +392,7 @@ def timer(record: Record) -> int:
             clocks.append(record.queue_deadline)
     if record.phase is Phase.UNANSWERED:
         clocks.append(record.grace_until)
-    if record.phase is Phase.TRACKED and record.due == Step.POLL:
+    if record.phase is Phase.TRACKED and record.due == Step.POLL and not record.batch_id:  # batches are read whole
         clocks.append(rescue_at(record))
     if record.phase is Phase.TRACKED and record.due == Step.CANCEL:
         clocks.append(max(record.observed_at, record.submitted_at) + CANCEL_WATCH_MS)

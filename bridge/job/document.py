@@ -116,6 +116,8 @@ def document(held: Held, *, inline_limit: int | None = None, clock_offset: int =
         "progress": held.json(Long.PROGRESS),
         "error": _error(held, inline_limit),
         "possible_duplicate": bool(record.possible_duplicate),
+        "lane": record.lane or None,
+        "batch_id": record.batch_id or None,
         "metadata": held.json(Long.METADATA) or {},
         "policy": arguments.get("policy") or {},
         "accepted_at": stamp(record.accepted_at, clock_offset),

@@ -83,6 +83,8 @@ class Document(Open):
     output_ref: OutputReference | None = None
     error: Any = None
     possible_duplicate: bool = False
+    lane: str | None = Field(default=None, description="`batch`: by RunPod's Batch API")
+    batch_id: str | None = Field(default=None, description="RunPod's id of the batch that the job is part of")
     metadata: dict[str, Any] = {}
     policy: Policy | dict[str, Any] = {}
     accepted_at: Time | None = None

@@ -71,7 +71,9 @@ class Record:
     delivery: str = _text("dv")
     retries_left: int = _number("rl")
     sync_wait_ms: int = _number("sy")
-    ttl_ms: int = _number("tl")  # RunPod's ttl as it is sent, or its default
+    ttl_ms: int = _number("tl")  # RunPod's ttl as it is sent, or its default; 0 where none is known
+    lane: str = _text("ln")  # "batch": RunPod's Batch API; "" is /run
+    batch_id: str = _text("bi")  # the batch that its job is part of, from its submit on
     hook: str = _text("wh")  # the webhook token, 128 random bits in hex
     stream: int = _number("sm")
     chunks: int = _number("ck")  # recorded so far; the next one's index

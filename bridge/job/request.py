@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -118,6 +118,7 @@ class RunRequest(Model):
     result: Literal["output", "document"] = "output"
     metadata: dict[str, Scalar] = {}
     not_before: int | str | None = None
+    lane: Literal["batch"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -183,6 +184,14 @@ class RunRequest(Model):
         if value is not None:
             epoch_ms_of(value)
         return value
+
+    @model_validator(mode="after")
+    def _batch_lane_alone(self) -> Self:
+        for name, given in (("sync", self.sync is not False), ("stream", self.stream), ("retries", self.retries)):
+            if self.lane and given:
+                rule = f"{name}: not with lane batch: RunPod's Batch API has no such operation"
+                raise ValueError(rule)
+        return self
 
     @property
     def not_before_ms(self) -> int:
@@ -276,6 +285,7 @@ _RULES: Mapping[str, str] = {
     "s3Config": "must be an object of accessId, accessSecret, bucketName and endpointUrl, or the name of one",
     "reply_on": f"must be a list of {', '.join(get_args(ReplyOn))}",
     "result": "must be output or document",
+    "lane": "must be batch, or left out",
     "metadata.*": "must be a string, a number, true, false or null",
     "not_before": "must be an RFC 3339 time with its offset, as 2026-12-24T18:00:00Z, or epoch milliseconds",
 }

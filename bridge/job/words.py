@@ -109,6 +109,7 @@ class Step(StrEnum):
     RETRY = "retry"
     SUBMIT = "submit"
     SUBMIT_SYNC = "submit_sync"  # by /runsync, whose calls last: threads and order of their own
+    SUBMIT_BATCH = "submit_batch"  # by the Batch API, many in one batch
     POLL = "poll"
     STREAM = "stream"  # stands beside the record's own step: its stream is to be read
     SCHEDULED = "scheduled"  # `not_before` has not come: then it stands among the submits
@@ -116,7 +117,7 @@ class Step(StrEnum):
 
 
 #: The steps that are ordered by priority and age.
-SUBMITS = frozenset({Step.SUBMIT, Step.SUBMIT_SYNC})
+SUBMITS = frozenset({Step.SUBMIT, Step.SUBMIT_SYNC, Step.SUBMIT_BATCH})
 
 
 class Sink(StrEnum):

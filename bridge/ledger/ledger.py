@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bridge.ledger.aside import take_asides
+from bridge.ledger.batches import Batches
 from bridge.ledger.blobs import BlobList
 from bridge.ledger.engines import Engines
 from bridge.ledger.follow_ups import FollowUps
@@ -46,6 +47,7 @@ class Ledger(Leases):
         self.engines = Engines(self)
         self.runs = Runs(client, names)
         self.blobs = BlobList(client, names, self.now)
+        self.batches = Batches(client, names, self.now)
         self.outbox = Outbox(client, names, relayed=relayed)
         self.monitors = Monitors(client, names)
         self.replies = Replies(client, names)

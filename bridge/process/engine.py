@@ -17,6 +17,7 @@ from bridge.engine.callers import Callers
 from bridge.engine.cancel_and_retry import CarryOut
 from bridge.engine.commits import Commits
 from bridge.engine.engine import Engine
+from bridge.engine.submit.batch import BatchSubmit
 from bridge.engine.submit.schedule import Schedule
 from bridge.engine.submit.spending import Spending
 from bridge.engine.submit.submit import Submit
@@ -30,6 +31,7 @@ from bridge.engine.upkeep.commands_later import CommandsLater
 from bridge.engine.upkeep.sweep import Sweep
 from bridge.engine.upkeep.trim import Trim
 from bridge.engine.upkeep.wake import Wake
+from bridge.engine.watch.batch import BatchWatch
 from bridge.engine.watch.pace import Pace
 from bridge.engine.watch.stream import Stream
 from bridge.engine.watch.track import Track
@@ -47,6 +49,8 @@ BURST_S = 0.02
 STATES_BURST_S = 0.05
 #: Threads, started as needed. RunPod allows an endpoint 20 cancels at once, so one that hangs leaves some free.
 CANCELS, RETRIES = 32, 16
+#: Drafts of batches that are filled at once, and looks at batches, in this process.
+FILLERS, LOOKERS = 4, 4
 #: Ends that are told at once in this process.
 FINISHERS = 16
 
@@ -62,6 +66,8 @@ class Threads:
     cancel: Callers
     retry: Callers
     finish: Callers
+    fill: Callers
+    look: Callers
 
     @classmethod
     def of(cls, settings: Settings) -> Threads:
@@ -74,11 +80,14 @@ class Threads:
             cancel=Callers("cancel", CANCELS),
             retry=Callers("retry", RETRIES),
             finish=Callers("finish", FINISHERS),
+            fill=Callers("fill", FILLERS),
+            look=Callers("look", LOOKERS),
         )
 
     def all(self) -> tuple[Callers, ...]:
         """Every pool."""
-        return self.submit, self.sync, self.track, self.stream, self.cancel, self.retry, self.finish
+        calling = self.submit, self.sync, self.track, self.stream, self.cancel, self.retry, self.fill, self.look
+        return (*calling, self.finish)
 
     def wake(self, loops: dict[str, Loop]) -> None:
         """A thread that becomes free wakes the loop that has work for it."""
@@ -87,6 +96,8 @@ class Threads:
         self.stream.on_free = loops["stream"].wake
         self.cancel.on_free = self.retry.on_free = loops["carry_out"].wake
         self.finish.on_free = loops["finish"].wake
+        self.fill.on_free = loops["submit_batch"].wake
+        self.look.on_free = loops["batches"].wake
 
 
 def build_engine(has: Components, in_process_finish: LocalFinish | None, *, reads_finishes: bool) -> Engine:
@@ -109,6 +120,11 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
     track = Track(
         ledger, commits, vitals, threads.track, pace, *calling, lease_ms, slot_ms, has.purged_at, observed, unread
     )  # fmt: skip
+    fill = BatchSubmit(
+        ledger, vitals, has.book, threads.fill, has.client_of, has.notifier.changed, slot_ms, s.bridge_batch_gather_s,
+        submit.spending,
+    )  # fmt: skip
+    batches = BatchWatch(ledger, commits, vitals, threads.look, has.client_of, slot_ms, observed)
     carry_out = CarryOut(
         ledger, commits, vitals, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed, unread
     )  # fmt: skip
@@ -129,6 +145,8 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         "submit": Loop("submit", submit.once, at_least_s=BURST_S),
         "schedule": Loop("schedule", Schedule(ledger, begun).once, at_least_s=BURST_S),
         "later": Loop("later", CommandsLater(ledger, partial(send, has.app)).once),
+        "submit_batch": Loop("submit-batch", fill.once, at_least_s=BURST_S),
+        "batches": Loop("batches", batches.once, at_least_s=BURST_S),
         "track": Loop("track", track.once, at_least_s=BURST_S),
         "carry_out": Loop("carry-out", carry_out.once, at_least_s=BURST_S),
         "orphans": Loop("orphans", carry_out.orphans),

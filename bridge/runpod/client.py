@@ -143,6 +143,12 @@ class RunPodClient:
         told = self._call(Operation.HEALTH, endpoint_id)
         return Health(_counters(told.get("jobs")), _counters(told.get("workers")))
 
+    def batch(
+        self, endpoint_id: str, path: str = "", body: bytes | None = None, *, remove: bool = False
+    ) -> dict[str, Any]:
+        """One call of the Batch API, as RunPod answers it: see `batches.py`. `remove` sends a DELETE."""
+        return self._call(Operation.BATCH, endpoint_id, body=body, path=f"batch{path}", remove=remove)
+
     def close(self) -> None:
         """End this process' idle connections; a later call connects anew."""
         with self._lock:
@@ -164,6 +170,7 @@ class RunPodClient:
         path: str | None = None,
         query: str = "",
         hold_ms: int = 0,
+        remove: bool = False,
     ) -> dict[str, Any]:
         _check("endpoint id", ENDPOINT_ID, endpoint_id)
         if job_id is not None:
@@ -176,7 +183,7 @@ class RunPodClient:
         departure.begin()
         try:
             try:
-                answer = self._send(op, url, body, headers, read_s)
+                answer = self._send(op, url, body, headers, read_s, remove=remove)
             except ApiError:
                 raise
             except Exception as error:
@@ -224,10 +231,13 @@ class RunPodClient:
             headers["Content-Type"] = "application/json"
         return headers
 
-    def _send(self, op: Operation, url: str, body: bytes | None, headers: dict[str, str], read_s: float) -> Answer:
+    def _send(
+        self, op: Operation, url: str, body: bytes | None, headers: dict[str, str], read_s: float, *, remove: bool
+    ) -> Answer:
         """Straight over a connection that is kept; where one must be made first, by urllib3, which knows its faults."""
-        pool = self._pool_for(fresh=op in SUBMITS)
-        method, path = "GET" if body is None else "POST", self._path + url[len(self.base_url) :]
+        pool = self._pool_for(fresh=op in SUBMITS or (op is Operation.BATCH and body is not None))
+        method = "DELETE" if remove else "GET" if body is None else "POST"
+        path = self._path + url[len(self.base_url) :]
         headers = {"Host": self._host, **headers}
         connection = pool._get_conn()  # noqa: SLF001  (urllib3's own seam for pools)
         if connection.sock is None or pool.proxy is not None:

@@ -61,6 +61,8 @@ _ALL: Final = frozenset(Operation)
 SUBMITS: Final = frozenset({Operation.RUN, Operation.RUNSYNC})
 OF_A_JOB: Final = frozenset({Operation.STATUS, Operation.STREAM, Operation.CANCEL, Operation.RETRY})
 _ANY: Final = frozenset(Body)
+#: Operations that name something which RunPod may not know; of the Batch API also whether there is one.
+NAMES_SOMETHING: Final = OF_A_JOB | {Operation.BATCH}
 #: Codes that a submit may hear from RunPod itself when it does not take it (facts, section 5); all others are foreign.
 _RUNPODS: Final = frozenset({400, 401, 402, 403, 409, 422})
 
@@ -72,8 +74,8 @@ ROWS: Final = (
     Row(_ALL, {402}, _ANY, Meaning.OUT_OF_CREDIT),
     Row(_ALL, {403}, _ANY, Meaning.FORBIDDEN),
     Row(_ALL, {404}, {Body.ENDPOINT}, Meaning.ENDPOINT_UNKNOWN),
-    Row(OF_A_JOB, {404}, {Body.HTML}, Meaning.UNANSWERED),  # no word of RunPod's about the job
-    Row(OF_A_JOB, {404}, _ANY, Meaning.JOB_UNKNOWN),
+    Row(NAMES_SOMETHING, {404}, {Body.HTML}, Meaning.UNANSWERED),  # no word of RunPod's about the job
+    Row(NAMES_SOMETHING, {404}, _ANY, Meaning.JOB_UNKNOWN),
     Row(_ALL, {404}, _ANY, Meaning.ENDPOINT_UNKNOWN),  # no job was named: it can only be the endpoint's
     Row(_ALL, {408}, _ANY, Meaning.UNANSWERED),
     Row(SUBMITS, {409}, _ANY, Meaning.PAUSED),
@@ -119,7 +121,7 @@ def _fault_of(op: Operation, told: Any) -> str:
         return ""
     if not isinstance(told, Mapping):
         return f"is no object: {type(told).__name__}"
-    if op in {Operation.STREAM, Operation.PURGE, Operation.HEALTH}:
+    if op in {Operation.STREAM, Operation.PURGE, Operation.HEALTH, Operation.BATCH}:
         return ""
     job_id, status = told.get("id"), told.get("status")
     known = isinstance(job_id, str) and job_id != "" if op in SUBMITS else isinstance(status, str) and status != ""

@@ -18,6 +18,7 @@ class Operation(StrEnum):
     RETRY = "retry"
     PURGE = "purge-queue"
     HEALTH = "health"
+    BATCH = "batch"  # all calls of the Batch API, which has no published limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Limit:
     per_worker: int = 0  # calls per 10 s for each running RunPod worker, where that is more
 
 
-#: Base figures. RunPod publishes none for retry and health: theirs are modest by our own choice.
+#: Base figures. RunPod publishes none for retry, health and batch: theirs are modest by our own choice.
 LIMITS: Mapping[Operation, Limit] = {
     Operation.RUN: Limit(1000, 200, 50),
     Operation.RUNSYNC: Limit(2000, 400, 50),
@@ -39,4 +40,5 @@ LIMITS: Mapping[Operation, Limit] = {
     Operation.RETRY: Limit(100, 20),
     Operation.PURGE: Limit(2, 1),
     Operation.HEALTH: Limit(100, 20),
+    Operation.BATCH: Limit(200, 20),
 }

@@ -149,6 +149,7 @@ class Settings(BaseSettings):
     bridge_endpoints: Annotated[dict[str, str], NoDecode, BeforeValidator(_endpoints)] = {}
     bridge_delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
     bridge_unanswered_grace_s: Seconds = 30.0
+    bridge_batch_gather_s: Annotated[float, Field(ge=0, le=120)] = 5.0
     bridge_submits_max: Annotated[int, Field(ge=1, le=10)] = 2
     bridge_gate_max_s: Annotated[float, Field(ge=0)] = 0.0
     bridge_cancel_is_failure: Switch = False
@@ -277,6 +278,8 @@ def _cross_faults(settings: Settings) -> list[str]:
     default = settings.runpod_endpoint_id
     if default and not ENDPOINT_WORD.fullmatch(default):
         faults.append("RUNPOD_ENDPOINT_ID: must be 1 to 64 of A-Z a-z 0-9 _ -")
+    if fault := _not_a_queue(settings.runpod_endpoint_base_url):
+        faults.append(f"RUNPOD_ENDPOINT_BASE_URL: {fault}")
     known = settings.bridge_endpoints
     if default and known and default not in known and default not in known.values():
         faults.append(f"RUNPOD_ENDPOINT_ID: {default!r} is not among BRIDGE_ENDPOINTS, which is an allow-list when set")
@@ -295,6 +298,17 @@ def _cross_faults(settings: Settings) -> list[str]:
     if settings.bridge_read_timeout_s + settings.bridge_connect_timeout_s + 5 > settings.bridge_lease_s:
         faults.append("BRIDGE_LEASE_S: must be over BRIDGE_CONNECT_TIMEOUT_S + BRIDGE_READ_TIMEOUT_S + 5")
     return faults
+
+
+def _not_a_queue(base_url: str) -> str | None:
+    """A load-balancing endpoint has a host of its own, and no jobs: nothing of it could be watched."""
+    host = re.match(r"https?://([^/:]+)", base_url)
+    if host is None or not re.fullmatch(r"[a-z0-9\-]+\.api\.runpod\.ai", host[1].lower()):
+        return None
+    return (
+        f"{host[1]} is a load-balancing endpoint, which has no queue and no job ids: the bridge works with queue-based "
+        "endpoints, whose address is https://api.runpod.ai/v2"
+    )
 
 
 def _ledger_fault(settings: Settings, *, addresses_are_good: bool) -> str | None:

@@ -56,7 +56,7 @@ class Purging(Base):
         """End what has not left yet, and what is scheduled for later."""
         count = 0
         purge = partial(self.ledger.table.purge_pending, by=asker.by, door=asker.door)
-        steps = [Step.SUBMIT, Step.SUBMIT_SYNC]
+        steps = [Step.SUBMIT, Step.SUBMIT_SYNC, Step.SUBMIT_BATCH]
         while steps:
             claimed = self.ledger.claim(steps[0], {endpoint: 200}, lease_ms=30_000)
             if not claimed.records:

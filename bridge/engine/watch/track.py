@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.apart import apart
 from bridge.engine.commits import FULL_S
+from bridge.engine.watch.batch import NET_MS
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, JobUnknown, Refused, Unanswered
 from bridge.job.observation import Observation, most_ms
 from bridge.job.record import Long, Record
 from bridge.job.transitions.watching import GONE_APART_MS
 from bridge.job.words import Phase, Status, Step, is_end
+from bridge.ledger.batches import Batch
 from bridge.runpod.operations import Operation
 from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
@@ -95,11 +97,22 @@ class Track:
                 claimed = self.ledger.claim(step, {endpoint: left - rest}, lease_ms=self.lease_ms)
                 left -= len(claimed.records)
                 for held in claimed.records:
-                    self.callers.start(self._read, held, permits, owner=endpoint)
+                    if held.record.batch_id:
+                        permits.give_back(1)
+                        self._batch_watched(held)
+                    else:
+                        self.callers.start(self._read, held, permits, owner=endpoint)
         permits.give_back(left)
         if permits.count == 0:
             return permits.retry_after_ms / 1000
         return 0.0 if ready > permits.count - left else IDLE_S
+
+    def _batch_watched(self, held: Held) -> None:
+        """Jobs of a batch are read together; its next look is soon."""
+        record = held.record
+        batch = Batch(record.batch_id, record.endpoint, record.endpoint_id, record.base_url)
+        self.ledger.batches.watched(batch)
+        self.commits.put(held, partial(self.ledger.table.batch_rests, delay_ms=NET_MS))
 
     def _read(self, held: Held, permits: Permits) -> None:
         record = held.record

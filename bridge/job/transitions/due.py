@@ -15,6 +15,8 @@ def submit_step(record: Record, now: int) -> Step:
     """In which due set the record waits to be submitted, or for the time when it may be."""
     if record.not_before > now:
         return Step.SCHEDULED
+    if record.lane:
+        return Step.SUBMIT_BATCH
     return Step.SUBMIT_SYNC if record.sync_wait_ms else Step.SUBMIT
 
 

@@ -10,11 +10,16 @@ from bridge.job.transitions.base import Base
 from bridge.job.transitions.due import next_look, submit_step
 from bridge.job.words import Delivery, EventName, Reason, Status, Step, rank
 
+#: How long a batch whose finalize was not answered is asked how it stands, before `delivery` decides as for /run.
+BATCH_DOUBT_MS = 24 * 3_600_000
+
 
 class Submitting(Base):
     """A lost answer is decided by `delivery`, once its grace is over."""
 
-    def sending(self, held: Held, now: int, lease: str, *, endpoint_id: str, base_url: str, hook: str = "") -> Change:
+    def sending(
+        self, held: Held, now: int, lease: str, *, endpoint_id: str, base_url: str, hook: str = "", batch_id: str = ""
+    ) -> Change:
         """The POST leaves now (I6). Only for the holder of the lease, only while nothing speaks against it."""
         record = held.record
         if record.phase is not A or not record.leased_by(lease, now):
@@ -27,6 +32,7 @@ class Submitting(Base):
             endpoint_id=endpoint_id,
             base_url=base_url,
             hook=record.hook or hook,
+            batch_id=batch_id,
         )
         return check(draft.done("sending"), "sending")
 
@@ -106,7 +112,7 @@ class Submitting(Base):
         record = held.record
         if record.phase is not S:
             return same(held, "late")
-        draft = self._draft(held, now).set(phase=A, submits=max(0, record.submits - 1), sent_at=0)
+        draft = self._draft(held, now).set(phase=A, submits=max(0, record.submits - 1), sent_at=0, batch_id="")
         if record.wish:
             draft.set(may_run=int(record.submits > 1))
             return check(self._end_by_wish(draft).done("ended_by_wish"), "deferred")
@@ -131,7 +137,7 @@ class Submitting(Base):
         if record.phase is not S:
             return same(held, "late")
         draft = self._draft(held, now)
-        if seen and not record.hook and self._delivery(held) is Delivery.AT_MOST_ONCE:
+        if seen and not record.hook and not record.batch_id and self._delivery(held) is Delivery.AT_MOST_ONCE:
             # No webhook is set, so no evidence can come: waiting would change nothing.
             return check(self._give_up(draft).done("given_up"), "unanswered")
         draft.set(phase=U, grace_until=now + self.rules.grace_ms)
@@ -145,6 +151,9 @@ class Submitting(Base):
         if record.phase is not U or record.grace_until > now or confirming:
             return same(held, "early")
         draft = self._draft(held, now)
+        if record.batch_id and now - record.sent_at < BATCH_DOUBT_MS:
+            # The batch itself can be asked: what is in it is never submitted twice for a lost answer.
+            return check(draft.set(grace_until=now + self.rules.grace_ms).done("in_doubt"), "grace_ended")
         again = (
             self._delivery(held) is Delivery.AT_LEAST_ONCE
             and not record.wish
@@ -152,7 +161,7 @@ class Submitting(Base):
             and Long.INPUT in held.long
         )
         if again:
-            draft.set(phase=A, possible_duplicate=1, grace_until=0).due(submit_step(record, now))
+            draft.set(phase=A, possible_duplicate=1, grace_until=0, batch_id="").due(submit_step(record, now))
             return check(draft.done("submit_again"), "grace_ended")
         return check(self._give_up(draft).done("given_up"), "grace_ended")
 

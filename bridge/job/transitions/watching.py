@@ -211,6 +211,31 @@ class Watching(Retrying):
             draft.settle(Status.LOST, Reason.RESULT_EXPIRED if expired else Reason.VANISHED)
         return check(draft.done("settled"), "gone")
 
+    def batch_rests(self, held: Held, now: int, *, delay_ms: int) -> Change:
+        """Its batch is looked at by somebody else; this record only waits, at most until its next cancel."""
+        if held.record.phase is not T:
+            return same(held, "late")
+        draft = self._draft(held, now)
+        return check(draft.due(*next_look(draft, delay_ms)).done("missed"), "observed")
+
+    def batch_goes_on(self, held: Held, now: int) -> Change:
+        """The request shall end, and RunPod can cancel only whole batches: it ends here, and its job may run."""
+        if held.record.phase is not T or not held.record.wish:
+            return same(held, "late")
+        return check(self._end_by_wish(self._draft(held, now).set(may_run=1)).done("settled"), "observed")
+
+    def batch_removed(self, held: Held, now: int) -> Change:
+        """It shall end, and was taken out of a draft whose finalize had not left: it never ran."""
+        if held.record.phase is not U or not held.record.wish:
+            return same(held, "late")
+        return check(self._end_by_wish(self._draft(held, now)).done("ended_by_wish"), "grace_ended")
+
+    def batch_unknown(self, held: Held, now: int) -> Change:
+        """RunPod does not know the batch whose finalize was not answered: the grace decides, as for /run."""
+        if held.record.phase is not U:
+            return same(held, "late")
+        return check(self._draft(held, now).set(batch_id="", grace_until=now).done("in_doubt"), "grace_ended")
+
     def missed(self, held: Held, now: int, *, delay_ms: int) -> Change:
         """A read brought nothing (RunPod away, no budget): look again."""
         record = held.record

@@ -24,6 +24,8 @@
 --   <p>replaced:<task>   set     ids of the requests by which a Celery task has replaced itself, by that task's id
 --   <p>later             zset    Celery ids of control tasks by their ETA; <p>later_messages hash: each whole, JSON
 --   <p>later_sent:<id>   string  it was sent on; for an hour
+--   <p>batches           zset    [batch, endpoint, endpoint id, base url] of batches that are watched, by the next look
+--   <p>batch:<endpoint id>:<batch>  hash  ids of its jobs -> ids of their requests
 --   <p>gpu:<day>         hash    executionTime in ms of one day: <ep>, <ep>:<tenant>, <ep>! (paid twice)
 --   <p>endpoints         set     names that have ever had a record
 --   <p>count:<ep>        hash    records per phase, and sums
@@ -66,7 +68,7 @@ local function sound(id, now)
   return false
 end
 
-local function submits(step) return step == 'submit' or step == 'submit_sync' end
+local function submits(step) return step == 'submit' or step == 'submit_sync' or step == 'submit_batch' end
 
 local function tenant_of(id) return redis.call('HGET', p .. 'r:' .. id, 'tn') or '' end
 

@@ -10,7 +10,7 @@ for _, endpoint in ipairs(redis.call('SMEMBERS', p .. 'endpoints')) do
     local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
     if first[1] then
       local ready, wait
-      if step == 'submit' or step == 'submit_sync' then
+      if submits(step) then
         ready, wait = redis.call('ZCARD', key), 0
       else
         ready = redis.call('ZCOUNT', key, '-inf', now)

@@ -11,8 +11,8 @@ local function begin(endpoint, id)
   local row, count = p .. 'r:' .. id, p .. 'count:' .. endpoint
   unstand(endpoint, 'scheduled', id)
   if not sound(id, now) or redis.call('HGET', row, 'du') ~= 'scheduled' then return end
-  local has = redis.call('HMGET', row, 'sy', 'pr', 'nb', 'ta')
-  local step = has[1] and 'submit_sync' or 'submit'
+  local has = redis.call('HMGET', row, 'sy', 'pr', 'nb', 'ta', 'ln')
+  local step = has[5] and 'submit_batch' or has[1] and 'submit_sync' or 'submit'
   local since = math.max(tonumber(has[3] or 0), tonumber(has[4] or 0))
   local bytes = redis.call('HSTRLEN', p .. 'd:' .. id, 'input')
   redis.call('HSET', row, 'du', step)

@@ -30,7 +30,7 @@ from bridge.errors import (
 )
 from bridge.runpod import exchange
 from bridge.runpod.client import RunPodClient
-from bridge.runpod.meaning import OF_A_JOB, SUBMITS
+from bridge.runpod.meaning import NAMES_SOMETHING, SUBMITS
 from bridge.runpod.operations import Operation
 from tests.integration.runpod.test_client_faults import Reply, Wire, answer, base_of, serving
 from tests.support.helpers import free_port
@@ -57,6 +57,7 @@ CALLS: dict[Operation, Callable[[RunPodClient], object]] = {
     Operation.RETRY: lambda client: client.retry("ep", "j-1"),
     Operation.PURGE: lambda client: client.purge_queue("ep"),
     Operation.HEALTH: lambda client: client.health("ep"),
+    Operation.BATCH: lambda client: client.batch("ep", "/b-1/finalize", b"{}"),
 }
 SUCCESSES = (200, 201, 202, 203, 206, 299)
 CODES = (
@@ -70,7 +71,10 @@ TROUBLES = {401: Unauthorised, 402: OutOfCredit, 403: Forbidden}
 def expected(op: Operation, code: int, body: str) -> type[ApiError] | None:  # noqa: PLR0911  (a table)
     """The right meaning of each cell, written down a second time; None is an answer."""
     if code in SUCCESSES:
-        loose = op in {Operation.STREAM, Operation.PURGE, Operation.HEALTH} and body in {"json", "endpoint"}
+        loose = op in {Operation.STREAM, Operation.PURGE, Operation.HEALTH, Operation.BATCH} and body in {
+            "json",
+            "endpoint",
+        }
         if body == "answer" or loose:
             return None
         return Unanswered if body in {"cut", "too_large", "dripping"} else Unreadable
@@ -79,7 +83,7 @@ def expected(op: Operation, code: int, body: str) -> type[ApiError] | None:  # n
     if code in TROUBLES:
         return TROUBLES[code]
     if code == 404:
-        if body == "endpoint" or op not in OF_A_JOB:
+        if body == "endpoint" or op not in NAMES_SOMETHING:
             return EndpointUnknown
         return Unanswered if body == "html" else JobUnknown
     if code == 429:

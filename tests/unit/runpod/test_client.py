@@ -37,7 +37,10 @@ class Told(RunPodClient):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
         self.sent: list[tuple[str, bytes | None, dict[str, str], float]] = []
 
-    def _send(self, _op: object, url: str, body: bytes | None, headers: dict[str, str], read_s: float) -> Answer:
+    def _send(
+        self, _op: object, url: str, body: bytes | None, headers: dict[str, str], read_s: float, *, remove: bool = False
+    ) -> Answer:
+        assert not remove
         self.sent.append((url, body, headers, read_s))
         return Answer(self.code, self.headers, self.body)
 
