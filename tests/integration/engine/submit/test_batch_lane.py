@@ -252,5 +252,6 @@ def _leases_end(house: House, names: list[str]) -> None:
     for name in names:
         ledger.client.hset(ledger.names.row(name), mapping={"le": now - 1, "tm": now - 1})
         ledger.client.zadd(ledger.names.key("timer"), {name: now - 1})
-    for member in ledger.client.zrange(ledger.names.key("batches"), 0, -1):
+    members: Any = ledger.client.zrange(ledger.names.key("batches"), 0, -1)
+    for member in members:
         ledger.client.zadd(ledger.names.key("batches"), {member: now - 1})
