@@ -54,7 +54,7 @@ CLAIM = 20
 #: A draft is filled for so long at most, and its requests are leased for longer: whoever dies with it delays them.
 FILL_S, LEASE_MS = 240.0, 600_000
 #: Until a draft is tried again where RunPod takes none now (too many are active, or the API is not there).
-REST_S = 15.0
+REST_S = 5.0
 #: So often in a row the Batch API must be missing, while the endpoint's health answers.
 MISSING_MAX = 2
 #: A record of the lane is looked at again after so long; its batch is watched apart.

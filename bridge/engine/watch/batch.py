@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.job.observation import Observation
+    from bridge.job.record import Record
     from bridge.ledger import Ledger
     from bridge.ledger.batches import Batch
     from bridge.runpod.answers import JobState
@@ -191,6 +192,7 @@ class BatchWatch:
         counts = (state.in_progress, state.completed, state.failed)
         changed = sum(abs(a - b) for a, b in zip(counts, seen.listed or (0, 0, 0), strict=True))
         due = now - seen.listed_at >= LIST_S or changed >= max(1, CHANGED_SHARE * state.total)
+        due = due or any(_runs_out(held.record, self.ledger.now()) for held in live.values())
         if state.over or due or not seen.listed:
             found = self._list(batch, live, state)
             seen.listed_at, seen.listed = now, counts
@@ -226,7 +228,8 @@ class BatchWatch:
         return found
 
     def _heard(self, held: Held, job: JobState) -> None:
-        if is_end(job.status) or job.status != held.record.status or held.record.phase is not Phase.TRACKED:
+        record = held.record
+        if is_end(job.status) or job.status != record.status or _runs_out(record, self.ledger.now()):
             self.observed(held, observation_of(job, held.record.attempt), NET_MS)
 
     def _call(self, batch: Batch, call: Callable[[], T]) -> T:
@@ -244,6 +247,12 @@ class BatchWatch:
 
     def _client(self, batch: Batch) -> RunPodClient:
         return self.client_of(batch.endpoint)
+
+
+def _runs_out(record: Record, now: int) -> bool:
+    """Whether a clock of the request has run out, and waits for a look that is younger."""
+    clocks = [record.deadline, *([record.queue_deadline] if record.status != Status.IN_PROGRESS else [])]
+    return not record.wish and any(record.observed_at < clock <= now for clock in clocks)
 
 
 def _as_it_ends(job: JobState, batch: Batch, state: api.BatchState) -> JobState:
