@@ -88,7 +88,7 @@ class CarryOut:
         claimed = self.ledger.claim(step, {endpoint: permits.count}, lease_ms=self.lease_ms, long=COMMON)
         permits.give_back(permits.count - len(claimed.records))
         for held in claimed.records:
-            if held.record.batch_id:
+            if held.record.batch_id and step is Step.CANCEL:
                 permits.give_back(1)
                 callers.start(self._cancel_in_batch, held, owner=endpoint)
                 continue

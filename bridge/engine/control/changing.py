@@ -31,6 +31,7 @@ BATCH = 200
 _OUTCOMES = {"cancelled": Outcome.CANCELLED, "already_ended": Outcome.ALREADY_ENDED, "unknown": Outcome.UNKNOWN}
 _WHY_NOT = {
     "try_again": "its end is still being told; try again",
+    "in_a_batch": "RunPod's Batch API has no retry; send it again, under another id",
     "expired": "RunPod has forgotten its job (it keeps an ended job 30 minutes, one of sync=True 1 minute)",
 }
 
@@ -187,6 +188,9 @@ class Changing(Asking):
             return self.stream(id=one_of(id, replacing))
         if held is None:
             raise rejected("id", f"id: the bridge knows no request {id}", id=id, unknown=True)
+        if held.record.lane:
+            fault = f"id: {id} cannot be streamed: RunPod's Batch API has no streams"
+            raise rejected("id", fault, id=id)
         change = self.ledger.change(held, self.ledger.table.stream_on)
         self.noticed(change)
         return {"id": id, "status": change.record.status, "outcome": change.verdict}

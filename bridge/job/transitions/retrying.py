@@ -80,6 +80,8 @@ class Retrying(Base):
             return same(held, "not_ended")
         if record.status not in {Status.FAILED, Status.TIMED_OUT} or not record.job_id:
             return same(held, "not_retryable")
+        if record.batch_id:
+            return same(held, "in_a_batch")
         if record.ended_at and now - record.ended_at > (SYNC_RETENTION_MS if record.sync_wait_ms else RUN_RETENTION_MS):
             return same(held, "expired")
         draft = self._draft(held, now).set(

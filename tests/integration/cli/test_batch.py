@@ -154,3 +154,17 @@ def test_a_file_that_is_no_result_file_is_left_alone(house: House, tmp_path: Pat
     done = run(house, lines, out)
     assert done.returncode == ExitCode.USAGE
     assert out.read_text() == "dear diary\nsecond line\n"
+
+
+def test_a_file_goes_by_runpods_batch_api_when_it_is_asked_to(house: House, tmp_path: Path) -> None:
+    """`--batch`: one result a line as ever, and nothing of it by /run."""
+    lines, out = tmp_path / "lane.jsonl", tmp_path / "results.jsonl"
+    lines.write_text("".join(json.dumps({"lane": n}) + "\n" for n in range(12)))
+    submits = house.submits()
+    done = run(house, lines, out, "--batch", "--json")
+    assert done.returncode == ExitCode.OK, done.stderr[-500:]
+    assert sorted(one["output"]["lane"] for one in told(out)) == list(range(12))
+    assert house.submits() == submits
+    totals = [batch["requestTotal"] for batch in house.emulator.batches("demo")]
+    assert sum(totals) == 12
+    assert max(totals) > 1
