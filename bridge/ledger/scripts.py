@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
+from bridge import redis_calls
 from bridge.errors import LedgerUnavailable
 from bridge.outage import mapped
 
@@ -48,9 +49,9 @@ def run(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]
     verb = script(name)
     with mapped():
         try:
-            return client.execute_command("EVALSHA", verb.sha, len(keys), *keys, *args)
+            return redis_calls.call(client, ("EVALSHA", verb.sha, len(keys), *keys, *args))
         except NoScriptError:
-            return client.execute_command("EVAL", verb.source, len(keys), *keys, *args)
+            return redis_calls.call(client, ("EVAL", verb.source, len(keys), *keys, *args))
 
 
 def run_many(
@@ -78,14 +79,11 @@ def _pipelined(
     client: redis.Redis, verb: Script, keys: Sequence[str], many: Sequence[Sequence[Any]], disk: Disk | None
 ) -> list[Any]:
     wait = disk.command() if disk is not None else None
-    with client.pipeline(transaction=False) as pipe:
-        for args in many:
-            pipe.execute_command("EVALSHA", verb.sha, len(keys), *keys, *args)
-        if disk is None or wait is None:
-            return pipe.execute()
-        pipe.execute_command("SET", disk.mark, 1)
-        pipe.execute_command(*wait)
-        *answers, _, waited = pipe.execute()
+    head = "EVALSHA", verb.sha, len(keys), *keys
+    commands: list[Sequence[Any]] = [(*head, *args) for args in many]
+    if disk is None or wait is None:
+        return redis_calls.call_many(client, commands)
+    *answers, _, waited = redis_calls.call_many(client, [*commands, ("SET", disk.mark, 1), wait])
     if not disk.safe(waited):
         fault = f"the ledger's server did not say within {wait[-1]} ms that {verb.name} is on its disk ({wait[0]})"
         raise LedgerUnavailable(fault)

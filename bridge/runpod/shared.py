@@ -11,6 +11,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
+from bridge import redis_calls
 from bridge.outage import mapped
 
 WHAT = "the shared budget's Redis"
@@ -29,9 +30,9 @@ def run(client: redis.Redis, name: str, prefix: str, args: Sequence[Any], now: i
     keys = 2, prefix, "" if now is None else now
     with mapped(WHAT):
         try:
-            return client.execute_command("EVALSHA", sha, *keys, *args)
+            return redis_calls.call(client, ("EVALSHA", sha, *keys, *args))
         except NoScriptError:
-            return client.execute_command("EVAL", source, *keys, *args)
+            return redis_calls.call(client, ("EVAL", source, *keys, *args))
 
 
 def read(client: redis.Redis, key: str) -> dict[str, str]:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,26 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def switches(pid: int) -> int:
+    """How often the threads that a process has now were switched away from, by themselves or not."""
+    found = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it has just ended
+            found += sum(int(n) for n in re.findall(r"ctxt_switches:\s+(\d+)", (task / "status").read_text()))
+    return found
+
+
 def peak_mib(pid: int) -> float:
     """The most memory a process has had."""
     text = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(text.split()[1]) / 1024
+
+
+def steady(seen: Sequence[tuple[float, int]], jobs: int) -> float:
+    """Jobs a second in the middle half of a run: between a quarter and three quarters of all results."""
+    inside = [(at, done) for at, done in seen if jobs / 4 <= done <= jobs * 3 / 4]
+    (first, few), (last, many) = (inside[0], inside[-1]) if len(inside) > 1 else (seen[0], seen[-1])
+    return (many - few) / max(0.001, last - first)
 
 
 class Loop:
@@ -123,6 +140,10 @@ class Bench:
         info = self.client.info("cpu")
         return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
+    def redis_commands(self) -> int:
+        """Commands that Redis has run, those of scripts with them."""
+        return sum(int(told["calls"]) for told in self.client.info("commandstats").values())
+
     def measure(
         self, process: Process, send: Any, jobs: int, limit_s: float = 300, *, backlog: bool = False
     ) -> dict[str, Any]:
@@ -130,13 +151,14 @@ class Bench:
         if backlog:
             os.kill(process.pid, signal.SIGSTOP)
         before, redis_before, started = cpu_s(process.pid), self.redis_cpu_s(), time.monotonic()
+        commands_before, switches_before = self.redis_commands(), switches(process.pid)
         ids = [send(n) for n in range(jobs)]
         sent = time.monotonic() - started
         if backlog:
-            redis_before, started = self.redis_cpu_s(), time.monotonic()
+            redis_before, commands_before, started = self.redis_cpu_s(), self.redis_commands(), time.monotonic()
             os.kill(process.pid, signal.SIGCONT)
         loop = Loop()
-        left = set(ids)
+        left, seen = set(ids), []
 
         def ended() -> bool:
             waiting = list(left)
@@ -145,6 +167,7 @@ class Bench:
             ):
                 if value and '"SUCCESS"' in value:
                     left.discard(request_id)
+            seen.append((time.monotonic(), jobs - len(left)))
             return not left
 
         eventually(ended, timeout=limit_s, every=0.5)
@@ -155,10 +178,13 @@ class Bench:
             "seconds": round(seconds, 2),
             "sending_s": round(sent, 2),
             "jobs_per_s": round(jobs / seconds, 1),
+            "steady_jobs_per_s": round(steady(seen, jobs), 1),
             "cpu_ms_per_job": round(cpu_ms, 2),
             "loop_ms": round(loop_ms, 2),
             "cpu_over_loop": round(cpu_ms / loop_ms, 3),
             "redis_cpu_ms_per_job": round((self.redis_cpu_s() - redis_before) * 1000 / jobs, 2),
+            "redis_commands_per_job": round((self.redis_commands() - commands_before) / jobs, 1),
+            "switches_per_job": round((switches(process.pid) - switches_before) / jobs, 1),
             "peak_mib": round(peak_mib(process.pid), 1),
         }
 

@@ -160,17 +160,22 @@ def install(points: Points) -> None:
     from redis import Redis  # noqa: PLC0415
     from redis.client import Pipeline  # noqa: PLC0415
 
+    from bridge import redis_calls  # noqa: PLC0415
     from bridge.engine.callers import Callers  # noqa: PLC0415
     from bridge.runpod.client import RunPodClient  # noqa: PLC0415
 
     def wrap(owner: Any, name: str, described: Callable[..., tuple[str, str]]) -> None:
         original = getattr(owner, name)
 
-        def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def called(self: Any, *args: Any, **kwargs: Any) -> Any:  # a function of a module has no self, but a first one
             label, said = described(self, *args, **kwargs)
             return points.around(label, said, lambda: original(self, *args, **kwargs))
 
         setattr(owner, name, called)
+
+    def scripts(_client: Any, many: Any) -> tuple[str, str]:
+        more = f"+{len(many) - 1}" if len(many) > 1 else ""
+        return _label(tuple(many[0])) + more, repr(many)
 
     def commands(pipe: Any, *_: Any, **__: Any) -> tuple[str, str]:
         stack = [command[0] for command in pipe.command_stack]
@@ -178,6 +183,7 @@ def install(points: Points) -> None:
 
     wrap(Redis, "execute_command", lambda _self, *args, **_: (_label(args), repr(args)))
     wrap(Pipeline, "execute", commands)
+    wrap(redis_calls, "call_many", scripts)
     for name in ("basic_publish_confirm", "_basic_publish"):
         wrap(
             Channel,

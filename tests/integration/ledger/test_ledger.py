@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bridge import redis_calls
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
 from bridge.job.observation import Observation
@@ -323,11 +324,11 @@ def test_an_answer_that_was_long_on_its_way_moves_no_clock(ledger: Ledger, monke
     """I17: a process that is stopped for half a minute while its beat is answered takes nothing for a step."""
     stood = 0.0
     steady = ledger.clock._steady
-    call: Any = ledger.client.execute_command
+    call = redis_calls.call_many
 
-    def stopped_meanwhile(*args: Any) -> Any:
+    def stopped_meanwhile(client: Any, commands: Any) -> Any:
         nonlocal stood
-        answer = call(*args)
+        answer = call(client, commands)
         stood += 30.0
         return answer
 
@@ -335,8 +336,9 @@ def test_an_answer_that_was_long_on_its_way_moves_no_clock(ledger: Ledger, monke
     ledger.engines.beat("e1")
     before = ledger.client.hget("bridge:_:meta", "clock_offset")
     with monkeypatch.context() as patch:
-        patch.setattr(ledger.client, "execute_command", stopped_meanwhile)
+        patch.setattr(redis_calls, "call_many", stopped_meanwhile)
         ledger.engines.beat("e1")
+    assert stood == 30.0
     assert ledger.client.hget("bridge:_:meta", "clock_offset") == before
 
 

@@ -7,8 +7,9 @@ import multiprocessing
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from bridge import redis_calls
 from bridge.errors import LedgerUnavailable
 from bridge.runpod.budget import Budget, Grant
 from bridge.runpod.operations import LIMITS, Limit, Operation
@@ -116,19 +118,21 @@ def test_the_same_token_is_granted_the_same_again(client: redis.Redis) -> None:
     assert [take(budget, 4, token="a"), take(budget, 4, token="a"), take(budget, 10)] == [4, 4, 6]
 
 
-def test_ends_that_are_told_twice_count_once(client: redis.Redis) -> None:
+def test_ends_that_are_told_twice_count_once(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """I15: redis-py repeats a script whose reply was lost; calls still under way must not count as ended by that."""
     budget = budget_of(client, calls=1000, concurrent=10)
     assert take(budget, 10, token="a") == 10
     budget.release(EP, RUN, "a", used=3, unused=0)
-    execute = client.execute_command
+    call, calls = redis_calls.call_many, 0
 
-    def twice(*args: object, **options: object) -> object:
-        execute(*args, **options)  # type: ignore[no-untyped-call]
-        return execute(*args, **options)  # type: ignore[no-untyped-call]
+    def twice(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        nonlocal calls
+        calls += 2
+        call(client, commands)
+        return call(client, commands)
 
-    client.execute_command = twice  # type: ignore[method-assign]
-    assert take(budget, 10) == 3
+    monkeypatch.setattr(redis_calls, "call_many", twice)
+    assert (take(budget, 10), calls) == (3, 2)
     assert budget.state(EP)["run"]["under_way"] == 10
 
 
