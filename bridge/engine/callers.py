@@ -1,5 +1,6 @@
 """Threads that call RunPod; work is claimed only when one of them is free to do it.
 
+A call whose answer is waited for elsewhere holds no thread, and counts as if it did: so many are under way at most.
 An owner (an endpoint) may hold no more than a multiple of what is free beside it: so one that hangs never has them all,
 and another finds a thread at once (HARDENING 13).
 """
@@ -9,9 +10,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.runpod.client import Told
 
 #: How many threads an owner may hold for each one that stays free: alone it has 14 of 16, two have 7 each.
 SHARE = 7
@@ -55,33 +59,67 @@ class Callers:
 
     def start(self, call: Callable[..., None], *args: Any, owner: str = "") -> None:
         """Run the call in a free thread, for this owner; where none is free, in the next that is."""
+        self._take(owner)
+        self._hand((call, args, owner))
+
+    def begin(
+        self, leave: Callable[[Callable[[Told], None]], bool], call: Callable[..., None], *args: Any, owner: str = ""
+    ) -> bool:
+        """Have a request leave now; `call(*args, told)` runs when it is answered. False: it did not leave.
+
+        A good answer is worked on by the thread that waits for all of them; what a fault leads to may take its time
+        (another question to RunPod), so it is worked on by one of these threads.
+        """
+        self._take(owner)
+
+        def answered(told: Told) -> None:
+            if told.fault is not None:
+                self._hand((call, (*args, told), owner))
+            else:
+                self._do(call, (*args, told), owner)
+
+        if leave(answered):
+            return True
+        with self._lock:
+            self._free_one(owner)
+        return False
+
+    def _take(self, owner: str) -> None:
         with self._lock:
             self._free -= 1
             self._held[owner] = self._held.get(owner, 0) + 1
+
+    def _hand(self, item: tuple[Callable[..., None], tuple[Any, ...], str]) -> None:
+        with self._lock:
             if self._started < min(self._threads, self._threads - self._free):
                 self._started += 1
                 name = f"bridge-{self._name}-{self._started}"
                 threading.Thread(target=self._run, name=name, daemon=True).start()
-        self._queue.put((call, args, owner))
+        self._queue.put(item)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            call, args, owner = item
-            try:
-                call(*args)
-            except Exception as error:  # noqa: BLE001  (the record's lease ends and it is due again)
-                tell("call.failed", call=getattr(call, "__name__", "call"), error=f"{type(error).__name__}: {error}")
-            with self._lock:
-                self._free += 1
-                left = self._held[owner] - 1
-                if left:
-                    self._held[owner] = left
-                else:
-                    del self._held[owner]
-                # Whoever wanted more may have found none free for it, long before all were taken.
-                was_full = self._free <= max(1, self._threads // (1 + SHARE) + 1)
-            if was_full and self.on_free is not None:
-                self.on_free()
+            self._do(*item)
+
+    def _do(self, call: Callable[..., None], args: tuple[Any, ...], owner: str) -> None:
+        try:
+            call(*args)
+        except Exception as error:  # noqa: BLE001  (the record's lease ends and it is due again)
+            tell("call.failed", call=getattr(call, "__name__", "call"), error=f"{type(error).__name__}: {error}")
+        with self._lock:
+            self._free_one(owner)
+            # Whoever wanted more may have found none free for it, long before all were taken.
+            was_full = self._free <= max(1, self._threads // (1 + SHARE) + 1)
+        if was_full and self.on_free is not None:
+            self.on_free()
+
+    def _free_one(self, owner: str) -> None:
+        self._free += 1
+        left = self._held[owner] - 1
+        if left:
+            self._held[owner] = left
+        else:
+            del self._held[owner]
 
     def close(self) -> None:
         """Start nothing more; calls under way go on."""

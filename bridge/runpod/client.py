@@ -14,7 +14,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -45,8 +47,11 @@ from bridge.runpod.exchange import Answer, speaking
 from bridge.runpod.meaning import JOB_ID, SUBMITS, Body, Meaning, body_of, foreign, meaning_of, sentence_of, words_of
 from bridge.runpod.operations import Operation
 from bridge.runpod.route import check_authorities, plain_about_addresses
+from bridge.runpod.waiting import POSSIBLE, Waiting
 from bridge.telemetry import blotted, tell
 
+#: Bytes of a body that a socket takes at once, so that whoever sends it does not wait.
+BODY_AT_ONCE = 16 * 1024
 ENDPOINT_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 #: Bytes of one answer at most: RunPod's own limit for a result is 20 MB (docs: handler functions); pages may hold more.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -60,6 +65,24 @@ HOLD_MARGIN_S = 10.0
 LONGEST_PAUSE_S, LONGEST_PAUSE_OF_READS_S = 60.0, 10.0
 #: Workers or jobs of an endpoint that are believed at most: limits are made of them, in numbers that Lua spells whole.
 COUNT_MAX = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came of a call: `answer()` gives it or raises it, as the call itself would have."""
+
+    state: JobState | None
+    fault: Exception | None = None
+
+    def answer(self) -> JobState:
+        """Raises ApiError."""
+        if self.fault is not None:
+            raise self.fault
+        assert self.state is not None  # noqa: S101  (the one or the other)
+        return self.state
+
+
+Then = Callable[[Told], None]
 
 
 class RunPodClient:
@@ -86,6 +109,7 @@ class RunPodClient:
         self._host = self._path = ""  # the base URL's, encoded as they are sent
         self._session = requests.Session()
         self._pools: dict[str, Any] = {}
+        self._waiting: Any = None
 
     # Operations
 
@@ -101,10 +125,15 @@ class RunPodClient:
 
     def status(self, endpoint_id: str, job_id: str) -> JobState:
         """GET /status/{id}. Reading consumes nothing."""
-        told = self._call(Operation.STATUS, endpoint_id, job_id)
-        if (told.get("id") or job_id) != job_id:
-            raise Unreadable(f"RunPod's answer is about another job: {told['id'][:80]}", 200)
-        return self._job({**told, "id": job_id})
+        return self._job_of(job_id, self._call(Operation.STATUS, endpoint_id, job_id))
+
+    def begin_run(self, endpoint_id: str, body: bytes, then: Then) -> bool:
+        """POST /run, whose answer no thread is held for: see `_begin`."""
+        return self._begin(Operation.RUN, endpoint_id, None, body, self._job, then)
+
+    def begin_status(self, endpoint_id: str, job_id: str, then: Then) -> bool:
+        """GET /status/{id}, whose answer no thread is held for: see `_begin`."""
+        return self._begin(Operation.STATUS, endpoint_id, job_id, None, partial(self._job_of, job_id), then)
 
     def status_sync(self, endpoint_id: str, job_id: str, wait_ms: int) -> JobState:
         """GET /status-sync/{id}?wait=ms: returns early when the job ends. Shares /status' limits."""
@@ -156,6 +185,8 @@ class RunPodClient:
             if pid == os.getpid():
                 for pool in pools.values():
                     pool.close()
+                if self._waiting is not None:
+                    self._waiting.close()
                 self._session.close()
 
     # One call
@@ -195,6 +226,72 @@ class RunPodClient:
             raise
         finally:
             tell("runpod.call", endpoint=endpoint_id, op=op.value, code=code, seconds=time.monotonic() - started)
+
+    def _begin(
+        self,
+        op: Operation,
+        endpoint_id: str,
+        job_id: str | None,
+        body: bytes | None,
+        read: Callable[[dict[str, Any]], JobState],
+        then: Then,
+    ) -> bool:
+        """Let a call leave over a connection that is open; `then` is told its answer once, by one thread for all calls.
+
+        False, and nothing has left: there is no such connection, a proxy, much to send, or no usable key. A call that
+        has a thread of its own (`run`, `status`) finds out which.
+        """
+        path = f"/{endpoint_id}/{op.value}{'/' + job_id if job_id else ''}"
+        try:
+            _check("endpoint id", ENDPOINT_ID, endpoint_id)
+            if job_id is not None:
+                _check("job id", JOB_ID, job_id)
+            headers = self._headers(body)
+            pool = self._pool_for(fresh=op in SUBMITS)
+            connection = _open_one(pool, body)
+        except Exception:  # noqa: BLE001  (whatever it is, nothing has left)
+            return False
+        if connection is None:
+            return False
+        started = time.monotonic()
+
+        def answered(came: Answer | Exception) -> None:
+            pool._put_conn(connection)  # noqa: SLF001
+            told, code = self._told(op, came, headers, read, path)
+            tell("runpod.call", endpoint=endpoint_id, op=op.value, code=code, seconds=time.monotonic() - started)
+            then(told)
+
+        departure.begin()
+        try:
+            connection.timeout = self._read_s
+            method = "GET" if body is None else "POST"
+            connection.request(method, self._path + path, body, {"Host": self._host, **headers})
+            self._waiting.add(connection, answered)
+        except Exception as error:  # noqa: BLE001  (told as what it is)
+            connection.close()
+            if not departure.left():
+                pool._put_conn(connection)  # noqa: SLF001
+                return False
+            answered(error)
+        return True
+
+    def _told(
+        self,
+        op: Operation,
+        came: Answer | Exception,
+        headers: dict[str, str],
+        read: Callable[[dict[str, Any]], JobState],
+        path: str,
+    ) -> tuple[Told, int | str]:
+        """What came over a connection as `_call` would have told it, and what it counts as."""
+        if isinstance(came, Exception):
+            return Told(None, departure.lost(came, self.base_url + path)), "unanswered"
+        try:
+            return Told(read(self._understood(op, came, headers))), came.status
+        except ApiError as error:
+            return Told(None, error), error.code or type(error).__name__.lower()
+        except Exception as error:  # noqa: BLE001  (raised where it is asked for)
+            return Told(None, error), came.status
 
     @staticmethod
     def _understood(op: Operation, answer: Answer, headers: dict[str, str]) -> dict[str, Any]:
@@ -307,8 +404,16 @@ class RunPodClient:
                 pool.ConnectionCls = speaking(departure.noting(pool.ConnectionCls), self._max_bytes)
                 pools[name] = pool
         _keep_fresh(pools["fresh"])
+        self._waiting = Waiting() if POSSIBLE else None
         self._session, self._pools, self._pid = session, pools, os.getpid()
         return pools
+
+    @classmethod
+    def _job_of(cls, job_id: str, told: dict[str, Any]) -> JobState:
+        """What was told of this job, and no other."""
+        if (told.get("id") or job_id) != job_id:
+            raise Unreadable(f"RunPod's answer is about another job: {told['id'][:80]}", 200)
+        return cls._job({**told, "id": job_id})
 
     @staticmethod
     def _job(told: dict[str, Any]) -> JobState:
@@ -334,6 +439,17 @@ _MEMBERS: Mapping[str, Callable[[object], Any]] = {
     "workerId": word,
     "retries": whole,
 }
+
+
+def _open_one(pool: Any, body: bytes | None) -> Any:
+    """A connection of the pool that is open, where a call may go over it without a thread of its own."""
+    if not POSSIBLE or pool.proxy is not None or (body is not None and len(body) > BODY_AT_ONCE):
+        return None
+    connection = pool._get_conn()  # noqa: SLF001  (urllib3's own seam for pools)
+    if connection.sock is None:
+        pool._put_conn(connection)  # noqa: SLF001
+        return None
+    return connection
 
 
 def _keep_fresh(pool: Any) -> None:

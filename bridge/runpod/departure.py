@@ -24,6 +24,11 @@ def begin() -> None:
     _this_thread.left = False
 
 
+def left() -> bool:
+    """Whether something of this thread's call has left."""
+    return getattr(_this_thread, "left", True)
+
+
 def noting(base: Any) -> Any:
     """The pool's connection class, which notes that a request leaves, and says of a fault before it that none has.
 
@@ -56,8 +61,8 @@ def noting(base: Any) -> Any:
 
 def fault_of(error: Exception, where: str) -> ApiError:
     """What an exception of the HTTP library means for the call to `where` that raised it."""
-    if getattr(_this_thread, "left", True):
-        return Unanswered(f"{where}: no answer: {_words(error)}")
+    if left():
+        return lost(error, where)
     causes = list(_causes(error))
     proxy = next((cause for cause in causes if isinstance(cause, urllib3.exceptions.ProxyError)), None)
     if proxy is not None:
@@ -67,6 +72,11 @@ def fault_of(error: Exception, where: str) -> ApiError:
     if any(isinstance(cause, ssl.SSLError | urllib3.exceptions.SSLError) for cause in causes):
         return Unreachable(f"cannot connect to {where}: TLS: {said}", reason="tls")
     return Unreachable(f"cannot connect to {where}: {said}")
+
+
+def lost(error: Exception, where: str) -> Unanswered:
+    """What it means that a call to `where` which has left is not answered."""
+    return Unanswered(f"{where}: no answer: {_words(error)}")
 
 
 def _words(error: BaseException) -> str:

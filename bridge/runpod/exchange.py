@@ -47,6 +47,8 @@ def speaking(base: Any, max_bytes: int) -> Any:
     class SpeakingConnection(base):  # type: ignore[misc]
         def request(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], **_: Any) -> None:
             """Send it in one piece. `headers` hold Host and nothing that breaks a line (`client.py` sees to both)."""
+            if self.sock is not None and self.sock.gettimeout() != self.timeout:
+                self.sock.settimeout(self.timeout)
             lines = [f"{method} {url} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
             if body is not None:
                 lines.append(f"Content-Length: {len(body)}")
@@ -61,15 +63,25 @@ def speaking(base: Any, max_bytes: int) -> Any:
             """The answer, whole or with its flaw. Whatever this raises, the answer's head did not come."""
             if self.sock.gettimeout() != self.timeout:
                 self.sock.settimeout(self.timeout)
-            answer, keeps = _read(self.sock, self.timeout, max_bytes)
-            if not (keeps and self._sent_whole):
+            reading = self.reading()
+            reading.all_of(self.sock)
+            return self.answered(reading)
+
+        def reading(self) -> Reading:
+            """What is to become of the answer: the head has `timeout` seconds from now, and then the body again."""
+            return Reading(max_bytes, self.timeout)
+
+        def answered(self, reading: Reading) -> Answer:
+            """The answer as it was read. The connection is closed where it cannot be used again."""
+            answer = reading.answer()
+            if not (reading.keeps and answer.flaw is None and self._sent_whole):
                 self.close()
             return answer
 
     return SpeakingConnection
 
 
-class _Reading:
+class Reading:
     """What llhttp has read so far of an answer; it calls the `on_` methods."""
 
     def __init__(self, max_bytes: int, timeout_s: float) -> None:
@@ -81,17 +93,20 @@ class _Reading:
         self.headed = self.whole = self.keeps = False
         self.flaw: tuple[Body, str] | None = None
         self._most, self._timeout_s = max_bytes, timeout_s
-        self._deadline = time.monotonic() + timeout_s
+        self.deadline = time.monotonic() + timeout_s
 
     def on_message_begin(self) -> None:
+        """llhttp: an answer begins."""
         if self.whole:  # bytes that nobody asked for: the connection cannot be trusted any more
             self.keeps = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """llhttp: one line of a head."""
         if not self.headed:
             self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
+        """llhttp: a head is whole."""
         if self.headed:
             return
         status = self.parser.get_status_code()
@@ -99,16 +114,18 @@ class _Reading:
             self.headers = {}
             return
         self.status, self.headed = status, True
-        self._deadline = time.monotonic() + self._timeout_s
+        self.deadline = time.monotonic() + self._timeout_s
         if status >= HTTPStatus.MULTIPLE_CHOICES:
             self._most = min(self._most, ERROR_BYTES)
 
     def on_body(self, piece: bytes) -> None:
+        """llhttp: a piece of a body."""
         if not self.whole:
             self.pieces.append(piece)
             self.size += len(piece)
 
     def on_message_complete(self) -> None:
+        """llhttp: an answer is whole."""
         if self.headed and not self.whole:
             self.whole, self.keeps = True, self.parser.should_keep_alive()
 
@@ -125,13 +142,32 @@ class _Reading:
             if not self.headed or "content-length" in self.headers or "transfer-encoding" in self.headers:
                 raise ConnectionError("the connection was closed")
             self.whole = True  # its end is the connection's
-        late = not self.whole and time.monotonic() > self._deadline
+        late = not self.whole and time.monotonic() > self.deadline
         if not self.headed and (late or self.received > HEAD_BYTES):
             raise ConnectionError(f"no whole head after {self.received} bytes")
         if self.size > self._most or self.received > self._most + HEAD_BYTES:
             self.flaw = Body.TOO_LARGE, f"is over {self._most} bytes"
         elif late:
             self.flaw = Body.CUT, f"is not whole after {self.size} bytes"
+
+    def all_of(self, sock: Any) -> None:
+        """Read until nothing more is to be read. Raises what it is where the answer's head does not come."""
+        while not self.over:
+            try:
+                self.take(sock.recv(PIECE))
+            except Exception as error:  # noqa: BLE001  (raised again where no head has come)
+                self.broken(error)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be read."""
+        return self.whole or self.flaw is not None
+
+    def broken(self, error: Exception) -> None:
+        """Nothing more will come. Raises the error where the answer's head has not."""
+        if not self.headed:
+            raise error
+        self.flaw = Body.CUT, f"is cut after {self.size} bytes: {type(error).__name__}"
 
     def answer(self) -> Answer:
         """What it came to."""
@@ -140,20 +176,6 @@ class _Reading:
         if "content-encoding" in self.headers:
             body, self.flaw = (b"", self.flaw) if self.flaw else _unpacked(body, self.headers, self._most)
         return Answer(self.status, self.headers, body, self.flaw)
-
-
-def _read(sock: Any, timeout_s: float, max_bytes: int) -> tuple[Answer, bool]:
-    """The answer, and whether the connection can be used again. The head has so long, and then the body again."""
-    reading = _Reading(max_bytes, timeout_s)
-    try:
-        while not (reading.whole or reading.flaw):
-            reading.take(sock.recv(PIECE))
-    except Exception as error:
-        if not reading.headed:
-            raise
-        reading.flaw = Body.CUT, f"is cut after {reading.size} bytes: {type(error).__name__}"
-    answer = reading.answer()
-    return answer, reading.keeps and answer.flaw is None
 
 
 def _unpacked(packed: bytes, headers: Mapping[str, str], most: int) -> tuple[bytes, tuple[Body, str] | None]:

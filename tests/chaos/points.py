@@ -57,9 +57,20 @@ class Points:
 
     def around(self, label: str, said: str, call: Callable[[], Any]) -> Any:
         """Make the call, unless this is where the process dies."""
-        here = self._here
-        if getattr(here, "inside", False):  # one call is one point, however many layers it passes
+        if getattr(self._here, "inside", False):  # one call is one point, however many layers it passes
             return call()
+        over = self.leaving(label, said)
+        self._here.inside = True
+        try:
+            answer = call()
+        finally:
+            self._here.inside = False
+        over()
+        return answer
+
+    def leaving(self, label: str, said: str) -> Callable[[], None]:
+        """A call leaves, unless this is where the process dies; call what comes back when it is answered."""
+        here = self._here
         found = {match.group(0): match for match in ID.finditer(said)}
         if found:
             here.last = dict(list(found.items())[:1])
@@ -71,13 +82,7 @@ class Points:
         numbers = [self._count(match) for match in found.values()] or [self._count_unnamed()]
         matches: list[re.Match[str] | None] = [*found.values()] or [None]
         self._look(label, matches, numbers, "b")
-        here.inside = True
-        try:
-            answer = call()
-        finally:
-            here.inside = False
-        self._look(label, matches, numbers, "a")
-        return answer
+        return lambda: self._look(label, matches, numbers, "a")
 
     def about(self, said: str) -> Callable[[], None]:
         """What this thread does from now on is about a request; call the answer when it no longer is."""
@@ -161,7 +166,6 @@ def install(points: Points) -> None:
     from redis.client import Pipeline  # noqa: PLC0415
 
     from bridge import redis_calls  # noqa: PLC0415
-    from bridge.engine.callers import Callers  # noqa: PLC0415
     from bridge.runpod.client import RunPodClient  # noqa: PLC0415
 
     def wrap(owner: Any, name: str, described: Callable[..., tuple[str, str]]) -> None:
@@ -194,8 +198,34 @@ def install(points: Points) -> None:
             ),
         )
     wrap(RunPodClient, "_call", lambda _self, op, *args, **_: (f"http {op}", repr(args)))
+    _install_calls(points)
+    acknowledge: Any = Request.acknowledge
 
-    start = Callers.start
+    def acked(self: Any) -> Any:
+        over = points.about(str(self.id))
+        try:
+            return points.around("ack", str(self.id), lambda: acknowledge(self))
+        finally:
+            over()
+
+    Request.acknowledge = acked
+
+
+def _install_calls(points: Points) -> None:
+    """Calls to RunPod whose answer no thread waits for, and what the threads that make the others are busy with."""
+    from bridge.engine.callers import Callers  # noqa: PLC0415
+    from bridge.runpod.client import RunPodClient  # noqa: PLC0415
+
+    start, begin, begin_call = Callers.start, Callers.begin, RunPodClient._begin
+
+    def begun(self: Any, op: Any, endpoint_id: Any, job_id: Any, body: Any, read: Any, then: Any) -> bool:
+        over = points.leaving(f"http {op}", repr((endpoint_id, job_id, body)))
+
+        def told(what: Any) -> None:
+            over()
+            then(what)
+
+        return begin_call(self, op, endpoint_id, job_id, body, read, told)
 
     def started(self: Any, call: Callable[..., None], *args: Any, owner: str = "") -> None:
         def about(*inner: Any) -> None:
@@ -207,14 +237,13 @@ def install(points: Points) -> None:
 
         start(self, about, *args, owner=owner)
 
-    Callers.start = started  # type: ignore[method-assign]
-    acknowledge: Any = Request.acknowledge
-
-    def acked(self: Any) -> Any:
-        over = points.about(str(self.id))
+    def left(self: Any, leave: Any, call: Callable[..., None], *args: Any, owner: str = "") -> bool:
+        over = points.about(args[0].record.id)
         try:
-            return points.around("ack", str(self.id), lambda: acknowledge(self))
+            return begin(self, leave, call, *args, owner=owner)
         finally:
             over()
 
-    Request.acknowledge = acked
+    RunPodClient._begin = begun  # type: ignore[method-assign]
+    Callers.start = started  # type: ignore[method-assign]
+    Callers.begin = left  # type: ignore[method-assign]

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from bridge.job.observation import Observation
     from bridge.ledger import Claimed, Ledger
     from bridge.runpod.answers import JobState
-    from bridge.runpod.client import RunPodClient
+    from bridge.runpod.client import RunPodClient, Told
 
 #: Seconds between looks when nothing is due; new work wakes the loop.
 IDLE_S = 1.0
@@ -189,7 +189,8 @@ class Submit:
             if change.verdict == "sending":
                 body = bodies[held.record.id]
                 assert isinstance(body, bytes)  # noqa: S101  (a refused body changes to `refused`)
-                callers.start(self._post, change.after, body, client, endpoint, permits, owner=endpoint.name)
+                if not self._begin(change.after, body, client, endpoint, permits):
+                    callers.start(self._post, change.after, body, client, endpoint, permits, owner=endpoint.name)
             else:
                 unused += 1
                 self.commits.notice(change)
@@ -239,27 +240,38 @@ class Submit:
         limit = RUNSYNC_BODY_MAX if record.sync_wait_ms else RUN_BODY_MAX  # the endpoint's policy may have grown
         return body if len(body) <= limit else too_large(len(body), limit)
 
+    def _begin(self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, permits: Permits) -> bool:
+        """Let the POST leave at once, over a connection that is open; False where a thread must see to it."""
+        if permits.op is Operation.RUNSYNC or permits.halted():
+            return False
+        leave = partial(client.begin_run, endpoint.id, body)
+        return self.callers.begin(leave, self._answered, held, endpoint, permits, owner=endpoint.name)
+
+    def _answered(self, held: Held, endpoint: Endpoint, permits: Permits, told: Told) -> None:
+        with permits.spend():
+            self._hear(held, endpoint, permits.op, told.answer)
+
     def _post(self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, permits: Permits) -> None:
         if permits.halted():  # RunPod has just said 429 to a call that left with this one
             permits.give_back(1)
             self.commits.put(held, self.ledger.table.deferred)
             return
+        if permits.op is Operation.RUNSYNC:
+            call = partial(client.runsync, endpoint.id, body, held.record.sync_wait_ms)
+        else:
+            call = partial(client.run, endpoint.id, body)
         with permits.spend():
-            self._call(held, body, client, endpoint, permits.op)
+            self._hear(held, endpoint, permits.op, call)
 
-    def _call(self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, op: Operation) -> None:
-        """The one place where a POST /run leaves."""
-        record = held.record
+    def _hear(self, held: Held, endpoint: Endpoint, op: Operation, call: Callable[[], JobState]) -> None:
+        """What comes of the POST: `call` makes it, or tells the answer of one that has left."""
         try:
-            if op is Operation.RUNSYNC:
-                answer = client.runsync(endpoint.id, body, record.sync_wait_ms)
-            else:
-                answer = client.run(endpoint.id, body)
+            answer = call()
         except ApiError as error:
             self._not_taken(held, endpoint, op, error)
         else:
             self.vitals.ok(endpoint.name, submitted=True)
-            heard = observation_of(answer, record.attempt) if is_end(answer.status) else None
+            heard = observation_of(answer, held.record.attempt) if is_end(answer.status) else None
 
             def ended(change: Change) -> None:  # /runsync brought the end too: written behind the job id
                 if heard is not None:

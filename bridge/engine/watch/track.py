@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from bridge.engine.watch.unread import Unread
     from bridge.job.document import Held
     from bridge.ledger import Ledger
-    from bridge.runpod.client import RunPodClient
+    from bridge.runpod.answers import JobState
+    from bridge.runpod.client import RunPodClient, Told
 
 IDLE_S = 1.0
 #: A running job whose stream is read tells its end there; its status is read at least so many ms apart.
@@ -100,7 +101,7 @@ class Track:
                     if held.record.batch_id:
                         permits.give_back(1)
                         self._batch_watched(held)
-                    else:
+                    elif not self._begin(held, permits):
                         self.callers.start(self._read, held, permits, owner=endpoint)
         permits.give_back(left)
         if permits.count == 0:
@@ -113,6 +114,26 @@ class Track:
         batch = Batch(record.batch_id, record.endpoint, record.endpoint_id, record.base_url)
         self.ledger.batches.watched(batch)
         self.commits.put(held, partial(self.ledger.table.batch_rests, delay_ms=NET_MS))
+
+    def _begin(self, held: Held, permits: Permits) -> bool:
+        """Let the read leave at once, over a connection that is open; False where a thread must see to it.
+
+        So where more than one call or question may follow: a request of several jobs, one that has chunks.
+        """
+        record = held.record
+        if (
+            record.phase is Phase.UNANSWERED
+            or record.stream
+            or record.chunks
+            or {Long.JOBS, Long.EVIDENCE} & held.long.keys()
+        ):
+            return False
+        leave = partial(self.client_of(record.endpoint).begin_status, record.endpoint_id, record.job_id)
+        return self.callers.begin(leave, self._answered, held, permits, owner=record.endpoint)
+
+    def _answered(self, held: Held, permits: Permits, told: Told) -> None:
+        with permits.spend():
+            self._hear(held, held.record.job_id, held.record.endpoint_id, told.answer)
 
     def _read(self, held: Held, permits: Permits) -> None:
         record = held.record
@@ -158,9 +179,13 @@ class Track:
             self.commits.put(held, lambda fresh, now: table.submitted(fresh, now, known, "IN_PROGRESS", poll_ms=0))
 
     def _read_job(self, held: Held, job_id: str, endpoint_id: str) -> None:
+        self._hear(held, job_id, endpoint_id, partial(self.client_of(held.record.endpoint).status, endpoint_id, job_id))
+
+    def _hear(self, held: Held, job_id: str, endpoint_id: str, call: Callable[[], JobState]) -> None:
+        """What a read comes to: `call` makes it, or tells the answer of one that has left."""
         record, table = held.record, self.ledger.table
         try:
-            answer = self.client_of(record.endpoint).status(endpoint_id, job_id)
+            answer = call()
         except JobUnknown:
             self._unknown(held, job_id, endpoint_id)
         except (Unanswered, Refused) as error:

@@ -226,7 +226,7 @@ def test_whatever_fails_before_the_first_byte_has_sent_nothing(
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
-@pytest.mark.parametrize(("owner", "place"), [(http.client.HTTPConnection, "send"), (exchange._Reading, "take")])
+@pytest.mark.parametrize(("owner", "place"), [(http.client.HTTPConnection, "send"), (exchange.Reading, "take")])
 def test_whatever_fails_after_it_may_have_left(
     calls: tuple[Wire, RunPodClient], monkeypatch: pytest.MonkeyPatch, owner: type, place: str, *, kept: bool
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import shutil
 import socket
 import ssl
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,9 @@ from certifi import where
 
 from bridge.errors import EndpointTrouble, Refused, Unanswered, Unauthorised, Unreachable
 from bridge.runpod import client as client_module
-from bridge.runpod.client import RunPodClient
-from tests.support.helpers import eventually, free_port
+from bridge.runpod.answers import JobState
+from bridge.runpod.client import RunPodClient, Told
+from tests.support.helpers import COMMAND_S, eventually, free_port
 
 KEY = "rpa_0123456789"
 QUEUED = b'{"id":"j-1","status":"IN_QUEUE"}'
@@ -149,15 +152,48 @@ def serving(*replies: Reply, tls: ssl.SSLContext | None = None) -> Iterator[Wire
         wire.close()
 
 
+class Begun(RunPodClient):
+    """Begins a call where it may, and waits for what is told of it."""
+
+    begun = 0
+
+    def run(self, endpoint_id: str, body: bytes) -> JobState:
+        """As the submits do it."""
+        return self._ended(partial(self.begin_run, endpoint_id, body), partial(super().run, endpoint_id, body))
+
+    def status(self, endpoint_id: str, job_id: str) -> JobState:
+        """As the tracker does it."""
+        return self._ended(
+            partial(self.begin_status, endpoint_id, job_id), partial(super().status, endpoint_id, job_id)
+        )
+
+    def _ended(self, begin: Callable[[Callable[[Told], None]], bool], call: Callable[[], JobState]) -> JobState:
+        told: queue.SimpleQueue[Told] = queue.SimpleQueue()
+        if not begin(told.put):
+            return call()
+        self.begun += 1
+        return told.get(timeout=COMMAND_S).answer()
+
+
 @contextmanager
-def calling(base: str, key: str = KEY, **options: float) -> Iterator[RunPodClient]:
+def calling(
+    base: str, key: str = KEY, kind: type[RunPodClient] = RunPodClient, **options: float
+) -> Iterator[RunPodClient]:
     """A client with short timeouts."""
     limits = {"connect_timeout_s": 1.0, "read_timeout_s": 0.5, **options}
-    client = RunPodClient(base, lambda: key, **limits)  # type: ignore[arg-type]
+    client = kind(base, lambda: key, **limits)  # type: ignore[arg-type]
     try:
         yield client
     finally:
         client.close()
+
+
+@contextmanager
+def beginning(base: str) -> Iterator[Begun]:
+    """The same, which begins calls where it may."""
+    with calling(base, kind=Begun) as client:
+        assert isinstance(client, Begun)
+        yield client
 
 
 def base_of(wire: Wire, scheme: str = "http") -> str:

@@ -13,7 +13,7 @@ import pytest
 from bridge.errors import EndpointTrouble, Throttled, Unanswered, Unreadable
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.exchange import ERROR_BYTES, HEAD_BYTES
-from tests.integration.runpod.test_client_faults import QUEUED, Reply, Wire, answer, base_of, calling, serving
+from tests.integration.runpod.test_client_faults import QUEUED, Begun, Reply, Wire, answer, base_of, calling, serving
 from tests.support.helpers import eventually
 
 OTHER = b'{"id":"j-666","status":"IN_QUEUE"}'
@@ -48,12 +48,12 @@ def wire() -> Iterator[Wire]:
         yield made
 
 
-@pytest.fixture
-def client(wire: Wire) -> Iterator[RunPodClient]:
-    """Bodies of at most 100,000 bytes."""
+@pytest.fixture(params=[RunPodClient, Begun], ids=["waits", "begins"])
+def client(wire: Wire, request: pytest.FixtureRequest) -> Iterator[RunPodClient]:
+    """Bodies of at most 100,000 bytes. Each call waits by itself, or lets one thread wait for all."""
     wire.requests.clear()
     wire.connections = 0
-    with calling(base_of(wire), max_answer_bytes=100_000) as made:
+    with calling(base_of(wire), kind=request.param, max_answer_bytes=100_000) as made:
         yield made
 
 
