@@ -54,8 +54,9 @@ class BridgeCelery(Celery):  # type: ignore[misc]
 
     def _get_backend(self) -> Any:
         """From the setting, which is the address in Celery's words; `conf.result_backend` prefers the variable."""
-        servers.django_ready()
-        made, url = by_url(self.backend_cls or self.conf["result_backend"], self.loader)
+        named = self.backend_cls or self.conf["result_backend"]
+        servers.django_ready(str(named))
+        made, url = by_url(named, self.loader)
         return results.used_by_tasks(made(app=self, url=url), lambda: components.current(self).ledger)
 
     @cached_property

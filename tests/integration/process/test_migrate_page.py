@@ -10,14 +10,16 @@ import sys
 import sysconfig
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from celery import Celery
 
 from tests.support.helpers import COMMAND_S, eventually
-from tests.support.house import ROOT
+from tests.support.house import ROOT, hang_up
 from tests.support.servers import RedisServer
 from tests.support.studio import EXAMPLE, Studio
 
@@ -120,10 +122,10 @@ def _waits(studio: Studio, request_id: str) -> Any:
 
 
 def test_each_command_of_the_page_works(studio: Studio) -> None:
-    """`bridge check` finds no fault; each line that starts a worker starts one, beside the others."""
+    """Each line that starts a worker starts one, beside the others; `bridge check` finds no fault then."""
     lines = [line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines() if "export" not in line]
-    assert len(lines) == 5
-    for line in lines:
+    assert len(lines) == 4
+    for line in (*lines, "bridge check"):
         _runs(studio, line)
 
 
@@ -136,6 +138,19 @@ def _runs(studio: Studio, line: str) -> None:
         name = f"{words[-1].removesuffix('@%h') if '-n' in words else 'bridge'}@{socket.gethostname()}"
         eventually(lambda: studio.app.control.ping([name], timeout=1.0), timeout=30)
     assert process.stop() == 0, f"{line}\n{process.said()[-3000:]}"
+
+
+def test_a_team_that_pickles_sends_json(studio: Studio) -> None:
+    """By an option of the send; a pickle is refused, and its sender hears what to do."""
+    app = Celery("pickles", broker=studio.house.broker, backend=studio.house.backend, set_as_current=False)
+    app.conf.update(task_serializer="pickle", accept_content=["pickle", "json"])
+    send = partial(app.send_task, "bridge.run", kwargs={"input": {"prompt": "a heron"}}, queue="bridge.run")
+    try:
+        told = send().get(timeout=60, propagate=False)
+        assert (type(told).__name__, "send application/json" in str(told)) == ("JobRejected", True)
+        assert send(serializer="json").get(timeout=60)["svg"].startswith("<svg")
+    finally:
+        hang_up(app)
 
 
 def test_ci_does_what_the_page_says(tmp_path: Path) -> None:

@@ -173,10 +173,28 @@ def _transport(app: Celery) -> Any:
         ) from None
 
 
-def django_ready() -> None:
-    """Where a team's Django settings are named, its models can be loaded: `django-db` keeps results in them."""
-    if os.environ.get("DJANGO_SETTINGS_MODULE"):
-        importlib.import_module("django").setup()
+def django_ready(results: str) -> None:
+    """Where a team's Django settings are named, its models can be loaded: `django-db` keeps results in them.
+
+    `results` is the result backend's address. Only that one needs Django: a variable of the whole host is passed over
+    where Django is not installed. Raises SettingsError for settings that cannot be used, at which Celery would stumble.
+    """
+    named = os.environ.get("DJANGO_SETTINGS_MODULE")
+    if not named:
+        return
+    try:
+        django = importlib.import_module("django")
+    except ImportError:
+        if results.startswith("django-"):
+            raise
+        return
+    try:
+        django.setup()
+    except Exception as error:  # noqa: BLE001  (whatever another team's settings and models raise)
+        raise SettingsError(
+            f"DJANGO_SETTINGS_MODULE: {named} cannot be used ({said(error)}); start the worker in the project's "
+            "folder, or put that on PYTHONPATH, or leave the variable out: only results in django-db need it"
+        ) from None
 
 
 def _backend(app: Celery) -> Any:
@@ -184,7 +202,7 @@ def _backend(app: Celery) -> Any:
     if why := _NEVER_RESULTS.get(url.partition("://")[0]):
         raise SettingsError(f"{variable}: {why}; name a server for results (docs/compatibility.md)")
     try:
-        django_ready()
+        django_ready(url)
         by_url(url, loader=app.loader)
     except (ImproperlyConfigured, ImportError, AttributeError):
         scheme = url.partition("://")[0].partition("+")[0]

@@ -82,6 +82,7 @@ UNUSABLE = {
     "ledger_away": ({"BRIDGE_REDIS_URL": "redis://127.0.0.1:1/0"}, "is BRIDGE_REDIS_URL right?", ExitCode.UNAVAILABLE),
     "port_taken": ({}, "BRIDGE_HTTP_BIND: ", ExitCode.SETTINGS),
     "results_unknown": ({"CELERY_RESULT_BACKEND": "foo://x"}, "CELERY_RESULT_BACKEND: ", ExitCode.SETTINGS),
+    "no_such_django": ({"DJANGO_SETTINGS_MODULE": "studio.none"}, "SETTINGS_MODULE: studio.none ", ExitCode.SETTINGS),
     "results_away": ({"CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/0"}, "CELERY_RESULT", ExitCode.UNAVAILABLE),
     "broker_unknown": ({"CELERY_BROKER_URL": "foo://x"}, "CELERY_BROKER_URL: ", ExitCode.SETTINGS),
     "crash": ({"BRIDGE_CELERY_CONFIG": "tests.odd_config"}, "worker.crashed", ExitCode.CRASHED),
@@ -123,6 +124,15 @@ def children_of(pid: int) -> list[int]:
             if int(fields[2]) == pid and fields[0] != "Z":
                 found.append(int(entry.name))
     return found
+
+
+def test_the_hosts_django_variable_hurts_no_worker_without_django(house: House, tmp_path: Path) -> None:
+    """An environment of the bridge's own has no Django, and results in Redis need none."""
+    (tmp_path / "django.py").write_text("raise ImportError('no Django here')\n")
+    path = f"{tmp_path}:{house.environment['PYTHONPATH']}"
+    process = worker(house, "celery", DJANGO_SETTINGS_MODULE="studio.settings", PYTHONPATH=path)
+    ready(process)
+    assert house.send({"n": 1}).get(timeout=30) == {"n": 1}
 
 
 def test_a_ledger_that_is_loading_is_unavailable(house: House) -> None:
