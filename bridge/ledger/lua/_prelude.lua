@@ -46,22 +46,23 @@ end
 
 local function due_key(endpoint, step) return p .. 'due:' .. endpoint .. ':' .. step end
 
--- Submits stand in their tenant's set too, so that tenants can be served in turn. One that comes (again) begins at the
--- virtual time served last: waiting with nothing to do earns nothing.
--- Whether a record's keys can be worked on. Those that somebody edited into another form are set aside, so that the others
--- go on (HARDENING 14): named in `unreadable`, and looked at again in an hour.
+-- Whether a record's keys can be worked on: its {version, claims, end of lease, tenant}, each false where it has none. Those
+-- that somebody edited into another form are set aside, so that the others go on (HARDENING 14): named in `unreadable`, and
+-- looked at again in an hour.
+local NUMBERS = {'v', 'cl', 'le'}
+
 local function sound(id, now)
-  local row, long = redis.call('TYPE', p .. 'r:' .. id).ok, redis.call('TYPE', p .. 'd:' .. id).ok
-  local fault
-  if (row ~= 'hash' and row ~= 'none') or (long ~= 'hash' and long ~= 'none') then
-    fault = 'its keys are no hashes: ' .. row .. ', ' .. long
-  elseif row == 'hash' then
-    for _, field in ipairs({'v', 'cl', 'le'}) do
-      local value = redis.call('HGET', p .. 'r:' .. id, field)
+  local row, long = p .. 'r:' .. id, p .. 'd:' .. id
+  local has, kept, fault = redis.pcall('HMGET', row, 'v', 'cl', 'le', 'tn'), redis.pcall('HLEN', long), nil
+  if has.err or type(kept) == 'table' then
+    fault = 'its keys are no hashes: ' .. redis.call('TYPE', row).ok .. ', ' .. redis.call('TYPE', long).ok
+  else
+    for i, field in ipairs(NUMBERS) do
+      local value = has[i]
       if value and not string.match(value, '^%-?%d+$') then fault = field .. ' is no number: ' .. string.sub(value, 1, 40) end
     end
   end
-  if not fault then return true end
+  if not fault then return has end
   redis.call('HSET', p .. 'unreadable', id, fault)
   redis.call('EXPIRE', p .. 'unreadable', 604800)
   redis.call('ZADD', p .. 'timer', now + 3600000, id)
@@ -72,19 +73,23 @@ local function submits(step) return step == 'submit' or step == 'submit_sync' or
 
 local function tenant_of(id) return redis.call('HGET', p .. 'r:' .. id, 'tn') or '' end
 
-local function stand(endpoint, step, score, id)
-  redis.call('ZADD', due_key(endpoint, step), score, id)
+-- Submits stand in their tenant's set too, so that tenants can be served in turn. One that comes (again) begins at the
+-- virtual time served last: waiting with nothing to do earns nothing. Who knows the tenant says it.
+local function stand(endpoint, step, score, id, tenant)
+  local key = due_key(endpoint, step)
+  redis.call('ZADD', key, score, id)
   if submits(step) then
-    local tenant = tenant_of(id)
-    redis.call('ZADD', due_key(endpoint, step) .. '~' .. tenant, score, id)
+    tenant = tenant or tenant_of(id)
+    redis.call('ZADD', key .. '~' .. tenant, score, id)
     local served = redis.call('HGET', p .. 'turn', endpoint .. ':' .. step) or '0'
     redis.call('ZADD', p .. 'turns:' .. endpoint .. ':' .. step, 'NX', served, tenant)
   end
 end
 
-local function unstand(endpoint, step, id)
-  redis.call('ZREM', due_key(endpoint, step), id)
-  if submits(step) then redis.call('ZREM', due_key(endpoint, step) .. '~' .. tenant_of(id), id) end
+local function unstand(endpoint, step, id, tenant)
+  local key = due_key(endpoint, step)
+  redis.call('ZREM', key, id)
+  if submits(step) then redis.call('ZREM', key .. '~' .. (tenant or tenant_of(id)), id) end
 end
 
 -- In flight is what may be with RunPod, or is leased to be sent there: the number that caps are held against.

@@ -26,18 +26,24 @@ for _, key in ipairs({p .. 'd:' .. id, p .. 'count:' .. endpoint}) do
 end
 local at = 15
 local n_row, n_long, n_events = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local tenant, bytes = '', 0
+for i = at, at + 2 * n_row - 1, 2 do
+  if ARGV[i] == 'tn' then tenant = ARGV[i + 1] end
+end
 redis.call('HSET', row, 'v', 1, unpack(ARGV, at, at + 2 * n_row - 1))
 at = at + 2 * n_row
+for i = at, at + 2 * n_long - 1, 2 do
+  if ARGV[i] == 'input' then bytes = #ARGV[i + 1] end
+end
 if n_long > 0 then redis.call('HSET', p .. 'd:' .. id, unpack(ARGV, at, at + 2 * n_long - 1)) end
 at = at + 2 * n_long
 tell(KEYS[2], ARGV, at, n_events)
 redis.call('SADD', p .. 'endpoints', endpoint)
 redis.call('HINCRBY', p .. 'count:' .. endpoint, ARGV[3], 1)
-local bytes = n_long > 0 and redis.call('HSTRLEN', p .. 'd:' .. id, 'input') or 0
 if bytes > 0 then
   redis.call('HINCRBY', p .. 'count:' .. endpoint, ARGV[4] == 'scheduled' and 'scheduled_bytes' or 'waiting_bytes', bytes)
 end
-if ARGV[4] ~= '' then stand(endpoint, ARGV[4], ARGV[5], id) end
+if ARGV[4] ~= '' then stand(endpoint, ARGV[4], ARGV[5], id, tenant) end
 if ARGV[6] ~= '0' then redis.call('ZADD', p .. 'timer', ARGV[6], id) end
 if ARGV[8] ~= '' then
   redis.call('PEXPIRE', row, ARGV[8])

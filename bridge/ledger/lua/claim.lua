@@ -17,35 +17,32 @@ if granted_before(token, 'lt', answer, fields) then return answer end
 -- "later" (it must be worked alone, and others were taken already), or "gone".
 local function lease(endpoint, id)
   local row = p .. 'r:' .. id
-  if not sound(id, now) then
+  local has = sound(id, now)
+  if not has then
     redis.call('ZREM', due_key(endpoint, step), id)
     return 'gone'
   end
-  if redis.call('EXISTS', row) == 0 then
-    unstand(endpoint, step, id)
+  local tenant = has[4] or ''
+  if not has[1] and redis.call('EXISTS', row) == 0 then
+    unstand(endpoint, step, id, tenant)
     return 'gone'
   end
-  local claims = redis.call('HINCRBY', row, 'cl', 1)
+  local version, claims = tonumber(has[1] or '0') + 1, tonumber(has[2] or '0') + 1
   if claims > 10 then
-    unstand(endpoint, step, id)
+    unstand(endpoint, step, id, tenant)
     redis.call('ZADD', due_key(endpoint, 'parked'), now + 86400000, id)
     redis.call('ZADD', p .. 'timer', now + 86400000, id)
-    redis.call('HINCRBY', row, 'v', 1)
-    redis.call('HSET', row, 'xp', 1, 'du', 'parked')
+    redis.call('HSET', row, 'cl', claims, 'v', version, 'xp', 1, 'du', 'parked')
     return 'gone'
   end
-  if claims > 2 and #ids > 0 then
-    redis.call('HINCRBY', row, 'cl', -1)  -- keeps its place
-    return 'later'
-  end
-  unstand(endpoint, step, id)
+  if claims > 2 and #ids > 0 then return 'later' end -- keeps its place
+  unstand(endpoint, step, id, tenant)
   local lease_end = now + lease_ms
-  redis.call('HSET', row, 'lt', token, 'le', lease_end)
+  redis.call('HSET', row, 'cl', claims, 'lt', token, 'le', lease_end, 'v', version)
   redis.call('HDEL', row, 'du')
-  redis.call('HINCRBY', row, 'v', 1)
   redis.call('ZADD', p .. 'leased:' .. endpoint, lease_end, id)
   redis.call('ZADD', p .. 'timer', 'LT', lease_end, id)
-  if submits(step) then flying(endpoint, tenant_of(id), 1) end
+  if submits(step) then flying(endpoint, tenant, 1) end
   ids[#ids + 1] = id
   hand_out(answer, id, fields)
   return claims > 2 and 'alone' or 'taken'

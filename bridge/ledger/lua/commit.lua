@@ -28,12 +28,20 @@ if has[1] ~= ARGV[2] then
   if has[2] == ARGV[3] then return {1, now, tonumber(has[1]), 0} end
   return {0, now, redis.call('HGETALL', row)}
 end
-for _, key in ipairs({long, p .. 'count:' .. endpoint}) do
+local n_put, n_drop = tonumber(ARGV[18]), tonumber(ARGV[19])
+local n_long, n_long_drop = tonumber(ARGV[20]), tonumber(ARGV[21])
+local flew = IN_FLIGHT[ARGV[5]] or (ARGV[5] == 'ACCEPTED' and has[3])
+local flies = IN_FLIGHT[ARGV[6]] or (ARGV[6] == 'ACCEPTED' and ARGV[11] ~= '0')
+-- What cannot be written is found before anything is.
+local written = {}
+if n_long + n_long_drop > 0 then written[1] = long end
+if ARGV[5] ~= ARGV[6] or n_long_drop > 0 or ARGV[26] ~= '0' or (not flew) ~= (not flies) then
+  written[#written + 1] = p .. 'count:' .. endpoint
+end
+for _, key in ipairs(written) do
   local kind = redis.call('TYPE', key).ok
   if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
 end
-local n_put, n_drop = tonumber(ARGV[18]), tonumber(ARGV[19])
-local n_long, n_long_drop = tonumber(ARGV[20]), tonumber(ARGV[21])
 local at = 28
 local version = tonumber(has[1]) + 1
 if n_put > 0 then redis.call('HSET', row, unpack(ARGV, at, at + 2 * n_put - 1)) end
@@ -57,8 +65,6 @@ if ARGV[5] ~= ARGV[6] then
   if ARGV[6] == 'TRACKED' then redis.call('ZADD', p .. 'tracked:' .. endpoint, now, id)
   elseif ARGV[5] == 'TRACKED' then redis.call('ZREM', p .. 'tracked:' .. endpoint, id) end
 end
-local flew = IN_FLIGHT[ARGV[5]] or (ARGV[5] == 'ACCEPTED' and has[3])
-local flies = IN_FLIGHT[ARGV[6]] or (ARGV[6] == 'ACCEPTED' and ARGV[11] ~= '0')
 if flies and not flew then flying(endpoint, has[4] or '', 1)
 elseif flew and not flies then flying(endpoint, has[4] or '', -1) end
 if ARGV[26] ~= '0' then book(endpoint, has[4] or '', tonumber(ARGV[26]), tonumber(ARGV[27])) end
@@ -73,9 +79,9 @@ elseif freed > 0 then -- no input waits where nothing waits: that heals whatever
   if waiting <= 0 then redis.call('HDEL', count, 'waiting_bytes')
   else redis.call('HINCRBY', count, 'waiting_bytes', -freed) end
 end
-if ARGV[7] ~= '' and ARGV[7] ~= ARGV[8] then unstand(endpoint, ARGV[7], id) end
+if ARGV[7] ~= '' and ARGV[7] ~= ARGV[8] then unstand(endpoint, ARGV[7], id, has[4] or '') end
 if ARGV[8] ~= '' and ARGV[9] ~= '' then
-  stand(endpoint, ARGV[8], score_of(ARGV[9]), id)
+  stand(endpoint, ARGV[8], score_of(ARGV[9]), id, has[4] or '')
 end
 if ARGV[11] == '0' then redis.call('ZREM', p .. 'leased:' .. endpoint, id) end
 if ARGV[10] == '0' then redis.call('ZREM', p .. 'timer', id)

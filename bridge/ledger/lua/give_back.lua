@@ -8,15 +8,15 @@ local count = 0
 for i = 3, #ARGV, 3 do
   local endpoint, id, score = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local row = p .. 'r:' .. id
-  local fields = redis.call('HMGET', row, 'lt', 'ph')
+  local fields = redis.call('HMGET', row, 'lt', 'ph', 'tn')
   if fields[1] == token and (not submits(step) or fields[2] == 'ACCEPTED') then
     redis.call('HDEL', row, 'lt', 'le')
     redis.call('HSET', row, 'du', step)
     redis.call('HINCRBY', row, 'cl', -1)
     redis.call('HINCRBY', row, 'v', 1)
     redis.call('ZREM', p .. 'leased:' .. endpoint, id)
-    stand(endpoint, step, score, id)
-    if submits(step) then flying(endpoint, tenant_of(id), -1) end
+    stand(endpoint, step, score, id, fields[3] or '')
+    if submits(step) then flying(endpoint, fields[3] or '', -1) end
     count = count + 1
   end
 end

@@ -8,7 +8,7 @@ local answer = {now, -1}
 local found = redis.call('ZRANGE', p .. 'timer', '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(found) do
   local well = sound(id, now)
-  if well and redis.call('EXISTS', p .. 'r:' .. id) == 0 then
+  if well and not well[1] and redis.call('EXISTS', p .. 'r:' .. id) == 0 then
     redis.call('ZREM', p .. 'timer', id)
   elseif well then
     hand_out(answer, id, fields)
