@@ -275,14 +275,7 @@ def _cross_faults(settings: Settings) -> list[str]:
     faults = _address_faults(settings)
     if fault := _ledger_fault(settings, addresses_are_good=not faults):
         faults.append(f"BRIDGE_REDIS_URL: {fault}")
-    default = settings.runpod_endpoint_id
-    if default and not ENDPOINT_WORD.fullmatch(default):
-        faults.append("RUNPOD_ENDPOINT_ID: must be 1 to 64 of A-Z a-z 0-9 _ -")
-    if fault := _not_a_queue(settings.runpod_endpoint_base_url):
-        faults.append(f"RUNPOD_ENDPOINT_BASE_URL: {fault}")
-    known = settings.bridge_endpoints
-    if default and known and default not in known and default not in known.values():
-        faults.append(f"RUNPOD_ENDPOINT_ID: {default!r} is not among BRIDGE_ENDPOINTS, which is an allow-list when set")
+    faults += _endpoint_faults(settings)
     if settings.bridge_default_queue.startswith("bridge."):
         faults.append("BRIDGE_DEFAULT_QUEUE: is for other teams' tasks, and must not be a queue of the bridge's own")
     try:
@@ -297,6 +290,19 @@ def _cross_faults(settings: Settings) -> list[str]:
         faults += api_faults(settings.bridge_http_bind, settings.bridge_api_tokens_file, settings.bridge_api_origins)
     if settings.bridge_read_timeout_s + settings.bridge_connect_timeout_s + 5 > settings.bridge_lease_s:
         faults.append("BRIDGE_LEASE_S: must be over BRIDGE_CONNECT_TIMEOUT_S + BRIDGE_READ_TIMEOUT_S + 5")
+    return faults
+
+
+def _endpoint_faults(settings: Settings) -> list[str]:
+    faults = []
+    default = settings.runpod_endpoint_id
+    if default and not ENDPOINT_WORD.fullmatch(default):
+        faults.append("RUNPOD_ENDPOINT_ID: must be 1 to 64 of A-Z a-z 0-9 _ -")
+    if fault := _not_a_queue(settings.runpod_endpoint_base_url):
+        faults.append(f"RUNPOD_ENDPOINT_BASE_URL: {fault}")
+    known = settings.bridge_endpoints
+    if default and known and default not in known and default not in known.values():
+        faults.append(f"RUNPOD_ENDPOINT_ID: {default!r} is not among BRIDGE_ENDPOINTS, which is an allow-list when set")
     return faults
 
 

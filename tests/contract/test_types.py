@@ -1,4 +1,4 @@
-"""Generators make a named type of every event, document and command: json-schema-to-typescript and AsyncAPI's modelina."""
+"""json-schema-to-typescript and AsyncAPI's modelina make a named type of every event, document and command."""
 
 from __future__ import annotations
 

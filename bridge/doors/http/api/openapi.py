@@ -20,7 +20,9 @@ from bridge.doors.http.api.models import (
     ReasonBody,
 )
 from bridge.doors.http.api.problem import CONTENT_TYPE, REASONS
-from bridge.job.models import Document, JobEvent, JsonRequest
+from bridge.job.documents import Document
+from bridge.job.envelopes import JobEvent
+from bridge.job.models import JsonRequest
 
 _MODELS: tuple[type[BaseModel], ...] = (
     JsonRequest, Document, JobEvent, ProblemDocument, CancelAnswer, PauseAnswer, PurgeAnswer, HealthAnswer, ByBody,
