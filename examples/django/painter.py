@@ -1,4 +1,4 @@
-"""A RunPod handler that paints what it is asked for, step by step. Input: `prompt`, `seconds` (how long it takes).
+"""A RunPod handler that paints what it is asked for, step by step. Input: `prompt`, `seconds` (how long it takes: 4, "slowly" 60).
 
 It stands for the image model on a GPU: the same prompt gives the same picture, progress is told, and it can fail.
 """
@@ -16,10 +16,11 @@ def handler(job):
     prompt = job["input"]["prompt"]
     if "nothing" in prompt:
         raise ValueError("there is nothing to paint")
+    seconds = job["input"].get("seconds", 60 if "slowly" in prompt else 4)
     pick = random.Random(prompt)
     hue, shapes = pick.randrange(360), []
     for step in range(1, STEPS + 1):
-        time.sleep(job["input"].get("seconds", 4) / STEPS)
+        time.sleep(seconds / STEPS)
         x, y, r = pick.randrange(SIZE), SIZE * (0.35 + step / STEPS / 1.6), pick.randrange(30, 110)
         colour = f"hsl({(hue + pick.randrange(60)) % 360} 55% {75 - 2 * step}%)"
         shapes.append(f'<ellipse cx="{x}" cy="{y:.0f}" rx="{r}" ry="{r / 3:.0f}" fill="{colour}" opacity=".75"/>')

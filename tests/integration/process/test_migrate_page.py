@@ -19,7 +19,7 @@ import yaml
 from celery import Celery
 
 from tests.support.helpers import COMMAND_S, eventually
-from tests.support.house import ROOT, hang_up
+from tests.support.house import ROOT, Process, hang_up
 from tests.support.servers import RedisServer
 from tests.support.studio import EXAMPLE, Studio
 
@@ -83,7 +83,7 @@ def _rendered(studio: Studio, folder: Path, module: str) -> dict[str, Any]:
     worker = studio.own_worker(module)
     result: dict[str, Any] = studio.app.send_task("studio.render", args=["a heron"], queue="studio").get(timeout=60)
     if module == "after":
-        slow = studio.app.send_task("studio.render", args=["a harbour"], queue="studio")
+        slow = studio.app.send_task("studio.render", args=["a harbour, slowly"], queue="studio")
         eventually(lambda: slow.state == "IN_PROGRESS" and slow.info["job_id"], timeout=20)
         slow.revoke()
         eventually(lambda: slow.state == "REVOKED", timeout=20)
@@ -125,19 +125,20 @@ def test_each_command_of_the_page_works(studio: Studio) -> None:
     """Each line that starts a worker starts one, beside the others; `bridge check` finds no fault then."""
     lines = [line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines() if "export" not in line]
     assert len(lines) == 4
-    for line in (*lines, "bridge check"):
-        _runs(studio, line)
+    workers = [_started(studio, line) for line in lines]
+    for line in lines:
+        found = re.findall(r"-n (\w+)@%h", line)
+        name = f"{found[0] if found else 'bridge'}@{socket.gethostname()}"
+        eventually(lambda: studio.app.control.ping([name], timeout=1.0), timeout=30)  # noqa: B023  (here and now)
+    check = _started(studio, "bridge check")
+    eventually(lambda: not check.running, timeout=30)
+    for process in (*workers, check):
+        assert process.stop() == 0, process.said()[-3000:]
 
 
-def _runs(studio: Studio, line: str) -> None:
+def _started(studio: Studio, line: str) -> Process:
     program, *words = line.split()
-    process = studio.house.start("line", str(Path(sysconfig.get_path("scripts")) / program), *words)
-    if words == ["check"]:
-        eventually(lambda: not process.running, timeout=30)
-    else:
-        name = f"{words[-1].removesuffix('@%h') if '-n' in words else 'bridge'}@{socket.gethostname()}"
-        eventually(lambda: studio.app.control.ping([name], timeout=1.0), timeout=30)
-    assert process.stop() == 0, f"{line}\n{process.said()[-3000:]}"
+    return studio.house.start("line", str(Path(sysconfig.get_path("scripts")) / program), *words)
 
 
 def test_a_team_that_pickles_sends_json(studio: Studio) -> None:
