@@ -92,6 +92,19 @@ def _rendered(studio: Studio, folder: Path, module: str) -> dict[str, Any]:
     return result
 
 
+def test_autoretry_for_has_no_effect_on_a_job(studio: Studio, tmp_path: Path) -> None:
+    """The task has ended without an error before the job fails: one submit, and the task ran once."""
+    studio.project = tmp_path
+    kept = PLAIN["after.py"].replace('"studio.render")', '"studio.render", autoretry_for=(Exception,), max_retries=3)')
+    (tmp_path / "retries.py").write_text(kept.replace(', "retries": 3', ""))
+    worker, before = studio.own_worker("retries"), studio.house.submits()
+    sent = studio.app.send_task("studio.render", args=["nothing"], queue="studio")
+    assert "there is nothing to paint" in str(sent.get(timeout=60, propagate=False))
+    assert studio.house.submits() == before + 1
+    assert worker.stop() == 0
+    assert worker.said().count("Task studio.render[") == worker.said().count("] received") + 1 == 2
+
+
 @pytest.mark.parametrize("code", RUN, ids=[re.sub(r"\W+", " ", code[:30]) for code in RUN])
 def test_a_block_that_uses_the_app_runs(studio: Studio, code: str) -> None:
     """In a process of the Django project, which has its routes from the settings."""
