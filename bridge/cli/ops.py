@@ -232,7 +232,7 @@ def _made(whole: str | None) -> dict[str, Any]:
 
         return {whole: asyncapi.document()}
     if whole == "openapi":
-        from bridge.doors.http.api import openapi  # noqa: PLC0415
+        from bridge.doors.http.api.description import openapi  # noqa: PLC0415
 
         return {whole: openapi.document()}
     from bridge.job.models import schemas  # noqa: PLC0415

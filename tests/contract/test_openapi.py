@@ -18,7 +18,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
-from bridge.doors.http.api import openapi
+from bridge.doors.http.api.description import openapi
 from bridge.job.additions import of_openapi
 from tests.support.api import api_house, submit
 from tests.support.helpers import eventually

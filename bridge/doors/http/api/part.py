@@ -17,16 +17,16 @@ from starlette.responses import Response
 from starlette.routing import Mount
 
 from bridge.doors.http.api.changing import Changing
-from bridge.doors.http.api.describing import Describing
-from bridge.doors.http.api.events import Events
-from bridge.doors.http.api.followers import Followers
+from bridge.doors.http.api.description.routes import Describing
+from bridge.doors.http.api.following.events import Events
+from bridge.doors.http.api.following.followers import Followers
+from bridge.doors.http.api.following.past import Past
+from bridge.doors.http.api.following.telling import Telling
 from bridge.doors.http.api.guard import Guard
 from bridge.doors.http.api.output import WholeOutput
-from bridge.doors.http.api.past import Past
 from bridge.doors.http.api.problem import problem_of
 from bridge.doors.http.api.reading import Reading
 from bridge.doors.http.api.submitting import Submitting
-from bridge.doors.http.api.telling import Telling
 from bridge.doors.http.api.tokens import Tokens
 from bridge.doors.http.part import Part
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.doors.http.api import openapi
+from bridge.doors.http.api.description import openapi
 from bridge.doors.http.api.problem import REASONS
 from bridge.doors.http.api.tokens import Tokens
 from tests.emulator.admin.browser import HOW_TO_GET_ONE, Browser, find_browser

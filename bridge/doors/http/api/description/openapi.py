@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from bridge import __version__
-from bridge.doors.http.api.models import (
+from bridge.doors.http.api.description.models import (
     ByBody,
     CancelAnswer,
     HealthAnswer,

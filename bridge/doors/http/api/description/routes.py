@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bridge.doors.http.api import openapi
+from bridge.doors.http.api.description import openapi
 from bridge.doors.http.api.problem import Problem
 from bridge.job.models import schemas
 

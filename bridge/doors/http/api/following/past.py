@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bridge.doors.http.api.followers import subject_of
+from bridge.doors.http.api.following.followers import subject_of
 
 if TYPE_CHECKING:
     from bridge.doors.http.api.guard import Guard

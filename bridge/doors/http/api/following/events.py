@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bridge.doors.http.api.past import Past, place_of
+from bridge.doors.http.api.following.past import Past, place_of
+from bridge.doors.http.api.following.telling import Frames, Place, Telling, read, sequence_of
 from bridge.doors.http.api.problem import Problem
 from bridge.doors.http.api.streamed import Streamed
-from bridge.doors.http.api.telling import Frames, Place, Telling, read, sequence_of
 
 if TYPE_CHECKING:
-    from bridge.doors.http.api.followers import Follower, Followers
+    from bridge.doors.http.api.following.followers import Follower, Followers
     from bridge.doors.http.api.guard import Guard
     from bridge.doors.http.api.tokens import Caller
     from bridge.job.record import Record
