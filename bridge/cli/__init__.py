@@ -44,10 +44,13 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "bridge.cli.ops",
         "Look at settings, ledger, broker, key and engines; say what is wrong and how to mend it.",
     ),
-    "token": ("bridge.cli.token", "Make a token for the HTTP door, and the lines for its file."),
+    "token": (
+        "bridge.cli.token",
+        "Make a token: itself on stderr, and on stdout what BRIDGE_API_TOKENS_FILE is to have of it.",
+    ),
     "schema": (
         "bridge.cli.ops",
-        "The JSON Schemas of requests and documents (or that of NAME), or the AsyncAPI document of all channels.",
+        "The JSON Schemas of requests and documents (or that of NAME), or a document of all channels or all of HTTP.",
     ),
 }
 

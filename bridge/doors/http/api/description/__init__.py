@@ -1,1 +1,1 @@
-"""What tells of `/v1`: `openapi`, made from the models, of which `models` has those of HTTP alone; `routes` serve it."""
+"""What tells of `/v1`: `openapi`, made from the models, those of HTTP alone in `models`; `routes` serve it."""
