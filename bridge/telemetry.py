@@ -47,6 +47,11 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "finish.unread": (ERROR, "nobody reads bridge.finish fast enough; copies are held back"),
     "state.repaired": (WARNING, "a late progress had covered an end; the end was stored again"),
     "reply.returned": (WARNING, "no queue took a message; it is tried again, then it becomes a dead letter"),
+    "callback.delivered": (DEBUG, "a receiver has taken a callback"),
+    "callback.failed": (WARNING, "a receiver did not take a callback; it is tried again, then it is a dead letter"),
+    "callback.given_up": (ERROR, "a callback was not taken for a day, or its receiver wants no more: a dead letter"),
+    "callback.skipped": (WARNING, "events of a request found no room behind those that its receiver has not taken"),
+    "callback.secret_unusable": (ERROR, "the secrets of callbacks cannot be read; those that were read last sign"),
     "events.dropped": (ERROR, "the event stream had no room left for what RabbitMQ has not confirmed"),
     "events.foreign": (WARNING, "an entry of the event stream is none of the bridge's; it was passed over"),
     "blob.unavailable": (ERROR, "the object store did not do what it was asked; the ledger keeps the output"),
@@ -231,6 +236,8 @@ class _Counted:
         self.followers = Gauge(
             "bridge_http_followers", "Who follows requests.", registry=None, multiprocess_mode="livesum"
         )
+        self.callbacks = counter("bridge_callbacks_total", "Callbacks to callers, by what they came to.", "result")
+        self.callback_seconds = histogram("bridge_callback_seconds", "Time of one try of a callback.", "result", _SHORT)
         self.delay = histogram("bridge_job_delay_seconds", "RunPod's delayTime.", "endpoint", _LONG)
         self.execution = histogram("bridge_job_execution_seconds", "executionTime.", "endpoint", _LONG)
         self.end_seen = histogram("bridge_end_seen_seconds", "RunPod's end to ours.", "endpoint", _SHORT)
@@ -299,6 +306,17 @@ def _count_http(name: str, fields: Mapping[str, Any]) -> None:
 
 subscribe(_count)
 subscribe(_count_http)
+def _count_callbacks(name: str, fields: Mapping[str, Any]) -> None:
+    match name:
+        case "callback.delivered" | "callback.failed":
+            _counted.callbacks.labels(fields["result"]).inc()
+            _counted.callback_seconds.labels(fields["result"]).observe(fields["seconds"])
+        case "callback.given_up" | "callback.skipped":
+            _counted.callbacks.labels(name.rpartition(".")[2]).inc(fields["events"])
+
+
+subscribe(_count)
+subscribe(_count_callbacks)
 
 
 class Snapshot(Collector):

@@ -6,10 +6,14 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bridge.callbacks.addresses import Addresses
+from bridge.engine.accept_again import call_again
 from bridge.errors import JobRejected
+from bridge.job.callback import Callback
 from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.request import (
@@ -26,6 +30,7 @@ from bridge.job.request import (
 )
 from bridge.job.words import Phase, Reason, Sink
 from bridge.ledger import Accepted
+from bridge.settings.callbacks import allowed_of
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -92,6 +97,7 @@ class Accept:
         self._book = book
         self._settings = settings
         self._reply_pattern = re.compile(settings.bridge_reply_pattern)
+        self._addresses = Addresses(allowed_of(settings.bridge_callback_allow))
 
     def __call__(
         self, request_id: str, arguments: Mapping[str, Any], origin: Origin, *, fault: JobRejected | None = None
@@ -108,13 +114,14 @@ class Accept:
         except JobRejected as found:
             return self._refuse(request_id, arguments, origin, found)
         accepted = self._ledger.accept(request_id, self._build(prepared))
-        return self._verdict(request_id, accepted, prepared.held.record)
+        return self._verdict(request_id, accepted, prepared.held)
 
     def prepare(self, request_id: str, request: RunRequest, origin: Origin) -> Prepared:
         """Check what needs the settings. Writes nothing; raises JobRejected."""
         check_request_id(request_id)
         endpoint = self._book.resolve(request.endpoint)
         self._check_reply(request)
+        self._check_callback(request.callback)
         s3 = self._book.s3_config(request.s3Config)
         if max(request.not_before_ms, origin.not_before_ms) > time.time() * 1000 + SCHEDULE_MAX_MS:
             raise rejected("not_before", "not_before: must be within a year")
@@ -138,7 +145,7 @@ class Accept:
             return []
         found = self._ledger.accept_many([(prepared.held.record.id, self._build(prepared)) for prepared in batch])
         return [
-            self._verdict(prepared.held.record.id, accepted, prepared.held.record)
+            self._verdict(prepared.held.record.id, accepted, prepared.held)
             for prepared, accepted in zip(batch, found, strict=True)
         ]
 
@@ -149,7 +156,8 @@ class Accept:
 
         return build
 
-    def _verdict(self, request_id: str, accepted: Accepted, record: Record) -> Verdict:
+    def _verdict(self, request_id: str, accepted: Accepted, asked: Held) -> Verdict:
+        record = asked.record
         if accepted.kind == "exists" and accepted.held is not None and accepted.held.record.nonce == record.nonce:
             accepted = Accepted("created", accepted.held)  # our own, whose answer was lost on the way (I15)
         if accepted.kind == "created":
@@ -158,6 +166,8 @@ class Accept:
         known = accepted.held.record.fingerprint if accepted.held else (accepted.tombstone or {}).get("fp")
         if known == record.fingerprint:
             tell("request.repeated", request_id=request_id, endpoint=record.endpoint, door=record.door)
+            for callback in asked.json(Long.CALLBACK) or ():
+                call_again(self._ledger, request_id, callback, inline_limit=self._settings.bridge_inline_limit)
             return Verdict("repeat", request_id, accepted)
         fault = JobRejected(
             f"id: {request_id} has been used for another request (endpoint, input or policy differ)",
@@ -187,6 +197,9 @@ class Accept:
             long[Long.REPLY] = _reply(reply_to, ("end",), origin)
             if origin.via == "amqp":
                 record = _with_sink(record, Sink.REPLY)
+        if (callback := self._readable_callback(arguments.get("callback"))) is not None:
+            long[Long.CALLBACK] = dumps([callback.kept()])
+            record = _with_sink(record, Sink.CALLBACK)
         held = Held(record, long)
         accepted = self._ledger.accept(
             request_id, lambda now, _wish: self._ledger.table.reject(held, now, field, fault.message)
@@ -243,6 +256,8 @@ class Accept:
         if request.reply_to or Sink.RESULTS in record.waiting_sinks or origin.correlation_id:
             on = request.reply_on or (("chunk", "end") if request.stream else ("end",))
             long[Long.REPLY] = _reply(request.reply_to, on, origin)
+        if request.callback is not None:
+            long[Long.CALLBACK] = dumps([request.callback.kept()])
         return Held(record, long)
 
     def _with_clocks(self, held: Held, request: RunRequest, origin: Origin, now: int) -> Held:
@@ -266,6 +281,8 @@ class Accept:
         sinks = {Sink.CELERY} if origin.tells_celery else set()
         if request.reply_to:
             sinks.add(Sink.REPLY)
+        if request.callback is not None:
+            sinks.add(Sink.CALLBACK)
         rule = self._settings.bridge_results
         if rule == "all" or (rule == "unaddressed" and not request.reply_to and origin.door in {"amqp", "stream"}):
             sinks.add(Sink.RESULTS)
@@ -288,6 +305,23 @@ class Accept:
                 f"reply_to: must match {self._settings.bridge_reply_pattern}"
                 " and not begin with bridge, celery or amq.rabbitmq.",
             )
+
+    def _check_callback(self, callback: Callback | None) -> None:
+        """What a name leads to is judged when it is called; what shows without DNS is told here."""
+        if callback is None:
+            return
+        if self._settings.bridge_callback_secret_file is None:
+            raise rejected("callback", "callback: is not set up here: BRIDGE_CALLBACK_SECRET_FILE")
+        if fault := self._addresses.fault(callback.host.rpartition(":")[0]):
+            raise rejected("callback.url", f"callback.url: {fault}")
+
+    def _readable_callback(self, given: object) -> Callback | None:
+        """The callback of a request that is refused, where that is not what is wrong with it."""
+        with suppress(ValueError, JobRejected):
+            callback = Callback.model_validate(given)
+            self._check_callback(callback)
+            return callback
+        return None
 
     def reply_allowed(self, name: str) -> bool:
         """Whether a queue or stream of this name may be written to for a stranger (HARDENING 10)."""

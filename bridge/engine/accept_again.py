@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bridge.job.change import lane_of
 from bridge.job.document import cloud_event, document, remembered, stamp, transition
 from bridge.job.record import Long, altered
 from bridge.job.words import END_EVENT, EventName, Phase, Status
@@ -31,6 +33,34 @@ def answer_again(ledger: Ledger, request_id: str, reply: Mapping[str, Any], *, m
             return [_accepted(ledger, change.after, reply)] if wanted else []
         held = ledger.load(request_id, wanted=COMMON, output=True) or change.after
     return [_end(ledger, held, reply, message_limit)] if "end" in reply.get("on", ()) else []
+
+
+def call_again(ledger: Ledger, request_id: str, callback: Mapping[str, Any], *, inline_limit: int) -> None:
+    """The same for who is called back, at another address than the first sender's; `callback` as in Long.CALLBACK.
+
+    Of a request that has ended, the end is owed first and then noted: who dies in between owes it twice.
+    """
+    held = ledger.load(request_id)
+
+    def also(fresh: Held, now: int) -> Change:
+        return ledger.table.also_call(fresh, now, callback)
+
+    if held is not None and not held.record.phase.ended:
+        held = ledger.change(held, also).after
+    if held is not None and any(one["url"] == callback["url"] for one in held.json(Long.CALLBACK) or ()):
+        return
+    asked = {"on": ("end",), "correlation_id": (held.json(Long.REPLY) or {}).get("correlation_id") if held else None}
+    if held is None:
+        bodies = _from_tombstone(ledger, request_id, asked)
+    else:
+        whole = ledger.load(request_id, output=True) or held
+        bodies = [_end(ledger, whole, asked, inline_limit)] if whole.record.phase.ended else []
+    for body in bodies:
+        kind = str(json.loads(body)["type"]).rpartition(".")[2]
+        if {"end", kind} & set(callback["events"]):
+            ledger.callbacks.owe(lane_of(callback, request_id), callback["host"], callback["url"], body)
+    if held is not None:
+        ledger.change(held, also)
 
 
 def _accepted(ledger: Ledger, held: Held, reply: Mapping[str, Any]) -> str:

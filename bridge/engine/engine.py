@@ -93,6 +93,8 @@ class Engine:
             self.wake(Step(record.due), change.delay_ms / 1000)
         if change.stream_ms is not None and change.stream_ms >= 0:
             self.loops["stream"].wake(change.stream_ms / 1000)
+        if "callbacks" in self.loops and any(event.callbacks for event in change.events):
+            self.loops["callbacks"].wake()
 
     @property
     def healthy(self) -> bool:

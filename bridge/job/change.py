@@ -56,6 +56,9 @@ class OutgoingEvent(NamedTuple):
     replies: tuple[Mapping[str, Any], ...] = ()  # who asked for a copy
     result: str = ""  # "redis" or "amqp": where a copy for bridge.results goes
     whole: str = ""  # the same event with its large output in it, for replies that are written at once
+    callbacks: tuple[
+        tuple[str, str, str, bool], ...
+    ] = ()  # (lane, host, url, ends) of who is called; url "": looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +375,7 @@ class Draft:
             replies=replies,
             result=via if ends and Sink.RESULTS in self.before.record.waiting_sinks else "",
             whole=whole or "",
+            callbacks=() if self._again else _owed(after, name, ends=ends),
         )
 
 
@@ -379,6 +383,23 @@ def replies_of(held: Held) -> list[dict[str, Any]]:
     """Everybody who asked to be told: who sent the request, and who sent it again from elsewhere."""
     first = held.json(Long.REPLY) or {}
     return [reply for reply in (first, *first.get("also", ())) if reply.get("to")]
+
+
+def _owed(held: Held, name: EventName, *, ends: bool) -> tuple[tuple[str, str, str, bool], ...]:
+    """Whom this event is owed by HTTPS. At an end all are looked at: some may have wanted only what came before."""
+    if Long.CALLBACK not in held.long:
+        return ()
+    owed = []
+    for one in held.json(Long.CALLBACK):
+        wanted = name.value in one["events"] or (ends and "end" in one["events"])
+        if wanted or ends:
+            owed.append((lane_of(one, held.record.id), one["host"], one["url"] if wanted else "", ends))
+    return tuple(owed)
+
+
+def lane_of(callback: Mapping[str, Any], request_id: str) -> str:
+    """Where what is owed to one address for one request stands in its order."""
+    return f"{callback['lane']}:{request_id}"
 
 
 def timer(record: Record) -> int:

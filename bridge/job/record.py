@@ -31,6 +31,7 @@ class Long(StrEnum):
     PROGRESS = "progress"  # JSON
     WISHED = "wished"  # JSON {by, door}
     REPLY = "reply"  # JSON {to, on, via, correlation_id, also: [the same of who sent the request again]}
+    CALLBACK = "callback"  # JSON list of {lane, host, url, events}: who is called back (`job/callback.py`)
     TRACE = "trace"  # W3C traceparent
     EVIDENCE = "evid"  # text: the job id that a callback named while the submit's answer was lost
     OUTPUT_REF = "oref"  # JSON {size, sha256, url} of an output over the inline limit; no url: only the ledger has it

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bridge.errors import JobRejected
 from bridge.faults import rule
+from bridge.job.callback import EVENT_NAMES, Callback
 from bridge.job.record import dumps
 from bridge.job.words import Reason
 
@@ -40,7 +41,7 @@ METADATA_KEYS_MAX, METADATA_VALUE_MAX = 32, 256
 FIELD_NAME_MAX = 100
 
 #: Names that are promised for later. Refused by name today, so that they can be added without changing a meaning.
-RESERVED = frozenset({"callback", "fallback", "canary", "rerun"})
+RESERVED = frozenset({"fallback", "canary", "rerun"})
 
 #: What `retries` covers unless `retry_on` says otherwise. An execution timeout would most likely time out again.
 DEFAULT_RETRY_ON = (Reason.HANDLER_ERROR, Reason.WORKER_LOST, Reason.TTL_EXPIRED)
@@ -119,6 +120,7 @@ class RunRequest(Model):
     metadata: dict[str, Scalar] = {}
     not_before: int | str | None = None
     lane: Literal["batch"] | None = None
+    callback: Callback | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -287,6 +289,9 @@ _RULES: Mapping[str, str] = {
     "result": "must be output or document",
     "lane": "must be batch, or left out",
     "metadata.*": "must be a string, a number, true, false or null",
+    "callback": "must be an object of url and events",
+    "callback.url": "must be an address that begins with https://",
+    "callback.events": f"must be a list of {', '.join(EVENT_NAMES)}",
     "not_before": "must be an RFC 3339 time with its offset, as 2026-12-24T18:00:00Z, or epoch milliseconds",
 }
 
@@ -314,7 +319,7 @@ def _field_of(place: tuple[int | str, ...]) -> str:
     field, *inside = map(str, place)
     if field == "s3Config" and inside:
         inside = inside[1:]
-    if field in {"policy", "s3Config", "metadata"} and inside:
+    if field in {"policy", "s3Config", "metadata", "callback"} and inside:
         field = f"{field}.{inside[0]}"
     return field[:FIELD_NAME_MAX]
 

@@ -126,6 +126,7 @@ class Sink(StrEnum):
     CELERY = "celery"
     REPLY = "reply"
     RESULTS = "results"
+    CALLBACK = "callback"
 
 
 class Outcome(StrEnum):

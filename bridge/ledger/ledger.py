@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bridge.ledger.aside import take_asides
 from bridge.ledger.batches import Batches
 from bridge.ledger.blobs import BlobList
+from bridge.ledger.callbacks import Callbacks
 from bridge.ledger.engines import Engines
 from bridge.ledger.follow_ups import FollowUps
 from bridge.ledger.later import Later
@@ -54,6 +55,7 @@ class Ledger(Leases):
         self.made_ids = MadeIds(client, names)
         self.follow_ups = FollowUps(client, names, self.now)
         self.later = Later(client, names, self.now)
+        self.callbacks = Callbacks(client, names)
         self.dead = DeadLetters(client, names, dead_max, dead_originals)
 
     def asides(self) -> dict[str, str]:

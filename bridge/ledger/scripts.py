@@ -22,7 +22,20 @@ if TYPE_CHECKING:
 
 #: Scripts that save what was paid for run in a full memory as well (HARDENING 11).
 _ALLOW_OOM = frozenset(
-    {"commit", "beat", "give_back", "claim", "timers", "due", "orphan", "orphan_seen", "stream", "relay", "endpoint"}
+    {
+        "commit",
+        "beat",
+        "give_back",
+        "claim",
+        "timers",
+        "due",
+        "orphan",
+        "orphan_seen",
+        "stream",
+        "relay",
+        "endpoint",
+        "callback",
+    }
 )
 
 

@@ -105,7 +105,11 @@ def of_job(ledger: Ledger, endpoint: str, job_id: str) -> str | None:
 def untold(ledger: Ledger) -> Iterator[str]:
     """Ids of requests whose end waits for AMQP's word that somebody was told. Reads every row."""
     for request_id, (phase, sinks) in _rows(ledger, "ph", "sk"):
-        if phase == Phase.SETTLED.value and set((sinks or "").split(",")) - {"", Sink.CELERY.value}:
+        if phase == Phase.SETTLED.value and set((sinks or "").split(",")) - {
+            "",
+            Sink.CELERY.value,
+            Sink.CALLBACK.value,
+        }:
             yield request_id
 
 

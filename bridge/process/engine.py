@@ -8,8 +8,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bridge import __version__
+from bridge.callbacks.addresses import Addresses
+from bridge.callbacks.post import Poster
+from bridge.callbacks.signer import Signer
 from bridge.doors.celery.consumer.queues import queues_read
 from bridge.doors.celery.follow_ups import depths
 from bridge.doors.celery.later import send
@@ -23,6 +28,7 @@ from bridge.engine.submit.spending import Spending
 from bridge.engine.submit.submit import Submit
 from bridge.engine.submit.worker_counts import WorkerCounts
 from bridge.engine.tell.amqp_publisher import Broker
+from bridge.engine.tell.callbacks import Callbacks
 from bridge.engine.tell.finish import Finish, LocalFinish
 from bridge.engine.tell.follow_ups import FollowUpReaders
 from bridge.engine.tell.publish import Publish
@@ -38,8 +44,10 @@ from bridge.engine.watch.track import Track
 from bridge.engine.watch.unread import Unread
 from bridge.loop import Loop
 from bridge.process.figures import bounds
+from bridge.settings.callbacks import allowed_of
 
 if TYPE_CHECKING:
+    from bridge.engine.watch.outputs import Outputs
     from bridge.process.components import Components
     from bridge.settings import Settings
 
@@ -166,11 +174,38 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         publish = _publish(has)
         loops["publish"] = Loop("publish", publish.once, at_least_s=BURST_S)
         closers.append(publish.close)
+    pools: list[Callers | Outputs] = [*threads.all(), has.outputs]
+    if s.bridge_callback_secret_file is not None:
+        callbacks = _callbacks(has, s.bridge_callback_secret_file)
+        loops["callbacks"] = Loop("callbacks", callbacks.once, at_least_s=BURST_S)
+        callbacks.callers.on_free = callbacks.wake = loops["callbacks"].wake
+        pools.append(callbacks.callers)
     threads.wake(loops)
     has.notifier.states.wake, has.outputs.wake = loops["states"].wake, loops["outputs"].wake
-    engine = Engine(engine_id, loops, (commits, pages), (*threads.all(), has.outputs), submit.calm, tuple(closers))
+    engine = Engine(engine_id, loops, (commits, pages), tuple(pools), submit.calm, tuple(closers))
     wake.woken = engine.wake_all
     return engine
+
+
+def _callbacks(has: Components, secret_file: Path) -> Callbacks:
+    s = has.settings
+    poster = Poster(
+        Addresses(allowed_of(s.bridge_callback_allow)),
+        timeout_s=s.bridge_callback_timeout_s,
+        ca_file=s.bridge_callback_ca_file,
+        agent=f"runpod-bridge/{__version__}",
+    )
+    return Callbacks(
+        has.ledger,
+        has.notifier.changed,
+        Signer(secret_file),
+        poster,
+        Callers("callback", s.bridge_callback_threads),
+        of_host=s.bridge_callback_host_max,
+        lease_ms=int(s.bridge_lease_s * 1000),
+        retry_s=s.bridge_callback_retry_s,
+        patience_ms=int(s.bridge_callback_patience_s * 1000),
+    )
 
 
 def _publish(has: Components) -> Publish:

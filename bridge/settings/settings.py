@@ -20,6 +20,7 @@ from bridge.faults import rule
 from bridge.redis_address import is_redis, is_sentinel, sentinels
 from bridge.settings.addresses import fault_of, spelled
 from bridge.settings.api import api_faults
+from bridge.settings.callbacks import allowed_of, callback_faults
 
 ENDPOINT_WORD = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 NAMESPACE = re.compile(r"[A-Za-z0-9_\-]{1,32}")
@@ -103,6 +104,11 @@ def _bind(value: str) -> str:
     if value and not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[^:\s]*):\d{1,5}", value):
         fault = "must be HOST:PORT, or empty for none"
         raise ValueError(fault)
+    return value
+
+
+def _allowed(value: str) -> str:
+    allowed_of(value)
     return value
 
 
@@ -215,6 +221,16 @@ class Settings(BaseSettings):
     bridge_api_followers_max: Count = 1_000
     bridge_api_signed_s: Annotated[int, Field(ge=0, le=7 * 24 * 3600)] = 0
 
+    # Callbacks
+    bridge_callback_secret_file: OptionalPath = None  # read again when it changes
+    bridge_callback_allow: Annotated[str, AfterValidator(_allowed)] = ""
+    bridge_callback_ca_file: OptionalPath = None
+    bridge_callback_threads: Annotated[int, Field(ge=1, le=256)] = 32
+    bridge_callback_host_max: Annotated[int, Field(ge=1, le=256)] = 8
+    bridge_callback_timeout_s: Seconds = 15.0
+    bridge_callback_retry_s: Seconds = 5.0
+    bridge_callback_patience_s: Seconds = 24 * 3600.0
+
     # Logs
     bridge_log_level: Literal["debug", "info", "warning", "error"] = "info"
     bridge_log_json: Switch = False
@@ -288,6 +304,12 @@ def _cross_faults(settings: Settings) -> list[str]:
         faults.append(f"BRIDGE_CONFIG_FILE: there is no file {settings.bridge_config_file}")
     if settings.bridge_api:
         faults += api_faults(settings.bridge_http_bind, settings.bridge_api_tokens_file, settings.bridge_api_origins)
+    faults += callback_faults(
+        settings.bridge_callback_secret_file,
+        settings.bridge_callback_ca_file,
+        settings.bridge_callback_timeout_s,
+        settings.bridge_lease_s,
+    )
     if settings.bridge_read_timeout_s + settings.bridge_connect_timeout_s + 5 > settings.bridge_lease_s:
         faults.append("BRIDGE_LEASE_S: must be over BRIDGE_CONNECT_TIMEOUT_S + BRIDGE_READ_TIMEOUT_S + 5")
     return faults

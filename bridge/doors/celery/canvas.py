@@ -42,7 +42,8 @@ def canvas_of(request: Context, *, ignore_result: bool, extended: bool = False) 
     }
     if extended:
         kwargs = dict(request.kwargs or {})
-        canvas["called"] = [request.args or [], kwargs | {"s3Config": "***"} if "s3Config" in kwargs else kwargs]
+        veiled = {name: "***" for name in ("s3Config", "callback") if name in kwargs}
+        canvas["called"] = [request.args or [], kwargs | veiled]
     as_sent = [getattr(request, name, None) for name in (*_FOLLOWING, "group", "group_index")]
     if any(as_sent[: len(_FOLLOWING)]):
         canvas["as_sent"] = hashlib.sha256(dumps(as_sent).encode()).hexdigest()[:16]

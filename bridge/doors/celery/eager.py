@@ -16,7 +16,7 @@ from bridge.errors import Throttled
 from bridge.job.change import Rules
 from bridge.job.document import Held, document
 from bridge.job.record import Long, Record, dumps
-from bridge.job.request import parse_run
+from bridge.job.request import parse_run, rejected
 from bridge.job.transitions import Table
 from bridge.job.words import Status, Wish
 
@@ -31,6 +31,8 @@ THROTTLED_S = 1.0
 def run(book: EndpointBook, client_of: Callable[[str], RunPodClient], arguments: Mapping[str, Any]) -> Any:
     """The job's output; raises the same errors as `AsyncResult.get`."""
     request = parse_run(arguments)
+    if request.callback is not None:
+        raise rejected("callback", "callback: nobody is called from an eager task, which has no ledger")
     endpoint = book.resolve(request.endpoint)
     client = client_of(endpoint.name)
     body: dict[str, Any] = {"input": request.input}

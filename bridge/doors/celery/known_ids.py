@@ -43,10 +43,13 @@ def kept_apart(ledger: Ledger, task_id: str, kwargs: dict[str, Any], task: str) 
     wait_for_ledger(lambda: keep(ledger, "id_conflict", task_id, kwargs, detail, task))
 
 
+#: Arguments that are kept in no dead letter: keys of a store, and an address that may hold a password or a token.
+SECRETS = ("s3Config", "callback")
+
+
 def keep(ledger: Ledger, reason: str, task_id: str, arguments: Mapping[str, Any], detail: str, task: str) -> None:
     """Keep what a task asked for and was refused without a record (I12): arguments as JSON, no secrets (I11)."""
-    secret = isinstance(arguments.get("s3Config"), Mapping)
-    kept = {**arguments, "s3Config": "***"} if secret else dict(arguments)
+    kept = {**arguments, **{name: "***" for name in SECRETS if isinstance(arguments.get(name), Mapping)}}
     body = json.dumps(kept, default=str)
     ledger.dead.keep(reason, door="celery", body=body, request_id=task_id, source=task, detail=detail)
 

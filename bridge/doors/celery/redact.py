@@ -44,7 +44,7 @@ def shown(kwargs: dict[str, Any]) -> str:
     told = {name: _form(kwargs[name], _DEPTH, words=True) for name in SHOWN if name in kwargs}
     for name, value in kwargs.items():
         if name not in told:
-            told[name] = _VEIL if name == "s3Config" else _form(value, _DEPTH)
+            told[name] = _VEIL if name in {"s3Config", "callback"} else _form(value, _DEPTH)
     text = repr(told)
     return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 4] + "...}"
 

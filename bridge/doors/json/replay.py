@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import NotReplayable
+from bridge.job.change import lane_of
 from bridge.job.document import CONTENT_TYPE
+from bridge.job.record import Long
 from bridge.job.request import check_request_id
 from bridge.ledger.streams.dead import original_of
 from bridge.ledger.streams.inbox import send
@@ -50,6 +52,8 @@ def replay(app: Celery, ledger: Ledger, letter: Mapping[str, Any], *, amqp: bool
             return _to_stream(ledger, letter, raw, request_id)
         case "celery":
             return _as_task(app, letter, raw, request_id)
+        case "callback":
+            return _as_callback(ledger, letter, raw)
         case "finish":
             told = f"`bridge status {letter['request_id']} --content`"
             raise NotReplayable(f"Celery was told that this result cannot be delivered; {told} has it")
@@ -120,14 +124,26 @@ def _as_reply(ledger: Ledger, letter: Mapping[str, Any], raw: bytes) -> str:
     return f"reply_to {letter['source']}"
 
 
+def _as_callback(ledger: Ledger, letter: Mapping[str, Any], raw: bytes) -> str:
+    """Owed once more to the address that its request names; the letter holds none, for it may be a secret."""
+    request_id, key = str(letter["request_id"]), (letter.get("headers") or {}).get("lane")
+    held = ledger.load(request_id)
+    known = held.json(Long.CALLBACK) or () if held is not None else ()
+    callback = next((one for one in known if one["lane"] == key), None)
+    if callback is None:
+        raise NotReplayable("its request is no longer kept, and with it the address went")
+    ledger.callbacks.owe(lane_of(callback, request_id), callback["host"], callback["url"], raw.decode())
+    return str(letter["source"])
+
+
 def _as_task(app: Celery, letter: Mapping[str, Any], raw: bytes, request_id: str | None) -> str:
     if letter["reason"] in {"malformed", "too_large", "unknown_kind"}:
         raise NotReplayable("Celery could not read it, and would not now: have its producer send it again")
     if letter["reason"] == "undeliverable":
         raise NotReplayable("whoever waited for what follows a request was told that it cannot be sent: send it anew")
     arguments = json.loads(raw)
-    if arguments.get("s3Config") == "***":
-        raise NotReplayable("its s3Config was a secret and is not kept: let its producer send it again")
+    if veiled := [name for name in ("s3Config", "callback") if arguments.get(name) == "***"]:
+        raise NotReplayable(f"its {veiled[0]} may be a secret and is not kept: let its producer send it again")
     task_id = request_id or str(letter["request_id"])
     task = str(letter["source"])  # a control task's letter goes back as that task, never as a run
     queue = task if task == "bridge.run" else "bridge.control"

@@ -61,6 +61,21 @@ class Accepting(Base):
             draft.set(sinks=",".join(sorted({*held.record.waiting_sinks, Sink.REPLY})))
         return draft.done("noted")
 
+    def also_call(self, held: Held, now: int, callback: Mapping[str, Any]) -> Change:
+        """The same request came again with another callback (as in Long.CALLBACK): that one is told the rest as well.
+
+        Of a request that has ended it is only remembered: the end is owed to it already.
+        """
+        known = held.json(Long.CALLBACK) or []
+        if any(one["url"] == callback["url"] for one in known):
+            return same(held, "known")
+        if len(known) > ALSO_MAX:
+            return same(held, "full")
+        draft = self._draft(held, now).keep(Long.CALLBACK, [*known, dict(callback)])
+        if not held.record.phase.ended:
+            draft.set(sinks=",".join(sorted({*held.record.waiting_sinks, Sink.CALLBACK})))
+        return draft.done("noted")
+
     def also_answer(self, held: Held, now: int, asker: Mapping[str, Any]) -> Change:
         """The same for who sent it by Celery and reads a queue of his own; `asker`: {reply_to, correlation_id}."""
         if held.record.phase.ended:

@@ -75,11 +75,19 @@ class Finishing(Base):
     def told_again(self, held: Held, now: int) -> Change:
         """What tells the end has left the event stream before AMQP had confirmed it."""
         record = held.record
-        if record.phase is not E or not record.waiting_sinks - {Sink.CELERY}:
+        if record.phase is not E or not record.waiting_sinks - {Sink.CELERY, Sink.CALLBACK}:
             return same(held, "late")
         draft = self._draft(held, now)
         as_wished = bool(record.wish) and (record.status, record.reason) == wish_end(record.wish)
         return check(draft.tell_end_again(**(self._wished(draft) if as_wished else {})).done("told_again"), "finish")
+
+    def call_no_more(self, held: Held, now: int, lane: str) -> Change:
+        """A receiver has answered 410: nothing more of this request is owed to it."""
+        known = held.json(Long.CALLBACK) or []
+        if not any(one["lane"] == lane and one["events"] for one in known):
+            return same(held, "known")
+        left = [{**one, "events": []} if one["lane"] == lane else one for one in known]
+        return self._draft(held, now).keep(Long.CALLBACK, left).done("gone")
 
     def output_forgotten(self, held: Held, now: int, url: str) -> Change:
         """The object store lets an output go: the record says so first, so that no reference leads nowhere."""

@@ -161,4 +161,6 @@ def _sinks_again(held: Held) -> set[Sink]:
         sinks.add(Sink.REPLY)
     elif reply:
         sinks.add(Sink.RESULTS)
+    if Long.CALLBACK in held.long:
+        sinks.add(Sink.CALLBACK)
     return sinks

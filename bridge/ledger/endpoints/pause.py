@@ -49,7 +49,7 @@ def _change(
         time = stamp(ledger.now(), ledger.clock.offset) or ""
         body = endpoint_event(name, data, endpoint=endpoint, sequence=sequence + 1, time=time)
         args = [endpoint, sequence, token, kept, len(values) // 2, len(drop), *values, *drop]
-        args += [body, f"job.{name.value}.{endpoint}", "", "", ""]
+        args += [body, f"job.{name.value}.{endpoint}", "", "", "", ""]
         answer = run(ledger.client, "endpoint", [ledger.names.prefix, ledger.names.events], args)
         if answer[0] != 0:
             return bool(answer[0] == 1)

@@ -22,6 +22,12 @@
 --   <p>grant:<token>     string  what a claim handed out, so that a repeated call hands out the same (I15)
 --   <p>wish:<id>         string  a cancel that came before its request; <p>wishes zset, by age
 --   <p>replaced:<task>   set     ids of the requests by which a Celery task has replaced itself, by that task's id
+--   <p>cb:<lane>         list    callbacks owed, in their order: "<ms owed since> <url>", a line end, the event; a lane is one address of
+--                                one request, <8 hex>:<id>
+--   <p>cbs:<lane>        hash    the lane: token of who calls, tries of the first one, bytes, news (counts what was added), skipped
+--   <p>cb_due:<host>     zset    lanes by the time they are to be worked at, or the end of their lease; <p>cb_out:<host> zset of leases
+--   <p>cb_hosts          zset    hosts (name:port) by when to look at them; <p>cb_host:<host> hash: fails in a row, paused until
+--   <p>cb_since          zset    lanes by since when their first one is owed; <p>cb_owed string: how many are owed in all
 --   <p>later             zset    Celery ids of control tasks by their ETA; <p>later_messages hash: each whole, JSON
 --   <p>later_sent:<id>   string  it was sent on; for an hour
 --   <p>batches           zset    [batch, endpoint, endpoint id, base url] of batches that are watched, by the next look
@@ -143,8 +149,35 @@ local function last_id(key)
 end
 
 -- Events leave in the same call as the change (I3). Each is: body, routing key, reply as JSON or "",
--- streams to copy to or "", results flag. Without a key it is only copied. The stream is the outbox; others trim it.
+-- streams to copy to or "", results flag, callbacks as JSON or "". Without a key it is only copied. The stream is the outbox; others trim it.
 -- A copy's stream is bounded by count and, where bodies are large, by bytes (I16).
+-- Callbacks are owed from the call on that tells their event (I3): [[lane, host, url], ...]; one without url is only looked at, for
+-- the request may have ended. A receiver that takes nothing is owed no more than this of one request; its end always (I16).
+local OWED_MAX, OWED_BYTES_MAX = 1000, 16777216
+
+local function owe(owed, body)
+  local now = ledger_now()
+  for _, one in ipairs(cjson.decode(owed)) do
+    local lane, host, url, ends = one[1], one[2], one[3], one[4]
+    local list, state = p .. 'cb:' .. lane, p .. 'cbs:' .. lane
+    if url ~= '' then
+      local entry = string.format('%.0f ', now) .. url .. '\n' .. body
+      local length, bytes = redis.call('LLEN', list), tonumber(redis.call('HGET', state, 'bytes') or '0')
+      if not ends and (length >= OWED_MAX or bytes + #entry > OWED_BYTES_MAX) then
+        redis.call('HINCRBY', state, 'skipped', 1)
+      else
+        redis.call('RPUSH', list, entry)
+        redis.call('HINCRBY', state, 'bytes', #entry)
+        redis.call('INCR', p .. 'cb_owed')
+        if length == 0 then redis.call('ZADD', p .. 'cb_since', now, lane) end
+      end
+    end
+    redis.call('HINCRBY', state, 'news', 1)
+    redis.call('ZADD', p .. 'cb_due:' .. host, 'NX', now, lane)
+    redis.call('ZADD', p .. 'cb_hosts', 'LT', now, host)
+  end
+end
+
 local function tell(events_stream, args, at, count)
   for _ = 1, count do
     local body, key, reply, copy, result = args[at], args[at + 1], args[at + 2], args[at + 3], args[at + 4]
@@ -154,6 +187,7 @@ local function tell(events_stream, args, at, count)
     else
       add(events_stream, '*', 'data', body, 'key', key, 'reply', reply, 'result', result)
     end
+    if args[at + 5] ~= '' then owe(args[at + 5], body) end
     for stream in string.gmatch(copy, '[^ ]+') do
       add(stream, 'MAXLEN', '~', 100000, '*', 'data', body)
       redis.call('EXPIRE', stream, 604800)
@@ -164,7 +198,7 @@ local function tell(events_stream, args, at, count)
         end
       end
     end
-    at = at + 5
+    at = at + 6
   end
   return at
 end

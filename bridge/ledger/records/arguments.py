@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bridge.ledger.keys import Names
 
 #: How many values the scripts are given of each event (`tell` in `lua/_prelude.lua`).
-TELLING_ARGS = 5
+TELLING_ARGS = 6
 
 
 class Arguments:
@@ -111,11 +111,12 @@ class Arguments:
         copies = [self._names.reply(reply["to"]) for reply in event.replies if reply.get("via") != "amqp"]
         result = "1" if event.result == "amqp" else ""
         reply = json.dumps(relayed[0] if len(relayed) == 1 else relayed) if relayed else ""
+        owed = json.dumps(event.callbacks) if event.callbacks else ""
         results = [self._names.results] if event.result == "redis" else []
         if event.whole and copies:  # who asked has the large output whole; a telling without a key is only copied
-            args = [event.body, event.key, reply, " ".join(results), result]
-            return [*args, event.whole, "", "", " ".join(copies), ""]
-        return [event.body, event.key, reply, " ".join([*copies, *results]), result]
+            args = [event.body, event.key, reply, " ".join(results), result, owed]
+            return [*args, event.whole, "", "", " ".join(copies), "", ""]
+        return [event.body, event.key, reply, " ".join([*copies, *results]), result, owed]
 
 
 def _tombstone(change: Change) -> str:

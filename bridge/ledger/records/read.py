@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Long values that most changes tell or need; inputs and canvases are fetched by those who use them.
 COMMON = (
     Long.METADATA, Long.TRACE, Long.REPLY, Long.WISHED, Long.JOBS, Long.PROGRESS, Long.ERROR, Long.ARGUMENTS,
-    Long.EVIDENCE, Long.OUTPUT_REF,
+    Long.EVIDENCE, Long.OUTPUT_REF, Long.CALLBACK,
 )  # fmt: skip
 ALL = tuple(Long)
 #: Entries read at once: one long stream must not hold the server up.

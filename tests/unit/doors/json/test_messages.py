@@ -122,7 +122,8 @@ POISON = {
     "unknown kind": (b'{"kind":"nobody knows","payload":[]}', {}),
     "unknown argument": (b'{"id":"x","input":{"a":1},"imput":{}}', {}),
     "empty input": (b'{"id":"x","input":{}}', {}),
-    "reserved": (b'{"id":"x","input":{"a":1},"callback":"http://x"}', {}),
+    "reserved": (b'{"id":"x","input":{"a":1},"fallback":"http://x"}', {}),
+    "callback by http": (b'{"id":"x","input":{"a":1},"callback":{"url":"http://x"}}', {}),
     "control character": (b'{"id":"x","input":{"a":1},"correlation_id":"a\\u0000"}', {}),
 }  # fmt: skip
 
@@ -316,7 +317,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metadata": "flat"}, "metadata: must be an object"),
     ({"metadata": {"float": [1]}}, "metadata.float: must be a string, a number, true, false or null"),
     ({"imput": {}}, "imput: unknown argument"),
-    ({"callback": "http://x"}, "callback: not yet: the name is reserved for a later version"),
+    ({"fallback": "http://x"}, "fallback: not yet: the name is reserved for a later version"),
+    ({"callback": "http://x"}, "callback: must be an object of url and events"),
+    ({"callback": {"url": "http://x"}}, "callback.url: must begin with https://"),
 ]  # fmt: skip
 
 
