@@ -304,8 +304,6 @@ def _count_http(name: str, fields: Mapping[str, Any]) -> None:
         _counted.followers.set(fields["count"])
 
 
-subscribe(_count)
-subscribe(_count_http)
 def _count_callbacks(name: str, fields: Mapping[str, Any]) -> None:
     match name:
         case "callback.delivered" | "callback.failed":
@@ -316,6 +314,7 @@ def _count_callbacks(name: str, fields: Mapping[str, Any]) -> None:
 
 
 subscribe(_count)
+subscribe(_count_http)
 subscribe(_count_callbacks)
 
 
