@@ -4,6 +4,7 @@ export type Everything =
   | AcceptedData
   | AcceptedEvent
   | AnsweredData
+  | Callback
   | CancelledEvent
   | Chunk
   | ChunkData
@@ -229,6 +230,36 @@ export interface AnsweredData {
   [k: string]: unknown;
 }
 /**
+ * Whom the bridge tells by HTTPS what becomes of a request; docs/callbacks.md.
+ */
+export interface Callback {
+  /**
+   * which are told; default: the end
+   */
+  events?:
+    | (
+        | "accepted"
+        | "submitted"
+        | "queued"
+        | "started"
+        | "progress"
+        | "chunk"
+        | "retried"
+        | "end"
+        | "completed"
+        | "failed"
+        | "cancelled"
+        | "timed_out"
+        | "lost"
+        | "rejected"
+      )[]
+    | null;
+  /**
+   * https, at a host that the bridge may call
+   */
+  url: string;
+}
+/**
  * An end: nobody wants it any more.
  */
 export interface CancelledEvent {
@@ -264,6 +295,10 @@ export interface Document {
   accepted_at?: string | null;
   attempt: number;
   /**
+   * RunPod's id of the batch that the job is part of
+   */
+  batch_id?: string | null;
+  /**
    * chunks over BRIDGE_CHUNK_EVENTS_MAX: in the request's own stream alone
    */
   chunks_untold?: number | null;
@@ -284,6 +319,10 @@ export interface Document {
   id: string;
   job_id?: string | null;
   jobs: JobOfRequest[];
+  /**
+   * `batch`: by RunPod's Batch API
+   */
+  lane?: string | null;
   /**
    * members of RunPod's answer whose values cannot be: null here, nothing is booked
    */
@@ -1177,6 +1216,10 @@ export interface RejectedData {
   accepted_at?: string | null;
   attempt: number;
   /**
+   * RunPod's id of the batch that the job is part of
+   */
+  batch_id?: string | null;
+  /**
    * chunks over BRIDGE_CHUNK_EVENTS_MAX: in the request's own stream alone
    */
   chunks_untold?: number | null;
@@ -1199,6 +1242,10 @@ export interface RejectedData {
   id: string;
   job_id?: string | null;
   jobs: JobOfRequest[];
+  /**
+   * `batch`: by RunPod's Batch API
+   */
+  lane?: string | null;
   /**
    * members of RunPod's answer whose values cannot be: null here, nothing is booked
    */
@@ -1290,6 +1337,7 @@ export interface JsonCommand {
  * A request as a service sends it: `bridge.run`'s arguments beside these.
  */
 export interface JsonRequest {
+  callback?: Callback | null;
   correlation_id?: string | null;
   delivery?: ("at_least_once" | "at_most_once") | null;
   endpoint?: string | null;
@@ -1297,6 +1345,7 @@ export interface JsonRequest {
   input: {
     [k: string]: unknown;
   };
+  lane?: "batch" | null;
   metadata?: {
     [k: string]: string | number | boolean | null;
   };
