@@ -34,9 +34,7 @@ def document() -> dict[str, Any]:
         schema_generator=Names,
     )
     for schema in found["$defs"].values():
-        schema.pop(
-            "discriminator", None
-        )  # OpenAPI's form of it is none of AsyncAPI's; each branch's `type` is constant
+        schema.pop("discriminator", None)  # OpenAPI's form is none of AsyncAPI's; each `type` is a constant
     return {
         "asyncapi": "3.0.0",
         "info": {
