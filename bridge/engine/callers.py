@@ -127,3 +127,25 @@ class Callers:
         with self._lock:
             for _ in range(self._started):
                 self._queue.put(None)
+
+
+class Planned:
+    """What so many owners may start in one turn between them, before any of them has started anything: even parts.
+
+    What one leaves of its part is for those after it, so who wants least should come first.
+    """
+
+    def __init__(self, callers: Callers, owners: int) -> None:
+        self._callers = callers
+        self._owners = owners
+        self._taken = 0
+
+    def free_for(self, owner: str) -> int:
+        """As `Callers.free_for`, and no more than this owner's part. Asked once by each."""
+        part = -(-max(0, self._callers.free - self._taken) // max(1, self._owners))
+        self._owners -= 1
+        return min(self._callers.free_for(owner), part)
+
+    def take(self, count: int) -> None:
+        """So many will be started, or fewer."""
+        self._taken += count

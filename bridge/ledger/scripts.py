@@ -13,6 +13,7 @@ from redis.exceptions import NoScriptError
 
 from bridge import redis_calls
 from bridge.errors import LedgerUnavailable
+from bridge.in_step import Asked, ask
 from bridge.outage import mapped
 
 if TYPE_CHECKING:
@@ -57,14 +58,15 @@ def script(name: str) -> Script:
     return Script(name, source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324  (Redis names scripts so)
 
 
+def asked(name: str, keys: Sequence[Any], args: Sequence[Any]) -> Asked:
+    """A call of one script."""
+    verb = script(name)
+    return Asked(verb.sha, verb.source, keys, args)
+
+
 def run(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
     """Call one script. Raises LedgerUnavailable, or LedgerFault."""
-    verb = script(name)
-    with mapped():
-        try:
-            return redis_calls.call(client, ("EVALSHA", verb.sha, len(keys), *keys, *args))
-        except NoScriptError:
-            return redis_calls.call(client, ("EVAL", verb.source, len(keys), *keys, *args))
+    return ask(client, asked(name, keys, args))
 
 
 def run_many(

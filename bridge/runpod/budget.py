@@ -16,8 +16,9 @@ from typing import Any, Literal
 import redis
 
 from bridge.errors import LedgerError
+from bridge.in_step import Work, alone
 from bridge.runpod.operations import LIMITS, Limit, Operation
-from bridge.runpod.shared import first_in, ledger_now, read, run, write
+from bridge.runpod.shared import WHAT, asked, first_in, ledger_now, read, run, write
 from bridge.telemetry import tell
 
 #: How much of the whole comes back each second, once a limit learned from a 429 was held long enough.
@@ -57,7 +58,7 @@ class Budget:
 
         `now` is ledger time by this process' own clock, None while it does not know it.
         """
-        self._client = client
+        self.client = client
         self._prefix = prefix
         self._limits = limits
         self._limit_of = limit_of
@@ -76,7 +77,15 @@ class Budget:
         `small` is for single calls beside the loops': refused, they have 10 % of the limit left to them for a while.
         `paced` is for calls in bulk: beyond half of the limit they are spread evenly over the seconds.
         """
-        granted, wait = self._acquire(endpoint_id, op, wanted, token, slot_ms, kind)
+        return alone(
+            self.client, self.acquiring(endpoint_id, op, wanted, token=token, slot_ms=slot_ms, kind=kind), WHAT
+        )
+
+    def acquiring(
+        self, endpoint_id: str, op: Operation, wanted: int, *, token: str, slot_ms: int, kind: Kind = ""
+    ) -> Work[Grant]:
+        """The same, in step with others' work."""
+        granted, wait = yield from self._acquiring(endpoint_id, op, wanted, token, slot_ms, kind)
         if granted:
             with self._lock:
                 self._out.setdefault((endpoint_id, op), {})[token] = granted
@@ -99,7 +108,7 @@ class Budget:
         with self._lock:
             waiting = [key for key, tokens in self._untold.items() if tokens]
         for endpoint_id, op in waiting:
-            self._acquire(endpoint_id, op, 0, "", 0)
+            alone(self.client, self._acquiring(endpoint_id, op, 0, "", 0), WHAT)
 
     def throttled(self, endpoint_id: str, op: Operation, delay_s: float | None) -> None:
         """RunPod said 429: pause, as long as it asked; then single calls find out what it takes (docs/budget.md)."""
@@ -108,15 +117,15 @@ class Budget:
         with self._lock:
             self._halted[endpoint_id, op] = time.monotonic() + max(HALT_S, pause_ms / 1000)
         args = [endpoint_id, op.value, pause_ms, limit.calls, limit.per_worker, RECOVERY]
-        if run(self._client, "throttled", self._prefix, args, self._now()):
+        if run(self.client, "throttled", self._prefix, args, self._now()):
             tell("budget.throttled", endpoint=endpoint_id, op=op.value, delay_s=delay_s)
 
     def raise_to(self, endpoint_id: str, running_workers: int) -> None:
         """Health has seen so many RunPod workers running: the limit is the larger of base and workers' share."""
-        heard = {"workers": running_workers, "workers_at": ledger_now(self._client, self._prefix)}
+        heard = {"workers": running_workers, "workers_at": ledger_now(self.client, self._prefix)}
         for op in Operation:
             if self.limit(endpoint_id, op).per_worker:
-                write(self._client, self._key(endpoint_id, op), heard, keep_ms=KEEP_MS)
+                write(self.client, self._key(endpoint_id, op), heard, keep_ms=KEEP_MS)
 
     def limit(self, endpoint_id: str, op: Operation) -> Limit:
         """The table's figures for one endpoint and operation."""
@@ -136,21 +145,21 @@ class Budget:
 
     def may_ask(self, endpoint_id: str, every_ms: int) -> bool:
         """Whether this process may ask for the endpoint's health now; one of all processes in that time."""
-        return first_in(self._client, f"{self._prefix}asked:{endpoint_id}", every_ms)
+        return first_in(self.client, f"{self._prefix}asked:{endpoint_id}", every_ms)
 
     def state(self, endpoint_id: str) -> dict[str, Any]:
         """What is left of each operation's budget, for health."""
-        now = ledger_now(self._client, self._prefix)
+        now = ledger_now(self.client, self._prefix)
         ops = Operation.RUN, Operation.STATUS, Operation.CANCEL
         return {op.value: self._state(endpoint_id, op, now) for op in ops}
 
     def state_of(self, endpoint_id: str, op: Operation) -> dict[str, int]:
         """`limit`, `left`, `under_way`, `cuts_by_429` of one operation."""
-        return self._state(endpoint_id, op, ledger_now(self._client, self._prefix))
+        return self._state(endpoint_id, op, ledger_now(self.client, self._prefix))
 
     def _state(self, endpoint_id: str, op: Operation, now: int) -> dict[str, int]:
-        found = read(self._client, self._key(endpoint_id, op))
-        out = sum(int(count) for count in read(self._client, self._key(endpoint_id, op) + ":held").values())
+        found = read(self.client, self._key(endpoint_id, op))
+        out = sum(int(count) for count in read(self.client, self._key(endpoint_id, op) + ":held").values())
         recent = sum(int(count) for name, count in found.items() if name.startswith("b:") and _in_window(name, now))
         limit = _limit_now(found, now, self.limit(endpoint_id, op))
         return {
@@ -163,9 +172,9 @@ class Budget:
     def _key(self, endpoint_id: str, op: Operation) -> str:
         return f"{self._prefix}budget:{endpoint_id}:{op.value}"
 
-    def _acquire(
+    def _acquiring(
         self, endpoint_id: str, op: Operation, wanted: int, token: str, slot_ms: int, kind: Kind = ""
-    ) -> tuple[int, int]:
+    ) -> Work[tuple[int, int]]:
         key = endpoint_id, op
         with self._lock:
             untold = self._untold.pop(key, {})
@@ -176,7 +185,7 @@ class Budget:
         for name, unused in untold.items():
             args += (name, left[name], unused)
         try:
-            granted, wait = run(self._client, "acquire", self._prefix, args, self._now())
+            granted, wait = yield asked("acquire", self._prefix, args, self._now())
         except LedgerError:
             with self._lock:  # told again with the next call, which is right also when this one did arrive
                 again = self._untold.setdefault(key, {})

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from bridge.in_step import Work, alone
 from bridge.runpod.budget import Budget, Kind
 from bridge.runpod.operations import Operation
+from bridge.runpod.shared import WHAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,15 @@ class Permits:
         cls, budget: Budget, endpoint_id: str, op: Operation, wanted: int = 1, *, slot_ms: int, kind: Kind = ""
     ) -> Permits:
         """Up to `wanted` permits; see `Budget.acquire` for `slot_ms` and `kind`. Raises LedgerError."""
+        return alone(budget.client, cls.taking(budget, endpoint_id, op, wanted, slot_ms=slot_ms, kind=kind), WHAT)
+
+    @classmethod
+    def taking(
+        cls, budget: Budget, endpoint_id: str, op: Operation, wanted: int = 1, *, slot_ms: int, kind: Kind = ""
+    ) -> Work[Permits]:
+        """The same, in step with others' work."""
         token = secrets.token_hex(8)
-        grant = budget.acquire(endpoint_id, op, wanted, token=token, slot_ms=slot_ms, kind=kind)
+        grant = yield from budget.acquiring(endpoint_id, op, wanted, token=token, slot_ms=slot_ms, kind=kind)
         return cls(budget, endpoint_id, op, token, grant.count, grant.retry_after_ms)
 
     @contextmanager

@@ -9,9 +9,8 @@ from importlib.resources import files
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError
 
-from bridge import redis_calls
+from bridge.in_step import Asked, ask
 from bridge.outage import mapped
 
 WHAT = "the shared budget's Redis"
@@ -24,15 +23,15 @@ def _source(name: str) -> tuple[str, str]:
     return source, hashlib.sha1(source.encode()).hexdigest()  # noqa: S324  (Redis names scripts so)
 
 
-def run(client: redis.Redis, name: str, prefix: str, args: Sequence[Any], now: int | None = None) -> Any:
-    """Call one script; `now` is ledger time by the caller's own clock, where it knows it. Raises LedgerUnavailable."""
+def asked(name: str, prefix: str, args: Sequence[Any], now: int | None = None) -> Asked:
+    """A call of one script; `now` is ledger time by the caller's own clock, where it knows it."""
     source, sha = _source(name)
-    keys = 2, prefix, "" if now is None else now
-    with mapped(WHAT):
-        try:
-            return redis_calls.call(client, ("EVALSHA", sha, *keys, *args))
-        except NoScriptError:
-            return redis_calls.call(client, ("EVAL", source, *keys, *args))
+    return Asked(sha, source, (prefix, "" if now is None else now), args)
+
+
+def run(client: redis.Redis, name: str, prefix: str, args: Sequence[Any], now: int | None = None) -> Any:
+    """Make it. Raises LedgerUnavailable, or LedgerFault."""
+    return ask(client, asked(name, prefix, args, now), WHAT)
 
 
 def read(client: redis.Redis, key: str) -> dict[str, str]:

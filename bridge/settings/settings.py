@@ -199,8 +199,8 @@ class Settings(BaseSettings):
     # Engine
     bridge_engine: Switch = True
     bridge_lease_s: Seconds = 60.0
-    bridge_submit_threads: Annotated[int, Field(ge=1, le=256)] = 16
-    bridge_track_threads: Annotated[int, Field(ge=1, le=256)] = 16
+    bridge_submit_threads: Annotated[int, Field(ge=1, le=256)] = 64
+    bridge_track_threads: Annotated[int, Field(ge=1, le=256)] = 64
     bridge_stream_threads: Annotated[int, Field(ge=1, le=400)] = 400
     bridge_sync_threads: Annotated[int, Field(ge=1, le=400)] = 32
     bridge_connect_timeout_s: Seconds = 3.05

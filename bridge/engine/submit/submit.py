@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bridge.engine.apart import apart
+from bridge.engine.apart import apart_in_step
+from bridge.engine.callers import Planned
 from bridge.engine.commits import FULL_S
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import (
@@ -28,6 +30,7 @@ from bridge.errors import (
     Throttled,
     Unreachable,
 )
+from bridge.in_step import Work, in_step
 from bridge.job.record import Long
 from bridge.job.request import (
     BODY_START,
@@ -96,33 +99,44 @@ class Submit:
         wait = IDLE_S
         self._take_back()
         # Who has least to do comes first: a flood of one endpoint costs another no turn.
-        for due in sorted(self.ledger.due(Step.SUBMIT, Step.SUBMIT_SYNC), key=lambda due: due.ready):
-            submit = partial(self._endpoint, due.endpoint, due.step, due.ready)
-            wait = min(wait, apart(f"submit {due.endpoint}", submit))
-        return wait
+        dues = sorted(self.ledger.due(Step.SUBMIT, Step.SUBMIT_SYNC), key=lambda due: due.ready)
+        count = Counter(due.step for due in dues)
+        free = {
+            Step.SUBMIT: Planned(self.callers, count[Step.SUBMIT]),
+            Step.SUBMIT_SYNC: Planned(self.sync_callers, count[Step.SUBMIT_SYNC]),
+        }
+        turns = [
+            apart_in_step(f"submit {due.endpoint}", self._endpoint(due.endpoint, due.step, due.ready, free[due.step]))
+            for due in dues
+        ]
+        return min([wait, *in_step(self.ledger.client, turns)])
 
     def calm(self, endpoint: str) -> bool:
         """Whether the endpoint has had nothing to submit for a while: then its next request is no part of a burst."""
         return time.monotonic() - self._claimed_at.get(endpoint, 0.0) > CALM_S
 
-    def _endpoint(self, name: str, step: Step, ready: int) -> float:
+    def _endpoint(self, name: str, step: Step, ready: int, free: Planned) -> Work[float]:
         try:
             endpoint = self.book.resolve(name)
         except (JobRejected, SettingsError):
             return self._refuse_all(name, step, ready, f"endpoint: {name!r} is no longer allowed")
         sync = step is Step.SUBMIT_SYNC
         op, callers = (Operation.RUNSYNC, self.sync_callers) if sync else (Operation.RUN, self.callers)
-        wanted, wait = self._wanted(endpoint, step, ready, callers.free_for(name))
+        part = free.free_for(name)
+        wanted, wait = self._wanted(endpoint, step, ready, part)
         if wanted <= 0:
-            return wait
+            return min(wait, FULL_S) if callers.free_for(name) > part else wait
+        free.take(wanted)
         slot_ms = self.slot_ms + (SYNC_WAIT_MAX_MS if sync else 0)
-        permits = Permits.take(self.vitals.budget, endpoint.id, op, wanted, slot_ms=slot_ms, kind="paced")
+        permits = yield from Permits.taking(self.vitals.budget, endpoint.id, op, wanted, slot_ms=slot_ms, kind="paced")
         if permits.count == 0:
             return permits.retry_after_ms / 1000
         lease_ms = self.lease_ms + (SYNC_WAIT_MAX_MS if sync else 0)
         long = (*COMMON, Long.INPUT, Long.S3CONFIG)
         shares = self.book.shares(endpoint)
-        claimed = self.ledger.claim(step, {name: permits.count}, lease_ms=lease_ms, long=long, shares=shares)
+        claimed = yield from self.ledger.claiming(
+            step, {name: permits.count}, lease_ms=lease_ms, long=long, shares=shares
+        )
         self._claimed_at[name] = time.monotonic()
         unused = permits.count - len(claimed.records)
         permits.give_back(unused)

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bridge.engine.apart import apart
+from bridge.engine.apart import apart_in_step
+from bridge.engine.callers import Planned
 from bridge.engine.commits import FULL_S
 from bridge.engine.watch.batch import NET_MS
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, JobUnknown, Refused, Unanswered
+from bridge.in_step import Work, in_step
 from bridge.job.observation import Observation, most_ms
 from bridge.job.record import Long, Record
 from bridge.job.transitions.watching import GONE_APART_MS
@@ -75,27 +77,35 @@ class Track:
                 ready.setdefault(due.endpoint, {})[due.step] = due.ready
             else:
                 wait = min(wait, due.wait_ms / 1000)
-        for endpoint, steps in ready.items():
-            wait = min(wait, apart(f"track {endpoint}", partial(self._endpoint, endpoint, steps)))
-        return max(wait, 0.0)
+        free = Planned(self.callers, len(ready))
+        turns = [
+            apart_in_step(f"track {name}", self._endpoint(name, steps, free))
+            for name, steps in sorted(ready.items(), key=lambda one: sum(one[1].values()))
+        ]
+        return max(min([wait, *in_step(self.ledger.client, turns)]), 0.0)
 
-    def _endpoint(self, endpoint: str, steps: dict[Step, int]) -> float:
+    def _endpoint(self, endpoint: str, steps: dict[Step, int], free: Planned) -> Work[float]:
         self.pace.refresh(endpoint)
         allowed, wait = self.vitals.may_call(endpoint, submitting=False)
         ready = sum(steps.values())
         room = self.commits.room()
-        wanted = min(ready, self.callers.free_for(endpoint), BATCH, room)
+        part = free.free_for(endpoint)
+        wanted = min(ready, part, BATCH, room)
         if allowed is not None:
             wanted = min(wanted, allowed)
         if wanted <= 0:
-            return wait or (IDLE_S if room else FULL_S)
+            others = self.callers.free_for(endpoint) > part
+            return wait or (FULL_S if others or not room else IDLE_S)
+        free.take(wanted)
         endpoint_id = self.endpoint_id_of(endpoint)
-        permits = Permits.take(self.vitals.budget, endpoint_id, Operation.STATUS, wanted, slot_ms=self.slot_ms)
+        permits = yield from Permits.taking(
+            self.vitals.budget, endpoint_id, Operation.STATUS, wanted, slot_ms=self.slot_ms
+        )
         left = permits.count
         for step in (Step.RESCUE, Step.POLL):
             if left and steps.get(step):
                 rest = share_of_polls(left, steps.get(Step.POLL, 0)) if step is Step.RESCUE else 0
-                claimed = self.ledger.claim(step, {endpoint: left - rest}, lease_ms=self.lease_ms)
+                claimed = yield from self.ledger.claiming(step, {endpoint: left - rest}, lease_ms=self.lease_ms)
                 left -= len(claimed.records)
                 for held in claimed.records:
                     if held.record.batch_id:
@@ -106,7 +116,7 @@ class Track:
         permits.give_back(left)
         if permits.count == 0:
             return permits.retry_after_ms / 1000
-        return 0.0 if ready > permits.count - left else IDLE_S
+        return 0.0  # what comes due next was not looked at: the next look says when that is
 
     def _batch_watched(self, held: Held) -> None:
         """Jobs of a batch are read together; its next look is soon."""

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.errors import BridgeError
+from bridge.in_step import Work, alone
 from bridge.job.change import OrphanJob, submit_score
 from bridge.job.document import Held
 from bridge.job.record import Long
 from bridge.job.words import SUBMITS, Step
 from bridge.ledger.records.read import COMMON
 from bridge.ledger.records.write import Writer
-from bridge.ledger.scripts import run
+from bridge.ledger.scripts import asked, run
 from bridge.outage import mapped
 
 
@@ -61,12 +62,24 @@ class Leases(Writer):
         `shares` are the caps and weights of submits: `{"endpoints": {name: cap}, "tenants": {name: {weight, cap}}}`;
         the tenant `*` stands for those that are not named, and not for requests without one.
         """
+        return alone(self.client, self.claiming(step, wanted, lease_ms=lease_ms, long=long, shares=shares))
+
+    def claiming(
+        self,
+        step: Step,
+        wanted: Mapping[str, int],
+        *,
+        lease_ms: int,
+        long: Sequence[Long] = COMMON,
+        shares: Mapping[str, Any] | None = None,
+    ) -> Work[Claimed]:
+        """The same, in step with others' work."""
         token, pairs = secrets.token_hex(8), _pairs(wanted)
         if not pairs:
             return Claimed(token, step, ())
-        args = [token, step.value, lease_ms, json.dumps(shares) if shares else "", self.changes]
+        args: list[Any] = [token, step.value, lease_ms, json.dumps(shares) if shares else "", self.changes]
         args += [len(long), *long, *pairs]
-        answer = run(self.client, "claim", [self.names.prefix], args)
+        answer = yield asked("claim", [self.names.prefix], args)
         self.clock.heard(answer[0])
         return Claimed(token, step, self._read(answer[1:], long))
 
