@@ -34,6 +34,7 @@ from bridge.engine.tell.follow_ups import FollowUpReaders
 from bridge.engine.tell.publish import Publish
 from bridge.engine.tell.retell import Retell
 from bridge.engine.upkeep.commands_later import CommandsLater
+from bridge.engine.upkeep.listing import LEAST_S, Listing
 from bridge.engine.upkeep.sweep import Sweep
 from bridge.engine.upkeep.trim import Trim
 from bridge.engine.upkeep.wake import Wake
@@ -167,6 +168,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         "sweep": Loop("sweep", Sweep(ledger, engine_id, has.notifier.changed, has.budget.flush).once),
         "ask": Loop("ask", WorkerCounts(ledger, vitals, has.endpoint_id_of).once),
         "trim": Loop("trim", trim.once),
+        "listing": Loop("listing", Listing(ledger).once, at_least_s=LEAST_S),
         "wake": Loop("wake", wake.once),
     }
     closers: list[Callable[[], None]] = [finish.close, wake.close]

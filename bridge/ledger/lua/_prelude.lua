@@ -33,6 +33,8 @@
 --   <p>batches           zset    [batch, endpoint, endpoint id, base url] of batches that are watched, by the next look
 --   <p>batch:<endpoint id>:<batch>  hash  ids of its jobs -> ids of their requests
 --   <p>gpu:<day>         hash    executionTime in ms of one day: <ep>, <ep>:<tenant>, <ep>! (paid twice)
+--   <p>accepted          zset    ids by when they were accepted: what a listing walks; stale ones are left out, and tidied
+--   <p>samples:<ep>      list    how the endpoint stood, every 20 s of the last hour, the newest first
 --   <p>endpoints         set     names that have ever had a record
 --   <p>count:<ep>        hash    records per phase, and sums
 --   <p>runs:<ep>         list    delayTime:executionTime of its last jobs, the newest first

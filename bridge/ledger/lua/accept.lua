@@ -39,6 +39,7 @@ if n_long > 0 then redis.call('HSET', p .. 'd:' .. id, unpack(ARGV, at, at + 2 *
 at = at + 2 * n_long
 tell(KEYS[2], ARGV, at, n_events)
 redis.call('SADD', p .. 'endpoints', endpoint)
+redis.pcall('ZADD', p .. 'accepted', now, id) -- the listing: a key that somebody has edited stops nothing
 redis.call('HINCRBY', p .. 'count:' .. endpoint, ARGV[3], 1)
 if bytes > 0 then
   redis.call('HINCRBY', p .. 'count:' .. endpoint, ARGV[4] == 'scheduled' and 'scheduled_bytes' or 'waiting_bytes', bytes)
