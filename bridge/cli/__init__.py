@@ -23,6 +23,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "run": ("bridge.cli.requests", "Submit a request through the broker and watch it to its end; print its output."),
     "status": ("bridge.cli.requests", "The document of a request."),
     "watch": ("bridge.cli.requests", "Follow a request's transitions to its end."),
+    "jobs": ("bridge.cli.jobs", "Requests, the newest first: all, or those that the options name."),
+    "top": ("bridge.cli.top", "How everything stands, live: endpoints, rates, the oldest request, budgets."),
     "cancel": (
         "bridge.cli.control",
         "Cancel requests in whatever phase they are; running ones are cancelled at RunPod.",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridge.cli.codes import ExitCode
+from bridge.cli.findings import hanging
+from bridge.cli.moments import since
 from bridge.cli.shared import as_json, bridge, show
 
 if TYPE_CHECKING:
@@ -33,10 +36,19 @@ def dead_list(*, reason: str | None, count: int, as_json: bool) -> None:
     if as_json:
         show(found, as_json=True)
         return
+    if not found:
+        click.echo(f"none with the reason {reason}" if reason else "none: nothing was refused, and nothing is parked")
     for one in found:
         about = one.get("source") or one.get("endpoint") or one["door"] or ""
         size = f"{one['size']} bytes" if "size" in one else f"phase {one['phase']}"
-        click.echo(f"{one['id']}  {one['time'] or ''}  {one['reason']:13} {about}  {size}  {one['detail'][:160]}")
+        line = f"{one['id']}  {one['time'] or ''}  {one['reason']:13} {about}  {size}"
+        if sys.stdout.isatty():
+            click.echo(
+                f"{one['id']}  {since(one['time'], int(time.time() * 1000)):>4}  {one['reason']:13} {about}  {size}"
+            )
+            hanging("    ", one["detail"][:160], 4)
+        else:
+            click.echo(f"{line}  {one['detail'][:160]}")
 
 
 @dead.command("show")
@@ -125,14 +137,6 @@ def _found(has: Components, letter_id: str) -> dict[str, Any]:
 
 def _shown(has: Components, letter: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
     """As it may be shown: no secrets, at any depth of the original (HARDENING 21)."""
-    from bridge.telemetry import blotted  # noqa: PLC0415
+    from bridge.ledger.streams.dead import shown  # noqa: PLC0415
 
-    names = has.settings.bridge_redact
-    told = {name: blotted(value, names) for name, value in letter.items() if name not in without}
-    original = told.get("original")
-    if letter.get("encoding") == "utf-8" and isinstance(original, str):
-        try:
-            told["original"] = json.dumps(blotted(json.loads(letter["original"]), names), ensure_ascii=False)
-        except (ValueError, RecursionError):
-            told["original"] = blotted(original, names)
-    return told
+    return shown(letter, has.settings.bridge_redact, without)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridge.cli.codes import ExitCode
+from bridge.cli.findings import told
 from bridge.cli.shared import as_json, bridge, show
 from bridge.errors import ApiError, BridgeError, LedgerUnavailable, OutputUnavailable, SettingsError
 
@@ -25,8 +27,7 @@ def check(*, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([{"level": level, "about": about, "says": says} for level, about, says in found]))
     else:
-        for level, about, says in found:
-            click.echo(f"{level:5} {about:10} {says}")
+        told(found)
     return ExitCode.UNHEALTHY if any(level == "FAULT" for level, _, _ in found) else ExitCode.OK
 
 
@@ -132,8 +133,19 @@ def _endpoints(has: Components) -> list[Finding]:
         except ApiError as error:
             found.append(("FAULT", name, f"{type(error).__name__}: {error}"))
         else:
-            found.append(("ok", name, f"workers {dict(heard.workers)}"))
+            found.append(("ok", name, _workers(heard.workers)))
     return found or [("WARN", "endpoints", "none is named: set RUNPOD_ENDPOINT_ID or BRIDGE_ENDPOINTS")]
+
+
+def _workers(workers: Mapping[str, int]) -> str:
+    """`2 workers: 1 running, 1 idle`, as RunPod counts them."""
+    kinds = {name: count for name, count in workers.items() if count and name != "ready"}
+    ready = workers.get("ready", 0) - workers.get("idle", 0)
+    if ready > 0:
+        kinds["ready"] = ready
+    if not kinds:
+        return "answers; no worker is up, the next job waits for a cold start"
+    return "answers; workers: " + ", ".join(f"{count} {name}" for name, count in kinds.items())
 
 
 def _blobs(has: Components) -> list[Finding]:

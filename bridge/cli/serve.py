@@ -12,14 +12,29 @@ import click
 
 from bridge.cli.codes import ExitCode
 
+#: Celery's own options that are most used, as they are handed on.
+SHORT = {"queues": "-Q", "pool": "-P", "concurrency": "-c", "hostname": "-n", "loglevel": "-l"}
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.option(
+    "-Q", "--queues", metavar="NAMES", help="Read these alone (all: bridge.run,bridge.finish,bridge.control)."
+)
+@click.option("-P", "--pool", metavar="NAME", help="threads (the default), prefork or gevent.")
+@click.option("-c", "--concurrency", metavar="N", help="Threads that take messages; jobs in flight need none.")
+@click.option("-n", "--hostname", metavar="NAME", help="This worker's name among the others.")
+@click.option("-l", "--loglevel", metavar="LEVEL", help="Of Celery's log; BRIDGE_LOG_LEVEL is the bridge's.")
+@click.option("--celery-help", is_flag=True, help="All options of `celery worker`; each of them may be given.")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def worker(args: tuple[str, ...]) -> None:
+def worker(args: tuple[str, ...], *, celery_help: bool, **said: str | None) -> None:
     """Consume the bridge's queues and run the engine: `celery -A bridge.app worker ARGS`.
 
     In its place, not in this process: only at Celery's own start is a gevent pool seen before anything is imported.
+    All else is set by BRIDGE_* variables (docs/configuration.md); `bridge check` says what is missing.
     """
+    if celery_help:
+        args = ("--help",)
+    args = (*(part for name, value in said.items() if value for part in (SHORT[name], value)), *args)
     from bridge.settings import load  # noqa: PLC0415
 
     settings = load()

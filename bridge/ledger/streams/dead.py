@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from bridge.job.document import dead_event, stamp
 from bridge.job.words import DeadReason
 from bridge.ledger.aside import on_streams
 from bridge.outage import mapped
-from bridge.telemetry import tell
+from bridge.telemetry import blotted, tell
 
 if TYPE_CHECKING:
     import redis
@@ -84,6 +84,10 @@ class DeadLetters:
         found: Any = self._on(lambda: self.client.xrevrange(self.names.dead, count=count))
         return [letter for entry_id, entry in found if (letter := _read(entry_id, entry)) is not None]
 
+    def count(self) -> int:
+        """How many there are."""
+        return int(self._on(lambda: self.client.xlen(self.names.dead)))
+
     def get(self, letter_id: str) -> dict[str, Any] | None:
         """One letter; None when there is none of that id."""
         found: Any = self._on(lambda: self.client.xrange(self.names.dead, min=letter_id, max=letter_id))
@@ -125,6 +129,18 @@ def original_of(letter: Mapping[str, Any]) -> bytes | None:
     if text is None or letter.get("truncated"):
         return None
     return base64.b64decode(text) if letter.get("encoding") == "base64" else str(text).encode()
+
+
+def shown(letter: Mapping[str, Any], names: Iterable[str] = (), without: Sequence[str] = ()) -> dict[str, Any]:
+    """As people may see it: no secrets, at any depth of the original (HARDENING 21); `names` are secret too."""
+    told = {name: blotted(value, names) for name, value in letter.items() if name not in without}
+    original = told.get("original")
+    if letter.get("encoding") == "utf-8" and isinstance(original, str):
+        try:
+            told["original"] = json.dumps(blotted(json.loads(letter["original"]), names), ensure_ascii=False)
+        except (ValueError, RecursionError):
+            told["original"] = blotted(original, names)
+    return told
 
 
 def _original(raw: bytes) -> tuple[str, str]:

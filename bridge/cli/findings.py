@@ -1,0 +1,33 @@
+"""What a look has found, as lines: no word is broken on a terminal, and each finding is one line in a pipe."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable
+
+import click
+
+_COLOURS = {"FAULT": "red", "WARN": "yellow", "ok": "green"}
+
+
+def told(found: Iterable[tuple[str, str, str]]) -> None:
+    """(level, about, says) each; colour on a terminal alone, where click knows one."""
+    rows = list(found)
+    wide = max([10, *(len(about) for _, about, _ in rows)])
+    for level, about, says in rows:
+        coloured = click.style(f"{level:5}", fg=_COLOURS.get(level), bold=level == "FAULT")
+        hanging(f"{coloured} {about:{wide}} ", says, 7 + wide)
+
+
+def hanging(start: str, says: str, indent: int) -> None:
+    """A line; what does not fit a terminal goes on under its own beginning."""
+    if not sys.stdout.isatty():
+        click.echo(start + says)
+        return
+    width = max(20, shutil.get_terminal_size().columns - indent)
+    lines = textwrap.wrap(says, width, break_on_hyphens=False) or [""]
+    click.echo(start + lines[0])
+    for line in lines[1:]:
+        click.echo(" " * indent + line)
