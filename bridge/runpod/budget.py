@@ -162,9 +162,10 @@ class Budget:
         out = sum(int(count) for count in read(self.client, self._key(endpoint_id, op) + ":held").values())
         recent = sum(int(count) for name, count in found.items() if name.startswith("b:") and _in_window(name, now))
         limit = _limit_now(found, now, self.limit(endpoint_id, op))
+        held_back = "probing" in found or float(found.get("pause_until", 0)) > now  # after a 429
         return {
             "limit": limit,
-            "left": max(0, limit - recent - out),
+            "left": 0 if held_back else max(0, limit - recent - out),
             "under_way": out,
             "cuts_by_429": int(found.get("cuts", 0)),
         }

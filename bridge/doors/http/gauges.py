@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from bridge.engine.engine_lag import TOLD, budget_used, engine_lag
 from bridge.errors import BridgeError
 from bridge.job.words import Phase, Step
 from bridge.ledger import inspect_server
@@ -39,6 +40,12 @@ def _read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gaug
         twice = counts.get("paid_twice_ms", 0) / 1000
         yield "bridge_gpu_paid_twice_seconds", "GPU time paid twice; should be 0.", {"endpoint": endpoint}, twice
         verdict = control.verdict(endpoint)
+        lag = engine_lag(control, endpoint)
+        yield "bridge_engine_lag_seconds", "How late work is that an engine more could do.", {"endpoint": endpoint}, lag
+        for op in TOLD:
+            used = budget_used(control, endpoint, op)
+            labels = {"endpoint": endpoint, "op": op.value}
+            yield "bridge_budget_used_ratio", "Used part of the calls that RunPod allows now.", labels, used
         yield "bridge_endpoint_verdict", "1 for the verdict that holds.", {"endpoint": endpoint, "verdict": verdict}, 1
     lags = ages.lags(ledger)
     yield "bridge_oldest_seconds", "Age of the oldest request that waits to be submitted.", {}, lags["oldest"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS
@@ -37,13 +38,35 @@ def read(ledger: Ledger, endpoint: str) -> dict[str, Any]:
     }
 
 
+def late(ledger: Ledger, endpoint: str, steps: Iterable[Step]) -> dict[Step, float]:
+    """How late the latest work of each step is, in seconds; steps with nothing due are missing.
+
+    A submit is due from the time since which it waits, whatever its priority.
+    """
+    names, wanted = ledger.names, list(steps)
+    with mapped(), ledger.client.pipeline(transaction=False) as pipe:
+        for step in wanted:
+            key = names.due(endpoint, step.value)
+            for band in range(_PRIORITIES if step in SUBMITS else 1):
+                low, high = band * PRIORITY_BAND_MS, (band + 1) * PRIORITY_BAND_MS - 1
+                pipe.zrange(key, low, high, byscore=True, offset=0, num=1, withscores=True)
+        answers: list[Any] = pipe.execute()
+    now, found = ledger.now(), iter(answers)
+    told: dict[Step, float] = {}
+    for step in wanted:
+        firsts = [next(found) for _ in range(_PRIORITIES if step in SUBMITS else 1)]
+        since = [first[0][1] % PRIORITY_BAND_MS for first in firsts if first]
+        if since and (seconds := (now - min(since)) / 1000) > 0:
+            told[step] = seconds
+    return told
+
+
 def _age(since: float, now: int) -> float:
     return round(max(0.0, (now - since) / 1000), 1)
 
 
 def lags(ledger: Ledger) -> dict[str, float]:
     """How late things are, in seconds, over all endpoints: `oldest`, `poll`, `finish`, `outbox`, `expiry`."""
-    now = ledger.now()
     found = {
         "oldest": 0.0,
         Step.POLL.value: 0.0,
@@ -51,16 +74,10 @@ def lags(ledger: Ledger) -> dict[str, float]:
         "outbox": 0.0,
         "expiry": RUN_RETENTION_MS / 1000,
     }
-    with mapped():
-        for endpoint in ledger.endpoints():
-            for step in (Step.POLL, Step.FINISH, Step.SUBMIT):
-                first: Any = ledger.client.zrange(ledger.names.due(endpoint, step.value), 0, 0, withscores=True)
-                if not first:
-                    continue
-                score = float(first[0][1])
-                name = "oldest" if step is Step.SUBMIT else step.value
-                at = score % PRIORITY_BAND_MS if step is Step.SUBMIT else score
-                found[name] = max(found[name], (now - at) / 1000)
+    for endpoint in ledger.endpoints():
+        for step, seconds in late(ledger, endpoint, (Step.POLL, Step.FINISH, *SUBMITS)).items():
+            name = "oldest" if step in SUBMITS else step.value
+            found[name] = max(found[name], seconds)
     found["outbox"] = ledger.outbox.lag().seconds
     found["expiry"] -= found[Step.POLL.value]
     return found
