@@ -1,4 +1,3 @@
-"""json-schema-to-typescript and AsyncAPI's modelina make a named type of every event, document and command."""
 """Generators make a named type of every event, document and command: json2ts and AsyncAPI's modelina."""
 
 from __future__ import annotations
