@@ -35,10 +35,7 @@ class Reading:
 
     def document(self, request_id: str, *, refresh: bool = False) -> dict[str, Any]:
         """Blocks. A large output is a reference, with the address where it is whole."""
-        told = self._control.status(id=request_id, refresh=refresh)
-        if isinstance(told.get("output_ref"), dict):
-            told["output_ref"] = {**told["output_ref"], "href": f"/v1/requests/{told['id']}/output"}
-        return told
+        return self._control.status(id=request_id, refresh=refresh)
 
     async def _status(self, request: Request, caller: Caller) -> Response:
         request_id, refresh = request.path_params["id"], switch(request, "refresh")

@@ -81,6 +81,7 @@ def test_without_a_token_that_is_known_nothing_is_answered(doors: Doors) -> None
             assert told.headers["www-authenticate"].startswith("Bearer")
     assert doors.client.get("/v1/openapi.json").json()["openapi"] == "3.1.0"
     assert doors.client.get("/v1/schemas/document").json()["title"] == "Document"
+    assert doors.client.get("/v1/schemas/urn:bridge:schema:job-event:1").json()["title"] == "JobEvent"
     assert doors.client.get("/v1/schemas/nobodys").status_code == 404
 
 

@@ -360,7 +360,7 @@ def test_a_cancel_never_waits_behind_a_health_that_hangs(house: House, door: str
     name = f"busy-{door}"
     service.own(name)
     request_id = f"{door}-slow"
-    service.send({"input": {"mock_delay": 60}, "id": request_id})
+    service.send({"input": {"mock_delay": 60}, "id": request_id, "endpoint": door})
     eventually(lambda: house.phase(request_id) == "TRACKED", timeout=20)
     service.own(f"now-{door}")
     house.emulator.fault("hang", op="health", times=None, seconds=60)

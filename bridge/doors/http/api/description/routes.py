@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from bridge.doors.http.api.description import openapi
 from bridge.doors.http.api.problem import Problem
-from bridge.job.models import schemas
+from bridge.job.models import schema_named, schemas
 
 if TYPE_CHECKING:
     from bridge.doors.http.api.guard import Guard
@@ -40,9 +40,9 @@ class Describing:
 
     async def _schema(self, request: Request, _caller: Caller) -> Response:
         name = request.path_params["name"].removesuffix(".json")
-        found = _schemas().get(name)
+        found = _schema_named(name)
         if found is None:
-            raise Problem("unknown", f"name: there are {', '.join(sorted(_schemas()))}", field="name")
+            raise Problem("unknown", f"name: there are {', '.join(sorted(schemas()))}", field="name")
         return JSONResponse(found, headers=_KEPT, media_type="application/schema+json")
 
 
@@ -51,6 +51,7 @@ def _description() -> dict[str, Any]:
     return openapi.document()
 
 
-@cache
-def _schemas() -> dict[str, Any]:
-    return schemas()
+@lru_cache(maxsize=100)
+def _schema_named(name: str) -> dict[str, Any] | None:
+    """By its name, or as an event's `dataschema` has it."""
+    return schema_named(name)

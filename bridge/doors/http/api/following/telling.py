@@ -83,7 +83,7 @@ class Telling:
         if event["type"] == _CHUNK and "output_ref" in data:
             body = await self._guard.asked(lambda: self._with_output(request_id, event))
         place.sequence, place.over = sequence, ends and sequence >= place.known
-        yield _frame(event["type"], _linked(event, body), place.id)
+        yield _frame(event["type"], body, place.id)
 
     async def as_it_is(self, request_id: str, place: Place) -> Frames:
         """Where a part of the past is gone: the document, and the chunks. It has no id: it is no event."""
@@ -100,7 +100,7 @@ class Telling:
             event = read(body)
             if event is not None:
                 place.sequence, place.over = sequence_of(event), True
-                yield _frame(event["type"], _linked(event, body), place.id)
+                yield _frame(event["type"], body, place.id)
 
     async def chunks(self, request_id: str, place: Place, until: int | None) -> Frames:
         """Those before an index that were not told, from the request's own stream; all of them for None."""
@@ -165,15 +165,6 @@ def read(body: str) -> dict[str, Any] | None:
 def sequence_of(event: dict[str, Any]) -> int:
     """Its place among the events of its request."""
     return int(event["sequence"])
-
-
-def _linked(event: dict[str, Any], body: str) -> str:
-    """A reference says where the output is."""
-    ref = event["data"].get("output_ref")
-    if not isinstance(ref, dict) or event["type"] not in _ENDS:
-        return body
-    href = f"/v1/requests/{event['subject']}/output"
-    return json.dumps({**event, "data": {**event["data"], "output_ref": {**ref, "href": href}}}, ensure_ascii=False)
 
 
 def _frame(kind: str, body: str, place: str | None) -> bytes:
