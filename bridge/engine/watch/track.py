@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from bridge.runpod.client import RunPodClient, Told
 
 IDLE_S = 1.0
+#: Seconds after a turn that has left nothing: what comes due next was not looked at, and may be near.
+NEXT_S = 0.1
 #: A running job whose stream is read tells its end there; its status is read at least so many ms apart.
 STREAMED_MS = 10_000
 #: Polls of one endpoint taken in one turn at most.
@@ -116,7 +118,7 @@ class Track:
         permits.give_back(left)
         if permits.count == 0:
             return permits.retry_after_ms / 1000
-        return 0.0  # what comes due next was not looked at: the next look says when that is
+        return 0.0 if ready > permits.count - left else NEXT_S
 
     def _batch_watched(self, held: Held) -> None:
         """Jobs of a batch are read together; its next look is soon."""
