@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from bridge.ledger.keys import Names
 
-_FIELDS = 7
+_FIELDS = 8
+#: Milliseconds of a host's failing after which what has been owed for too long is given up without a try of its own.
+FAILING_MS = 600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Lane:
     news: int
     skipped: int  # events that found no room since somebody looked
     host_fails: int
+    over: bool  # owed for too long, by a host that has failed all the while: given up without another try
     owed: Owed | None
     now: int
 
@@ -67,18 +70,22 @@ class Callbacks:
         """An event that no change tells: of a request that ended before this address was named."""
         self._run("owe", "", json.dumps([[lane, host, url, True]]), body)
 
-    def claim(self, token: str, *, lanes: int, of_host: int, lease_ms: int) -> tuple[list[Lane], int]:
+    def claim(self, token: str, *, lanes: int, of_host: int, lease_ms: int, patience_ms: int) -> tuple[list[Lane], int]:
         """Lanes to work at now, and ms until the next look pays (-1: nothing is owed)."""
-        now, wait_ms, *flat = self._run("claim", token, lease_ms, lanes, of_host)
+        args = (lease_ms, lanes, of_host, patience_ms, min(patience_ms, FAILING_MS))
+        now, wait_ms, *flat = self._run("claim", token, *args)
         return [_lane(token, now, flat[i : i + _FIELDS]) for i in range(0, len(flat), _FIELDS)], int(wait_ms)
 
-    def done(self, lane: Lane, *, everything: bool = False, well: bool) -> bool:
-        """The first one (or all) is owed no more; False when the lease was lost. `well`: the host has answered."""
-        what = "all" if everything else "first"
-        return bool(self._run("done", lane.token, lane.name, lane.host, what, "well" if well else "")[1])
+    def done(self, lane: Lane, *, everything: bool = False, host: str, rests_ms: int = 0) -> bool:
+        """The first one (or all) is owed no more; False when the lease was lost. `host` as of `later`."""
+        args = (lane.name, lane.host, "all" if everything else "first", host, lane.host_fails + 1, rests_ms)
+        return bool(self._run("done", lane.token, *args)[1])
 
     def later(self, lane: Lane, delay_ms: int, *, host: str, rests_ms: int = 0) -> bool:
-        """Try the first one again in so many ms. `host`: well, slow, or away, which lets it rest; False: lease lost."""
+        """Try the first one again in so many ms; False when the lease was lost.
+
+        `host`: well, slow, or away, which lets it rest; "": it was not asked.
+        """
         args = (lane.name, lane.host, delay_ms, host, lane.host_fails + 1, rests_ms)
         return bool(self._run("later", lane.token, *args)[1])
 
@@ -108,8 +115,9 @@ class Callbacks:
 
 
 def _lane(token: str, now: int, part: Sequence[Any]) -> Lane:
-    name, host, tries, news, skipped, fails, entry = part
-    return Lane(token, name, host, int(tries), int(news), int(skipped), int(fails), _owed(entry), now)
+    name, host, tries, news, skipped, fails, over, entry = part
+    counts = int(tries), int(news), int(skipped), int(fails)
+    return Lane(token, name, host, *counts, bool(over), _owed(entry), now)
 
 
 def _owed(entry: str) -> Owed | None:

@@ -61,7 +61,11 @@ class Callbacks:
         if free <= 0:
             return IDLE_S  # who becomes free wakes the loop
         lanes, wait_ms = self.ledger.callbacks.claim(
-            secrets.token_hex(8), lanes=free, of_host=self.of_host, lease_ms=self.lease_ms
+            secrets.token_hex(8),
+            lanes=free,
+            of_host=self.of_host,
+            lease_ms=self.lease_ms,
+            patience_ms=self.patience_ms,
         )
         for lane in lanes:
             self.callers.start(self.work, lane, owner=lane.host)
@@ -74,6 +78,9 @@ class Callbacks:
                 tell("callback.skipped", request_id=lane.request_id, host=lane.host, events=lane.skipped)
             if lane.owed is None:
                 self._emptied(lane)
+            elif lane.over:
+                self._give_up(lane, lane.owed, "the host cannot be reached, or does not answer", lane.tries)
+                self.ledger.callbacks.done(lane, host="")
             else:
                 self._tried(lane, lane.owed)
         finally:
@@ -88,23 +95,26 @@ class Callbacks:
         told = {"result": outcome.kind, "seconds": time.monotonic() - started}
         if outcome.kind == "delivered":
             tell("callback.delivered", **about, **told)
-            self.ledger.callbacks.done(lane, well=True)
+            self.ledger.callbacks.done(lane, host="well")
             return
         tell("callback.failed", **about, **told, error=outcome.says, tries=lane.tries + 1)
         if outcome.kind == "gone":
             self._gone(lane, owed, outcome)
         elif lane.now - owed.since >= self.patience_ms:
-            self._give_up(lane, owed, outcome, events=1)
-            self.ledger.callbacks.done(lane, well=_HOST[outcome.kind] == "well")
+            self._give_up(lane, owed, outcome.says, lane.tries + 1)
+            self.ledger.callbacks.done(lane, host=_HOST[outcome.kind], rests_ms=self._rests_ms(lane, outcome))
         else:
             self._later(lane, outcome)
 
     def _later(self, lane: Lane, outcome: Outcome) -> None:
         delay_s = max(backoff(lane.tries + 1, self.retry_s, RETRY_MAX_S), outcome.retry_after_s)
-        rests_s = backoff(lane.host_fails + 1, min(REST_S, self.retry_s), REST_MAX_S) if outcome.kind == "away" else 0
-        self.ledger.callbacks.later(
-            lane, int(delay_s * 1000), host=_HOST[outcome.kind], rests_ms=int(rests_s * 1000)
-        )  # fmt: skip
+        host, rests_ms = _HOST[outcome.kind], self._rests_ms(lane, outcome)
+        self.ledger.callbacks.later(lane, int(delay_s * 1000), host=host, rests_ms=rests_ms)
+
+    def _rests_ms(self, lane: Lane, outcome: Outcome) -> int:
+        if outcome.kind != "away":
+            return 0
+        return int(backoff(lane.host_fails + 1, min(REST_S, self.retry_s), REST_MAX_S) * 1000)
 
     def _gone(self, lane: Lane, owed: Owed, outcome: Outcome) -> None:
         """The receiver wants nothing more: nothing more of this request is owed to it from now on."""
@@ -113,10 +123,10 @@ class Callbacks:
             self.noticed(
                 self.ledger.change(held, lambda fresh, now: self.ledger.table.call_no_more(fresh, now, lane.key))
             )
-        self._give_up(lane, owed, outcome, events=1)
-        self.ledger.callbacks.done(lane, everything=True, well=True)
+        self._give_up(lane, owed, outcome.says, lane.tries + 1)
+        self.ledger.callbacks.done(lane, everything=True, host="well")
 
-    def _give_up(self, lane: Lane, owed: Owed, outcome: Outcome, *, events: int) -> None:
+    def _give_up(self, lane: Lane, owed: Owed, says: str, tries: int) -> None:
         """Kept before it is owed no more: who dies in between leaves two letters, and none is missing."""
         self.ledger.dead.keep(
             DeadReason.UNDELIVERABLE,
@@ -124,10 +134,10 @@ class Callbacks:
             body=owed.body,
             request_id=lane.request_id,
             source=f"https://{lane.host}",
-            detail=f"callback to {lane.host}: {outcome.says} (tried {lane.tries + 1} times)",
+            detail=f"callback to {lane.host}: {says} (tried {tries} times)",
             headers={"content_type": CONTENT_TYPE, "lane": lane.key},
         )
-        tell("callback.given_up", request_id=lane.request_id, host=lane.host, error=outcome.says, events=events)
+        tell("callback.given_up", request_id=lane.request_id, host=lane.host, error=says, events=1)
 
     def _emptied(self, lane: Lane) -> None:
         """Nothing is left to send. Of a request that has ended, the last lane to be empty says so.

@@ -24,9 +24,9 @@
 --   <p>replaced:<task>   set     ids of the requests by which a Celery task has replaced itself, by that task's id
 --   <p>cb:<lane>         list    callbacks owed, in their order: "<ms owed since> <url>", a line end, the event; a lane is one address of
 --                                one request, <8 hex>:<id>
---   <p>cbs:<lane>        hash    the lane: token of who calls, tries of the first one, bytes, news (counts what was added), skipped
+--   <p>cbs:<lane>        hash    the lane: host, token of who calls, tries of the first one, bytes, news (counts what came), skipped
 --   <p>cb_due:<host>     zset    lanes by the time they are to be worked at, or the end of their lease; <p>cb_out:<host> zset of leases
---   <p>cb_hosts          zset    hosts (name:port) by when to look at them; <p>cb_host:<host> hash: fails in a row, paused until
+--   <p>cb_hosts          zset    hosts (name:port) by when to look at them; <p>cb_host:<host> hash: fails in a row, since when, rests until
 --   <p>cb_since          zset    lanes by since when their first one is owed; <p>cb_owed string: how many are owed in all
 --   <p>later             zset    Celery ids of control tasks by their ETA; <p>later_messages hash: each whole, JSON
 --   <p>later_sent:<id>   string  it was sent on; for an hour
@@ -175,6 +175,7 @@ local function owe(owed, body)
       end
     end
     redis.call('HINCRBY', state, 'news', 1)
+    redis.call('HSET', state, 'host', host)
     redis.call('ZADD', p .. 'cb_due:' .. host, 'NX', now, lane)
     redis.call('ZADD', p .. 'cb_hosts', 'LT', now, host)
   end

@@ -2,10 +2,11 @@
 -- KEYS 1 prefix
 -- ARGV 1 verb  2 token  then by verb:
 --   owe     3 callbacks as JSON  4 the event                       Returns {now, 1}
---   claim   3 lease in ms  4 lanes at most  5 lanes of one host at most
---           Returns {now, next look in ms or -1, lane, host, tries, news, skipped, fails of the host, entry or "", lane, ...}
---   done    3 lane  4 host  5 "all" or "first": what is owed no more  6 host: "well" or ""     Returns {now, 1, left} or {now, 0}
---   later   3 lane  4 host  5 ms until the next try  6 host: "well", "away" or "slow"  7 its fails in a row  8 ms that it rests
+--   claim   3 lease in ms  4 lanes at most  5 lanes of one host at most  6 ms that a callback is tried  7 ms of a host's failing
+--           after which those that are over it are given up untried
+--           Returns {now, next look in ms or -1, lane, host, tries, news, skipped, fails of the host, given up: 1 or 0, entry or "", lane, ...}
+--   done    3 lane  4 host  5 "all" or "first": what is owed no more  6 to 8 as of later          Returns {now, 1, left} or {now, 0}
+--   later   3 lane  4 host  5 ms until the next try  6 host: "well", "away", "slow" or ""  7 its fails in a row  8 ms that it rests
 --           Returns {now, 1} or {now, 0}
 --   drop    3 lane  4 host  5 news                                  Returns {now, 1} gone, {now, 2} something has come meanwhile, {now, 0}
 -- Invariant: one caller a lane, in its order; who dies is followed when its lease ends. A token that has been given back writes
@@ -20,9 +21,9 @@ if verb == 'owe' then
   return {now, 1}
 end
 
-local function hand_out_lane(answer, lane, host, fails)
+local function hand_out_lane(answer, lane, host, fails, over)
   local state = redis.call('HMGET', p .. 'cbs:' .. lane, 'tries', 'news', 'skipped')
-  for _, part in ipairs({lane, host, tonumber(state[1] or '0'), tonumber(state[2] or '0'), tonumber(state[3] or '0'), fails,
+  for _, part in ipairs({lane, host, tonumber(state[1] or '0'), tonumber(state[2] or '0'), tonumber(state[3] or '0'), fails, over,
     redis.call('LINDEX', p .. 'cb:' .. lane, 0) or ''}) do
     answer[#answer + 1] = part
   end
@@ -34,7 +35,7 @@ if verb == 'claim' then
   local before = redis.call('GET', grant)
   if before then
     for lane, host in string.gmatch(before, '([^ ]+) ([^ ]+)') do
-      if redis.call('HGET', p .. 'cbs:' .. lane, 'token') == token then hand_out_lane(answer, lane, host, 0) end
+      if redis.call('HGET', p .. 'cbs:' .. lane, 'token') == token then hand_out_lane(answer, lane, host, 0, 0) end
     end
     return answer
   end
@@ -52,7 +53,7 @@ if verb == 'claim' then
         redis.call('HSET', p .. 'cbs:' .. lane, 'token', token)
         redis.call('ZADD', due, lease_end, lane)
         redis.call('ZADD', out, lease_end, lane)
-        hand_out_lane(answer, lane, host, fails)
+        hand_out_lane(answer, lane, host, fails, 0)
         granted_now[#granted_now + 1] = lane .. ' ' .. host
         room = room - 1
       end
@@ -64,6 +65,20 @@ if verb == 'claim' then
       local at = math.max(tonumber(first[2]), rests)
       if at <= now and busy[1] and redis.call('ZCARD', out) >= cap then at = tonumber(busy[2]) end
       redis.call('ZADD', hosts, at, host)
+    end
+  end
+  -- A host that is tried by one lane at a time would take weeks to be tried by ten thousand.
+  for _, lane in ipairs(redis.call('ZRANGE', p .. 'cb_since', '-inf', now - tonumber(ARGV[6]), 'BYSCORE', 'LIMIT', 0, 200)) do
+    local host = redis.call('HGET', p .. 'cbs:' .. lane, 'host') or ''
+    local known = redis.call('HMGET', p .. 'cb_host:' .. host, 'fails', 'since')
+    local leased = redis.call('ZSCORE', p .. 'cb_out:' .. host, lane)
+    if room > 0 and known[2] and tonumber(known[2]) <= now - tonumber(ARGV[7]) and not (leased and tonumber(leased) > now) then
+      redis.call('HSET', p .. 'cbs:' .. lane, 'token', token)
+      redis.call('ZADD', p .. 'cb_due:' .. host, lease_end, lane)
+      redis.call('ZADD', p .. 'cb_out:' .. host, lease_end, lane)
+      hand_out_lane(answer, lane, host, tonumber(known[1]), 1)
+      granted_now[#granted_now + 1] = lane .. ' ' .. host
+      room = room - 1
     end
   end
   if #granted_now > 0 then redis.call('SET', grant, table.concat(granted_now, ' '), 'PX', ARGV[3]) end
@@ -83,6 +98,7 @@ local function host_is(word, fails, rests_ms)
   if word == 'well' then redis.call('DEL', key)
   elseif word ~= '' then
     redis.call('HSET', key, 'fails', fails, 'until', now + rests_ms)
+    redis.call('HSETNX', key, 'since', now)
     redis.call('EXPIRE', key, HOST_KEPT_S)
   end
 end
@@ -97,7 +113,7 @@ if verb == 'done' then
     end
   end
   redis.call('HDEL', state, 'tries', 'skipped')
-  host_is(ARGV[6], 0, 0)
+  host_is(ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]))
   local head = redis.call('LINDEX', list, 0)
   if head then redis.call('ZADD', p .. 'cb_since', string.match(head, '^%d+'), lane)
   else redis.call('ZREM', p .. 'cb_since', lane) end

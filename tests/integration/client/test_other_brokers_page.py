@@ -88,6 +88,7 @@ def test_sqs(house: House, tmp_path: Path) -> None:
             return len(refused) == 2
 
         eventually(both_refused, timeout=6)
+        eventually(lambda: len(gathered(refused, bodies(sqs, dead))) == 2, timeout=6)
         assert "input: must not be empty" in second.said()
         second.kill()
     boto3.DEFAULT_SESSION = None
@@ -106,6 +107,12 @@ def bodies(sqs: Any, url: str) -> list[str]:
     for message in found:
         sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
     return [message["Body"] for message in found]
+
+
+def gathered(found: list[str], more: list[str]) -> list[str]:
+    """The list with what has come."""
+    found += more
+    return found
 
 
 def taken(sqs: Any, url: str, events: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

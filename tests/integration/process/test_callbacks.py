@@ -92,6 +92,18 @@ def test_from_celery_and_from_plain_json_the_same_comes(house: House, called: Re
     assert "token" not in repr(house.events())
 
 
+def test_a_round_that_was_asked_for_calls_again_under_new_ids(house: House, called: Receiver) -> None:
+    """A receiver tells it from a repetition."""
+    house.send({"mock_error": "boom"}, callback={"url": called.url()}, task_id="again")
+    eventually(lambda: house.phase("again") == "CLOSED", timeout=20)
+    house.ask("retry", id="again")
+    eventually(lambda: len(called.events("again")) == 2 and house.phase("again") == "CLOSED", timeout=30)
+    first, second = called.events("again")
+    assert [event["data"]["round"] for event in (first, second)] == [1, 2]
+    assert len({call.id for call in called.calls}) == 2
+    assert int(second["sequence"]) > int(first["sequence"])
+
+
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_on_rabbitmq_and_in_other_pools(
     pool: str, tmp_path: Path, receiver: Receiver, redis_url: str, amqp_url: str

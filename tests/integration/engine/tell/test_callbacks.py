@@ -272,6 +272,28 @@ def test_a_host_that_is_away_rests_and_then_all_of_it_goes_on(
     assert len(receiver.calls) == 50
 
 
+def test_what_a_dead_host_is_owed_for_too_long_is_given_up_without_a_try_for_each(
+    ledger: Ledger, receiver: Receiver, tmp_path: Path
+) -> None:
+    """One try at a time would keep records open for weeks; those of others go on as ever."""
+    caller = caller_of(ledger, receiver, tmp_path, patience_ms=500, retry_s=1.0)
+    ids, before = [f"r{n}" for n in range(60)], tries("away")
+    for one in ids:
+        ended(ledger, one, f"https://localhost:{free_port()}/", "end")
+    port = free_port()
+    for one in ids:
+        ended(ledger, f"{one}-one-host", f"https://shop.example.com:{port}/", "accepted", "end")
+    turned(caller, lambda: closed(ledger, *(f"{one}-one-host" for one in ids)))
+    turned(caller, lambda: closed(ledger, *ids) and not left(ledger))
+    letters = [letter for letter in ledger.dead.newest() if "shop.example.com" in letter["source"]]
+    assert len({(letter["request_id"], letter["sha256"]) for letter in letters}) == 120
+    assert sum("(tried 0 times)" in letter["detail"] for letter in letters) > 60
+    assert ledger.callbacks.count() == 0
+    assert tries("given_up") >= 180
+    assert tries("away") - before < 60 * 3 + 30
+    caller.callers.close()
+
+
 def test_a_try_is_over_at_its_deadline_whatever_the_receiver_does(receiver: Receiver) -> None:
     """Without a beginning, byte by byte, or without an end; a good status counts, however long the body is."""
     addresses = Addresses(allowed_of("127.0.0.0/8"), lambda *_: ["127.0.0.1"])
