@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge.cli.callbacks import of_callbacks
 from bridge.cli.codes import ExitCode
 from bridge.cli.findings import told
 from bridge.cli.shared import as_json, bridge, show
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
 def check(*, as_json: bool) -> int:
     """Look at settings, ledger, broker, key and engines; say what is wrong and how to mend it."""
     has = bridge()
-    found = [*_names(), *_ledger(has), *_broker(has), *_results(has), *_endpoints(has), *_blobs(has)]
+    found = [
+        *_names(),
+        *_ledger(has),
+        *_broker(has),
+        *_results(has),
+        *_endpoints(has),
+        *_blobs(has),
+        *of_callbacks(has),
+    ]
     if as_json:
         click.echo(json.dumps([{"level": level, "about": about, "says": says} for level, about, says in found]))
     else:

@@ -110,6 +110,17 @@ class Callbacks:
             found: Any = self._client.zrange(self._names.key("cb_since"), 0, 0, withscores=True)
         return int(found[0][1]) if found else 0
 
+    def failing(self) -> list[tuple[str, int, int]]:
+        """Hosts that cannot be reached or do not answer: name, fails in a row, since when (ledger ms)."""
+        with mapped():
+            hosts: Any = self._client.zrange(self._names.key("cb_hosts"), 0, -1)
+            with self._client.pipeline(transaction=False) as pipe:
+                for host in hosts:
+                    pipe.hmget(self._names.key(f"cb_host:{host}"), "fails", "since")
+                found = pipe.execute() if hosts else []
+        named = [(host, int(fails), int(since)) for host, (fails, since) in zip(hosts, found, strict=True) if since]
+        return sorted(named, key=lambda one: one[2])
+
     def _run(self, *args: Any) -> Any:
         return run(self._client, "callback", [self._names.prefix], args)
 

@@ -229,6 +229,16 @@ def test_the_receivers_of_the_documentation_take_what_comes_and_no_forgery(
     assert len(lines(program)) == 1
 
 
+def test_check_says_who_cannot_be_reached(house: House) -> None:
+    """By name, and since when."""
+    port = free_port()
+    house.send({"n": 1}, callback={"url": f"https://localhost:{port}/"}, task_id="away")
+    eventually(house.ledger.callbacks.failing, timeout=20)
+    check = house.start("check", sys.executable, "-m", "bridge.cli", "check")
+    eventually(lambda: not check.running, timeout=COMMAND_S)
+    assert f"WARN  callbacks  1 are owed; no answer of localhost:{port} for " in check.said()
+
+
 def posted(port: int, call: Call) -> int:
     """What a plain HTTP server answers to it."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)

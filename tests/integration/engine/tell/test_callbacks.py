@@ -267,9 +267,12 @@ def test_a_host_that_is_away_rests_and_then_all_of_it_goes_on(
         before = tries("away")
         turned(caller, lambda: tries("away") >= before + 3)
         assert tries("away") - before < 20, "each of the fifty was tried"
+        ((host, fails, since),) = ledger.callbacks.failing()
+        assert (host, fails >= 1, since <= ledger.now()) == (f"shop.example.com:{proxy.port}", True, True)
         proxy.restore()
         turned(caller, lambda: closed(ledger, *(f"r{n}" for n in range(50))), timeout=30)
     assert len(receiver.calls) == 50
+    assert ledger.callbacks.failing() == []
 
 
 def test_what_a_dead_host_is_owed_for_too_long_is_given_up_without_a_try_for_each(
