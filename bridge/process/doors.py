@@ -82,6 +82,8 @@ def http_parts(has: Components, loops_turn: Callable[[], bool]) -> list[Part]:
     parts = [health_part(has, loops_turn)]
     if has.settings.bridge_api:
         parts.append(api_part(has))
+    if has.settings.bridge_console:
+        parts.append(console_part(has))
     return parts
 
 
@@ -122,5 +124,26 @@ def api_part(has: Components) -> Part:
         origins=settings.bridge_api_origins,
         followers_max=settings.bridge_api_followers_max,
         signed_s=settings.bridge_api_signed_s,
+    )
+    return build(uses)
+
+
+def console_part(has: Components) -> Part:
+    """For whoever runs the bridge: `/console`."""
+    from bridge.doors.http.console.part import ConsoleUses, build  # noqa: PLC0415  (only where it is on)
+    from bridge.doors.json.replay import replay  # noqa: PLC0415
+
+    settings = has.settings
+    uses = ConsoleUses(
+        ledger=has.ledger,
+        control=has.control,
+        pressure=has.pressure,
+        replay=lambda letter, new_id: replay(has.app, has.ledger, letter, amqp=settings.amqp, request_id=new_id),
+        password_file=settings.bridge_console_password_file,
+        user_header=settings.bridge_console_user_header,
+        proxies=settings.bridge_console_proxies,
+        read_only=settings.bridge_console_read_only,
+        content=settings.bridge_console_content,
+        redact=settings.bridge_redact,
     )
     return build(uses)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from bridge.redis_address import is_redis, is_sentinel, sentinels
 from bridge.settings.addresses import fault_of, spelled
 from bridge.settings.api import api_faults
 from bridge.settings.callbacks import allowed_of, callback_faults
+from bridge.settings.console import console_faults, header, networks
 
 ENDPOINT_WORD = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 NAMESPACE = re.compile(r"[A-Za-z0-9_\-]{1,32}")
@@ -126,6 +128,8 @@ Bytes = Annotated[int, Field(ge=1024)]
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 Url = Annotated[str | None, AfterValidator(_http_url)]
 Address = Annotated[str, AfterValidator(spelled)]
+Network = IPv4Network | IPv6Network
+LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 
 class Settings(BaseSettings):
@@ -231,6 +235,13 @@ class Settings(BaseSettings):
     bridge_callback_retry_s: Seconds = 5.0
     bridge_callback_patience_s: Seconds = 24 * 3600.0
 
+    bridge_console: Switch = False
+    bridge_console_password_file: OptionalPath = None  # read again when it changes
+    bridge_console_user_header: Annotated[str, AfterValidator(header)] = ""
+    bridge_console_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(networks)] = LOOPBACK
+    bridge_console_read_only: Switch = False
+    bridge_console_content: Switch = False
+
     # Logs
     bridge_log_level: Literal["debug", "info", "warning", "error"] = "info"
     bridge_log_json: Switch = False
@@ -310,6 +321,7 @@ def _cross_faults(settings: Settings) -> list[str]:
         settings.bridge_callback_timeout_s,
         settings.bridge_lease_s,
     )
+    faults += _http_faults(settings)
     if settings.bridge_read_timeout_s + settings.bridge_connect_timeout_s + 5 > settings.bridge_lease_s:
         faults.append("BRIDGE_LEASE_S: must be over BRIDGE_CONNECT_TIMEOUT_S + BRIDGE_READ_TIMEOUT_S + 5")
     return faults
@@ -337,6 +349,15 @@ def _not_a_queue(base_url: str) -> str | None:
         f"{host[1]} is a load-balancing endpoint, which has no queue and no job ids: the bridge works with queue-based "
         "endpoints, whose address is https://api.runpod.ai/v2"
     )
+def _http_faults(settings: Settings) -> list[str]:
+    faults: list[str] = []
+    if settings.bridge_api:
+        faults += api_faults(settings.bridge_http_bind, settings.bridge_api_tokens_file, settings.bridge_api_origins)
+    if settings.bridge_console:
+        faults += console_faults(
+            settings.bridge_http_bind, settings.bridge_console_password_file, settings.bridge_console_user_header
+        )
+    return faults
 
 
 def _ledger_fault(settings: Settings, *, addresses_are_good: bool) -> str | None:

@@ -46,6 +46,7 @@ class HttpServer:
             return
         # uvloop would block the one thread of a gevent pool; asyncio's own loop goes through gevent's patched select.
         options: dict[str, Any] = {"loop": "asyncio", "log_level": "critical", "access_log": False, "lifespan": "off"}
+        options["proxy_headers"] = False  # who asks is who has connected; whoever trusts a proxy looks at its header
         options["log_config"] = None  # its lines go where all lines go
         options["timeout_graceful_shutdown"] = int(STOP_S)
         # No more than a quarter of what the process may open: the rest is for ledger, broker and RunPod.

@@ -1,0 +1,78 @@
+"""Puts the console together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
+
+from bridge.doors.http.console.acting import Acting
+from bridge.doors.http.console.dead import Dead
+from bridge.doors.http.console.entrance import HEADERS, Doorkeeper, Entrance, Network, Refusal
+from bridge.doors.http.console.lists import Lists
+from bridge.doors.http.console.one import One
+from bridge.doors.http.console.overview import Overviews
+from bridge.doors.http.console.pages import Pages
+from bridge.doors.http.console.session import Password, Sessions
+from bridge.doors.http.part import Part
+from bridge.ledger.shared_secret import shared_secret
+
+if TYPE_CHECKING:
+    from bridge.engine.control import Control
+    from bridge.engine.pressure import Pressure
+    from bridge.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleUses:
+    """What it is made of. `replay` sends a dead letter again, and says where to; raises NotReplayable."""
+
+    ledger: Ledger
+    control: Control
+    pressure: Pressure
+    replay: Callable[[Mapping[str, Any], str | None], str]
+    password_file: Path | None
+    user_header: str
+    proxies: Collection[Network]
+    read_only: bool
+    content: bool
+    redact: Collection[str]
+
+
+def build(uses: ConsoleUses) -> Part:
+    """Raises SettingsError where the password cannot be read."""
+    password = Password(uses.password_file) if uses.password_file is not None else None
+    pages = Pages(read_only=uses.read_only, content=uses.content)
+    sessions = Sessions(lambda: shared_secret(uses.ledger, "console_secret"), password)
+    entrance = Entrance(Doorkeeper(uses.user_header, uses.proxies, password), sessions, pages, read_only=uses.read_only)
+    overviews = Overviews(entrance, pages, uses.ledger, uses.control, uses.pressure)
+    parts = (
+        entrance,
+        pages,
+        overviews,
+        Lists(entrance, pages, uses.ledger, overviews),
+        One(entrance, pages, uses.ledger, uses.control, overviews, content=uses.content, redact=uses.redact),
+        Dead(entrance, pages, uses.ledger, overviews, uses.replay, content=uses.content, redact=uses.redact),
+        Acting(entrance, pages, uses.ledger, uses.control, overviews),
+    )
+
+    async def not_here(request: Request, _error: Exception) -> Response:
+        response = entrance.sorry(request, Refusal(404, "There is no such page", "Its address may be misspelt."))
+        response.headers.update(HEADERS)
+        return response
+
+    app = Starlette(
+        routes=[route for part in parts for route in part.routes], exception_handlers={HTTPException: not_here}
+    )
+
+    async def to_the_page(_request: Request) -> Response:
+        return RedirectResponse("/console/", 307)
+
+    return Part([Route("/console", to_the_page), Mount("/console", app=app)])
