@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from click import Context, Group
@@ -137,6 +138,12 @@ def test_each_remote_command_shown_is_on_the_panel() -> None:
         r"^    celery -A bridge.app (inspect|control) (\w+)", (DOCS / "control.md").read_text(), re.MULTILINE
     )
     assert {name: kind for kind, name in shown} == json.loads(told.stdout)
+
+
+def test_the_table_of_extras_is_the_project_s() -> None:
+    """docs/deploying.md tells each extra, and none that is not there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert first_words("deploying.md", "## What to install") == set(project["optional-dependencies"])
 
 
 def test_each_metric_shown_is_counted_or_read() -> None:
