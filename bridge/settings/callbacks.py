@@ -60,7 +60,7 @@ def secrets_of(text: str) -> tuple[str, ...]:
 
 
 def callback_faults(secret_file: Path | None, ca_file: Path | None, timeout_s: float, lease_s: float) -> list[str]:
-    """What is wrong with the settings of callbacks."""
+    """What is wrong with the settings of callbacks; of times, only where callbacks are sent."""
     faults = []
     if secret_file is not None:
         try:
@@ -73,6 +73,6 @@ def callback_faults(secret_file: Path | None, ca_file: Path | None, timeout_s: f
             faults.append(f"BRIDGE_CALLBACK_SECRET_FILE: {error}")
     if ca_file is not None and not ca_file.is_file():
         faults.append(f"BRIDGE_CALLBACK_CA_FILE: there is no file {ca_file}")
-    if timeout_s + 5 > lease_s:
+    if secret_file is not None and timeout_s + 5 > lease_s:
         faults.append("BRIDGE_LEASE_S: must be over BRIDGE_CALLBACK_TIMEOUT_S + 5")
     return faults

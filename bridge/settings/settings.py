@@ -313,8 +313,6 @@ def _cross_faults(settings: Settings) -> list[str]:
         faults.append("BRIDGE_BLOB_URL: must name a scheme, for example s3://bucket/outputs or file:///var/lib/bridge")
     if settings.bridge_config_file is not None and not settings.bridge_config_file.is_file():
         faults.append(f"BRIDGE_CONFIG_FILE: there is no file {settings.bridge_config_file}")
-    if settings.bridge_api:
-        faults += api_faults(settings.bridge_http_bind, settings.bridge_api_tokens_file, settings.bridge_api_origins)
     faults += callback_faults(
         settings.bridge_callback_secret_file,
         settings.bridge_callback_ca_file,
@@ -349,6 +347,8 @@ def _not_a_queue(base_url: str) -> str | None:
         f"{host[1]} is a load-balancing endpoint, which has no queue and no job ids: the bridge works with queue-based "
         "endpoints, whose address is https://api.runpod.ai/v2"
     )
+
+
 def _http_faults(settings: Settings) -> list[str]:
     faults: list[str] = []
     if settings.bridge_api:

@@ -12,7 +12,7 @@ from tests.chaos.workloads import Sent
 from tests.support.helpers import eventually
 from tests.support.receiver import SECRET, Receiver
 
-#: Half a minute on a quiet machine. Which line of a callback dies is chance here; each in turn: test_callbacks.py of `tell`.
+#: Half a minute on a quiet machine. Which line dies is chance here; `tell/test_callbacks.py` has each in turn.
 KILLS = 40
 
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from bridge.callbacks.post import Outcome
-from bridge.doors.json.parse import Request, take
+from bridge.doors.parse import Request, take
 from bridge.engine.tell.callbacks import _HOST
 from bridge.job.callback import EVENT_NAMES
 from bridge.job.words import END_EVENT, EventName

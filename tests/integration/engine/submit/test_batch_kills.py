@@ -16,6 +16,7 @@ import pytest
 import redis
 from celery import Celery
 
+from bridge import redis_calls
 from bridge.emulator import Emulator, EndpointConfig
 from bridge.engine.accept import Origin
 from bridge.engine.submit.batch import BatchSubmit
@@ -105,6 +106,8 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> Mortal:
     command: Any = redis.Redis.execute_command
     send = RunPodClient._send
     execute: Any = redis.client.Pipeline.execute
+    scripts = redis_calls.call_many
+    monkeypatch.setattr(redis_calls, "call_many", lambda *a: made.call(lambda: scripts(*a)))
     monkeypatch.setattr(redis.Redis, "execute_command", lambda *a, **k: made.call(lambda: command(*a, **k)))
     monkeypatch.setattr(redis.client.Pipeline, "execute", lambda *a, **k: made.call(lambda: execute(*a, **k)))
     monkeypatch.setattr(RunPodClient, "_send", lambda *a, **k: made.call(lambda: send(*a, **k)))
