@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import certifi
+
 from bridge.callbacks.addresses import NotAllowed, Unresolved
 from bridge.job.callback import HTTPS_PORT, parts_of
 
@@ -114,6 +116,9 @@ class Poster:
         self._agent = agent
         self._tls = ssl.create_default_context()
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        paths = ssl.get_default_verify_paths()
+        if not (paths.cafile or paths.capath):  # a system that has none: those that `requests` brings
+            self._tls.load_verify_locations(certifi.where())
         if ca_file is not None:
             self._tls.load_verify_locations(ca_file)
 

@@ -180,7 +180,7 @@ def test_a_dead_letter_is_sent_again_by_hand(tmp_path: Path, receiver: Receiver,
     """`bridge dead replay` takes the address from the request; neither list nor letter shows its secrets."""
     receiver.answer = lambda _: 500
     with house_of(tmp_path, receiver, redis_url, callback_patience_s="0.5") as house:
-        house.worker()
+        worker = house.worker()
         house.send({"n": 1}, callback={"url": receiver.url("/hooks/pathsecret?token=querysecret")}, task_id="a")
         eventually(lambda: house.phase("a") == "CLOSED", timeout=30)
         (letter,) = house.ledger.dead.newest()
@@ -193,6 +193,12 @@ def test_a_dead_letter_is_sent_again_by_hand(tmp_path: Path, receiver: Receiver,
         assert receiver.calls[-1].path == "/hooks/pathsecret?token=querysecret"
         assert receiver.calls[-1].verified()["type"] == "bridge.job.completed"
         eventually(lambda: not house.ledger.dead.newest())
+        shown = house.start("show", sys.executable, "-m", "bridge.cli", "status", "a", "--json")
+        eventually(lambda: not shown.running, timeout=COMMAND_S)
+        assert "COMPLETED" in shown.said()
+        for told in (worker.said(), shown.said(), json.dumps(house.events())):
+            assert "pathsecret" not in told
+            assert "querysecret" not in told
 
 
 @pytest.mark.parametrize("language", ["python", "node"])
