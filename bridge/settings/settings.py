@@ -129,7 +129,6 @@ OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or Non
 Url = Annotated[str | None, AfterValidator(_http_url)]
 Address = Annotated[str, AfterValidator(spelled)]
 Network = IPv4Network | IPv6Network
-LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 
 class Settings(BaseSettings):
@@ -238,7 +237,9 @@ class Settings(BaseSettings):
     bridge_console: Switch = False
     bridge_console_password_file: OptionalPath = None  # read again when it changes
     bridge_console_user_header: Annotated[str, AfterValidator(header)] = ""
-    bridge_console_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(networks)] = LOOPBACK
+    bridge_console_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(networks)] = Field(
+        default="127.0.0.0/8,::1", validate_default=True
+    )
     bridge_console_read_only: Switch = False
     bridge_console_content: Switch = False
 

@@ -63,8 +63,9 @@ def build(uses: ConsoleUses) -> Part:
         Acting(entrance, pages, uses.ledger, uses.control, overviews),
     )
 
-    async def not_here(request: Request, _error: Exception) -> Response:
-        response = entrance.sorry(request, Refusal(404, "There is no such page", "Its address may be misspelt."))
+    async def not_here(request: Request, error: Exception) -> Response:
+        code = error.status_code if isinstance(error, HTTPException) else 404
+        response = entrance.sorry(request, Refusal(code, "There is no such page", "Its address may be misspelt."))
         response.headers.update(HEADERS)
         return response
 

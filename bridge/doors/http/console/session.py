@@ -107,8 +107,7 @@ class Tries:
 
     def wait_s(self, address: str) -> float:
         """0 where it may try now."""
-        used = self._used(address)
-        return 0.0 if used < TRIES else (used - TRIES + 1) * TRY_S
+        return max(0.0, self._used(address) - (TRIES - 1)) * TRY_S
 
     def failed(self, address: str) -> None:
         """One more."""

@@ -207,6 +207,7 @@
   });
 
   if (navigator.clipboard) for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
+  document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   recall(document);
   if (every()) {
     state("live", "Live");
