@@ -13,7 +13,6 @@ from tests.support.helpers import eventually
 from tests.support.receiver import SECRET, Receiver
 
 #: Half a minute on a quiet machine. Which line dies is chance here; `tell/test_callbacks.py` has each in turn.
-#: Half a minute on a quiet machine. Beside which call is chance here; tests/integration/engine/tell takes each in turn.
 KILLS = 40
 
 
