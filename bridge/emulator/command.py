@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -29,6 +28,7 @@ from bridge.emulator.server import Emulator
 @click.option("--jobs-per-worker", default=1000, show_default=True, type=click.IntRange(1), help="Of a built-in one.")
 @click.option("--cold-start", default=0.0, show_default=True, type=click.FloatRange(0), help="Seconds, built-in.")
 @click.option("--speed", default=1.0, show_default=True, type=float, help="Virtual seconds per second.")
+@click.option("--no-echo", is_flag=True, help='Without mock_return "Hello World!", as RunPod\'s mock worker.')
 @click.option("--no-limits", is_flag=True, help="Do not enforce RunPod's rate limits.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS OF THE HANDLERS]")
 def emulate(
@@ -42,6 +42,7 @@ def emulate(
     jobs_per_worker: int,
     cold_start: float,
     speed: float,
+    no_echo: bool,
     no_limits: bool,
     arguments: tuple[str, ...],
 ) -> None:
@@ -64,7 +65,9 @@ def emulate(
     if (pythons or arguments) and not files:
         raise click.UsageError("--python and arguments are for handlers: give one with --handler FILE")
     programs = _programs(pythons, files)
-    config = replace(EndpointConfig(), workers_max=workers, jobs_per_worker=jobs_per_worker, cold_start_s=cold_start)
+    config = EndpointConfig(
+        workers_max=workers, jobs_per_worker=jobs_per_worker, cold_start_s=cold_start, echo=not no_echo
+    )
     try:
         emulator = Emulator(
             dict.fromkeys(names or ["demo"], config),

@@ -105,6 +105,9 @@ class EndpointConfig:
     #: A text that a generator yields is told in chunks of at most so many bytes ("operation reference", stream).
     chunk_body: int = 1_000_000
 
+    #: Whether the built-in handler gives its input back without `mock_return`; off, it says "Hello World!" as RunPod's.
+    echo: bool = True
+
     # --- the Batch API, beta ("batch jobs")
     #: Whether the endpoint has it; without it every call of it is 404.
     batch: bool = True

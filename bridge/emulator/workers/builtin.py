@@ -3,12 +3,13 @@
 What a job does is told by its input (the keys of RunPod's own mock worker, and some more):
 
 - `mock_delay`: seconds until it ends; with chunks or progress updates, seconds between two of them.
-- `mock_return`: its output; without it the input is echoed.
+- `mock_return`: its output; without it the input is echoed, or "Hello World!" where the setting `echo` is off.
 - `mock_error`: true raises in the handler (the error is RunPod's JSON string); a text is returned as `error`.
   A number fails the first so many runs only, so that /retry can succeed.
 - `mock_crash`: the RunPod worker dies under this job; true always, a number on the first so many runs.
 - `mock_progress`: progress updates, as a list or a count. They share `mock_delay` evenly. RunPod's form is known too:
-  `{"updates": [...], "wait_time": seconds}`, a wait before each, and `mock_delay` after the last.
+  `{"updates": [...], "wait_time": seconds}`, after `mock_delay`, with a wait after each.
+- `mock_external`: `{"error_job_return": true}` loses the result on its way; the platform hears nothing.
 - `mock_refresh`: the RunPod worker is replaced after the job, whose output is `{"mock_return": ...}`.
 - `mock_stream`: chunks of a generator, as a list or a count. `mock_aggregate` makes the output their list.
 """
@@ -23,6 +24,8 @@ from bridge.emulator.workers.fleet import READY, Fleet, RunPodWorker
 
 #: Told as `runpod_version` in the error of a handler that raised.
 _VERSION = "1.12.0"
+#: What RunPod's mock worker answers unless it is told otherwise.
+HELLO = "Hello World!"
 
 
 class BuiltinFleet(Fleet):
@@ -49,7 +52,9 @@ class BuiltinFleet(Fleet):
     def give(self, worker: RunPodWorker, job: Job) -> None:  # noqa: ARG002 - a process needs to know its own
         """Plan the whole run of `job`: one timer at a time."""
         asked = job.input if isinstance(job.input, dict) else {}
-        if not asked or _still(asked.get("mock_crash"), job.runs):
+        external = asked.get("mock_external")
+        unheard = isinstance(external, dict) and bool(external.get("error_job_return"))
+        if not asked or unheard or _still(asked.get("mock_crash"), job.runs):
             # An empty input is dropped on the way: the RunPod worker rejects the job and never answers.
             job.run_timer = self.clock.after(self.config.lost_after_s, self._lost, job)
             return
@@ -63,9 +68,11 @@ class BuiltinFleet(Fleet):
         if run is not None:
             run.streams = bool(streams)
             run.every = run.last = delay if streams else delay / (len(steps) + 1)
+            first = run.every
             if paced is not None and not streams:
-                run.every, run.last = _seconds(paced.get("wait_time")), delay
-            self._after(job, run.every, run)
+                first, run.every = delay, _seconds(paced.get("wait_time"))
+                run.last = run.every
+            self._after(job, first, run)
         elif delay > limit:
             job.run_timer = self.clock.after(limit + self.config.execution_timeout_lag_s, self._overran, job)
         else:
@@ -117,7 +124,7 @@ class BuiltinFleet(Fleet):
         elif output is not ABSENT:
             self.endpoint.finish(job, output)
         else:
-            result = asked.get("mock_return", asked)
+            result = asked.get("mock_return", asked if self.config.echo else HELLO)
             if asked.get("mock_refresh"):
                 result = {"mock_return": result}
             # The SDK drops an empty result, and the caller sees COMPLETED without output.
@@ -132,8 +139,8 @@ class BuiltinFleet(Fleet):
     def _chunks(self, asked: dict[str, Any]) -> list[Any]:
         """Return what the job yields: `mock_stream`, or `mock_return` where the handler is a generator."""
         if "mock_stream" not in asked and self.config.generator:
-            given = asked.get("mock_return", [asked])
-            return given if isinstance(given, list) else [given]
+            given = asked.get("mock_return", [asked if self.config.echo else HELLO])
+            return list(given) if isinstance(given, list | str | dict) else [given]  # as a `for` of Python's goes
         return _items(asked.get("mock_stream"), "chunk")
 
     def _overran(self, job: Job) -> None:

@@ -89,16 +89,31 @@ def test_a_thousand_jobs_run_at_once_by_default(calling: Any) -> None:
     assert call.health()["jobs"]["completed"] == 1000
 
 
-def test_progress_in_the_mock_workers_form_waits_before_each_update(call: Any) -> None:
-    """`wait_time` before each, `mock_delay` after the last."""
+def test_progress_in_the_mock_workers_form_comes_after_the_delay(call: Any) -> None:
+    """`mock_delay` first, `wait_time` after each update, as its code does."""
     progress = {"updates": ["a", "b"], "wait_time": 10}
     job = call.run({"mock_progress": progress, "mock_delay": 5, "mock_return": "done"})
-    for seconds, output in ((10.2, "a"), (10, "b")):
+    for seconds, output in ((5.2, "a"), (10, "b")):
         call.emulator.advance(seconds)
         shown = call.status(job)
         assert (shown["status"], shown["output"]) == ("IN_PROGRESS", output)
-    call.emulator.advance(5.2)
+    call.emulator.advance(10.2)
     assert call.status(job)["output"] == "done"
+
+
+def test_without_echo_the_built_in_worker_says_hello_as_runpods(calling: Any) -> None:
+    """As output, and as the one chunk of a generator."""
+    assert calling(echo=False).runsync({"x": 1})["output"] == "Hello World!"
+    call = calling(echo=False, generator=True, aggregate_streams=True)
+    assert call.runsync({"x": 1})["output"] == ["Hello World!"]
+
+
+def test_a_result_that_is_lost_on_its_way_is_as_a_lost_runpod_worker(call: Any) -> None:
+    """`mock_external`: sent out once more, then failed."""
+    job = call.run({"mock_external": {"error_job_return": True}})
+    call.emulator.advance(60)
+    shown = call.status(job)
+    assert (shown["status"], shown["retries"]) == ("FAILED", 1)
 
 
 def test_mock_refresh_replaces_the_runpod_worker_after_the_job(call: Any) -> None:
@@ -108,6 +123,12 @@ def test_mock_refresh_replaces_the_runpod_worker_after_the_job(call: Any) -> Non
     second = call.runsync({"x": 1})
     assert second["workerId"] != first["workerId"]
     assert call.runsync({"x": 1})["workerId"] == second["workerId"]
+
+
+def test_a_generator_yields_the_letters_of_a_text(calling: Any) -> None:
+    """As Python's `for` goes over it in the mock worker."""
+    call = calling(generator=True, aggregate_streams=True)
+    assert call.runsync({"mock_return": "ab"})["output"] == ["a", "b"]
 
 
 def test_a_generator_yields_the_items_of_mock_return(calling: Any) -> None:
