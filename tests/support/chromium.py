@@ -29,6 +29,9 @@ def find_chromium() -> str | None:
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
+_CODES = {"Tab": 9, "Escape": 27}
+
+
 class Tab:
     """One page."""
 
@@ -101,7 +104,7 @@ class Tab:
         for key in keys:
             more = {"text": "\r", "windowsVirtualKeyCode": 13} if key == "Enter" else {}
             more = {"text": key} if len(key) == 1 else more
-            more = {"windowsVirtualKeyCode": 9} if key == "Tab" else more
+            more = {"windowsVirtualKeyCode": _CODES[key]} if key in _CODES else more
             self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **more)
             self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 

@@ -20,7 +20,7 @@ from bridge.job.document import Held
 from bridge.job.record import Long
 from bridge.job.request import REQUEST_ID
 from bridge.job.words import Phase, Status
-from bridge.ledger.history import events_of
+from bridge.ledger.history import History
 from bridge.ledger.records.read import ALL
 from bridge.telemetry import blotted
 
@@ -49,6 +49,7 @@ class One:
     ) -> None:
         """`content`: whether what callers sent and got may be looked at; names in `redact` are blotted out."""
         self._entrance, self._pages, self._ledger, self._control = entrance, pages, ledger, control
+        self._history = History(ledger)
         self._overviews, self._content, self._redact = overviews, content, redact
 
     @property
@@ -74,7 +75,7 @@ class One:
             return None
         record, offset = held.record, self._ledger.clock.offset
         document = self._control.document(held)
-        events = events_of(self._ledger, record)
+        events = self._history.of(record)
         first = max(0, record.chunks - CHUNKS)
         chunks = self._ledger.chunks(request_id, first) if record.chunks else []
         return {
