@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.job.record import Long
 from bridge.job.words import Phase, Status, Step
 from bridge.ledger.scripts import run
-from bridge.ledger.walk import load_many
+from bridge.ledger.walk import live_ids, load_many
 from bridge.outage import mapped
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ WALK, PAGE_WALK = 500, 20_000
 #: A page's longest.
 COUNT_MAX = 1_000
 _LONG = (Long.ERROR,)
+#: Where no more than so many have not ended, they are read whole: none is missed, however long it has been waiting.
+LIVE_MAX = 2_000
+_ENDED = {Phase.SETTLED.value, Phase.CLOSED.value}
+_UNDER_WAY = {Status.ACCEPTED.value, Status.IN_QUEUE.value, Status.IN_PROGRESS.value}
 #: The filters, and the row's field of each.
 FIELDS: Mapping[str, str] = {
     "endpoint": "ep",
@@ -65,6 +69,8 @@ def page(ledger: Ledger, wanted: Wanted, *, after: str = "", count: int = 50, mo
     Raises LedgerUnavailable, or LedgerFault.
     """
     count = max(1, min(count, COUNT_MAX))
+    if _asks_for_live(wanted) and _live_count(ledger) <= LIVE_MAX:
+        return _live_page(ledger, wanted, after, count)
     last, _, at = after.rpartition("@")
     at = at or (str(wanted.until) if wanted.until else "")
     looked, ids, more = 0, list[str](), True
@@ -78,6 +84,50 @@ def page(ledger: Ledger, wanted: Wanted, *, after: str = "", count: int = 50, mo
         ids += found
     held = load_many(ledger, ids, wanted=_LONG)
     return Page([held[one] for one in ids if one in held], f"{last}@{at}" if more and last else "", looked)
+
+
+def _asks_for_live(wanted: Wanted) -> bool:
+    """Whether only requests that have not ended can be as wanted."""
+    phases, statuses = wanted.where.get("phase"), wanted.where.get("status")
+    return bool(phases and not _ENDED & set(phases)) or bool(statuses and set(statuses) <= _UNDER_WAY)
+
+
+def _live_count(ledger: Ledger) -> int:
+    live = [phase.value for phase in Phase if phase is not Phase.CLOSED]
+    return sum(max(0, ledger.counts(name).get(phase, 0)) for name in ledger.endpoints() for phase in live)
+
+
+def _live_page(ledger: Ledger, wanted: Wanted, after: str, count: int) -> Page:
+    """The same from the sets in which those stand that have not ended: few, however many have."""
+    ids = live_ids(ledger)
+    held = [one for one in load_many(ledger, ids, wanted=_LONG).values() if _matches(one, wanted)]
+    held.sort(key=_order, reverse=True)
+    last, _, at = after.rpartition("@")
+    if at.isdigit():
+        held = [one for one in held if _order(one) < (int(at), last)]
+    elif at:
+        held = []
+    page = held[:count]
+    goes_on = f"{page[-1].record.id}@{page[-1].record.accepted_at}" if len(held) > count else ""
+    return Page(page, goes_on, len(ids))
+
+
+def _order(one: Held) -> tuple[int, str]:
+    return one.record.accepted_at, one.record.id
+
+
+def _matches(one: Held, wanted: Wanted) -> bool:
+    """As `list.lua` has it."""
+    record, text = one.record, wanted.text
+    if record.phase.ended or record.accepted_at < wanted.since or (wanted.until and record.accepted_at > wanted.until):
+        return False
+    if text and not record.id.startswith(text) and text not in (record.job_id, record.replaces):
+        return False
+    row = {
+        "endpoint": record.endpoint, "phase": record.phase.value, "status": record.status, "reason": record.reason,
+        "tenant": record.tenant, "task": record.replaces, "door": record.door,
+    }  # fmt: skip
+    return all(row[name] in values for name, values in wanted.where.items())
 
 
 def _alternatives(name: str, values: Sequence[str]) -> str:

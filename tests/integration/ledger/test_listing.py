@@ -93,6 +93,24 @@ def test_each_filter_leaves_only_what_it_names(ledger: Ledger) -> None:
     assert all_pages(ledger, Wanted(text="task-1")) == ["one"]  # the task that it has replaced
 
 
+@pytest.mark.parametrize("most", [listing.LIVE_MAX, 0])
+def test_those_that_have_not_ended_are_found_however_many_have(
+    most: int, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the sets where they stand; where there are too many, by a walk. Both find the same, page by page."""
+    monkeypatch.setattr(listing, "LIVE_MAX", most)
+    ledger.accept_many([born(ledger, f"old{n}", tenant="acme") for n in range(7)])
+    wish = {"by": "x", "door": "y"}
+    for n in range(30):
+        name, build = born(ledger, f"ended{n}")
+        ledger.accept(name, lambda now, _, build=build: build(now, wish))  # type: ignore[misc]
+    waiting = Wanted(where={"phase": ["ACCEPTED", "TRACKED"]})
+    assert sorted(all_pages(ledger, waiting, count=2)) == [f"old{n}" for n in range(7)]
+    assert all_pages(ledger, Wanted(text="old3", where={"phase": ["ACCEPTED"], "tenant": ["acme"]})) == ["old3"]
+    assert all_pages(ledger, Wanted(where={"status": ["IN_QUEUE"]})) == []
+    assert len(all_pages(ledger, Wanted(where={"phase": ["CLOSED"]}))) == 30
+
+
 def test_times_bound_the_walk_at_both_ends(ledger: Ledger) -> None:
     """Inclusive; what lies outside is not looked at."""
     ledger.accept_many([born(ledger, name) for name in ("a", "b", "c", "d")])

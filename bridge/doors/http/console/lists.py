@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from bridge.ledger import Ledger
 
 COUNT = 50
+#: Milliseconds until a list is looked at again; longer where much had to be looked at for it.
+EVERY_MS = 2_000
 #: The choices of `state`, in the words of the page, and what each asks for.
 STATES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "open": ("Not ended", "phase", ("ACCEPTED", "SUBMITTING", "UNANSWERED", "TRACKED", "RETRYING")),
@@ -77,6 +79,7 @@ class Lists:
             newest=f"?{urlencode(given)}",
             older=f"?{urlencode({**given, 'after': page.goes_on})}" if page.goes_on else "",
             first=not after,
+            every_ms=EVERY_MS + page.looked_at // 2,
             states=STATES,
             reasons=[reason.value for reason in Reason],
             endpoints=[one["endpoint"] for one in around["endpoints"]],
