@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import structlog
 
 from bridge.errors import JobError
-from bridge.telemetry import redact
+from bridge.telemetry import known, redact
 
 #: Characters of a text that may be a name or a sentence, and is no payload yet.
 _TEXT_MAX = 200
@@ -32,6 +32,8 @@ _VEIL = "(...)"
 _PRINTED = ("TaskPool: Apply", "pidbox received", "Cannot process event", "Could not restore", "Got unexpected")
 #: Of the context of a task's line.
 _CONTENT = frozenset({"args", "kwargs", "return_value", "eta"})
+#: Tasks whose ids are those of requests.
+_REQUESTS = frozenset({"bridge.run", "bridge.finish"})
 #: How a job ended: its text is the handler's, which may quote the input. The request's own events tell it.
 _JOB = re.compile(r"(JobFailed|JobTimedOut|JobLost|ResultUndeliverable)\(.*", re.DOTALL)
 
@@ -102,6 +104,7 @@ def _json_lines() -> logging.Formatter:
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _about,
         ],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
@@ -109,6 +112,15 @@ def _json_lines() -> logging.Formatter:
             structlog.processors.JSONRenderer(),
         ],
     )
+
+
+def _about(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Which request a line of Celery's about a task is of."""
+    data = getattr(line.get("_record"), "data", None)
+    if isinstance(data, Mapping) and data.get("name") in _REQUESTS and isinstance(data.get("id"), str):
+        about = {"request_id": data["id"], **known(data["id"])}
+        line.update({name: value for name, value in about.items() if value is not None})
+    return line
 
 
 def write_line(event: str, level: str, logger: str, descriptor: int = 2, **more: str) -> None:

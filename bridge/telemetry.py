@@ -5,6 +5,8 @@ An event's name is what one searches logs for; the catalogue says who should car
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -116,6 +118,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "api.tokens_unreadable": (ERROR, "the file of tokens cannot be read; those that were read last are taken"),
     "http.taken": (WARNING, "the HTTP port is taken by another process; this one serves none"),
     "webhook.received": (DEBUG, "RunPod called back"),
+    "otel.unavailable": (WARNING, "the OpenTelemetry collector took nothing; what is there is sent again"),
     "telemetry.failed": (ERROR, "a subscriber to these events failed; what was told went on"),
     "webhook.refused": (WARNING, "a callback was unknown, forged or malformed; it changed nothing"),
 }
@@ -134,7 +137,14 @@ _BEARER = re.compile(r"(bearer\s+)[^\s\"',;]+", re.IGNORECASE)
 
 Subscriber = Callable[[str, Mapping[str, Any]], None]
 
+#: W3C's traceparent: version, trace, parent, flags.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+#: Requests whose endpoint and trace this process knows for its lines.
+KNOWN_MAX = 10_000
+
 _logger = structlog.get_logger("bridge")
+_known: dict[str, tuple[str, str | None]] = {}
+_traces_all = False
 _threshold = logging.WARNING
 _subscribers: list[Subscriber] = []
 
@@ -148,7 +158,37 @@ def tell(name: str, **fields: Any) -> None:
         except Exception as error:  # noqa: BLE001  (no metric is worth the record that is being worked on)
             _logger.log(ERROR, "telemetry.failed", told=name, error=f"{type(error).__name__}: {redact('', str(error))}")
     if level >= _threshold:
+        if isinstance(request_id := fields.get("request_id"), str):
+            fields = {**fields, **known(request_id, fields.get("endpoint"))}
         _logger.log(level, name, **{key: redact(key, value) for key, value in fields.items() if value is not None})
+
+
+def trace_id_of(traceparent: str | None, request_id: str) -> str:
+    """The caller's trace in hex; for a request that came without one, a trace of its own."""
+    found = _TRACEPARENT.fullmatch(traceparent or "")
+    return found[1] if found else hashlib.sha256(f"bridge:{request_id}".encode()).hexdigest()[:32]
+
+
+def know(request_id: str, endpoint: str, traceparent: str | None) -> None:
+    """What each line about this request says beside its own: the endpoint, and the trace that it belongs to."""
+    if request_id in _known:
+        return
+    _known[request_id] = endpoint, trace_id_of(traceparent, request_id) if traceparent or _traces_all else None
+    if len(_known) > KNOWN_MAX:
+        with contextlib.suppress(StopIteration, RuntimeError, KeyError):  # other threads do the same
+            _known.pop(next(iter(_known)))
+
+
+def known(request_id: str, endpoint: Any = None) -> dict[str, Any]:
+    """`endpoint` and `trace_id`, as far as this process knows them; None for what it does not."""
+    found = _known.get(request_id, (None, None))
+    return {"endpoint": endpoint or found[0], "trace_id": found[1]}
+
+
+def trace_all() -> None:
+    """From now on lines name the traces of requests that came without one: they are exported."""
+    global _traces_all  # noqa: PLW0603  (one setting of the process)
+    _traces_all = True
 
 
 def subscribe(subscriber: Subscriber) -> Callable[[], None]:

@@ -32,6 +32,7 @@ from bridge.job.words import Phase, Reason, Sink
 from bridge.ledger import Accepted
 from bridge.settings.callbacks import allowed_of
 from bridge.telemetry import tell
+from bridge.telemetry import know, tell
 
 if TYPE_CHECKING:
     from bridge.endpoints import Endpoint, EndpointBook
@@ -161,6 +162,8 @@ class Accept:
         if accepted.kind == "exists" and accepted.held is not None and accepted.held.record.nonce == record.nonce:
             accepted = Accepted("created", accepted.held)  # our own, whose answer was lost on the way (I15)
         if accepted.kind == "created":
+            trace = accepted.held.long.get(Long.TRACE) if accepted.held else None
+            know(request_id, record.endpoint, trace)
             tell("request.accepted", request_id=request_id, endpoint=record.endpoint, door=record.door)
             return Verdict("accepted", request_id, accepted)
         known = accepted.held.record.fingerprint if accepted.held else (accepted.tombstone or {}).get("fp")

@@ -51,6 +51,7 @@ class Ledger(Leases):
         self.batches = Batches(client, names, self.now)
         self.outbox = Outbox(client, names, relayed=relayed)
         self.monitors = Monitors(client, names)
+        self.tracer = Monitors(client, names, "tracer")
         self.replies = Replies(client, names)
         self.made_ids = MadeIds(client, names)
         self.follow_ups = FollowUps(client, names, self.now)

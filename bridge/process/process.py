@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from bridge import library_logs
 from bridge.doors.http import gauges
 from bridge.doors.http.server import HttpServer
+from bridge.errors import SettingsError
 from bridge.loop import Loop
 from bridge.process.doors import http_parts, json_consumers, webhook_part
 from bridge.process.engine import build_engine
-from bridge.telemetry import configure_logging, register_snapshot
+from bridge.telemetry import configure_logging, register_snapshot, trace_all
 
 if TYPE_CHECKING:
     from bridge.doors.celery.task_events import TaskEvents
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from bridge.engine.engine import Engine
     from bridge.engine.tell.finish import LocalFinish
     from bridge.process.components import Components
+    from bridge.settings import Settings
 
 
 class Process:
@@ -31,12 +35,14 @@ class Process:
         self._consumers: Consumers | None = None
         self._http: HttpServer | None = None
         self._task_events: tuple[TaskEvents, Loop] | None = None
+        self._exporting: list[tuple[Loop, Callable[[], None]]] = []
 
     def check(self) -> None:
         """Raises SettingsError, SchemaTooNew or LedgerUnavailable where nothing should start."""
         settings = self._has.settings
         configure_logging(settings.bridge_log_level, as_json=settings.bridge_log_json)
         library_logs.configure(as_json=settings.bridge_log_json)
+        check_export(settings)
         self._has.check()
 
     def start(
@@ -65,6 +71,12 @@ class Process:
             self._task_events = task_events, Loop("task_events", task_events.once)
             self._task_events[1].start()
         register_snapshot(partial(gauges.read, has.ledger, has.control, has.pressure))
+        if settings.bridge_otel:
+            from bridge.engine.otel.export import exporting  # noqa: PLC0415  (an extra, and heavy)
+
+            self._exporting = exporting(has.ledger)
+            for loop, _ in self._exporting:
+                loop.start()
         self._http = HttpServer(settings.bridge_http_connections_max)
         self._listen(self._http)
 
@@ -102,4 +114,22 @@ class Process:
             loop.stop()
             if loop.join(grace_s):
                 task_events.close()
+        exporting, self._exporting = self._exporting, []
+        for loop, close in exporting:
+            loop.stop()
+            if loop.join(grace_s):
+                close()
         return held and ended
+
+
+def check_export(settings: Settings) -> None:
+    """Raises SettingsError where OpenTelemetry is asked for and not installed."""
+    if not settings.bridge_otel:
+        return
+    try:
+        found = find_spec("opentelemetry.exporter.otlp.proto.http")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise SettingsError("BRIDGE_OTEL: needs OpenTelemetry: pip install 'runpod-bridge[otel]'")
+    trace_all()

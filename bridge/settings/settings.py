@@ -246,6 +246,7 @@ class Settings(BaseSettings):
     # Logs
     bridge_log_level: Literal["debug", "info", "warning", "error"] = "info"
     bridge_log_json: Switch = False
+    bridge_otel: Switch = False
 
     @property
     def ledger_url(self) -> str:

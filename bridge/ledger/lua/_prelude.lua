@@ -17,6 +17,7 @@
 --   <p>blobs             zset    [id, url] of outputs in the object store, by when to look whether they may go
 --   <p>relay             string  who has the turn to tell AMQP
 --   <p>monitors          hash    who has the turn to tell Celery's monitors, until when, and the cursor
+--   <p>tracer            hash    the same for OpenTelemetry's collector
 --   <p>late, late_tries  zset, hash  messages that no queue took: when to try again, and how often it was tried
 --   <p>stray             zset    orphans: jobs of ended requests still to be cancelled, by due time
 --   <p>grant:<token>     string  what a claim handed out, so that a repeated call hands out the same (I15)

@@ -1,12 +1,13 @@
--- monitors: the turn of the one bridge worker that tells Celery's monitors what the event stream holds, and its cursor.
+-- monitors: the turn of the one process that tells others (Celery's monitors, OpenTelemetry) what the event stream holds,
+-- and its cursor.
 -- KEYS 1 prefix  2 events stream
--- ARGV 1 token  2 lease in ms; 0 gives the turn back  3 how long the cursor is kept, in ms  4 the new cursor or ""
+-- ARGV 1 token  2 lease in ms; 0 gives the turn back  3 how long the cursor is kept, in ms  4 the new cursor or ""  5 whom it tells
 -- Returns {1, cursor}, or {0} when another has the turn: nothing is written then
 -- Invariant: the cursor is moved only by who has the turn, after the broker took the events; whoever follows begins
 -- there. Without a cursor, or behind all that the stream has ever held, it begins a few seconds back: so long may it
 -- take until a worker notices that somebody listens. The same call again does no harm (I15).
 local BACK_MS = 5000
-local key = p .. 'monitors'
+local key = p .. ARGV[5]
 local at = redis.call('TIME')
 local now = at[1] * 1000 + math.floor(at[2] / 1000)
 local found = redis.call('HMGET', key, 'token', 'until', 'cursor')

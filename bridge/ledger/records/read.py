@@ -14,6 +14,7 @@ from bridge.job.words import Phase, Step
 from bridge.ledger.aside import on_streams
 from bridge.ledger.clock import LedgerClock
 from bridge.outage import mapped
+from bridge.telemetry import know
 
 if TYPE_CHECKING:
     import redis
@@ -156,6 +157,7 @@ class Reader:
             record = from_row(request_id, row)
         except ValueError as error:
             raise LedgerError(str(error)) from None
-        return Held(
-            record, {name: value for name, value in zip(wanted, values, strict=True) if value is not None}, output
-        )
+        long = {name: value for name, value in zip(wanted, values, strict=True) if value is not None}
+        if Long.TRACE in wanted:
+            know(request_id, record.endpoint, long.get(Long.TRACE))
+        return Held(record, long, output)

@@ -1,4 +1,4 @@
-"""The turn of the bridge worker that tells Celery's monitors (Flower, `celery events`) what the event stream holds.
+"""The turn of the process that tells others what the event stream holds: Celery's monitors, OpenTelemetry.
 
 Methods raise LedgerUnavailable.
 """
@@ -35,6 +35,8 @@ class Monitors:
 
     client: redis.Redis
     names: Names
+    #: Whom it tells; each has a turn and a cursor of its own.
+    told_to: str = "monitors"
     _token: str = field(default_factory=lambda: secrets.token_hex(8), init=False)
 
     def take(self) -> str | None:
@@ -61,7 +63,7 @@ class Monitors:
 
     def _turn(self, lease_ms: int, cursor: str) -> str | None:
         keys = [self.names.prefix, self.names.events]
-        answer = run(self.client, "monitors", keys, [self._token, lease_ms, KEPT_MS, cursor])
+        answer = run(self.client, "monitors", keys, [self._token, lease_ms, KEPT_MS, cursor, self.told_to])
         return str(answer[1]) if answer[0] else None
 
 
