@@ -62,6 +62,10 @@ def is_outage(error: BaseException) -> bool:
     return redis_is_away(error) or (isinstance(error, _OUTAGES) and not isinstance(error, _OF_MESSAGE))
 
 
+#: The headers by which what follows a request is part of its caller's trace.
+_TRACE = ("traceparent", "tracestate")
+
+
 class Behind(Protocol):
     """The request that is followed."""
 
@@ -145,6 +149,9 @@ def send_task(app: Celery, celerys: Callable[..., Any], name: str, args: Any, kw
             get_encoder(options["compression"])  # what kombu does with what it does not know, but at once
         return celerys(name, args, kwargs, **options)
     options["task_id"] = options.get("task_id") or uuid()  # a second try sends the same task
+    trace = {name: value for name in _TRACE if (value := getattr(getattr(parent, "request", None), name, None))}
+    if trace:  # what it has been given itself goes before
+        options["headers"] = {**trace, **(options.get("headers") or {})}
     try:
         return _broker.send(lambda: celerys(name, args, kwargs, retry=False, **options))
     except Exception as error:

@@ -66,6 +66,23 @@ def test_a_job_is_one_trace_of_its_callers_with_runpods_own_times(traced: tuple[
     assert root.end_time_unix_nano == spans["finish"].end_time_unix_nano
 
 
+def test_what_follows_a_job_is_in_its_callers_trace(traced: tuple[House, Collector, Any]) -> None:
+    """A link is sent with the traceparent that the request came with; one of its own goes before."""
+    house, collector, _ = traced
+    trace_id, other = "4" * 32, "5" * 32
+    link = house.app.signature("bridge.run", kwargs={"input": {"b": 1}}, immutable=True, queue="bridge.run")
+    named = link.clone().set(headers={"traceparent": f"00-{other}-{PARENT}-01"})
+    house.send({"a": 1}, headers={"traceparent": f"00-{trace_id}-{PARENT}-01"}, link=[link, named]).get(timeout=60)
+    eventually(lambda: len(roots(collector, trace_id)) == 2)
+    assert {span.parent_span_id.hex() for span in roots(collector, trace_id)} == {PARENT}
+    eventually(lambda: len(roots(collector, other)) == 1)
+
+
+def roots(collector: Collector, trace_id: str) -> list[Any]:
+    """The outermost span of each request of a trace."""
+    return [s for s in collector.spans if s.trace_id.hex() == trace_id and s.name == "bridge.run demo"]
+
+
 def test_a_failed_job_is_an_error_in_a_trace_of_its_own(traced: tuple[House, Collector, Any]) -> None:
     """Without a traceparent the trace is made of the request's id, so that everybody can find it."""
     house, collector, _ = traced
