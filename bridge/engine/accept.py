@@ -31,7 +31,6 @@ from bridge.job.request import (
 from bridge.job.words import Phase, Reason, Sink
 from bridge.ledger import Accepted
 from bridge.settings.callbacks import allowed_of
-from bridge.telemetry import tell
 from bridge.telemetry import know, tell
 
 if TYPE_CHECKING:
