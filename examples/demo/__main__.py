@@ -91,6 +91,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="only a summary, on stdout")
     parser.add_argument("--live", action="store_true", help="one request on the real RunPod")
     parser.add_argument("--out", type=Path, default=PICTURE, help="where the picture goes (default: %(default)s)")
+    parser.add_argument("--svg", type=Path, help="draw what a terminal shows at the end")
     asked = parser.parse_args()
     # Before anything of Celery's is made: it puts CELERY_BROKER_URL above what a program says.
     keep_only(clean(os.environ, live=asked.live))
@@ -102,6 +103,8 @@ def main() -> int:
     except RuntimeError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
+    if asked.svg:
+        show.draw(asked.svg)
     if asked.json:
         print(json.dumps(summary))  # noqa: T201
     return 0 if summary["ok"] else 1
@@ -128,7 +131,8 @@ def demo(show: Show, out: Path) -> dict[str, Any]:
     ok = all(checks.values())
     for name, held in checks.items():
         show.say(f"[{'green' if held else 'red'}]{'as it should' if held else 'NOT as it should'}[/]  {name}")
-    show.say(f"picture: {out}" if out.exists() else "no picture")
+    told = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
+    show.say(f"picture: {told}" if out.exists() else "no picture")
     return {"ok": ok, "checks": checks, "picture": str(out), "seconds": round(time.monotonic() - began, 1)}
 
 

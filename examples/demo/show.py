@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import re
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 COLOURS = {
@@ -36,6 +40,7 @@ class Show:
 
     def __init__(self, mode: str) -> None:
         """Nothing is shown before the first line."""
+        self._said: list[str] = []
         self.console = Console(stderr=mode == "quiet", quiet=mode == "quiet")
         self.mode = mode
         self.requests: dict[str, Shown] = {}
@@ -45,7 +50,9 @@ class Show:
 
     def say(self, text: str) -> None:
         """One line above the table."""
-        self.console.print(f"[grey62]{time.monotonic() - self._began:5.1f} s[/]  {text}")
+        line = f"[grey62]{time.monotonic() - self._began:5.1f} s[/]  {text}"
+        self._said.append(line)
+        self.console.print(line)
 
     def start(self) -> None:
         """Begin the live table."""
@@ -83,10 +90,23 @@ class Show:
             said = data["output"] if name == "chunk" else shown.note if name == "failed" else data.get("job_id") or ""
             self.console.print(f"{event['time'][11:23]}  {shown.what:14} {name:10} {said}", highlight=False)
 
+    def draw(self, path: Path) -> None:
+        """What a terminal shows at the end, as an SVG that loads nothing from elsewhere."""
+        before = sum("is up" in line for line in self._said)
+        paper = Console(record=True, width=134, height=22, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+        paper.print("[bold]$ scripts/demo[/]")
+        self.console = paper
+        for part in (*self._said[:before], "", self._render(), "", *self._said[before:]):
+            paper.print(part, highlight=False)
+        drawn = paper.export_svg(title="scripts/demo", theme=MONOKAI, unique_id="demo")
+        fonts = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(fonts.sub("", drawn).replace("Fira Code, monospace", "monospace"))
+
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="grey62")
         for heading in ("request", "where it stands", "seconds", ""):
-            table.add_column(heading)
+            table.add_column(heading, no_wrap=self.console.record)
         for shown in self._newest():
             steps = Text()
             for n, (name, _) in enumerate(shown.steps):
