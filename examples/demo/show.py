@@ -93,7 +93,9 @@ class Show:
     def draw(self, path: Path) -> None:
         """What a terminal shows at the end, as an SVG that loads nothing from elsewhere."""
         before = sum("is up" in line for line in self._said)
-        paper = Console(record=True, width=134, height=22, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+        paper = Console(
+            record=True, width=134, height=22, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+        )
         paper.print("[bold]$ scripts/demo[/]")
         self.console = paper
         for part in (*self._said[:before], "", self._render(), "", *self._said[before:]):

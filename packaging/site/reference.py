@@ -44,7 +44,9 @@ def command_pages() -> str:
     """`bridge` and each of its verbs, as `--help` shows them."""
     text = "# Commands\n\nThe command `bridge` and its verbs, as `bridge VERB --help` shows them. Most print JSON with `--json`.\n\n"
     text += table("command", "what it does")
-    text += "".join(row(f"[`bridge {name}`](#bridge-{name})", says.replace("\b", "")) for name, (_, says) in VERBS.items())
+    text += "".join(
+        row(f"[`bridge {name}`](#bridge-{name})", says.replace("\b", "")) for name, (_, says) in VERBS.items()
+    )
     text += "\n## Exit codes\n\n" + table("code", "name", "when")
     text += "".join(row(code.value, code.name, EXITS[code]) for code in ExitCode)
     context = click.Context(cli, info_name="bridge")
@@ -226,7 +228,9 @@ def error_page() -> str:
     text += table("class", "when")
     for found in [errors.JobError, *errors.JobError.__subclasses__()]:
         text += row(f"`{found.__name__}`", (found.__doc__ or "").split("\n\n")[0].strip())
-    text += "\n## Why a request ended\n\n`reason` of a document, an event and `bridge_ended_total`:\n\n" + table("reason", "meaning")
+    text += "\n## Why a request ended\n\n`reason` of a document, an event and `bridge_ended_total`:\n\n" + table(
+        "reason", "meaning"
+    )
     text += "".join(row(f"`{reason.value}`", ENDS[reason]) for reason in words.Reason)
     text += "\n## Answers of HTTP\n\nProblem documents (RFC 9457) of `/v1`; more on each: [HTTP](../http-api.md#errors).\n\n"
     text += table("reason", "status", "title")
