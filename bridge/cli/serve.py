@@ -6,7 +6,6 @@ import importlib
 import os
 import signal
 import sys
-import threading
 
 import click
 
@@ -52,13 +51,15 @@ def engine() -> int:
     from bridge.process.process import Process  # noqa: PLC0415
 
     servers.recognise(app)
-    process, ended = Process(components.current(app)), threading.Event()
+    process = Process(components.current(app))
+    # A pipe, for an Event that is set by a handler while it is about to be waited for hangs for ever.
+    told, tell = os.pipe()
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: ended.set())
+        signal.signal(name, lambda *_: os.write(tell, b"x"))
     process.check()
     process.start(engine=True)
     click.echo(f"engine {process.engine.engine_id if process.engine else ''} ready")
-    ended.wait()
+    os.read(told, 1)
     return ExitCode.OK if process.stop() else ExitCode.FAILED
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import click
@@ -80,9 +80,10 @@ def emulate(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    done = threading.Event()
+    # A pipe, for an Event that is set by a handler while it is about to be waited for hangs for ever.
+    told, tell = os.pipe()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: done.set())
+        signal.signal(number, lambda *_: os.write(tell, b"x"))
     try:
         emulator.start()
     except OSError as error:
@@ -90,7 +91,7 @@ def emulate(
     try:
         click.echo(f"export RUNPOD_ENDPOINT_BASE_URL={emulator.base_url}")
         click.echo(f"export RUNPOD_API_KEY={(keys or ('test-key',))[0]}")
-        done.wait()
+        os.read(told, 1)
     finally:
         emulator.stop()
 

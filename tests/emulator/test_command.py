@@ -47,6 +47,17 @@ def test_it_prints_exports_serves_and_stops_cleanly(number: signal.Signals) -> N
     assert (process.returncode, rest, errors) == (0, "", "")
 
 
+def test_a_signal_ends_it_at_whatever_moment_it_comes() -> None:
+    """Also between its last line and its rest, where a handler must take no lock."""
+    for _ in range(6):
+        with emulate("--port", "0") as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=COMMAND_S)
+        assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
