@@ -52,9 +52,9 @@ def test_the_fixture_gives_each_test_its_own_emulator_and_environment(tmp_path: 
 
 
 def test_the_recipe_for_a_workers_repository_works_as_it_stands(tmp_path: Path) -> None:
-    """docs/emulator.md, "In the CI of a worker": its block beside a handler."""
-    page = (Path(__file__).parents[2] / "docs/emulator.md").read_text()
-    block = page.partition("## In the CI of a worker")[2].partition("```python\n")[2].partition("```")[0]
+    """docs/test-a-worker.md, "In pytest": its block beside a handler."""
+    page = (Path(__file__).parents[2] / "docs/test-a-worker.md").read_text()
+    block = page.partition("## In pytest")[2].partition("```python\n")[2].partition("```")[0]
     (tmp_path / "test_mine.py").write_text(block)
     (tmp_path / "handler.py").write_text(
         "import runpod\n\nrunpod.serverless.start({'handler': lambda job: job['input']['prompt']})\n"
@@ -69,3 +69,4 @@ def test_the_recipe_for_a_workers_repository_works_as_it_stands(tmp_path: Path) 
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
