@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.codes import ExitCode
-from bridge.cli.findings import hanging
+from bridge.cli.findings import hanging, printable
 from bridge.cli.moments import since
 from bridge.cli.shared import as_json, bridge, show
 
@@ -46,9 +46,9 @@ def dead_list(*, reason: str | None, count: int, as_json: bool) -> None:
             click.echo(
                 f"{one['id']}  {since(one['time'], int(time.time() * 1000)):>4}  {one['reason']:13} {about}  {size}"
             )
-            hanging("    ", one["detail"][:160], 4)
+            hanging("    ", printable(one["detail"][:160]), 4)
         else:
-            click.echo(f"{line}  {one['detail'][:160]}")
+            click.echo(f"{line}  {printable(one['detail'][:160])}")
 
 
 @dead.command("show")

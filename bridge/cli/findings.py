@@ -31,3 +31,8 @@ def hanging(start: str, says: str, indent: int) -> None:
     click.echo(start + lines[0])
     for line in lines[1:]:
         click.echo(" " * indent + line)
+
+
+def printable(text: str) -> str:
+    """What a stranger has written, without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -27,6 +27,8 @@ GROUPS = {
     "ended": ("SETTLED", "CLOSED"),
 }
 PHASES = ("ACCEPTED", "SUBMITTING", "UNANSWERED", "TRACKED", "RETRYING", "SETTLED", "CLOSED")
+#: Columns from which on there is room for tenants.
+WIDE = 110
 STYLES = {
     "COMPLETED": "green",
     "FAILED": "red",
@@ -95,16 +97,17 @@ def jobs(
         if as_json:
             raise click.UsageError("--watch is for people; with --json list again")
         shown = console()
-        live(lambda: _table(has, _walk(has, wanted, "", min(count, max(1, shown.height - 2)))[0]), 1.0)
+        live(lambda: _table(has, _walk(has, wanted, "", min(count, max(1, shown.height - 2)))[0], shown.width), 1.0)
         return ExitCode.OK
     found, page = _walk(has, wanted, after, count)
     if as_json:
         click.echo(json.dumps({"requests": found, "after": page.goes_on or None}))
         return ExitCode.OK
     if found:
-        console().print(_table(has, found))
+        shown = console()
+        shown.print(_table(has, found, shown.width))
     if page.goes_on and len(found) >= count:
-        click.echo(f"there may be more: --count, or --after {page.goes_on}", err=True)
+        click.echo(f"more: --after {page.goes_on}", err=True)
     elif not found:
         click.echo("none", err=True)
     return ExitCode.OK
@@ -128,35 +131,38 @@ def _walk(has: Components, wanted: Any, after: str, count: int) -> tuple[list[di
             return found, page
 
 
-def _table(has: Components, found: list[dict[str, Any]]) -> RenderableType:
+def _table(has: Components, found: list[dict[str, Any]], width: int) -> RenderableType:
+    """Ids and statuses are never cut where a line of 80 has room for them: they are what is copied and looked for."""
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     now = has.ledger.now() - has.ledger.clock.offset
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    narrow = width < WIDE
+    table = Table(box=None, padding=(0, 1 if narrow else 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("AGE", no_wrap=True, justify="right")
-    table.add_column("ID", no_wrap=True, overflow="ellipsis", min_width=20)
-    table.add_column("ENDPOINT", no_wrap=True, overflow="ellipsis", min_width=8)
-    table.add_column("STATUS", no_wrap=True)
-    table.add_column("REASON", no_wrap=True, overflow="ellipsis")
-    tenants = any(one["tenant"] for one in found)
-    if tenants:
-        table.add_column("TENANT", no_wrap=True, overflow="ellipsis")
+    longest = max((len(one["id"]) for one in found), default=2)
+    table.add_column("ID", no_wrap=True, overflow="ellipsis", min_width=min(36, longest) if narrow else longest)
+    table.add_column("ENDPOINT", no_wrap=True, overflow="ellipsis", max_width=11 if narrow else None)
+    table.add_column("STATUS", no_wrap=True, min_width=max((len(_status(one)) for one in found), default=6))
+    reasons, tenants = any(one["reason"] for one in found), not narrow and any(one["tenant"] for one in found)
+    for name, shown in (("REASON", reasons), ("TENANT", tenants)):
+        if shown:
+            table.add_column(name, no_wrap=True, overflow="ellipsis")
     for one in found:
-        marks = "*" if one["possible_duplicate"] else ""
-        cells = [
-            since(one["accepted_at"], now),
-            one["id"],
-            one["endpoint"],
-            Text(_status(one) + marks, STYLES.get(one["status"], "")),
-            one["reason"] or "",
-        ]
+        cells = [since(one["accepted_at"], now), one["id"], one["endpoint"], Text(_status(one), _style(one))]
+        cells += [one["reason"] or ""] if reasons else []
         table.add_row(*cells, *([one["tenant"] or ""] if tenants else []))
     return table
+
+
+def _style(one: dict[str, Any]) -> str:
+    return STYLES.get(one["status"], "")
 
 
 def _status(one: dict[str, Any]) -> str:
     """RunPod's word; the bridge's own phase where that says more."""
     if one["phase"] in {"SUBMITTING", "UNANSWERED", "RETRYING"}:
         return str(one["phase"])
+    if one["possible_duplicate"]:
+        return f"{one['status']}*"
     return "SCHEDULED" if one["phase"] == "ACCEPTED" and one["not_before"] else str(one["status"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 IN_FLIGHT = (Phase.SUBMITTING, Phase.UNANSWERED, Phase.TRACKED, Phase.RETRYING)
 #: So many of the newest requests are looked at for how they ended.
 LATELY = 200
+#: Seconds that the first look waits for RunPod.
+ASKED_S = 0.3
 
 
 def overview(ledger: Ledger, control: Control, pressure: Pressure) -> dict[str, Any]:
@@ -30,6 +33,9 @@ def overview(ledger: Ledger, control: Control, pressure: Pressure) -> dict[str, 
     told = control.known()
     for one in told:
         control.heard_lately(one["endpoint"])
+    if any(one["verdict"] is None for one in told):  # nobody has looked for a minute: most answers are there at once
+        time.sleep(ASKED_S)
+        told = control.known()
     behind, lags = ledger.outbox.lag(), ages.lags(ledger)
     return {
         "time": stamp(ledger.now(), ledger.clock.offset),

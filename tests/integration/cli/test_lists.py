@@ -142,6 +142,15 @@ def test_an_empty_list_of_dead_letters_says_so(house: House) -> None:
     assert "none with the reason malformed" in bridge(house, "dead", "list", "--reason", "malformed").stdout
 
 
+def test_what_a_stranger_wrote_commands_no_terminal(house: House) -> None:
+    """An escape in a letter's reason would clear the screen, or rename the window."""
+    house.client.xadd("bridge:requests", {"data": '{"x\\u001b[2Jy": 1}'})
+    eventually(lambda: house.ledger.dead.count() == 1)
+    for shown in (bridge(house, "dead", "list").stdout, on_terminal(house, "dead", "list")):
+        assert "[2Jy" in shown
+        assert "\x1b[2J" not in shown
+
+
 def test_the_workers_help_is_the_bridges_own_and_celerys_is_one_option_away(house: House) -> None:
     """What is most used, and where the rest stands."""
     own = bridge(house, "worker", "--help").stdout

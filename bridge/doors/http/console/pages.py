@@ -27,7 +27,7 @@ NEVER = "\u2013"
 #: How each status and verdict looks: good, bad, warn, busy, calm.
 TONES = {
     "COMPLETED": "good", "FAILED": "bad", "TIMED_OUT": "bad", "LOST": "bad", "REJECTED": "bad", "CANCELLED": "warn",
-    "IN_PROGRESS": "busy", "IN_QUEUE": "busy", "ACCEPTED": "calm", "SCHEDULED": "calm", "SUBMITTING": "busy",
+    "IN_PROGRESS": "busy", "IN_QUEUE": "calm", "ACCEPTED": "calm", "SCHEDULED": "calm", "SUBMITTING": "busy",
     "UNANSWERED": "warn", "RETRYING": "warn", "ok": "good", "cold": "calm", "paused": "warn", "throttled": "warn",
     "unhealthy": "bad", "out_of_credit": "bad", "unauthorised": "bad", "unreachable": "bad",
 }  # fmt: skip
