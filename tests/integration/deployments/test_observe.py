@@ -71,10 +71,14 @@ def test_each_alert_fires_in_its_case_and_none_where_all_is_well() -> None:
 
 
 def test_each_query_is_one_that_prometheus_answers(observed: tuple[House, Prometheus, str]) -> None:
-    """Of rules and dashboard; each metric in it is one that the bridge has."""
+    """Of rules, dashboard and KEDA's trigger; each metric in it is one that the bridge has."""
     _, prometheus, text = observed
     known = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)) | IN_TROUBLE
     known |= {f"{name}_bucket" for name in known}
+    scaled = yaml.safe_load((DOCKER / "k8s" / "keda" / "scaled-object.yaml").read_text())
+    (trigger,) = scaled["spec"]["triggers"]
+    lag = trigger["metadata"]["query"]
+    assert len(eventually(lambda: prometheus.ask("/api/v1/query", query=lag)["result"])) == 1, "KEDA wants one figure"
     for name, query in {**rules(), **queries()}.items():
         prometheus.ask("/api/v1/query", query=query)  # a query that cannot be read is answered 400
         assert set(re.findall(r"\bbridge_\w+", query)) <= known, name
