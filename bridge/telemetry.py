@@ -5,12 +5,12 @@ An event's name is what one searches logs for; the catalogue says who should car
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import re
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -143,7 +143,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(
 KNOWN_MAX = 10_000
 
 _logger = structlog.get_logger("bridge")
-_known: dict[str, tuple[str, str | None]] = {}
+_known: OrderedDict[str, tuple[str, str | None]] = OrderedDict()
 _traces_all = False
 _threshold = logging.WARNING
 _subscribers: list[Subscriber] = []
@@ -175,8 +175,7 @@ def know(request_id: str, endpoint: str, traceparent: str | None) -> None:
         return
     _known[request_id] = endpoint, trace_id_of(traceparent, request_id) if traceparent or _traces_all else None
     if len(_known) > KNOWN_MAX:
-        with contextlib.suppress(StopIteration, RuntimeError, KeyError):  # other threads do the same
-            _known.pop(next(iter(_known)))
+        _known.popitem(last=False)
 
 
 def known(request_id: str, endpoint: Any = None) -> dict[str, Any]:
