@@ -93,6 +93,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         svg = picture_of(found[1])
         if not (DOCS / "images" / "diagrams" / svg).is_file():
             raise PluginError(f"{name}: a diagram has no picture of what it says now: run scripts/docs write")
-        return f"![A diagram, told in words below]({to(f'images/diagrams/{svg}')}){{ .diagram }}"
+        where = to(f"images/diagrams/{svg}")
+        return f"[![A diagram, told in words below]({where}){{ .diagram }}]({where})"  # opens large
 
     return LINK.sub(link, FENCE.sub(r"```\1", MERMAID.sub(picture, markdown)))

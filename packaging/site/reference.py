@@ -111,16 +111,16 @@ def metric_page() -> str:
         "[operations](../operations.md#health).\n\n## Read from the ledger\n\nGauges of the whole bridge: every process tells "
         "the same value, so aggregate with `max by`, never `sum`.\n\n"
     )
-    text += table("metric", "labels", "what it is")
-    text += "".join(row(f"`{name}`", labels, says) for name, says, labels in dict.fromkeys(gauges()))
+    text += table("metric", "what it is", "labels")
+    text += "".join(row(f"`{name}`", says, labels) for name, says, labels in dict.fromkeys(gauges()))
     text += "\n## Counted by a process\n\nEach worker counts for itself (with prefork, its children included): `sum by`.\n\n"
-    text += table("metric", "kind", "labels", "what it is")
+    text += table("metric", "what it is", "kind", "labels")
     (counted,) = (found for found in REGISTRY._collector_to_names if hasattr(found, "calls"))  # noqa: SLF001
     for metric in vars(counted).values():
         kind = metric._type  # noqa: SLF001
         name = metric._name + ("_total" if kind == "counter" else "")  # noqa: SLF001
         labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # noqa: SLF001
-        text += row(f"`{name}`", kind, labels, metric._documentation)  # noqa: SLF001
+        text += row(f"`{name}`", metric._documentation, kind, labels)  # noqa: SLF001
     return text
 
 
