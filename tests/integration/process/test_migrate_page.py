@@ -34,7 +34,7 @@ FILES = [
 PLAIN = {name: code for name, code in FILES if "/" not in name}
 OF_DJANGO = [(name, code) for name, code in FILES if "/" in name]
 RUN = [code for kind, code in BLOCKS if kind == "python" and not code.startswith("# ")]
-UNIT = ROOT / "docs" / "examples" / "systemd" / "bridge@.service"
+UNIT = ROOT / "docker" / "systemd" / "bridge@.service"
 
 
 def only(kind: str) -> str:
@@ -193,7 +193,7 @@ def test_the_unit_has_the_lines_of_the_page() -> None:
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     """As an instance, with a program that is there in the place of /opt/bridge's."""
     if not (analyze := shutil.which("systemd-analyze")):
-        pytest.skip("systemd-analyze is not installed: docs/examples/systemd/bridge@.service was not verified")
+        pytest.skip("systemd-analyze is not installed: docker/systemd/bridge@.service was not verified")
     program = tmp_path / "bridge"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
