@@ -83,13 +83,10 @@ def listed(house: House, *words: str) -> list[str]:
 def test_jobs_lists_the_newest_first_and_filters(house: House) -> None:
     """By id, status, tenant, phase, endpoint and time."""
     assert sorted(listed(house)) == ["broken-1", "order-1", "order-2"]
-    assert sorted(listed(house, "order")) == ["order-1", "order-2"]
-    assert listed(house, "--status", "failed") == ["broken-1"]
-    assert listed(house, "--reason", "handler_error", "--endpoint", "demo") == ["broken-1"]
+    assert sorted(listed(house, "order", "--since", "1h")) == ["order-1", "order-2"]
+    assert listed(house, "--status", "failed", "--reason", "handler_error", "--endpoint", "demo") == ["broken-1"]
     assert listed(house, "--tenant", "acme", "--phase", "ended") == ["order-1"]
     assert listed(house, "--phase", "in-flight") == []
-    assert listed(house, "--until", "1h") == []
-    assert len(listed(house, "--since", "1h")) == 3
     job = house.ledger.load("order-2")
     assert job is not None
     assert listed(house, job.record.job_id) == ["order-2"]
@@ -144,7 +141,7 @@ def test_an_empty_list_of_dead_letters_says_so(house: House) -> None:
 
 def test_what_a_stranger_wrote_commands_no_terminal(house: House) -> None:
     """An escape in a letter's reason would clear the screen, or rename the window."""
-    house.client.xadd("bridge:requests", {"data": '{"x\\u001b[2Jy": 1}'})
+    house.client.xadd("bridge:requests", {"data": '{"endpoint": "demo", "input": {"a": 1}, "x\\u001b[2Jy": 1}'})
     eventually(lambda: house.ledger.dead.count() == 1)
     for shown in (bridge(house, "dead", "list").stdout, on_terminal(house, "dead", "list")):
         assert "[2Jy" in shown
