@@ -53,8 +53,11 @@ def spans(record: Record, now: int) -> list[dict[str, Any]]:
     parts: list[tuple[str, str, float]] = []
     if record.not_before > record.accepted_at:
         parts.append(("scheduled", "calm", (min(record.not_before, until) - record.accepted_at) / 1000))
-    left = record.submitted_at or record.sent_at or until
+    again = record.attempt > 1 and record.sent_at > 0  # the other times are those of its last attempt
+    left = (again and record.sent_at) or record.submitted_at or record.sent_at or until
     parts.append(("waiting", "calm", (left - begun) / 1000))
+    if again:
+        parts.append(("earlier attempts", "earlier", (max(left, record.submitted_at) - left) / 1000))
     if record.submitted_at:
         with_runpod = max(0.0, (until - record.submitted_at) / 1000)
         queued = record.delay_time / 1000 if record.delay_time >= 0 else None
