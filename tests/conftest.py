@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from tests.support.chromium import HOW_TO_GET_CHROMIUM
 from tests.support.servers import HOW_TO_GET_RABBITMQ, RabbitServer, RedisServer, find_rabbitmq
 
 # A slow example on a busy machine is no failure; the timeout of the test is.
@@ -74,9 +75,10 @@ def amqp_url(rabbitmq_server: RabbitServer) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly when tests were skipped for want of RabbitMQ: such a run proves less than it seems to."""
+    """Say loudly when tests were skipped for want of RabbitMQ or a browser: such a run proves less than it seems to."""
     skipped = terminalreporter.stats.get("skipped", [])
-    missing = sum(HOW_TO_GET_RABBITMQ in str(report.longrepr) for report in skipped)
-    if missing:
-        terminalreporter.write_sep("!", f"{missing} tests did not run", red=True, bold=True)
-        terminalreporter.write_line(HOW_TO_GET_RABBITMQ, red=True)
+    for how_to_get in (HOW_TO_GET_RABBITMQ, HOW_TO_GET_CHROMIUM):
+        missing = sum(how_to_get in str(report.longrepr) for report in skipped)
+        if missing:
+            terminalreporter.write_sep("!", f"{missing} tests did not run", red=True, bold=True)
+            terminalreporter.write_line(how_to_get, red=True)
