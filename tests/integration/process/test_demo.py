@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 from PIL import Image
 
@@ -15,7 +16,7 @@ from bridge.ledger import connect
 from tests.support.house import ROOT
 
 
-def test_the_demo_ends_as_it_should_whatever_the_shell_is_set_to(redis_url: str) -> None:
+def test_the_demo_ends_as_it_should_whatever_the_shell_is_set_to(redis_url: str, tmp_path: Path) -> None:
     """Exit 0, a summary on stdout, a picture that git does not see, and not a word to the shell's own broker."""
     shell = {
         "CELERY_BROKER_URL": redis_url,
@@ -30,8 +31,9 @@ def test_the_demo_ends_as_it_should_whatever_the_shell_is_set_to(redis_url: str)
         "http_proxy": "http://127.0.0.1:9",
         "HTTP_PROXY": "http://127.0.0.1:9",
     }
+    drawn = tmp_path / "demo.svg"
     done = subprocess.run(
-        [sys.executable, "-m", "examples.demo", "--json"],
+        [sys.executable, "-m", "examples.demo", "--json", "--svg", str(drawn)],
         cwd=ROOT,
         env=os.environ | shell,
         capture_output=True,
@@ -45,6 +47,10 @@ def test_the_demo_ends_as_it_should_whatever_the_shell_is_set_to(redis_url: str)
     assert len(summary["checks"]) == 5
     with Image.open(summary["picture"]) as image:
         assert image.size == (960, 640)
+    terminal = drawn.read_text()  # the picture of the README: it names no place of this machine, and no other server
+    assert all(word in terminal for word in ("completed", "cancelled", "failed"))
+    assert str(ROOT) not in terminal
+    assert "@font-face" not in terminal
     if (git := shutil.which("git")) and (ROOT / ".git").exists():
         ignored = subprocess.run([git, "check-ignore", "-q", summary["picture"]], cwd=ROOT, check=False)
         assert ignored.returncode == 0, "the picture is an untracked file"
