@@ -74,4 +74,6 @@ def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
     names = re.findall(r" bridge\.job\.(\w+)$", told, re.MULTILINE)
     assert {"accepted", "submitted", "started", "chunk", "completed", "cancelled"} <= set(names)
     assert "retried" not in names
-    assert "possible_duplicate" not in told.replace('"possible_duplicate": false', "")
+    assert not re.search(r"possible_duplicate\s+True", told)
+    submits = re.findall(r"^tough-1 +\d+ bridge\.job\.submitted$", told, re.MULTILINE)
+    assert len(submits) == 1, told  # a killed worker is no second submit
