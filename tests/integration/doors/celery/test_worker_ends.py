@@ -69,12 +69,19 @@ def test_twenty_jobs_run_and_sigterm_ends_it_within_its_grace(
         assert time.monotonic() - begun < GRACE_S + SLACK_S
 
 
-@pytest.mark.parametrize("command", list(COMMANDS))
-def test_a_gevent_pool_that_celery_sees_too_late_is_refused(command: str, house: House) -> None:
+def test_a_gevent_pool_that_celery_sees_too_late_is_refused(house: House) -> None:
     """It would take messages, run none of them and hear no SIGTERM."""
-    process = worker(house, command, "-Pgevent")
+    process = worker(house, "celery", "-Pgevent")
     assert ended(process) == ExitCode.SETTINGS, process.said()
     assert "`-P gevent`" in process.said()
+
+
+def test_the_bridges_own_command_hands_a_gevent_pool_on_in_time_however_it_is_written(house: House) -> None:
+    """A job runs, and SIGTERM ends it."""
+    process = worker(house, "bridge", "-Pgevent")
+    ready(process)
+    assert house.send({"n": 1}).get(timeout=30) == {"n": 1}
+    assert process.stop(timeout=60) == ExitCode.OK, process.said()[-3000:]
 
 
 UNUSABLE = {
