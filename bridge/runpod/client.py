@@ -7,15 +7,12 @@ leaves on a connection that may have gone stale.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -26,45 +23,28 @@ from requests.adapters import HTTPAdapter
 
 from bridge.errors import (
     ApiError,
-    EndpointPaused,
-    EndpointTrouble,
-    EndpointUnknown,
-    Forbidden,
-    JobUnknown,
     KeyUnusable,
-    OutOfCredit,
-    Refused,
-    Throttled,
     Unanswered,
-    Unauthorised,
     Unreachable,
     Unreadable,
 )
-from bridge.job.reading import whole, word
+from bridge.job.reading import whole
 from bridge.runpod import departure
-from bridge.runpod.answers import ABSENT, Chunk, Health, JobState, Purged, StreamPage
+from bridge.runpod.answer_errors import KEY, error_of, without_key
+from bridge.runpod.answers import ABSENT, Health, JobState, Purged, StreamPage, chunk, counters, job, job_of, text
 from bridge.runpod.exchange import Answer, speaking
-from bridge.runpod.meaning import JOB_ID, SUBMITS, Body, Meaning, body_of, foreign, meaning_of, sentence_of, words_of
+from bridge.runpod.meaning import JOB_ID, SUBMITS, Meaning, body_of, meaning_of
 from bridge.runpod.operations import Operation
+from bridge.runpod.pools import keep_fresh, open_one
 from bridge.runpod.route import check_authorities, plain_about_addresses
 from bridge.runpod.waiting import POSSIBLE, Waiting
-from bridge.telemetry import blotted, tell
+from bridge.telemetry import tell
 
-#: Bytes of a body that a socket takes at once, so that whoever sends it does not wait.
-BODY_AT_ONCE = 16 * 1024
 ENDPOINT_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 #: Bytes of one answer at most: RunPod's own limit for a result is 20 MB (docs: handler functions); pages may hold more.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-#: Seconds a connection may have been idle when a POST that makes a job leaves on it. A server that closes it
-#: meanwhile would leave us unsure whether the job exists.
-FRESH_S = 5.0
 #: Seconds beyond `wait` that a held call may take.
 HOLD_MARGIN_S = 10.0
-#: Seconds of a Retry-After that are believed at most. RunPod's windows are ten seconds. A slip in a header must stop
-#: neither submits for an hour nor reads until results are forgotten (30 minutes, one of /runsync).
-LONGEST_PAUSE_S, LONGEST_PAUSE_OF_READS_S = 60.0, 10.0
-#: Workers or jobs of an endpoint that are believed at most: limits are made of them, in numbers that Lua spells whole.
-COUNT_MAX = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,32 +95,32 @@ class RunPodClient:
 
     def run(self, endpoint_id: str, body: bytes) -> JobState:
         """POST /run. An answer without an id is Unanswered: a job may exist."""
-        return self._job(self._call(Operation.RUN, endpoint_id, body=body))
+        return job(self._call(Operation.RUN, endpoint_id, body=body))
 
     def runsync(self, endpoint_id: str, body: bytes, wait_ms: int) -> JobState:
         """POST /runsync?wait=ms. Answers the job's true state when the wait ends (kept 1 min only)."""
         query = f"?wait={wait_ms}"
         told = self._call(Operation.RUNSYNC, endpoint_id, body=body, query=query, hold_ms=wait_ms)
-        return self._job(told)
+        return job(told)
 
     def status(self, endpoint_id: str, job_id: str) -> JobState:
         """GET /status/{id}. Reading consumes nothing."""
-        return self._job_of(job_id, self._call(Operation.STATUS, endpoint_id, job_id))
+        return job_of(job_id, self._call(Operation.STATUS, endpoint_id, job_id))
 
     def begin_run(self, endpoint_id: str, body: bytes, then: Then) -> bool:
         """POST /run, whose answer no thread is held for: see `_begin`."""
-        return self._begin(Operation.RUN, endpoint_id, None, body, self._job, then)
+        return self._begin(Operation.RUN, endpoint_id, None, body, job, then)
 
     def begin_status(self, endpoint_id: str, job_id: str, then: Then) -> bool:
         """GET /status/{id}, whose answer no thread is held for: see `_begin`."""
-        return self._begin(Operation.STATUS, endpoint_id, job_id, None, partial(self._job_of, job_id), then)
+        return self._begin(Operation.STATUS, endpoint_id, job_id, None, partial(job_of, job_id), then)
 
     def status_sync(self, endpoint_id: str, job_id: str, wait_ms: int) -> JobState:
         """GET /status-sync/{id}?wait=ms: returns early when the job ends. Shares /status' limits."""
         told = self._call(
             Operation.STATUS, endpoint_id, job_id, path="status-sync", query=f"?wait={wait_ms}", hold_ms=wait_ms
         )
-        return self._job(told)
+        return job(told)
 
     def stream(self, endpoint_id: str, job_id: str, wait_ms: int | None = None) -> StreamPage:
         """GET /stream/{id}: drains what is buffered, up to 200 chunks; an empty one holds (10 s by default).
@@ -151,26 +131,26 @@ class RunPodClient:
         query = "" if wait_ms is None else f"?wait={wait_ms}"
         told = self._call(Operation.STREAM, endpoint_id, job_id, query=query, hold_ms=wait_ms or 10_000)
         status, items = told.get("status"), told.get("stream")
-        chunks = tuple(_chunk(item) for item in items) if isinstance(items, list) else ()
+        chunks = tuple(chunk(item) for item in items) if isinstance(items, list) else ()
         return StreamPage(status if isinstance(status, str) else "", chunks, told.get("output", ABSENT))
 
     def cancel(self, endpoint_id: str, job_id: str) -> JobState:
         """POST /cancel/{id}."""
-        return self._job(self._call(Operation.CANCEL, endpoint_id, job_id, body=b"{}"))
+        return job(self._call(Operation.CANCEL, endpoint_id, job_id, body=b"{}"))
 
     def retry(self, endpoint_id: str, job_id: str) -> JobState:
         """POST /retry/{id}: only FAILED and TIMED_OUT, same id and input."""
-        return self._job(self._call(Operation.RETRY, endpoint_id, job_id, body=b"{}"))
+        return job(self._call(Operation.RETRY, endpoint_id, job_id, body=b"{}"))
 
     def purge_queue(self, endpoint_id: str) -> Purged:
         """POST /purge-queue: removes what is IN_QUEUE, whoever sent it."""
         told = self._call(Operation.PURGE, endpoint_id, body=b"{}")
-        return Purged(whole(told.get("removed")) or 0, _text(told.get("status")) or "")
+        return Purged(whole(told.get("removed")) or 0, text(told.get("status")) or "")
 
     def health(self, endpoint_id: str) -> Health:
         """GET /health."""
         told = self._call(Operation.HEALTH, endpoint_id)
-        return Health(_counters(told.get("jobs")), _counters(told.get("workers")))
+        return Health(counters(told.get("jobs")), counters(told.get("workers")))
 
     def batch(
         self, endpoint_id: str, path: str = "", body: bytes | None = None, *, remove: bool = False
@@ -248,7 +228,7 @@ class RunPodClient:
                 _check("job id", JOB_ID, job_id)
             headers = self._headers(body)
             pool = self._pool_for(fresh=op in SUBMITS)
-            connection = _open_one(pool, body)
+            connection = open_one(pool, body)
         except Exception:  # noqa: BLE001  (whatever it is, nothing has left)
             return False
         if connection is None:
@@ -304,20 +284,18 @@ class RunPodClient:
         else:
             body, told = flaw
         if HTTPStatus.OK <= code < HTTPStatus.MULTIPLE_CHOICES:
-            fault = _without_key(str(told).encode(), headers).decode()
+            fault = without_key(str(told).encode(), headers).decode()
             raise (Unreadable if flaw is None else Unanswered)(f"RunPod's answer {fault}", code)
-        raise _error_of(op, answer, body, _without_key(answer.body, headers))
+        raise error_of(op, answer, body, without_key(answer.body, headers))
 
     def _headers(self, body: bytes | None) -> dict[str, str]:
         try:
             key = self._api_key()
         except (OSError, ValueError) as error:  # a file of bytes that are no text is a ValueError
-            raise KeyUnusable(
-                f"{_KEY} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}"
-            ) from error
+            raise KeyUnusable(f"{KEY} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
         if not key or not key.isascii() or not key.isprintable():
             fault = "is empty, or holds a line's end or another character that no header can carry"
-            raise KeyUnusable(f"{_KEY} {fault}")
+            raise KeyUnusable(f"{KEY} {fault}")
         headers = {
             "Authorization": f"Bearer {key}",
             "Accept": "application/json",
@@ -403,153 +381,12 @@ class RunPodClient:
                 adapter.cert_verify(pool, self.base_url, session.verify, session.cert)  # type: ignore[no-untyped-call]
                 pool.ConnectionCls = speaking(departure.noting(pool.ConnectionCls), self._max_bytes)
                 pools[name] = pool
-        _keep_fresh(pools["fresh"])
+        keep_fresh(pools["fresh"])
         self._waiting = Waiting() if POSSIBLE else None
         self._session, self._pools, self._pid = session, pools, os.getpid()
         return pools
-
-    @classmethod
-    def _job_of(cls, job_id: str, told: dict[str, Any]) -> JobState:
-        """What was told of this job, and no other."""
-        if (told.get("id") or job_id) != job_id:
-            raise Unreadable(f"RunPod's answer is about another job: {told['id'][:80]}", 200)
-        return cls._job({**told, "id": job_id})
-
-    @staticmethod
-    def _job(told: dict[str, Any]) -> JobState:
-        read = {name: kind(told.get(name)) for name, kind in _MEMBERS.items()}
-        return JobState(
-            job_id=str(told.get("id") or ""),
-            # A submit that names an id is answered, whatever else it says.
-            status=word(told.get("status")) or "IN_QUEUE",
-            delay_time=read["delayTime"],
-            execution_time=read["executionTime"],
-            worker_id=read["workerId"],
-            retries=read["retries"],
-            output=told.get("output", ABSENT),
-            error=_text(told.get("error")),
-            odd=tuple(name for name, value in read.items() if value is None and told.get(name) is not None),
-        )
-
-
-#: What is left out of an answer when it cannot be: its output must not be lost for it.
-_MEMBERS: Mapping[str, Callable[[object], Any]] = {
-    "delayTime": whole,
-    "executionTime": whole,
-    "workerId": word,
-    "retries": whole,
-}
-
-
-def _open_one(pool: Any, body: bytes | None) -> Any:
-    """A connection of the pool that is open, where a call may go over it without a thread of its own."""
-    if not POSSIBLE or pool.proxy is not None or (body is not None and len(body) > BODY_AT_ONCE):
-        return None
-    connection = pool._get_conn()  # noqa: SLF001  (urllib3's own seam for pools)
-    if connection.sock is None:
-        pool._put_conn(connection)  # noqa: SLF001
-        return None
-    return connection
-
-
-def _keep_fresh(pool: Any) -> None:
-    """Make a pool close connections that have been idle for over FRESH_S instead of handing them out."""
-    put, get = pool._put_conn, pool._get_conn  # noqa: SLF001  (urllib3's own seam for pools)
-
-    def _put_conn(connection: Any) -> None:
-        if connection is not None:
-            connection.idle_since = time.monotonic()
-        put(connection)
-
-    def _get_conn(timeout: float | None = None) -> Any:
-        connection = get(timeout)
-        if (
-            getattr(connection, "sock", None) is not None
-            and time.monotonic() - getattr(connection, "idle_since", 0.0) > FRESH_S
-        ):
-            connection.close()
-        return connection
-
-    pool._put_conn, pool._get_conn = _put_conn, _get_conn  # noqa: SLF001
-
-
-#: How the key is set, for who reads that it is wrong.
-_KEY = "the key (RUNPOD_API_KEY, or the endpoint's api_key_file)"
-#: The error of each meaning, and what to say when the body says nothing.
-_ERRORS: Mapping[Meaning, tuple[type[ApiError], str]] = {
-    Meaning.UNANSWERED: (Unanswered, ""),
-    Meaning.REFUSED: (Refused, ""),
-    Meaning.JOB_UNKNOWN: (JobUnknown, "job not found"),
-    Meaning.ENDPOINT_UNKNOWN: (EndpointUnknown, "endpoint not found"),
-    Meaning.REDIRECTED: (EndpointTrouble, ""),
-    Meaning.UNAUTHORISED: (Unauthorised, f"{_KEY} is missing or wrong"),
-    Meaning.OUT_OF_CREDIT: (OutOfCredit, "the balance is used up"),
-    Meaning.FORBIDDEN: (Forbidden, f"{_KEY} may not use this endpoint"),
-    Meaning.PAUSED: (EndpointPaused, "the endpoint takes no jobs now"),
-}
-
-
-def _error_of(op: Operation, answer: Answer, body: Body, text: bytes) -> ApiError:
-    """The error of an answer other than the one that was asked for. `text` holds no key any more."""
-    code, said, meaning = answer.status, sentence_of(text), meaning_of(op, answer.status, body)
-    error: ApiError
-    if meaning is Meaning.THROTTLED:
-        longest_s = LONGEST_PAUSE_S if op in SUBMITS else LONGEST_PAUSE_OF_READS_S
-        error = Throttled(said or "too many requests", code, _retry_after(answer.headers, longest_s))
-    elif meaning is Meaning.REDIRECTED:
-        where = str(answer.headers.get("location", "nowhere")).split("?", maxsplit=1)[0][:200]
-        error = EndpointTrouble(f"redirected to {where}, not followed: correct RUNPOD_ENDPOINT_BASE_URL", code)
-    else:
-        kind, means = _ERRORS[meaning]
-        if kind in {Unauthorised, Forbidden}:  # RunPod's sentence cannot know where our key comes from
-            said = f"{means} (RunPod: {said or code})"
-        elif kind is Unanswered:
-            said = f"HTTP {code}{': ' + said if said else ''}"
-        error = kind(said or means or f"HTTP {code}", code)
-    if op in SUBMITS:
-        error.foreign = foreign(op, code, body)
-        words = str(blotted(words_of(text)))
-        page = " and a page of HTML" if body is Body.HTML else ""
-        error.answered = f"HTTP {code}{page}{': ' + words if words else ''}"
-    return error
-
-
-def _retry_after(headers: Mapping[str, str], longest_s: float) -> float | None:
-    value = headers.get("retry-after")
-    if not value:
-        return None
-    try:
-        delay = float(value)
-    except ValueError:
-        try:
-            delay = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return None if math.isnan(delay) else min(max(0.0, delay), longest_s)
-
-
-def _without_key(text: bytes, headers: Mapping[str, str]) -> bytes:
-    """An error body without our key, should it be echoed (I11)."""
-    return text.replace(headers["Authorization"].removeprefix("Bearer ").encode(), b"***")
-
-
-def _chunk(item: object) -> Chunk:
-    if not isinstance(item, dict) or "output" not in item:
-        return Chunk(item)
-    metrics = item.get("metrics")
-    return Chunk(item["output"], metrics if isinstance(metrics, dict) else None)
 
 
 def _check(what: str, pattern: re.Pattern[str], value: str) -> None:
     if not pattern.fullmatch(value):
         raise ValueError(f"{what} {value[:80]!r} must match {pattern.pattern}")
-
-
-def _counters(value: object) -> dict[str, int]:
-    return {name: min(whole(count) or 0, COUNT_MAX) for name, count in value.items()} if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value)

@@ -21,7 +21,7 @@ import pytest
 from certifi import where
 
 from bridge.errors import EndpointTrouble, Refused, Unanswered, Unauthorised, Unreachable
-from bridge.runpod import client as client_module
+from bridge.runpod import pools
 from bridge.runpod.answers import JobState
 from bridge.runpod.client import RunPodClient, Told
 from tests.support.helpers import COMMAND_S, eventually, free_port
@@ -389,7 +389,7 @@ def test_a_submit_never_leaves_on_a_connection_idle_for_too_long(
     fresh_s: float, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DESIGN 6: a connection idle for over FRESH_S is closed first; a fresher one is used again."""
-    monkeypatch.setattr(client_module, "FRESH_S", fresh_s)
+    monkeypatch.setattr(pools, "FRESH_S", fresh_s)
     with serving(answer()) as wire, calling(base_of(wire)) as client:
         client.run("ep", b"{}")
         time.sleep(0.1)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import Unanswered
-from bridge.runpod import client as client_module
-from bridge.runpod.client import BODY_AT_ONCE, RunPodClient, Told
+from bridge.runpod import pools
+from bridge.runpod.client import RunPodClient, Told
+from bridge.runpod.pools import BODY_AT_ONCE
 from tests.integration.runpod.test_client_faults import (
     QUEUED,
     Begun,
@@ -141,7 +142,7 @@ def test_a_submit_never_begins_on_a_connection_idle_for_too_long(
     open_client: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DESIGN 6: a server may have closed it meanwhile; a read that is lost is only read again."""
-    monkeypatch.setattr(client_module, "FRESH_S", 0.05)
+    monkeypatch.setattr(pools, "FRESH_S", 0.05)
     time.sleep(0.1)
     told: queue.SimpleQueue[Told] = queue.SimpleQueue()
     assert not open_client.begin_run("ep", b"{}", told.put)

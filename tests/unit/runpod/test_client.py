@@ -19,8 +19,9 @@ from bridge.errors import (
     Unanswered,
     Unauthorised,
 )
+from bridge.runpod.answer_errors import LONGEST_PAUSE_S
 from bridge.runpod.answers import ABSENT
-from bridge.runpod.client import LONGEST_PAUSE_S, RunPodClient
+from bridge.runpod.client import RunPodClient
 from bridge.runpod.exchange import Answer
 from bridge.telemetry import subscribe
 
