@@ -20,6 +20,8 @@ BODY_MAX = RUNSYNC_BODY_MAX + 1024 * 1024
 DEPTH_MAX = 100
 #: Objects and lists in one message: each costs 60 to 90 bytes of memory, however short its text.
 CONTAINERS_MAX = 1_000_000
+#: Names in the objects of one message: reading a million holds the process up for seconds.
+NAMES_MAX = 200_000
 #: What 64 bits hold, signed or not.
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
 
@@ -49,6 +51,8 @@ def read_object(body: bytes) -> dict[str, Any]:
     containers = body.count(b"{") + body.count(b"[")
     if containers > CONTAINERS_MAX:
         raise Fault("too_large", f"body: over {CONTAINERS_MAX} objects and lists")
+    if body.count(b'":') + body.count(b'" :') > NAMES_MAX:
+        raise Fault("too_large", f"body: over {NAMES_MAX} names in its objects")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -123,6 +123,22 @@ def test_a_message_comes_back_to_a_queue_where_another_key_stands(redis_url: str
     client.close()
 
 
+def test_an_answer_of_remote_control_to_a_worker_that_is_gone_is_no_dead_letter(redis_url: str) -> None:
+    """Each start of a worker asks the others; who starts and stops often would fill the list of what cannot be read."""
+    client = connect(redis_url)
+    with foreign_app(redis_url, redis_url) as app, lean(app.connection_for_read()) as connection:
+        channel: Any = connection.default_channel
+        client.hset(channel.unacked_key, "own", f'[{envelope(1)}, "reply.celery.pidbox", "3f2c"]')
+        client.hset(channel.unacked_key, "odd", f'[{envelope(2)}, "nobodys", "3f2c"]')
+        client.zadd(channel.unacked_index_key, {"own": 1.0, "odd": 1.0})
+        channel.qos.restore_by_tag("own")
+        channel.qos.restore_by_tag("odd")
+        assert not client.exists(channel.unacked_key, channel.unacked_index_key)
+        kept: Any = client.lrange("bridge.unreadable", 0, -1)
+        assert [json.loads(item)[0]["headers"]["n"] for item in kept] == [2]
+    client.close()
+
+
 def test_a_note_that_the_index_has_lost_can_come_back(redis_url: str) -> None:
     """A stranger's set stood where the index was; the lock that nobody would give up gets an end."""
     client = connect(redis_url)

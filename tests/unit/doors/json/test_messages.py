@@ -14,6 +14,7 @@ from bridge.doors.parse import NO_DATA, Command, RefusedMessage, Request, take
 from bridge.doors.strict import BODY_MAX
 from bridge.errors import JobRejected
 from bridge.job.request import RUN_BODY_MAX, RUNSYNC_BODY_MAX, RunRequest, parse_run
+from bridge.job.strict import NAMES_MAX, Fault, read_object
 
 
 def request(document: Any, **properties: str) -> Any:
@@ -25,6 +26,15 @@ def request(document: Any, **properties: str) -> Any:
 def command(document: Any, **properties: str) -> Any:
     """As the commands' door reads it."""
     return take(json.dumps(document).encode(), {}, "amqp", properties, "commands")
+
+
+def test_more_names_than_can_be_read_at_once_are_refused() -> None:
+    """A million of them would hold the process up for seconds; as many values without names do not."""
+    named = "{" + ",".join(f'"{n}":1' for n in range(NAMES_MAX + 1)) + "}"
+    with pytest.raises(Fault, match="names"):
+        read_object(f'{{"input": {named}}}'.encode())
+    values = json.dumps({"input": {"values": [1] * (NAMES_MAX + 1)}})
+    assert len(read_object(values.encode())["input"]["values"]) == NAMES_MAX + 1
 
 
 def test_bare_json_is_a_request_whatever_was_not_said_about_it() -> None:

@@ -187,6 +187,8 @@ class Channel(KeepingChannel):
         message["properties"].setdefault("delivery_info", {})["redelivered"] = True
         priority = self._get_message_priority(message, reverse=False)  # type: ignore[no-untyped-call]
         queues = self._lookup(exchange, routing_key)  # type: ignore[no-untyped-call]
+        if not queues and str(exchange).startswith("reply.") and str(exchange).endswith(".pidbox"):
+            return [], ""  # an answer of a worker to one that asked and is gone: nobody waits for it
         if not queues:
             raise LookupError(routing_key)
         return [self._q_for_pri(queue, priority) for queue in queues], dumps(message)  # type: ignore[no-untyped-call]
