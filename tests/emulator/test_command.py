@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,29 @@ def test_it_prints_exports_serves_and_stops_cleanly(number: signal.Signals) -> N
         process.send_signal(number)
         rest, errors = process.communicate(timeout=COMMAND_S)
     assert (process.returncode, rest, errors) == (0, "", "")
+
+
+def test_several_endpoints_have_a_handler_each_and_arguments_behind_two_dashes(tmp_path: Path) -> None:
+    """`--handler a=... --handler b=... -- ARGS`: each answers for itself, with RunPod's own package."""
+    handlers = []
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}.py"
+        path.write_text(
+            f"import runpod\nrunpod.serverless.start({{'handler': lambda job: '{name} ' + job['input']['w']}})\n"
+        )
+        handlers += ["--handler", f"{name}={path}"]
+    with emulate("--port", "0", "--api-key", "k", *handlers, "--", "--rp_log_level", "ERROR") as process:
+        assert process.stdout is not None
+        base = process.stdout.readline().strip().partition("=")[2]
+        headers = {"Authorization": "k"}
+        for name in ("a", "b"):
+            sent = httpx.post(f"{base}/{name}/run", headers=headers, json={"input": {"w": "heard"}}).json()
+            status = partial(lambda url: httpx.get(url, headers=headers).json(), f"{base}/{name}/status/{sent['id']}")
+            eventually(lambda status=status: status()["status"] == "COMPLETED", timeout=20)  # type: ignore[misc]
+            assert status()["output"] == f"{name} heard"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=COMMAND_S)
+    assert process.returncode == 0
 
 
 def test_a_signal_ends_it_at_whatever_moment_it_comes() -> None:

@@ -26,6 +26,12 @@ FILE = {
 }
 
 
+def test_an_endpoint_without_a_queue_is_refused_in_words() -> None:
+    """Load-balancing endpoints have hosts of their own, and no jobs that could be watched."""
+    with pytest.raises(SettingsError, match="load-balancing endpoint, which has no queue"):
+        load(runpod_endpoint_base_url="https://abc123.api.runpod.ai/v2", bridge_redis_url="redis://127.0.0.1:1/0")
+
+
 @pytest.mark.parametrize(("text", "said"), FILE.items(), ids=list(FILE.values()))
 def test_a_fault_of_the_file_names_place_and_rule(tmp_path: Path, text: str, said: str) -> None:
     """As a path through the tables."""
