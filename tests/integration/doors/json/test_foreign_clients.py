@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.support.helpers import COMMAND_S, eventually
+from tests.support.helpers import COMMAND_S, eventually, free_port
 from tests.support.house import ROOT, House
 from tests.support.servers import RabbitServer, RedisServer
 from tests.support.services import AmqpService, doors_are_open
@@ -180,3 +181,24 @@ def test_redis_cli(house: House) -> None:
             "cancelled": parts["cancelled"][-1]["data"]["status"],
         }
     )
+
+
+def test_a_fastapi_service_submits_streams_and_cancels(house: House) -> None:
+    """As it stands, under uvicorn, with its callers' HTTP alone."""
+    port = free_port()
+    house.start(
+        "service",
+        sys.executable, "-m", "uvicorn", "service:app", "--port", str(port), "--app-dir", str(EXAMPLES / "fastapi"),
+    )  # fmt: skip
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=COMMAND_S) as web:
+        eventually(lambda: web.get("/openapi.json").status_code == 200, timeout=20)
+        story = web.post("/stories", json={"words": ["Once", "upon", "a", "time"]})
+        assert story.status_code == 202
+        path = f"/stories/{story.json()['id']}"
+        assert web.get(path).json()["status"] in {"ACCEPTED", "IN_QUEUE", "IN_PROGRESS", "COMPLETED"}
+        told = [line.removeprefix("data: ") for line in web.get(f"{path}/words").text.splitlines() if "data: " in line]
+        assert [json.loads(data) for data in told] == ["Once", "upon", "a", "time", "completed"]
+        long = f"/stories/{web.post('/stories', json={'words': ['again'] * 2000}).json()['id']}"
+        assert web.delete(long).json()["outcome"] in {"cancelled", "requested"}
+        eventually(lambda: web.get(long).json()["status"] == "CANCELLED", timeout=20)
+        assert web.get("/stories/nobodys").status_code == 404
