@@ -11,32 +11,75 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from bridge.doors.http.api.problem import Problem
+from bridge.job.strict import BODY_MAX
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 #: Seconds from a connection's start, or its last answer, until a request's head must be there.
 HEAD_S = 5.0
-#: Seconds from there until it is answered, its body read and the answer taken.
-ANSWER_S = 20.0
+#: Seconds until it is answered and the answer taken, from the end of its body; and until that, from its head, for a
+#: body that brings this many bytes a second on the whole. Bytes that drip in put nothing off.
+ANSWER_S, BODY_RATE = 20.0, 64 * 1024
 #: Bytes of a request's head.
 HEAD_MAX = 16 * 1024
 
 
+#: Nothing that stands behind such a request on its connection is read.
+_LAST = {"connection": "close"}
 #: Where a request's scope has its time limit.
 _LIMIT = "bridge.limit"
 
 
 def bounded(app: ASGIApp) -> ASGIApp:
-    """Ends a request whose body or whose reader is too slow; uvicorn closes its connection."""
+    """Ends a request whose body or whose reader is too slow, and refuses one whose end could be read in two ways."""
 
     async def called(scope: Scope, receive: Receive, send: Send) -> None:
-        async with asyncio.timeout(ANSWER_S) as limit:
-            scope[_LIMIT] = limit
-            await app(scope, receive, send)
+        if refusal := _unreadable(scope):
+            await refusal.response()(scope, receive, send)
+            return
+        began, answering, read = asyncio.get_running_loop().time(), False, 0
+        try:
+            async with asyncio.timeout(ANSWER_S) as limit:
+                scope[_LIMIT] = limit
+
+                async def receiving() -> Message:
+                    nonlocal read
+                    message = await receive()
+                    if message["type"] == "http.request" and limit.when() is not None:
+                        read += len(message.get("body", b""))
+                        more = message.get("more_body", False)
+                        now = asyncio.get_running_loop().time()
+                        limit.reschedule((began + read / BODY_RATE if more else now) + ANSWER_S)
+                    return message
+
+                async def sending(message: Message) -> None:
+                    nonlocal answering
+                    answering = True
+                    await send(message)
+
+                await app(scope, receiving, sending)
+        except TimeoutError:
+            if answering:
+                raise  # uvicorn closes the connection
+            said = f"no answer could begin: a body must come with {BODY_RATE} bytes a second on the whole"
+            await Problem("timeout", said, headers=_LAST).response()(scope, receive, send)
 
     return called
+
+
+def _unreadable(scope: Scope) -> Problem | None:
+    """A request with two lengths may be two requests to a proxy before us (RFC 9112 6.3); a large one is not begun."""
+    told = dict(scope.get("headers", ()))
+    length = told.get(b"content-length", b"0")
+    if b"transfer-encoding" in told and b"content-length" in told:
+        said = "content_length: cannot stand beside transfer_encoding"
+        return Problem("malformed", said, field="content_length", headers=_LAST)
+    if length.isdigit() and int(length[:20]) > 2 * BODY_MAX:  # less is read to its end, so that its sender hears why
+        return Problem("too_large", f"body: {length[:20].decode()} bytes; at most {BODY_MAX} are taken", headers=_LAST)
+    return None
 
 
 def answers_for_long(scope: Scope) -> None:
@@ -54,11 +97,11 @@ class Bounded(H11Protocol):
     _idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Where there are too many, the one idle for longest goes; where none is, this one."""
+        """Where there are too many, the one goes that has been idle for longest, or whose body has not come yet."""
         super().connection_made(transport)
         self._wait()
         if len(self.connections) > self.connections_max:
-            idle = [one for one in self.connections if isinstance(one, Bounded) and not one.busy]
+            idle = [one for one in self.connections if isinstance(one, Bounded) and not (one.busy and one.has_body)]
             oldest = min(idle, key=lambda one: one._idle_since, default=self)  # noqa: SLF001  (its own kind)
             oldest.transport.abort()
             self.connections.discard(oldest)
@@ -69,6 +112,12 @@ class Bounded(H11Protocol):
         """Whether a request is under way; uvicorn has no cycle before the first one."""
         cycle: Any = self.cycle
         return cycle is not None and not cycle.response_complete
+
+    @property
+    def has_body(self) -> bool:
+        """Whether all of the request under way has come."""
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.more_body
 
     def on_response_complete(self) -> None:
         """The next request has its own time."""

@@ -57,8 +57,10 @@ class HttpServer:
         most = max(1, min(self._connections_max, files.limit() // 4))
         if held:
             most += max(0, min(held, files.at_least(4 * (most + held)) // 4 - most))
+        app = Starlette(routes=[route for part in parts for route in part.routes])
+        app.router.redirect_slashes = False  # it would lead to whatever Host a stranger names
         config = uvicorn.Config(
-            bounded(Starlette(routes=[route for part in parts for route in part.routes])),
+            bounded(app),
             http=bounded_protocol(most),
             h11_max_incomplete_event_size=HEAD_MAX,
             **options,

@@ -95,7 +95,7 @@ class Guard:
             )
         found = self._tokens.find(token.strip())
         if found is None:
-            tell("api.denied", why="unknown", token_name=None)
+            tell("api.denied", why="unknown", caller=None)
             raise Problem(
                 "unauthorised",
                 "authorization: this token is not known",
@@ -108,7 +108,7 @@ class Guard:
             after = max(1, math.ceil(wait_s))
             raise Problem("rate", f"this token may ask {rate.per_s:g} times a second", retry_after_s=after)
         if not caller.may(*any_of):
-            tell("api.denied", why="right", token_name=caller.name)
+            tell("api.denied", why="right", caller=caller.name)
             needs = " or ".join(sorted(any_of))
             raise Problem("forbidden", f"this token may not do it: it needs the right {needs}")
         return caller

@@ -93,6 +93,7 @@ def build(uses: ApiUses) -> Part:
         middleware=[cors] if uses.origins else [],
         exception_handlers={HTTPException: _not_here},
     )
+    app.router.redirect_slashes = False  # see `server.py`
     mount = Mount("/v1", app=app)
     mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)  # a path may hold a line break: %0A
     return Part([mount], followers.close, uses.followers_max)

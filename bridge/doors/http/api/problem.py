@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from bridge.errors import (
@@ -34,6 +35,7 @@ REASONS: Mapping[str, tuple[int, str]] = {
     "unknown": (404, "There is nothing of this name"),
     "no_output": (404, "The request has no output"),
     "method_not_allowed": (405, "This address does not take this method"),
+    "timeout": (408, "This came too slowly"),
     "id_conflict": (409, "The id has been used for another request"),
     "not_ended": (409, "The request has not ended"),
     "not_retryable": (409, "The request cannot be retried"),
@@ -88,7 +90,7 @@ def unknown(request_id: str) -> Problem:
     return Problem("unknown", f"id: the bridge knows no request {request_id}", field="id")
 
 
-def problem_of(error: Exception) -> Problem:  # noqa: PLR0911  (a table)
+def problem_of(error: Exception) -> Problem:  # noqa: C901, PLR0911  (a table)
     """Whatever was raised, as its answer."""
     match error:
         case Problem():
@@ -109,6 +111,8 @@ def problem_of(error: Exception) -> Problem:  # noqa: PLR0911  (a table)
             return Problem("method_not_allowed", "see /v1/openapi.json", headers=error.headers)
         case HTTPException():
             return Problem("unknown" if error.status_code == 404 else "malformed", str(error.detail))  # noqa: PLR2004
+    if isinstance(error, ClientDisconnect):  # nobody hears it
+        return Problem("timeout", "the body has not come to its end")
     tell("api.failed", error=f"{type(error).__name__}: {error}")
     return Problem("failed", f"{type(error).__name__}; the bridge's log has more")
 

@@ -70,6 +70,8 @@ class Submitting:
         request, key = self._read(http, body), _key(http)
         if key and request.id != key:
             raise rejected("id", "id: differs from the header Idempotency-Key; give one of them, or the same")
+        if request.id in {".", ".."}:
+            raise rejected("id", "id: no address can be made of it; give another, or none")
         run = self._of_tenant(request.run, caller)
         origin = Origin(door=DOOR, via=self._via, correlation_id=request.correlation_id, trace=request.trace)
         prepared = self._accept.prepare(request.id or str(uuid.uuid4()), run, origin)
@@ -129,5 +131,9 @@ class Submitting:
 
 
 def _key(http: HttpRequest) -> str:
-    """The header, as it is or as the string of a structured field."""
-    return http.headers.get("idempotency-key", "").strip().strip('"')
+    """The header, as it is or as the string of a structured field. Raises JobRejected where it names none, or two."""
+    given = http.headers.getlist("idempotency-key")
+    found = {text.strip().strip('"') for text in given}
+    if len(found) > 1 or (given and not all(found)):
+        raise rejected("idempotency_key", "idempotency_key: must be one id, or left out")
+    return found.pop() if found else ""

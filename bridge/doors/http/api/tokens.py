@@ -129,7 +129,6 @@ class Tokens:
                 self._read()
             except (OSError, ValueError) as error:  # while it is replaced, or after a slip of the pen: as before
                 tell("api.tokens_unreadable", error=_says(error))
-                self._look_at = time.monotonic() + 10 * LOOK_S
         return self._known.get(hashed(token))
 
     @staticmethod

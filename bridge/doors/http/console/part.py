@@ -73,6 +73,8 @@ def build(uses: ConsoleUses) -> Part:
         routes=[route for part in parts for route in part.routes], exception_handlers={HTTPException: not_here}
     )
 
+    app.router.redirect_slashes = False  # see `server.py`
+
     async def to_the_page(_request: Request) -> Response:
         return RedirectResponse("/console/", 307)
 

@@ -118,6 +118,23 @@ def test_only_json_is_taken(api: Api) -> None:
     problem(told, 415, "unsupported_media_type")
 
 
+def test_an_id_that_no_address_can_name_and_a_key_that_is_none_are_refused(api: Api) -> None:
+    """A client could never ask for it again; an empty key would make two jobs of two sends."""
+    client = api[1]
+    for name in (".", ".."):
+        told = problem(client.post("/v1/requests", json={"id": name, "input": {"a": 1}}), 422, "rejected")
+        assert told["field"] == "id"
+    for given in ([("idempotency-key", "")], [("idempotency-key", "a"), ("idempotency-key", "b")]):
+        told = problem(client.post("/v1/requests", json={"input": {"a": 1}}, headers=given), 422, "rejected")
+        assert told["field"] == "idempotency_key"
+
+
+def test_no_address_leads_to_a_host_that_a_stranger_names(api: Api) -> None:
+    """A slash at the end is another address, and nothing is there."""
+    for path in ("/v1/requests/first/", "/v1/requests/%2F", "/healthz/"):
+        assert api[1].get(path, headers={"host": "evil.example"}).status_code in {403, 404}
+
+
 def test_a_page_from_elsewhere_may_ask_nothing(api: Api) -> None:
     """Neither by its Origin, nor by a name of its own that leads to loopback."""
     client = api[1]

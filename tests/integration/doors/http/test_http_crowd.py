@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.doors.http.test_http import ask
-from tests.support.helpers import eventually, free_port
+from tests.support.helpers import COMMAND_S, eventually, free_port
 from tests.support.house import House, Process
 
 #: As a container often has it.
@@ -24,7 +24,10 @@ CROWD = 1_100
 def started(redis_url: str, directory: Path) -> Iterator[tuple[House, Process, int]]:
     """A worker with few files and an HTTP port."""
     port = free_port()
-    with House(directory, broker=redis_url, redis_url=redis_url, http_bind=f"127.0.0.1:{port}") as house:
+    bind = f"127.0.0.1:{port}"
+    with House(
+        directory, broker=redis_url, redis_url=redis_url, http_bind=bind, api="on", api_followers_max="10"
+    ) as house:
         limited = f'ulimit -n {FILES}; exec "$0" "$@"'
         words = [sys.executable, "-m", "celery", "-A", "bridge.app", "worker", "-l", "INFO", "-c", "4"]
         process = house.start("worker", "/bin/sh", "-c", limited, *words)
@@ -38,9 +41,15 @@ def files_of(process: Process) -> int:
     return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+#: A head without a body, which does not come.
+HALF = (
+    b'POST /v1/requests HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n{"in'
+)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ", HALF])
 def test_more_idle_connections_than_files_stop_nobody(said: bytes, redis_url: str, tmp_path: Path) -> None:
-    """Silent ones, and ones that never end their headers: jobs run, probes are answered, and the files stay free."""
+    """Silent ones, ones that never end headers or body: jobs run, probes are answered, and the files stay free."""
     with started(redis_url, tmp_path) as (house, process, port), ExitStack() as crowd:
         for _ in range(CROWD):
             one = crowd.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
@@ -71,6 +80,33 @@ def test_a_slow_head_and_a_slow_body_are_cut_off(redis_url: str, tmp_path: Path)
         eventually(lambda: closed(head, b"x"), timeout=30, every=0.5)
         eventually(lambda: closed(body, b"x"), timeout=60, every=0.5)
         assert ask(port, "/healthz")[0] == 200
+
+
+def test_a_body_that_comes_too_slowly_is_answered_408(redis_url: str, tmp_path: Path) -> None:
+    """As a problem document, and its connection is closed."""
+    with started(redis_url, tmp_path) as (_, _process, port), socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.sendall(HALF)
+        slow.settimeout(COMMAND_S)
+        answer = b"".join(iter(lambda: slow.recv(65_536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(body)["reason"] == "timeout"
+
+
+def test_a_request_whose_end_could_be_read_in_two_ways_is_refused_and_the_last_on_its_connection(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """Two lengths: what a proxy before the bridge takes for a body could be a request. One too large is not begun."""
+    head = b"POST /v1/requests HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
+    two = head + b"6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with started(redis_url, tmp_path) as (_, _process, port):
+        for text, status in ((two, b"400"), (head + b"1000000000000\r\nExpect: 100-continue\r\n\r\n", b"413")):
+            with socket.create_connection(("127.0.0.1", port), timeout=COMMAND_S) as one:
+                one.sendall(text)
+                answer = b"".join(iter(lambda one=one: one.recv(65_536), b""))  # type: ignore[misc]
+            assert answer.startswith(b"HTTP/1.1 " + status)
+            assert answer.count(b"HTTP/1.1 ") == 1
 
 
 def closed(connection: socket.socket, drip: bytes = b"") -> bool:
