@@ -250,6 +250,7 @@ def test_runpod_that_hangs_uses_up_no_requests_submits(
     Submits of a request are few. Without a sign of life from the endpoint none leaves.
     """
     made = (short_house if requests < 100 else House)(tmp_path, broker=redis_url, redis_url=redis_url)
+    made.environment["BRIDGE_SUBMIT_THREADS"] = "16"
     with made as house, runpod_behind_a_proxy(house) as (proxy, worker):
         running = [f"r{n}" for n in range(10)]
         for one in running:

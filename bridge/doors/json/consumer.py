@@ -161,5 +161,10 @@ def undeliverable(handler: Handler, ledger: Ledger, answer: Answer, fault: str) 
     """An answer that nobody takes is kept, never silent (I12)."""
     tell("reply.returned", reply_to=answer.to, error=fault)
     ledger.dead.keep(
-        "undeliverable", door=handler.door, source=answer.to, body=answer.body, detail=f"reply_to {answer.to}: {fault}"
+        "undeliverable",
+        door=handler.door,
+        source=answer.to,
+        body=answer.body,
+        detail=f"reply_to {answer.to}: {fault}",
+        headers={"correlation_id": answer.correlation_id} if answer.correlation_id else None,
     )
