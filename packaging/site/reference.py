@@ -17,7 +17,7 @@ import click
 from bridge import __version__, errors
 from bridge.cli import VERBS, cli
 from bridge.cli.codes import ExitCode
-from bridge.doors.http.api.problem import REASONS
+from bridge.doors.http.problem import REASONS
 from bridge.job import words
 from bridge.job.models import schemas
 from bridge.telemetry import CATALOGUE, REGISTRY

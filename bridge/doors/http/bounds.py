@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bridge.doors.http.api.problem import Problem
+from bridge.doors.http.problem import Problem
 from bridge.job.strict import BODY_MAX
 from bridge.telemetry import tell
 

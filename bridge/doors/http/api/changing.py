@@ -11,9 +11,9 @@ from starlette.routing import Route
 
 from bridge.doors.commands import check_argument
 from bridge.doors.http.api.guard import Guard
-from bridge.doors.http.api.problem import Problem, unknown
 from bridge.doors.http.api.reading import Reading, of_endpoint
 from bridge.doors.http.api.tokens import Caller
+from bridge.doors.http.problem import Problem, unknown
 from bridge.doors.strict import Fault, read_object
 from bridge.engine.control import Asker
 from bridge.errors import BUSY, JobRejected

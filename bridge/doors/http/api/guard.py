@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bridge.doors.http.api.problem import Problem, problem_of, unknown
 from bridge.doors.http.api.tokens import ANYBODY, Caller, Right, Tokens
+from bridge.doors.http.problem import Problem, problem_of, unknown
 from bridge.doors.strict import BODY_MAX
 from bridge.engine.control import Asker
 from bridge.job.record import Long

@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bridge.doors.http.api.guard import Guard
-from bridge.doors.http.api.problem import Problem, unknown
 from bridge.doors.http.api.streamed import Streamed
 from bridge.doors.http.api.tokens import Caller
+from bridge.doors.http.problem import Problem, unknown
 from bridge.job.record import Long
 from bridge.job.words import Status
 from bridge.ledger.records import output

@@ -24,11 +24,11 @@ from bridge.doors.http.api.following.past import Past
 from bridge.doors.http.api.following.telling import Telling
 from bridge.doors.http.api.guard import Guard
 from bridge.doors.http.api.output import WholeOutput
-from bridge.doors.http.api.problem import problem_of
 from bridge.doors.http.api.reading import Reading
 from bridge.doors.http.api.submitting import Submitting
 from bridge.doors.http.api.tokens import Tokens
 from bridge.doors.http.part import Part
+from bridge.doors.http.problem import problem_of
 
 if TYPE_CHECKING:
     from bridge.blob import Blobs

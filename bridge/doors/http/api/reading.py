@@ -9,8 +9,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bridge.doors.http.api.guard import Guard
-from bridge.doors.http.api.problem import Problem
 from bridge.doors.http.api.tokens import Caller
+from bridge.doors.http.problem import Problem
 from bridge.errors import JobRejected
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bridge.doors.http.api.guard import DOOR, Guard
-from bridge.doors.http.api.problem import Problem
 from bridge.doors.http.api.tokens import Caller
+from bridge.doors.http.problem import Problem
 from bridge.doors.parse import RefusedMessage, Request, take
 from bridge.engine.accept import Origin, Prepared, Verdict
 from bridge.job.request import RunRequest, rejected

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from bridge.doors.http.api.description import openapi
-from bridge.doors.http.api.problem import REASONS
 from bridge.doors.http.api.tokens import Tokens
+from bridge.doors.http.problem import REASONS
 from tests.emulator.admin.browser import HOW_TO_GET_ONE, Browser, find_browser
 from tests.integration.doors.http.test_api_tokens import token
 from tests.support.api import api_house

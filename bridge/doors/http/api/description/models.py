@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bridge.doors.http.api.problem import REASONS
+from bridge.doors.http.problem import REASONS
 
 
 class Told(BaseModel):

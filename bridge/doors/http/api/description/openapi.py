@@ -19,7 +19,7 @@ from bridge.doors.http.api.description.models import (
     PurgeBody,
     ReasonBody,
 )
-from bridge.doors.http.api.problem import CONTENT_TYPE, REASONS
+from bridge.doors.http.problem import CONTENT_TYPE, REASONS
 from bridge.job.documents import Document
 from bridge.job.envelopes import JobEvent
 from bridge.job.models import JsonRequest

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bridge.doors.http.api.description import openapi
-from bridge.doors.http.api.problem import Problem
+from bridge.doors.http.problem import Problem
 from bridge.job.models import schema_named, schemas
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from starlette.routing import Route
 
 from bridge.doors.http.api.following.past import Past, place_of
 from bridge.doors.http.api.following.telling import Frames, Place, Telling, read, sequence_of
-from bridge.doors.http.api.problem import Problem
 from bridge.doors.http.api.streamed import Streamed
+from bridge.doors.http.problem import Problem
 
 if TYPE_CHECKING:
     from bridge.doors.http.api.following.followers import Follower, Followers

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge.doors.http.api.problem import Problem, unknown
+from bridge.doors.http.problem import Problem, unknown
 from bridge.engine.accept_again import answer_again
 from bridge.job.document import cloud_event, stamp
 from bridge.job.record import Long
