@@ -35,6 +35,9 @@ NAME = r"^[A-Za-z0-9_.\-]{1,40}$"
 PREFIX = "bridge_"
 #: Seconds between two looks whether the file has changed.
 LOOK_S = 1.0
+#: Seconds between two lines about a file that stays as unreadable as it was.
+TELL_S = 10.0
+NO_TOKENS = "has no tokens: somebody may be writing it; to lock everybody out, end the bridge"
 FILE_MAX = 4 * 1024 * 1024
 
 
@@ -116,7 +119,8 @@ class Tokens:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[Caller, Rate]] = {}
         self._stamp: object = None
-        self._look_at = 0.0
+        self._look_at = self._tell_at = 0.0
+        self._fault = ""
         try:
             self._read()
         except (OSError, ValueError) as error:
@@ -128,7 +132,7 @@ class Tokens:
             try:
                 self._read()
             except (OSError, ValueError) as error:  # while it is replaced, or after a slip of the pen: as before
-                tell("api.tokens_unreadable", error=_says(error))
+                self._unread(_says(error))
         return self._known.get(hashed(token))
 
     @staticmethod
@@ -139,17 +143,28 @@ class Tokens:
         except ValueError as error:
             raise ValueError(_says(error)) from None
 
+    def _unread(self, why: str) -> None:
+        """Looked at again in LOOK_S, and told less often."""
+        now = time.monotonic()
+        if why != self._fault or now >= self._tell_at:
+            tell("api.tokens_unreadable", error=why)
+            self._fault, self._tell_at = why, now + TELL_S
+        self._look_at = now + LOOK_S
+
     def _read(self) -> None:
         with self._lock:
             self._look_at = time.monotonic() + LOOK_S
             found = os.stat(self._path)  # noqa: PTH116  (follows the link that a mounted secret is)
             stamp = found.st_ino, found.st_mtime_ns, found.st_size
             if stamp == self._stamp:
+                self._fault = ""
                 return
             if found.st_size > FILE_MAX:
                 fault = f"has {found.st_size} bytes; at most {FILE_MAX} are read"
                 raise ValueError(fault)
             rows = _rows(self._path.read_text())
+            if not rows:
+                raise ValueError(NO_TOKENS)
             before = {caller.name: (caller, rate) for caller, rate in self._known.values()}
             known: dict[str, tuple[Caller, Rate]] = {}
             for name, row in rows.items():
@@ -160,7 +175,7 @@ class Tokens:
                 was = before.get(name)
                 rate = was[1] if was and was[1].per_s == row.rate else Rate(row.rate)
                 known[row.sha256] = caller, rate
-            self._known, self._stamp = known, stamp
+            self._known, self._stamp, self._fault = known, stamp, ""
         tell("api.tokens", count=len(known))
 
 

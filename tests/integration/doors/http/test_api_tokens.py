@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,6 +139,10 @@ def test_each_token_may_what_its_rights_say(doors: Doors) -> None:
     assert doors.post("operator", f"/v1/requests/{told['id']}/cancel").status_code in {200, 202}
     ended = eventually(lambda: [e for e in doors.house.events(told["id"]) if e["type"].endswith("cancelled")])
     assert "operator" in str(doors.house.events(told["id"])) + str(ended)
+    log = (doors.house.directory / "worker-1.log").read_text()
+    denied = [line for line in log.splitlines() if "api.denied" in line and "right" in line]
+    assert any("reader" in line for line in denied), denied
+    assert "***" not in "".join(denied)
     for path in ("pause", "resume", "purge"):
         assert doors.post("acme", f"/v1/endpoints/demo/{path}").status_code == 403
     assert doors.post("operator", "/v1/endpoints/demo/resume").status_code == 200
@@ -185,6 +190,27 @@ def test_the_file_is_read_again_when_it_changes_and_a_slip_locks_nobody_out(door
     assert doors.get("acme", "/v1/requests/nobody").status_code == 404
 
 
+def test_a_file_that_was_unreadable_is_read_within_a_second_of_its_mending(tmp_path: Path) -> None:
+    """One without tokens is unreadable too: those read before stay in force."""
+    from bridge.doors.http.api.tokens import LOOK_S, Tokens, hashed, row  # noqa: PLC0415
+
+    def of(name: str) -> str:
+        return row(name, hashed(name), "acme", ["read"], 10)
+
+    path = tmp_path / "tokens.toml"
+    path.write_text(of("a"))
+    tokens = Tokens(path)
+    for broken in ("", "# nobody", "nonsense"):
+        path.write_text(broken)
+        time.sleep(LOOK_S)  # it is looked at by now
+        assert tokens.find("a") is not None, broken
+        assert tokens.find("b") is None
+    path.write_text(of("b"))
+    time.sleep(LOOK_S)
+    assert tokens.find("b") is not None
+    assert tokens.find("a") is None
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -207,6 +233,8 @@ def test_it_opens_to_nobody_who_could_not_be_told_apart(settings: dict[str, str]
     ("lines", "says"),
     [
         ("nonsense", "is no TOML"),
+        ("", "has no tokens"),
+        ("[tokens]", "has no tokens"),
         ('[tokens.a]\nsha256 = "x"\nrights = ["submit"]', "tokens.a.sha256: must match"),
         (f'[tokens.a]\nsha256 = "{"0" * 64}"\nrights = ["submit"]', "tenant: is required"),
         (f'[tokens.a]\nsha256 = "{"0" * 64}"\nrights = ["all"]', "tokens.a.rights.0: must be"),
