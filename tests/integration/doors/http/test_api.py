@@ -104,6 +104,35 @@ def test_what_cannot_be_taken_is_told_with_field_and_rule(
     assert says in str(told["detail"])
 
 
+def test_who_has_heard_the_end_is_told_204_and_comes_no_more(api: Api) -> None:
+    """At the end and beyond it, also where only the end is remembered; a browser would ask each second for ever."""
+    house, client = api
+    submit(client, {"mock_stream": ["a", "b", "c"]}, id="heard", stream=True)
+    last = all_events(client, "heard")[-1]
+    eventually(lambda: house.phase("heard") == "CLOSED")
+
+    def code(place: str) -> int:
+        return client.get("/v1/requests/heard/events", headers={"last-event-id": place}).status_code
+
+    assert [code(last.id), code("99"), code("99.9"), code("1")] == [204, 204, 204, 200]
+    # Chunks that never were are not taken for told.
+    told = all_events(client, "heard", "1.9")
+    assert [event.data["data"]["output"] for event in told if event.name == "chunk"] == []
+    assert told[-1].name == "completed"
+    names = house.ledger.names
+    house.client.delete(names.row("heard"), names.long("heard"), names.output("heard"))
+    assert [code(last.id), code("99"), code("1")] == [204, 204, 200]
+
+
+def test_a_place_beyond_what_has_been_is_put_back_to_that(api: Api) -> None:
+    """What comes is told, chunks and end."""
+    client = api[1]
+    submit(client, {"mock_stream": ["a", "b"], "mock_delay": 1.0}, id="beyond", stream=True)
+    told = all_events(client, "beyond", "3.9")
+    assert [event.data["data"]["output"] for event in told if event.name == "chunk"] == ["a", "b"]
+    assert told[-1].name == "completed"
+
+
 def test_only_json_is_taken(api: Api) -> None:
     """What a form of any web page can send without asking first is refused."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", None):

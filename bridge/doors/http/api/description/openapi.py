@@ -206,7 +206,7 @@ def _events() -> dict[str, Any]:
         "requestEvents",
         "Its events as they are made, to its end: each `data` is one JobEvent.",
         _ID,
-        {200: ("Server-sent events.", None)},
+        {200: ("Server-sent events.", None), 204: ("It has ended, and `Last-Event-ID` is its end.", None)},
         ("unknown", "rejected", "busy"),
     )
     told["parameters"].append(

@@ -18,6 +18,7 @@ from bridge.doors.http.api.following.past import Past, place_of
 from bridge.doors.http.api.following.telling import Frames, Place, Telling, read, sequence_of
 from bridge.doors.http.api.streamed import Streamed
 from bridge.doors.http.problem import Problem
+from bridge.job.record import Long
 
 if TYPE_CHECKING:
     from bridge.doors.http.api.following.followers import Follower, Followers
@@ -59,11 +60,24 @@ class Events:
         request_id = request.path_params["id"]
         place = Place.of(request.headers.get("last-event-id", ""))
         await self._guard.asked(lambda: self._guard.known(request_id, caller, "read_all"))
+        if place.sequence and await self._guard.asked(lambda: self._all_told(request_id, place)):
+            return Response(status_code=204)  # an EventSource comes back after everything else
         if self._followers.full:
             raise Problem("busy", "as many follow already as may (BRIDGE_API_FOLLOWERS_MAX)", retry_after_s=5)
         if request.method == "HEAD":
             return Response(headers=HEADERS)
         return Streamed(self._follow(request_id, place), 200, HEADERS)
+
+    def _all_told(self, request_id: str, place: Place) -> bool:
+        """Blocks. Whether nothing comes after this place; one beyond what has been is put back to that."""
+        held = self._ledger.load(request_id, wanted=(Long.OUTPUT_REF,))
+        if held is None:
+            return place.sequence >= int((self._ledger.tombstone(request_id) or {}).get("sq", 0))
+        record = held.record
+        if record.phase.ended and place.sequence >= record.sequence:
+            return True
+        place.sequence, place.chunks = min(place.sequence, record.sequence), min(place.chunks, record.chunks)
+        return False
 
     async def _follow(self, request_id: str, place: Place) -> Frames:
         follower, first = self._followers.add(request_id), True
