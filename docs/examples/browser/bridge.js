@@ -45,6 +45,7 @@ export class Bridge {
       try {
         const headers = { ...this.headers, ...(last && { "last-event-id": last }) };
         const response = await this.#ask(`/v1/requests/${encodeURIComponent(id)}/events`, { headers });
+        if (response.status === 204) return; // all was told before
         for await (const event of frames(response.body)) {
           last = event.id || last;
           wait = 1000;
