@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -16,12 +15,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bridge.doors.http.api.tokens import ANYBODY, Caller, Right, Tokens
+from bridge.doors.http.host import is_loopback_host
 from bridge.doors.http.problem import Problem, problem_of, unknown
 from bridge.doors.strict import BODY_MAX
 from bridge.engine.control import Asker
+from bridge.errors import LedgerError
 from bridge.job.record import Long
 from bridge.job.request import REQUEST_ID
-from bridge.settings.api import is_loopback
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ Handle = Callable[[Request, Caller], Awaitable[Response]]
 THREADS, CALLERS = 16, 4
 #: Seconds after which a ledger that is silent is away; RunPod has somewhat longer.
 LEDGER_S, RUNPOD_S = 8.0, 18.0
+#: Seconds within which it has to answer a look, where something has taken so long.
+ANSWERS_S = 2.0
 #: Bytes of bodies that are read at a time, in all.
 BODIES_MAX = 8 * BODY_MAX
 #: Bytes over the limit that are still read of a body before its connection is closed.
@@ -53,6 +55,7 @@ class Guard:
         self._origins = frozenset(origins)
         self._ledger_threads = anyio.CapacityLimiter(THREADS)
         self._runpod_threads = anyio.CapacityLimiter(CALLERS)
+        self._looking_threads = anyio.CapacityLimiter(CALLERS)
         self._reading = 0
 
     def route(self, path: str, handle: Handle, method: str, *any_of: Right) -> Route:
@@ -95,7 +98,7 @@ class Guard:
             )
         found = self._tokens.find(token.strip())
         if found is None:
-            tell("api.denied", why="unknown", caller=None)
+            tell("api.denied", why="unknown")
             raise Problem(
                 "unauthorised",
                 "authorization: this token is not known",
@@ -116,7 +119,7 @@ class Guard:
     def _not_from_a_strange_page(self, request: Request) -> None:
         """A browser lets any page send to loopback, also by a name of its own: Origin and Host show it."""
         host = request.headers.get("host", "")
-        if self._tokens is None and not is_loopback(_host_of(f"http://{host}")):
+        if self._tokens is None and not is_loopback_host(host):
             raise Problem(
                 "forbidden", "host: is not loopback: ask as 127.0.0.1 or localhost, or set BRIDGE_API_TOKENS_FILE"
             )
@@ -141,7 +144,20 @@ class Guard:
         except TimeoutError:
             if runpod:
                 raise Problem("busy", f"no answer from RunPod within {RUNPOD_S:g} s; it may still be done") from None
+            if await self._ledger_answers():
+                raise Problem("busy", f"the bridge has not done it within {LEDGER_S:g} s; send it again") from None
             raise Problem("ledger_unavailable", f"the ledger has not answered within {LEDGER_S:g} s") from None
+
+    async def _ledger_answers(self) -> bool:
+        """Whether it does now: what took long was ours, then."""
+        try:
+            async with asyncio.timeout(ANSWERS_S):
+                await anyio.to_thread.run_sync(
+                    self._ledger.engines.count, limiter=self._looking_threads, abandon_on_cancel=True
+                )
+        except (TimeoutError, LedgerError):
+            return False
+        return True
 
     def known(self, request_id: str, caller: Caller, *all_of_any: Right) -> str:
         """The tenant of a request that this caller may see. Blocks; raises Problem `unknown`, whatever the cause is.
@@ -179,10 +195,3 @@ class Guard:
         if size > most:
             raise Problem("too_large", f"body: {size} bytes and perhaps more; at most {most} are taken", field="body")
         return bytes(found)
-
-
-def _host_of(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote
 
 import anyio
 import anyio.to_thread
@@ -20,9 +20,9 @@ from starlette.routing import Route
 from bridge.doors.http.console.pages import Pages
 from bridge.doors.http.console.session import NAME_MAX, SESSION_S, Password, Sessions, Tries
 from bridge.doors.http.console.visitor import Visitor
+from bridge.doors.http.host import is_loopback_host
 from bridge.engine.control import Asker
 from bridge.errors import ApiError, BridgeError, JobRejected, LedgerError, LedgerUnavailable
-from bridge.settings.api import is_loopback
 from bridge.telemetry import tell
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ class Entrance:
         """None: he has to log in. Raises Refusal."""
         keeper, address = self._keeper, request.client.host if request.client else ""
         if keeper.open:
-            if not is_loopback(_host_of(request.headers.get("host", ""))):
+            if not is_loopback_host(request.headers.get("host", "")):
                 raise Refusal(
                     403,
                     "Ask by a loopback name",
@@ -294,10 +294,3 @@ def _among(address: str, networks: Collection[Network]) -> bool:
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
         found = found.ipv4_mapped
     return any(found in network for network in networks)
-
-
-def _host_of(host: str) -> str:
-    try:
-        return urlsplit(f"http://{host}").hostname or ""
-    except ValueError:
-        return ""
