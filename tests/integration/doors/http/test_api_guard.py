@@ -10,7 +10,7 @@ import pytest
 
 from bridge.doors.http.api import guard as guards
 from bridge.doors.http.api.guard import Guard
-from bridge.doors.http.api.problem import Problem
+from bridge.doors.http.problem import Problem
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names, connect
 from tests.support.servers import RedisServer
