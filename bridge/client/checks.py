@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,40 @@ from pydantic import ValidationError
 from bridge.job.models import JsonCommand
 from bridge.job.request import check_request_id, explain, rejected
 from bridge.job.strict import TEXT_MAX, check_json, short
+
+#: What an index or a sequence may be: the ids of a Redis stream have 64 bits.
+INDEX_MAX = 2**63 - 1
+
+
+def check_url(url: object, default: str, environment: str | None) -> str:
+    """The ledger's address: as given, else the environment's, else the default. Raises TypeError, ValueError."""
+    name = "url" if url is not None else "BRIDGE_REDIS_URL"
+    found = url if url is not None else environment
+    if found is None:
+        return default
+    if not isinstance(found, str):
+        raise TypeError(f"{name}: must be text such as {default}")
+    if not found.strip():
+        raise ValueError(f"{name}: is empty; give the address of the bridge's Redis, such as {default}")
+    return found
+
+
+def check_seconds(name: str, value: object) -> None:
+    """None, or a number of seconds from 0 on. Raises TypeError, ValueError."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: must be a number of seconds")
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name}: must be a number of seconds, 0 or more")
+
+
+def check_index(name: str, value: object) -> None:
+    """Raises TypeError, ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: must be a whole number")
+    if not 0 <= value <= INDEX_MAX:
+        raise ValueError(f"{name}: must be 0 or more, and at most 2**63 - 1")
 
 
 def check_command(command: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any, Self
 from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError
 
+from bridge.client.checks import check_seconds, check_url
 from bridge.client.download import download
-from bridge.client.flows import BLOCK_MS, Flows
+from bridge.client.flows import Flows
 from bridge.client.steps import Do, Fetch, Flow, Following, Item
 from bridge.client.words import Chunk, Event
 from bridge.job.documents import Document
@@ -23,6 +24,8 @@ from bridge.redis_address import open_async, open_redis
 AGAIN_S = 0.2
 #: An answer as bytes, from a client that reads text else.
 _RAW = {NEVER_DECODE: True}
+#: Seconds after which a connection that says nothing is given up.
+SOCKET_S = 12.0
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
 
@@ -30,16 +33,23 @@ class _Base:
     def __init__(self, url: str | None = None, *, namespace: str | None = None, answer_timeout: float = 15.0) -> None:
         """Connects at first use.
 
-        `url` is the ledger's Redis (`BRIDGE_REDIS_URL` when it is not given), `namespace` the bridge's
-        (`BRIDGE_NAMESPACE`, default `_`). `answer_timeout`: seconds that a bridge worker is waited for.
+        `url` is the ledger's Redis (`BRIDGE_REDIS_URL` when it is not given, and DEFAULT_URL without that),
+        `namespace` the bridge's (`BRIDGE_NAMESPACE`, default `_`). `answer_timeout`: seconds that Redis and a bridge
+        worker are waited for. Raises ValueError, TypeError.
         """
-        self._url = url or os.environ.get("BRIDGE_REDIS_URL") or DEFAULT_URL
+        self._url = check_url(url, DEFAULT_URL, os.environ.get("BRIDGE_REDIS_URL"))
+        if answer_timeout is None:
+            raise TypeError("answer_timeout: must be a number of seconds")
+        check_seconds("answer_timeout", answer_timeout)
+        if answer_timeout <= 0:
+            raise ValueError("answer_timeout: must be more than 0 seconds")
         space = namespace or os.environ.get("BRIDGE_NAMESPACE") or "_"
         self._flows = Flows(space, answer_timeout)
         self._options: dict[str, Any] = {
             "decode_responses": True,
-            "socket_connect_timeout": 5.0,
-            "socket_timeout": BLOCK_MS / 1000 + 10.0,
+            "socket_connect_timeout": min(5.0, answer_timeout),
+            # Longer than a read that waits (Flows), and no longer than a Redis that is silent may be waited for.
+            "socket_timeout": min(SOCKET_S, answer_timeout),
         }
 
     @staticmethod

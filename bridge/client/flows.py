@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.client.checks import check_command, check_correlation_id
+from bridge.client.checks import check_command, check_correlation_id, check_index, check_seconds
 from bridge.client.steps import Do, Flow, Following, Item
 from bridge.client.whole import Whole
 from bridge.client.words import Chunk, Event, Refused, UnknownRequest, document_of, lacks_output, outcome
 from bridge.errors import BUSY
 from bridge.job.documents import Document
-from bridge.job.request import check_request_id, fingerprint, parse_run
+from bridge.job.request import STRANGE_NAME, check_request_id, fingerprint, parse_run, rejected
 from bridge.job.strict import check_json
 from bridge.names import PublicNames
 
@@ -44,6 +44,8 @@ class Flows:
         """`answer_s`: how long the bridge is waited for where nothing else is said."""
         self.names = PublicNames(namespace)
         self._answer_s = answer_s
+        # A connection is given up after `answer_s` without a word: a read that waits ends well before.
+        self._block_ms = max(1, min(BLOCK_MS, int(answer_s * 500)))
         # What was submitted here, by id: the newest, in two generations.
         self._submitted: dict[str, Submitted] = {}
         self._older: dict[str, Submitted] = {}
@@ -61,6 +63,8 @@ class Flows:
         request_id = check_request_id(id) if id is not None else str(uuid.uuid4())
         arguments = {name: value for name, value in arguments.items() if value is not None}
         given: object = input
+        if isinstance(given, Mapping) and not all(isinstance(name, str) for name in given):
+            raise rejected("input", f"input: {STRANGE_NAME}")
         # The model alone says what an input is: `dict` would make one of a list of pairs.
         arguments["input"] = dict(given) if isinstance(given, Mapping) else given
         parse_run(arguments)
@@ -103,6 +107,7 @@ class Flows:
 
         While the bridge cannot tell whether the request it is about still waits at a door, it is asked again.
         """
+        check_seconds("timeout", timeout)
         told = check_command({"op": op, **{k: v for k, v in arguments.items() if v is not None}})
         ends = time.monotonic() + (self._answer_s if timeout is None else timeout)
         while True:
@@ -143,6 +148,7 @@ class Flows:
 
     def end(self, request_id: str, timeout: float | None) -> Flow:
         """Wait for the end: its document."""
+        check_seconds("timeout", timeout)
         reply = self._replies(check_request_id(request_id))
         until = None if timeout is None else time.monotonic() + timeout
         if reply is None:
@@ -193,6 +199,11 @@ class Flows:
         From the request's own replies where it was submitted with `events`; else out of the stream of all events.
         """
         check_request_id(request_id)
+        check_index("after", after)
+        check_seconds("timeout", timeout)
+        return self._events(request_id, after, timeout)
+
+    def _events(self, request_id: str, after: int, timeout: float | None) -> Following:
         until = None if timeout is None else time.monotonic() + timeout
         source = yield from self._source(request_id)
         last, seen = "0", after
@@ -217,7 +228,13 @@ class Flows:
 
     def stream(self, request_id: str, start: int, timeout: float | None) -> Following:
         """Chunks from index `start` on, as they come or as they are kept; raises the request's error at its end."""
-        chunks, own = self.names.chunks(check_request_id(request_id)), self._replies(request_id)
+        check_request_id(request_id)
+        check_index("start", start)
+        check_seconds("timeout", timeout)
+        return self._stream(request_id, start, timeout)
+
+    def _stream(self, request_id: str, start: int, timeout: float | None) -> Following:
+        chunks, own = self.names.chunks(request_id), self._replies(request_id)
         until = None if timeout is None else time.monotonic() + timeout
         if (yield from self._over(request_id, chunks, until, timeout)):
             return
@@ -265,7 +282,7 @@ class Flows:
 
     def _read(self, places: Mapping[str, str], until: float | None, fault: str) -> Flow:
         """New entries of some streams by name; none after BLOCK_MS. Raises TimeoutError at `until`."""
-        block = BLOCK_MS
+        block = self._block_ms
         if until is not None:
             left = until - time.monotonic()
             if left <= 0:

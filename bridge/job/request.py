@@ -34,6 +34,7 @@ BODY_START = '{"input":'
 #: RunPod's `wait` of /runsync, milliseconds.
 SYNC_WAIT_MIN_MS, SYNC_WAIT_MAX_MS = 1_000, 300_000
 
+STRANGE_NAME = "a name in it is no text"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,200}")
 ENDPOINT = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 METADATA_KEYS_MAX, METADATA_VALUE_MAX = 32, 256
@@ -235,7 +236,9 @@ def parse_run(arguments: Mapping[str, Any]) -> RunRequest:
     except ValidationError as error:
         raise rejected(*explain(error)) from None
     except (ValueError, TypeError, RecursionError) as error:
-        raise rejected("input", f"input: cannot be sent as JSON: {error}") from None
+        strange = isinstance(error, TypeError) and "keys must be" in str(error)
+        said = STRANGE_NAME if strange else f"cannot be sent as JSON: {error}"
+        raise rejected("input", f"input: {said}") from None
     if len(text) > RUN_BODY_MAX:  # escapes make it longer than what is sent
         check_body(dumps(request.input), "", sync=request.sync_wait_ms is not None)
     return request

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from bridge.job.request import RUNSYNC_BODY_MAX, rejected
+from bridge.job.request import RUNSYNC_BODY_MAX, STRANGE_NAME, rejected
 
 #: Bytes of a message: RunPod's largest body, and room for the request around it.
 BODY_MAX = RUNSYNC_BODY_MAX + 1024 * 1024
@@ -107,8 +107,9 @@ def _fault_of(document: Mapping[str, Any]) -> str | Fault:
     except RecursionError:
         return Fault("malformed", f"body: is nested deeper than {DEPTH_MAX} levels")
     except (TypeError, ValueError) as error:
-        return Fault("malformed", f"body: cannot be sent as JSON: {error}")
-    return text
+        strange = isinstance(error, TypeError) and "keys must be" in str(error)
+        return Fault("malformed", f"body: {STRANGE_NAME if strange else f'cannot be sent as JSON: {error}'}")
+    return Fault("malformed", f"body: {STRANGE_NAME}") if _has_strange_names(document) else text
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -135,6 +136,19 @@ def _float(digits: str) -> float:
     if not math.isfinite(value):
         raise Fault("malformed", f"body: the number {digits[:24]} does not fit a double")
     return value
+
+
+def _has_strange_names(document: Mapping[str, Any]) -> bool:
+    """Whether a name in it, at any depth, is no text: JSON would make text of a number, and another document of it."""
+    left: list[Any] = [document]
+    while left:
+        holder = left.pop()
+        if isinstance(holder, dict):
+            if any(not isinstance(name, str) for name in holder):
+                return True
+            holder = holder.values()
+        left += [item for item in holder if isinstance(item, dict | list | tuple)]
+    return False
 
 
 def _deeper(value: Any) -> bool:

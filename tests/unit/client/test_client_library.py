@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
 
-from bridge.client import Chunk, Client, JobError, JobFailed, JobLost, JobRejected, JobTimedOut
+from bridge.client import (
+    AsyncClient,
+    Chunk,
+    Client,
+    JobError,
+    JobFailed,
+    JobLost,
+    JobRejected,
+    JobTimedOut,
+    LedgerUnavailable,
+)
 from bridge.client.flows import Flows
 from bridge.client.words import Event, outcome
 from bridge.job.models import JsonRequest
@@ -80,6 +92,75 @@ def test_a_mistake_is_refused_before_it_is_sent(arguments: dict[str, Any], field
         client.submit(**{"input": {"a": 1}, **arguments})
     assert refused.value.document["field"] == field
     assert refused.value.message.startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("given", [{1: 2}, {"a": {1: 2}}, {"a": [{(1, 2): 3}]}, {"a": {None: 1}}])
+def test_a_name_that_is_no_text_is_refused_in_these_words(given: dict[Any, Any]) -> None:
+    """JSON would make "1" of 1: the handler would read another input than was given."""
+    with Client("redis://127.0.0.1:1/0") as client, pytest.raises(JobRejected, match="input: a name in it is no text"):
+        client.submit(given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "name"),
+    [
+        ({"url": ""}, ValueError, "url: is empty"),
+        ({"url": " "}, ValueError, "url: is empty"),
+        ({"url": 5}, TypeError, "url: must be text"),
+        ({"answer_timeout": "5"}, TypeError, "answer_timeout"),
+        ({"answer_timeout": None}, TypeError, "answer_timeout"),
+        ({"answer_timeout": float("nan")}, ValueError, "answer_timeout"),
+        ({"answer_timeout": 0}, ValueError, "answer_timeout"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_is_not_made_of_a_wrong_argument(
+    kind: Any, arguments: dict[str, Any], error: type[Exception], name: str
+) -> None:
+    """An empty address is a forgotten variable, and never means a Redis of this machine."""
+    with pytest.raises(error, match=name):
+        kind(**arguments)
+
+
+def test_an_empty_variable_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an empty `url`."""
+    monkeypatch.setenv("BRIDGE_REDIS_URL", "")
+    with pytest.raises(ValueError, match="BRIDGE_REDIS_URL: is empty"):
+        Client()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "name"),
+    [
+        (lambda client: client.stream("r", start=-1), ValueError, "start"),
+        (lambda client: client.stream("r", start="x"), TypeError, "start"),
+        (lambda client: client.stream("r", start=10**30), ValueError, "start"),
+        (lambda client: client.events("r", after=-1), ValueError, "after"),
+        (lambda client: client.events("r", timeout="5"), TypeError, "timeout"),
+        (lambda client: client.result("r", timeout="5"), TypeError, "timeout"),
+        (lambda client: client.result("r", timeout=float("nan")), ValueError, "timeout"),
+        (lambda client: client.status("r", timeout=-1), ValueError, "timeout"),
+        (lambda client: client.command("health", timeout=True), TypeError, "timeout"),
+    ],
+)
+def test_a_wrong_argument_is_told_at_the_call(call: Any, error: type[Exception], name: str) -> None:
+    """By its name, before anything leaves: nobody answers at this address."""
+    with Client("redis://127.0.0.1:1/0") as client, pytest.raises(error, match=f"^{name}: "):
+        call(client)
+
+
+def test_a_redis_that_says_nothing_is_waited_for_as_long_as_answer_timeout_says() -> None:
+    """The connection stands, and no answer comes."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        began = time.monotonic()
+        with (
+            Client(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", answer_timeout=1.0) as client,
+            pytest.raises(LedgerUnavailable),
+        ):
+            client.submit({"a": 1})
+        assert time.monotonic() - began < 6  # it was 12 whatever the timeout
 
 
 @pytest.mark.parametrize(
