@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 #: Characters of an address.
 URL_MAX = 2_048
@@ -69,6 +69,13 @@ class Callback(BaseModel):
         if isinstance(data, Mapping) and isinstance(data.get("events"), list):
             return {**data, "events": tuple(data["events"])}
         return data
+
+    @field_validator("events")
+    @classmethod
+    def _some(cls, events: tuple[CallbackEvent, ...] | None) -> tuple[CallbackEvent, ...] | None:
+        if events is not None and not events:
+            raise ValueError("must name at least one event")
+        return events
 
     @property
     def host(self) -> str:

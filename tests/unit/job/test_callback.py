@@ -48,6 +48,7 @@ def test_what_is_no_https_address_is_refused_by_its_field(url: str) -> None:
         ({"url": 7}, "callback.url"),
         ({"url": GOOD[0], "secret": "x"}, "callback.secret"),
         ({"url": GOOD[0], "events": "end"}, "callback.events"),
+        ({"url": GOOD[0], "events": []}, "callback.events"),
         ({"url": GOOD[0], "events": ["ended"]}, "callback.events"),
         ([GOOD[0]], "callback"),
     ],
