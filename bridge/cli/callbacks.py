@@ -23,7 +23,8 @@ def of_callbacks(has: Components) -> list[Finding]:
     except BridgeError:  # the ledger's own line says it
         return []
     if owed and not set_up:
-        return [("WARN", "callbacks", f"{owed} are owed, and BRIDGE_CALLBACK_SECRET_FILE is not set here")]
+        here = "BRIDGE_CALLBACK_SECRET_FILE is not set in this shell (the workers may have it)"
+        return [("WARN", "callbacks", f"{owed} are owed, and {here}")]
     if failing:
         told = [f"{host} for {(now - since) // 1000} s ({fails} tries)" for host, fails, since in failing[:NAMED]]
         more = f" and {len(failing) - NAMED} more" if len(failing) > NAMED else ""
