@@ -34,6 +34,7 @@ class Base:
     def _stand(self, draft: Draft) -> None:
         """The end that was heard last is the end, unless another was wished for."""
         if draft.record.wish:
+            draft.drop(Long.ERROR).result(None)  # they belong to the end that was heard
             self._end_by_wish(draft)
         else:
             draft.settle(draft.record.status, draft.record.reason)

@@ -29,6 +29,8 @@ class Ending(Base):
             return check(self._end_by_wish(draft).done("cancelled"), event)
         if nothing_left:
             draft.set(may_run=int(record.phase is A))
+            if record.phase is R:  # what the attempt before told belongs to its end, not to this one
+                draft.drop(Long.ERROR).result(None)
             return check(self._end_by_wish(draft).done("cancelled"), event)
         if record.phase is T:
             if record.lease:

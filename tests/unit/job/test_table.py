@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.job.change import Change, Rules, submit_score
-from bridge.job.document import Held
+from bridge.job.document import Held, document
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.table import TABLE
@@ -588,3 +588,29 @@ def test_a_cancelled_submit_that_was_not_taken_ends_at_once() -> None:
     held = in_phase(Phase.SUBMITTING, wish="cancel")
     change = TABLE_OF.denied(held, NOW, denials=1, reason="forbidden", says="", rest_ms=5_000)
     assert change.record.status == Status.CANCELLED
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_cancel_between_two_attempts_shows_nothing_of_the_end_before(sent: bool) -> None:
+    """The error of round 1 is not why round 2 was cancelled; it stands in the event of its own end."""
+    closed = in_phase(Phase.CLOSED)
+    closed = closed._replace(long={**closed.long, Long.ERROR: '"boom"'}, output='{"rest": 1}')
+    held = TABLE_OF.ask_retry(closed, NOW, "n2").after
+    if sent:  # /retry has left, its answer is refused
+        held = held._replace(record=replace(held.record, lease=TOKEN, lease_until=NOW + 30_000))
+        held = TABLE_OF.wish(TABLE_OF.retry_sending(held, NOW, TOKEN).after, NOW, Wish.CANCEL).after
+        ended = TABLE_OF.retry_refused(held, NOW)
+    else:
+        ended = TABLE_OF.wish(held, NOW, Wish.CANCEL)
+    assert ended.record.status == "CANCELLED"
+    told = document(ended.after, inline_limit=None, clock_offset=0)
+    assert (told["error"], told.get("output"), told.get("output_ref")) == (None, None, None)
+    assert "boom" not in str(ended.events)
+
+
+def test_a_retry_that_runpod_refuses_keeps_the_error_of_the_end_that_stands() -> None:
+    """It is that end's own."""
+    closed = in_phase(Phase.CLOSED)
+    closed = closed._replace(long={**closed.long, Long.ERROR: '"boom"'})
+    stands = TABLE_OF.retry_refused(TABLE_OF.ask_retry(closed, NOW, "n2").after, NOW).after
+    assert document(stands, inline_limit=None, clock_offset=0)["error"] == "boom"
