@@ -80,7 +80,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a request: `accepted`, `rejected` (with a record), `repeat`, or `conflict`."""
+    """What became of a request: `accepted`, `rejected` (with a record), `repeat`, or `conflict`, with its fault."""
 
     kind: str
     request_id: str
@@ -169,7 +169,9 @@ class Accept:
         if known == record.fingerprint:
             tell("request.repeated", request_id=request_id, endpoint=record.endpoint, door=record.door)
             for callback in asked.json(Long.CALLBACK) or ():
-                call_again(self._ledger, request_id, callback, inline_limit=self._settings.bridge_inline_limit)
+                limit = self._settings.bridge_inline_limit
+                if not call_again(self._ledger, request_id, callback, inline_limit=limit):
+                    return Verdict("conflict", request_id, accepted, _too_many(request_id))
             return Verdict("repeat", request_id, accepted)
         fault = JobRejected(
             f"id: {request_id} has been used for another request (endpoint, input or policy differ)",
@@ -341,6 +343,13 @@ class Accept:
                     "timeout", f"timeout: needs a ttl of {policy['ttl']} ms; RunPod keeps a job at most {MAX_POLICY_MS}"
                 )
         return policy
+
+
+def _too_many(request_id: str) -> JobRejected:
+    return JobRejected(
+        f"callback: at most eight further addresses can be added to a request, and {request_id} has them all",
+        {"id": request_id, "status": "REJECTED", "reason": Reason.REJECTED.value, "field": "callback"},
+    )
 
 
 def _reply(name: str | None, on: tuple[str, ...], origin: Origin) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.job.change import lane_of
 from bridge.job.document import cloud_event, document, remembered, stamp, transition
 from bridge.job.record import Long, altered
+from bridge.job.transitions.accepting import ALSO_MAX
 from bridge.job.words import END_EVENT, EventName, Phase, Status
 from bridge.ledger.records.read import COMMON
 
@@ -35,10 +36,11 @@ def answer_again(ledger: Ledger, request_id: str, reply: Mapping[str, Any], *, m
     return [_end(ledger, held, reply, message_limit)] if "end" in reply.get("on", ()) else []
 
 
-def call_again(ledger: Ledger, request_id: str, callback: Mapping[str, Any], *, inline_limit: int) -> None:
+def call_again(ledger: Ledger, request_id: str, callback: Mapping[str, Any], *, inline_limit: int) -> bool:
     """The same for who is called back, at another address than the first sender's; `callback` as in Long.CALLBACK.
 
     Of a request that has ended, the end is owed first and then noted: who dies in between owes it twice.
+    False: the request has as many addresses as it may have, and this one is told nothing.
     """
     held = ledger.load(request_id)
 
@@ -47,8 +49,11 @@ def call_again(ledger: Ledger, request_id: str, callback: Mapping[str, Any], *, 
 
     if held is not None and not held.record.phase.ended:
         held = ledger.change(held, also).after
-    if held is not None and any(one["url"] == callback["url"] for one in held.json(Long.CALLBACK) or ()):
-        return
+    known = (held.json(Long.CALLBACK) if held is not None else None) or ()
+    if any(one["url"] == callback["url"] for one in known):
+        return True
+    if len(known) > ALSO_MAX:
+        return False
     asked = {"on": ("end",), "correlation_id": (held.json(Long.REPLY) or {}).get("correlation_id") if held else None}
     if held is None:
         bodies = _from_tombstone(ledger, request_id, asked)
@@ -61,6 +66,7 @@ def call_again(ledger: Ledger, request_id: str, callback: Mapping[str, Any], *, 
             ledger.callbacks.owe(lane_of(callback, request_id), callback["host"], callback["url"], body)
     if held is not None:
         ledger.change(held, also)
+    return True
 
 
 def _accepted(ledger: Ledger, held: Held, reply: Mapping[str, Any]) -> str:

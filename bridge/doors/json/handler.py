@@ -228,7 +228,9 @@ class Handler:
             assert isinstance(request, Request)  # noqa: S101  (only requests are prepared)
             if verdict.kind == "conflict" and verdict.fault is not None:
                 item.prepared = None
-                item.taken = _refused(request, "id_conflict", "id", verdict.fault.message)
+                field = str(verdict.fault.document["field"])
+                reason = "id_conflict" if field == "id" else "rejected"
+                item.taken = _refused(request, reason, field, verdict.fault.message)
                 continue
             if verdict.kind == "repeat" and request.run.reply_to:
                 on = request.run.reply_on or (("chunk", "end") if request.run.stream else ("end",))

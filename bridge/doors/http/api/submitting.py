@@ -78,6 +78,9 @@ class Submitting:
         self._room(prepared)
         verdict = self._accept.many([prepared])[0]
         self._notifier.accepted(verdict)
+        fault = verdict.fault
+        if fault is not None and fault.document.get("field") == "callback" and self._may_hear(verdict, caller):
+            raise fault
         if verdict.kind == "conflict" or not self._may_hear(verdict, caller):
             # The same sentence where it is another tenant's: an id is everybody's.
             said = f"id: {verdict.request_id} has been used for another request (endpoint, input or policy differ)"
@@ -123,7 +126,7 @@ class Submitting:
             raise Problem("full", f"the bridge takes no more requests now ({why}); nothing was kept: send it again")
 
     def _may_hear(self, verdict: Verdict, caller: Caller) -> bool:
-        if verdict.kind != "repeat":
+        if verdict.kind == "accepted":
             return True
         accepted = verdict.accepted
         tenant = accepted.held.record.tenant if accepted.held else str((accepted.tombstone or {}).get("tn", ""))

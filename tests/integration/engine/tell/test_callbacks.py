@@ -16,6 +16,8 @@ from prometheus_client import generate_latest
 from bridge.callbacks.addresses import Addresses
 from bridge.callbacks.post import Poster
 from bridge.callbacks.signer import Signer
+from bridge.endpoints import EndpointBook
+from bridge.engine.accept import Accept, Origin
 from bridge.engine.accept_again import call_again
 from bridge.engine.callers import Callers
 from bridge.engine.tell.callbacks import Callbacks
@@ -26,6 +28,7 @@ from bridge.job.record import Long, Record, dumps
 from bridge.job.words import Phase, Wish
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.callbacks import Lane
+from bridge.settings import load
 from bridge.settings.callbacks import allowed_of
 from bridge.telemetry import REGISTRY
 from tests.support.helpers import eventually, free_port
@@ -182,6 +185,34 @@ def test_a_request_that_is_sent_again_with_another_address_calls_both(
     assert sorted(call.path for call in receiver.calls) == ["/first", "/second", "/third"]
     assert {call.id for call in receiver.calls} == {"a:2"}
     assert {call.verified()["data"]["status"] for call in receiver.calls} == {"CANCELLED"}
+
+
+def test_an_address_beyond_the_eight_that_may_be_added_is_refused_by_its_field(
+    ledger: Ledger, receiver: Receiver, redis_url: str, tmp_path: Path
+) -> None:
+    """Under way and after the end: its sender hears that nobody will call it; a known one is still known."""
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    settings = load(
+        celery_broker_url=redis_url, bridge_redis_url=redis_url, celery_result_backend=redis_url, runpod_api_key="k",
+        runpod_endpoint_id="demo", bridge_callback_secret_file=secret, bridge_callback_allow="localhost, 127.0.0.1",
+    )  # fmt: skip
+    accept = Accept(ledger, EndpointBook(settings), settings)
+
+    def sent(path: str) -> Any:
+        return accept("a", {"input": {"n": 1}, "callback": {"url": receiver.url(path)}}, Origin(door="http"))
+
+    assert [sent(f"/{n}").kind for n in range(9)] == ["accepted"] + ["repeat"] * 8
+    for ends in (False, True):
+        if ends:
+            held = ledger.load("a")
+            assert held is not None
+            cancelled(ledger, held)
+        refused = sent("/9")
+        assert refused.fault is not None
+        assert refused.fault.document["field"] == "callback"
+        assert "at most eight" in refused.fault.message
+        assert sent("/8").fault is None
 
 
 # What goes wrong
