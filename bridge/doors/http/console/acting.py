@@ -127,7 +127,7 @@ class Acting:
         return self._told(name, f"{says}, {told['unread']} are still looked at." if told["unread"] else f"{says}.")
 
     async def _form(self, request: Request, visitor: Visitor) -> tuple[dict[str, str], Asker]:
-        fields = await self._entrance.form(request, visitor.name)
+        fields = await self._entrance.form(request, visitor.signs)
         return fields, self._entrance.asker(visitor, fields.get("by", ""))
 
     def _told(self, name: str, says: str) -> Response:

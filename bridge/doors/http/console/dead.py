@@ -95,7 +95,7 @@ class Dead:
 
     async def _replayed(self, request: Request, visitor: Visitor) -> Response:
         letter_id = request.path_params["id"]
-        fields = await self._entrance.form(request, visitor.name)
+        fields = await self._entrance.form(request, visitor.signs)
         asker, new_id = self._entrance.asker(visitor, fields.get("by", "")), fields.get("new_id", "").strip() or None
 
         def again() -> str:
@@ -114,7 +114,7 @@ class Dead:
 
     async def _dropped(self, request: Request, visitor: Visitor) -> Response:
         letter_id = request.path_params["id"]
-        fields = await self._entrance.form(request, visitor.name)
+        fields = await self._entrance.form(request, visitor.signs)
         asker = self._entrance.asker(visitor, fields.get("by", ""))
         if not _LETTER.fullmatch(letter_id):
             raise Refusal(409, "Not dropped", "A parked request is no letter: cancel it.")

@@ -8,7 +8,7 @@ import ipaddress
 import math
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, quote
 
 import anyio
@@ -24,6 +24,9 @@ from bridge.doors.http.host import is_loopback_host
 from bridge.engine.control import Asker
 from bridge.errors import ApiError, BridgeError, JobRejected, LedgerError, LedgerUnavailable
 from bridge.telemetry import tell
+
+if TYPE_CHECKING:
+    from bridge.ledger.ended_sessions import EndedSessions
 
 T = TypeVar("T")
 THREADS, CALLERS = 8, 2
@@ -79,9 +82,12 @@ Handle = Callable[[Request, Visitor], Awaitable[Response]]
 class Entrance:
     """One per address. Every route of the console is made by it."""
 
-    def __init__(self, keeper: Doorkeeper, sessions: Sessions, pages: Pages, *, read_only: bool) -> None:
+    def __init__(
+        self, keeper: Doorkeeper, sessions: Sessions, ended: EndedSessions, pages: Pages, *, read_only: bool
+    ) -> None:
         """`read_only`: nothing can be changed, whoever asks."""
         self._keeper, self._sessions, self._pages = keeper, sessions, pages
+        self._ended = ended
         self.read_only = read_only
         self._tries = Tries()
         self._ledger_threads = anyio.CapacityLimiter(THREADS)
@@ -125,7 +131,7 @@ class Entrance:
 
     async def _let_in(self, request: Request, handle: Handle) -> Response:
         await self.asked(self._sessions.ready)
-        visitor = self._who(request)
+        visitor = await self._still_in(request)
         if visitor is None:
             if request.headers.get("x-console-part"):
                 return Response(status_code=401)  # a page that is looked at again by its script: it asks for login
@@ -165,8 +171,16 @@ class Entrance:
                 "Nobody is named",
                 f"The header {keeper.header} has to come from a proxy of BRIDGE_CONSOLE_PROXIES, and name somebody.",
             )
-        name_or_none = self._sessions.who(request.cookies.get(COOKIE, ""))
-        return Visitor(name_or_none, address, logged_in=True) if name_or_none is not None else None
+        found = self._sessions.who(request.cookies.get(COOKIE, ""))
+        return Visitor(found[0], address, logged_in=True, session=found[1]) if found is not None else None
+
+    async def _still_in(self, request: Request) -> Visitor | None:
+        """The same, unless he has logged out, at whichever process."""
+        visitor = self._who(request)
+        if visitor is None or not visitor.session:
+            return visitor
+        session = visitor.session
+        return None if await self.asked(lambda: self._ended.ended(session)) else visitor
 
     def asker(self, visitor: Visitor, said: str = "") -> Asker:
         """Who stands in the event; where nobody is asked who he is, whom the form names."""
@@ -174,7 +188,7 @@ class Entrance:
 
     def form_token(self, visitor: Visitor) -> str:
         """For the forms of this visitor."""
-        return self._sessions.form(visitor.name)
+        return self._sessions.form(visitor.signs)
 
     async def form(self, request: Request, visitor_name: str) -> dict[str, str]:
         """The fields of a form that one of our pages has sent. Raises Refusal for any other."""
@@ -204,11 +218,12 @@ class Entrance:
             return RedirectResponse("/console/", 303)
         if request.method in {"GET", "HEAD"}:
             return self._login_page(request, "")
-        address = request.client.host if request.client else ""
+        address = self._client(request)
         fields = await self.form(request, "login")
         if wait := self._tries.wait_s(address):
             response = self._login_page(request, f"Too many tries. Try again in {math.ceil(wait)} s.")
             response.status_code = 429
+            response.headers["retry-after"] = str(math.ceil(wait))
             return response
         if not _same(fields.get("password", ""), self._keeper.password):
             self._tries.failed(address)
@@ -230,12 +245,24 @@ class Entrance:
 
     async def _logout(self, request: Request) -> Response:
         await self.asked(self._sessions.ready)
-        visitor = self._who(request)
+        visitor = await self._still_in(request)
         if visitor is not None:
-            await self.form(request, visitor.name)
+            await self.form(request, visitor.signs)
+            if session := visitor.session:
+                await self.asked(lambda: self._ended.end(session, SESSION_S))
         response = RedirectResponse("/console/login", 303)
         response.delete_cookie(COOKIE, path="/console", httponly=True, samesite="strict")
         return response
+
+    def _client(self, request: Request) -> str:
+        """The browser's address: the last in X-Forwarded-For that is no trusted proxy, where one of these has sent it."""
+        address = request.client.host if request.client else ""
+        hops = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+        for hop in reversed(hops):
+            if not hop.strip() or not _among(address, self._keeper.proxies):
+                break
+            address = hop.strip()[:NAME_MAX]
+        return address
 
     def _secure(self, request: Request) -> bool:
         """Whether the browser came by TLS, as far as who is trusted says so."""

@@ -22,6 +22,7 @@ from bridge.doors.http.console.overview import Overviews
 from bridge.doors.http.console.pages import Pages
 from bridge.doors.http.console.session import Password, Sessions
 from bridge.doors.http.part import Part
+from bridge.ledger.ended_sessions import EndedSessions
 from bridge.ledger.shared_secret import shared_secret
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def build(uses: ConsoleUses) -> Part:
     password = Password(uses.password_file) if uses.password_file is not None else None
     pages = Pages(read_only=uses.read_only, content=uses.content)
     sessions = Sessions(lambda: shared_secret(uses.ledger, "console_secret"), password)
-    entrance = Entrance(Doorkeeper(uses.user_header, uses.proxies, password), sessions, pages, read_only=uses.read_only)
+    keeper = Doorkeeper(uses.user_header, uses.proxies, password)
+    entrance = Entrance(keeper, sessions, EndedSessions(uses.ledger), pages, read_only=uses.read_only)
     overviews = Overviews(entrance, pages, uses.ledger, uses.control, uses.pressure)
     parts = (
         entrance,

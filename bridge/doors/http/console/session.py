@@ -1,5 +1,6 @@
 """Who has logged in: a signed cookie, so that every process of the bridge knows him, and none has to remember.
 
+Only a session that was ended by logout is remembered, in the ledger, until it would have been over.
 The key is kept in the ledger, for all processes; the password is part of it, so that a new one ends all sessions.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,21 +73,21 @@ class Sessions:
     def opened(self, name: str) -> str:
         """A cookie's value for whoever has given the password."""
         told = base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
-        said = f"{told}.{int(time.time()) + SESSION_S}"
+        said = f"{told}.{int(time.time()) + SESSION_S}.{secrets.token_hex(16)}"
         return f"{said}.{self._sign('session', said)}"
 
-    def who(self, cookie: str) -> str | None:
-        """The name in it; None for one that is none of ours, or is over."""
+    def who(self, cookie: str) -> tuple[str, str] | None:
+        """The name and the session's id in it; None for one that is none of ours, or is over."""
         said, _, signature = cookie.rpartition(".")
         if not said or not hmac.compare_digest(self._sign("session", said).encode(), signature.encode()):
             return None
-        told, _, until = said.partition(".")
-        if int(until) < time.time():
+        told, until, session = (*said.split("."), "", "")[:3]
+        if not session or int(until) < time.time():  # one without an id is an older version's
             return None
-        return base64.urlsafe_b64decode(told + "=" * (-len(told) % 4)).decode(errors="replace")
+        return base64.urlsafe_b64decode(told + "=" * (-len(told) % 4)).decode(errors="replace"), session
 
     def form(self, who: str) -> str:
-        """What a form of this person carries: a page from elsewhere cannot know it."""
+        """What a form of this person and session carries: a page from elsewhere cannot know it."""
         return self._sign("form", who)
 
     def is_form(self, who: str, token: str) -> bool:

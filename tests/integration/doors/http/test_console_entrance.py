@@ -116,6 +116,41 @@ def test_the_password_opens_and_its_session_holds_in_every_process(has: Componen
     assert another.get("/").status_code == 303
 
 
+def test_a_logout_ends_the_session_itself_in_every_process(has: Components, secret: Path) -> None:
+    """The old cookie opens nothing any more; another session of the same name goes on, and its forms are its own."""
+    browsers = [Browser(app(has, password_file=secret)) for _ in range(2)]
+    for browser in browsers:
+        browser.log_in(PASSWORD, "Ada")
+    forms = [token(browser.get("/").text) for browser in browsers]
+    assert forms[0] != forms[1]
+    assert browsers[0].ask("POST", "/logout", data={"form": forms[1]}).status_code == 403
+    kept = httpx.Cookies(browsers[0].cookies)
+    assert browsers[0].ask("POST", "/logout", data={"form": forms[0]}).status_code == 303
+    for served in (app(has, password_file=secret), app(has, password_file=secret)):
+        old = Browser(served)
+        old.cookies = kept
+        assert old.get("/").status_code == 303
+    assert browsers[1].get("/").status_code == 200
+
+
+def test_behind_a_trusted_proxy_wrong_passwords_count_by_the_browsers_address(has: Components, secret: Path) -> None:
+    """One guesser does not shut out all who come by the proxy; what others forward is anybody's word."""
+    served = app(has, password_file=secret)
+
+    def guess(browser: Browser, forwarded: str) -> httpx.Response:
+        form = token(browser.get("/login").text)
+        data = {"form": form, "password": "a guess"}
+        return browser.ask("POST", "/login", data=data, headers={"x-forwarded-for": forwarded})
+
+    proxied = Browser(served)
+    codes = [guess(proxied, f"198.51.100.{n}, {ELSEWHERE}") for n in range(session.TRIES + 1)]
+    assert [code.status_code for code in codes] == [403] * session.TRIES + [429]
+    assert 1 <= int(codes[-1].headers["retry-after"]) <= session.TRY_S
+    assert guess(proxied, "203.0.113.10").status_code == 403
+    direct = Browser(served, "203.0.113.77")
+    assert [guess(direct, f"198.51.100.{n}").status_code for n in range(session.TRIES + 1)][-1] == 429
+
+
 @pytest.mark.parametrize(
     "to", ["https://evil.example", "//evil.example", "/console/../x", "/console/logout", "javascript:1"]
 )

@@ -1,0 +1,31 @@
+"""Sessions of the console that were ended before their time: every process of the ledger refuses them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.outage import mapped
+
+if TYPE_CHECKING:
+    from bridge.ledger.ledger import Ledger
+
+
+class EndedSessions:
+    """One key for each, which is gone when the session would have been over. Raises LedgerUnavailable."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Nothing is asked yet."""
+        self._ledger = ledger
+
+    def end(self, session: str, seconds: int) -> None:
+        """From now on."""
+        with mapped():
+            self._ledger.client.set(self._key(session), "1", ex=max(1, seconds))
+
+    def ended(self, session: str) -> bool:
+        """Whether it was."""
+        with mapped():
+            return bool(self._ledger.client.exists(self._key(session)))
+
+    def _key(self, session: str) -> str:
+        return self._ledger.names.key(f"console_ended:{session}")
