@@ -255,7 +255,7 @@ class Entrance:
         return response
 
     def _client(self, request: Request) -> str:
-        """The browser's address: the last in X-Forwarded-For that is no trusted proxy, where one of these has sent it."""
+        """The browser's address: where a trusted proxy sends it, the last in X-Forwarded-For that is none."""
         address = request.client.host if request.client else ""
         hops = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
         for hop in reversed(hops):
