@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from bridge.callbacks.post import Outcome
+from bridge.callbacks.addresses import Addresses
+from bridge.callbacks.post import Outcome, Poster
 from bridge.doors.parse import Request, take
 from bridge.engine.tell.callbacks import _HOST
 from bridge.job.callback import EVENT_NAMES
 from bridge.job.words import END_EVENT, EventName
 from bridge.settings import Settings
+from bridge.settings.callbacks import allowed_of
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "callbacks.md").read_text()
@@ -24,6 +30,32 @@ def test_the_request_shown_is_taken_by_the_doors() -> None:
     assert isinstance(taken, Request), taken
     assert taken.run.callback is not None
     assert taken.run.callback.events == tuple(json.loads(shown)["callback"]["events"])
+
+
+def test_the_local_recipe_makes_a_receiver_that_is_called(tmp_path: Path) -> None:
+    """With the certificate and the settings that it makes."""
+    (shown,) = re.findall(r"^```sh local\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    told = 'echo "$BRIDGE_CALLBACK_ALLOW"; echo "$BRIDGE_CALLBACK_CA_FILE"'
+    made = subprocess.run(["/bin/sh", "-ec", shown + told], cwd=tmp_path, capture_output=True, text=True, check=True)
+    allow, ca_file = made.stdout.split()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(204)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.timeout = 10
+        turn = threading.Thread(target=server.handle_request)
+        turn.start()
+        poster = Poster(Addresses(allowed_of(allow)), timeout_s=5, ca_file=Path(ca_file), agent="runpod-bridge/test")
+        outcome = poster.post(f"https://localhost:{server.server_port}/hook", b"{}", {})
+        turn.join()
+    assert outcome.kind == "delivered", outcome
 
 
 def test_every_event_that_can_be_asked_for_is_named_and_is_one() -> None:
