@@ -36,19 +36,6 @@ _ALLOW_OOM = frozenset(
         "relay",
         "endpoint",
         "callback",
-        *(
-            "commit",
-            "beat",
-            "give_back",
-            "claim",
-            "timers",
-            "due",
-            "orphan",
-            "orphan_seen",
-            "stream",
-            "relay",
-            "endpoint",
-        ),
         *("list", "tidy"),  # who looks at a full ledger sees it; and room is made
     }
 )

@@ -107,12 +107,12 @@ def problem_of(error: Exception) -> Problem:  # noqa: C901, PLR0911  (a table)
             return Problem("runpod", f"{type(error).__name__}: {error}")
         case BridgeError() | JobError():
             return Problem("failed", str(error))
+        case ClientDisconnect():  # nobody hears it
+            return Problem("timeout", "the body has not come to its end")
         case HTTPException(status_code=405):
             return Problem("method_not_allowed", "see /v1/openapi.json", headers=error.headers)
         case HTTPException():
             return Problem("unknown" if error.status_code == 404 else "malformed", str(error.detail))  # noqa: PLR2004
-    if isinstance(error, ClientDisconnect):  # nobody hears it
-        return Problem("timeout", "the body has not come to its end")
     tell("api.failed", error=f"{type(error).__name__}: {error}")
     return Problem("failed", f"{type(error).__name__}; the bridge's log has more")
 
