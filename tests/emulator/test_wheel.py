@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import tomllib
 import venv
 import zipfile
@@ -12,9 +11,9 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 from tests.support.helpers import COMMAND_S
+from tests.support.wheels import built, needed
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "packaging" / "emulator"
@@ -37,22 +36,7 @@ with Emulator(["mine"]) as emulator:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the tree."""
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
-    subprocess.run(command, cwd=FOLDER, check=True, capture_output=True, timeout=COMMAND_S)
-    return next(out.glob("runpod_emulator-*.whl"))
-
-
-def needed(names: list[str]) -> set[str]:
-    """The distributions that these bring along, without any extra."""
-    found: set[str] = set()
-    while names:
-        asked = Requirement(names.pop())
-        if asked.name in found or (asked.marker is not None and not asked.marker.evaluate({"extra": ""})):
-            continue
-        found.add(asked.name)
-        names += distribution(asked.name).requires or []
-    return found
+    return built(FOLDER, tmp_path_factory.mktemp("wheel"))
 
 
 def test_it_is_the_trees_own_emulator_and_nothing_of_the_bridge(wheel: Path) -> None:

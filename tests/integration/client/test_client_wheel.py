@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from tests.support.helpers import COMMAND_S
 from tests.support.house import ROOT, House
+from tests.support.wheels import built, needed
 
 FOLDER = ROOT / "packaging" / "client"
 OURS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -40,22 +41,7 @@ with Client(sys.argv[1]) as bridge:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the tree."""
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
-    subprocess.run(command, cwd=FOLDER, check=True, capture_output=True, timeout=COMMAND_S)
-    return next(out.glob("runpod_bridge_client-*.whl"))
-
-
-def needed(names: list[str]) -> set[str]:
-    """The distributions that these bring along, without any extra."""
-    found: set[str] = set()
-    while names:
-        asked = Requirement(names.pop())
-        if asked.name in found or (asked.marker is not None and not asked.marker.evaluate({"extra": ""})):
-            continue
-        found.add(asked.name)
-        names += distribution(asked.name).requires or []
-    return found
+    return built(FOLDER, tmp_path_factory.mktemp("wheel"))
 
 
 def test_its_needs_are_the_bridges(wheel: Path) -> None:
