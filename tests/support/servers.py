@@ -18,7 +18,9 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import redis
 
 from bridge.embedded import EmbeddedRedis, tied
 from tests.support.helpers import eventually, free_ports
@@ -81,15 +83,34 @@ class RedisServer(EmbeddedRedis, CanBeHurt):
         return f"redis://127.0.0.1:{self.port}/{next(self._numbers)}"
 
     def restart(self) -> None:
-        """Kill -9 and start again."""
+        """Kill -9 once every write that was answered is in the file, and start again."""
+        with redis.Redis(port=self.port) as client:
+            client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+        self.wait_for_file()
         self.kill()
         self.start()
+
+    def wait_for_file(self) -> None:
+        """Return when the append-only file holds every write that was answered before this call.
+
+        While a sync of the disk takes long, `appendfsync everysec` keeps later writes in Redis' own memory, for two
+        seconds at most, and they die with it (docs/operations.md says what that means). A test that kills for the
+        bridge's sake must not depend on how slow a disk is.
+        """
+        with redis.Redis(port=self.port) as client:
+            eventually(lambda: _unwritten_bytes(client) == 0)
 
     def stop(self) -> None:
         """End it, frozen or not."""
         if self.running:
             self.thaw()
         super().stop()
+
+
+def _unwritten_bytes(client: redis.Redis) -> int:
+    """What the append-only file will hold and the system has not been given yet."""
+    told: Any = client.info("persistence")
+    return int(told["aof_buffer_length"])
 
 
 def find_rabbitmq() -> Path | None:

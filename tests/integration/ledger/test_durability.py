@@ -81,6 +81,7 @@ def test_a_ledger_that_lost_its_latest_writes_submits_nothing_twice_unmarked(
         twice = house.send({"n": 1}, task_id="twice")
         once = house.send({"n": 2}, task_id="once", delivery="at_most_once")
         eventually(lambda: [house.phase(one.id) for one in (twice, once)] == ["ACCEPTED"] * 2)
+        own_redis.wait_for_file()
         shutil.copytree(tmp_path / "redis" / "appendonlydir", backup)
         house.ask("resume", endpoint="demo")
         assert twice.get(timeout=20) == {"n": 1}
