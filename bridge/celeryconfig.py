@@ -19,6 +19,7 @@ from typing import Any
 from celery.app.defaults import SETTING_KEYS
 from kombu import Exchange, Queue
 
+from bridge import broker_connection
 from bridge.errors import SettingsError
 from bridge.redis_address import as_celery_has_it, is_redis, is_sentinel, scheme_of
 from bridge.settings import Settings
@@ -130,7 +131,7 @@ def _queue(name: str, settings: Settings) -> Queue:
 
 def _transport(settings: Settings) -> dict[str, Any]:
     if settings.amqp:
-        return {"confirm_publish": True}
+        return {**broker_connection.DEADLINES, "confirm_publish": True}
     return {
         # Own ack keys: a killed bridge worker's messages come back within a minute, and nobody else's are touched (I1).
         "visibility_timeout": 60,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import os
 import signal
@@ -13,6 +14,9 @@ from bridge.cli.codes import ExitCode
 
 #: Celery's own options that are most used, as they are handed on.
 SHORT = {"queues": "-Q", "pool": "-P", "concurrency": "-c", "hostname": "-n", "loglevel": "-l"}
+
+#: Signals that end the engine, and seconds beyond its grace after which a stop that hangs is given up.
+ENDS, STUCK_S = (signal.SIGTERM, signal.SIGINT), 30.0
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -51,16 +55,25 @@ def engine() -> int:
     from bridge.process.process import Process  # noqa: PLC0415
 
     servers.recognise(app)
-    process = Process(components.current(app))
-    # A pipe, for an Event that is set by a handler while it is about to be waited for hangs for ever.
+    has = components.current(app)
+    process = Process(has)
+    # Python writes the byte where the signal comes in. A handler would run in this thread alone, which may be about to
+    # read: then nothing wakes it.
     told, tell = os.pipe()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: os.write(tell, b"x"))
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    for name in ENDS:
+        signal.signal(name, lambda *_: None)
     process.check()
     process.start(engine=True)
     click.echo(f"engine {process.engine.engine_id if process.engine else ''} ready")
-    os.read(told, 1)
-    return ExitCode.OK if process.stop() else ExitCode.FAILED
+    while os.read(told, 1)[0] not in ENDS:
+        pass
+    # Whatever hangs, here or in a library: all threads' stacks are told, and leases do the rest, as after a kill.
+    faulthandler.dump_traceback_later(STUCK_S + 2 * has.settings.bridge_stop_grace_s, exit=True)
+    stopped = process.stop()
+    faulthandler.cancel_dump_traceback_later()
+    return ExitCode.OK if stopped else ExitCode.FAILED
 
 
 def emulate() -> click.Command:

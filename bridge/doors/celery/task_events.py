@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from celery.events import EventDispatcher
 from celery.utils.saferepr import saferepr
 
+from bridge import broker_connection
 from bridge.doors.celery.listeners import task_events_wanted
 from bridge.engine.tell.celery_end import failure
 from bridge.job.words import EventName, Sink, Status
@@ -123,8 +124,7 @@ class TaskEvents:
 
     def _disconnect(self) -> None:
         connection, self._connection, self._dispatcher = self._connection, None, None
-        if connection is not None:
-            connection.release()
+        broker_connection.close(connection)
 
     def close(self) -> None:
         """Give the turn and the connection back."""

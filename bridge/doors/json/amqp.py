@@ -8,7 +8,6 @@ reading from those that publish.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
+from bridge import broker_connection
 from bridge.doors.json.ahead import WAITING_MAX
 from bridge.doors.json.amqp_frames import reading_frames
 from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Consumer, undeliverable
@@ -105,7 +105,7 @@ class AmqpConsumer(Consumer):
                 self._url,
                 heartbeat=HEARTBEAT_S,
                 connect_timeout=CONNECT_S,
-                transport_options={"frame_handler": reading_frames},
+                transport_options={**broker_connection.DEADLINES, "frame_handler": reading_frames},
             )
             connection.ensure_connection(max_retries=1, timeout=CONNECT_S)
             self._connection = connection
@@ -192,7 +192,9 @@ class AmqpConsumer(Consumer):
     def _answering_channel(self) -> Any:
         if self._answering is None:
             self._answers = Connection(
-                self._url, connect_timeout=CONNECT_S, transport_options={"confirm_publish": True}
+                self._url,
+                connect_timeout=CONNECT_S,
+                transport_options={**broker_connection.DEADLINES, "confirm_publish": True},
             )
             self._answers.ensure_connection(max_retries=1, timeout=CONNECT_S)
             self._answering = self._answers.channel()
@@ -217,12 +219,12 @@ class AmqpConsumer(Consumer):
 
     def _disconnect(self) -> None:
         connection, self._connection, self._channel, self._buffer = self._connection, None, None, []
-        _let_go(connection)
+        broker_connection.close(connection)
         self._hang_up()
 
     def _hang_up(self) -> None:
         connection, self._answers, self._answering = self._answers, None, None
-        _let_go(connection)
+        broker_connection.close(connection)
 
     def close(self) -> None:
         """What is not acked goes back to the queue."""
@@ -282,10 +284,3 @@ def _delivery(message: Any) -> Delivery:
 
 def _bytes_of(messages: Sequence[Any]) -> int:
     return sum(len(message.body) for message in messages)
-
-
-def _let_go(connection: Any) -> None:
-    """It may be broken: then there is nothing to give back."""
-    if connection is not None:
-        with contextlib.suppress(OSError, OperationalError, *connection.connection_errors):
-            connection.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,10 @@ class Consumers:
 
     def stop(self, grace_s: float) -> bool:
         """Take nothing more, end what is under way, and leave. Whether all of it was done in time."""
+        ends = time.monotonic() + grace_s
         for loop in self._loops:
             loop.stop()
-        clean = sum(not loop.join(grace_s) for loop in self._loops) == 0
+        clean = sum(not loop.join(max(0.1, ends - time.monotonic())) for loop in self._loops) == 0
         for name, consumer in self._consumers.items():
             try:
                 consumer.close()

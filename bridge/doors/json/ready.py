@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from kombu.exceptions import OperationalError
+from bridge import broker_connection
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -52,6 +52,4 @@ class Ready:
     def close(self) -> None:
         """Hang up."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(OSError, OperationalError, *connection.connection_errors):
-                connection.release()
+        broker_connection.close(connection)

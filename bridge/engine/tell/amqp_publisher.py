@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import struct
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from bridge import broker_connection
 from bridge.job.document import CONTENT_TYPE
 
 if TYPE_CHECKING:
@@ -227,7 +227,4 @@ class Broker:
     def disconnect(self) -> None:
         """Give the connection back, whatever state it is in; the next publish opens another."""
         connection, self._connection, self._channel = self._connection, None, None
-        if connection is not None:
-            # It may be broken: then there is nothing to give back.
-            with contextlib.suppress(OSError, OperationalError, *connection.connection_errors):
-                connection.release()
+        broker_connection.close(connection)

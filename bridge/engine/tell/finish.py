@@ -6,7 +6,6 @@ nonce; the canvas and the output stay in the ledger (HARDENING 22).
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kombu.exceptions import OperationalError
 
+from bridge import broker_connection
 from bridge.engine.tell.kombu_json import load
 from bridge.job.record import Long
 from bridge.job.words import Sink, Step
@@ -247,10 +247,7 @@ class Finish:
 
     def _disconnect(self) -> None:
         connection, self._connection, self._producer = self._connection, None, None
-        if connection is not None:
-            # It is broken: nothing to give back.
-            with contextlib.suppress(OSError, OperationalError, *connection.connection_errors):
-                connection.release()
+        broker_connection.close(connection)
 
     def close(self) -> None:
         """Give the connection back."""

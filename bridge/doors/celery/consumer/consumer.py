@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
+from bridge import broker_connection
 from bridge.doors.celery.consumer import servers
 from bridge.doors.celery.consumer.check import MessageFault, check, fault_of
 from bridge.doors.celery.consumer.queues import find_queues
@@ -78,7 +79,7 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
         if connection.transport.driver_type == "amqp":
             options = connection.transport_options or {}
             connection.transport_options = {**options, "frame_handler": self.reading_frames}
-        return self.ensure_connected(connection)
+        return broker_connection.bound(self.ensure_connected(connection))
 
     def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
         """Celery's own, which its events leave on; without confirms, which nobody waits for without harm.
@@ -88,7 +89,7 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
         """
         options = {"confirm_publish": False} if "confirm_publish" in self.app.conf.broker_transport_options else {}
         made = self.app.connection_for_write(url=url, heartbeat=heartbeat, transport_options=options)
-        return self.ensure_connected(made)
+        return broker_connection.bound(self.ensure_connected(made))
 
     def connect(self) -> Any:
         """A queue may have come or gone since the last connection."""
@@ -99,6 +100,12 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
             self._tidy(channel)
             channel.bury()  # what a worker that died has left there
         return connection
+
+    def stop(self) -> None:
+        """As Celery's, which says goodbye on every channel and waits for each answer without end."""
+        for connection in (self.connection, getattr(self.event_dispatcher, "connection", None)):
+            broker_connection.drop_if_silent(connection)
+        super().stop()
 
     def _tidy(self, channel: Channel) -> None:
         """Where Redis does not write, a worker that starts ends and says why; one that has worked waits."""

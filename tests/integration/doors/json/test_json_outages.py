@@ -265,3 +265,22 @@ def test_the_doors_can_be_off(house: House) -> None:
     eventually(lambda: "ready" in process.said(), timeout=20)
     assert not doors_are_open(house.broker)
     assert not house.client.exists("bridge:requests")
+
+
+@pytest.mark.parametrize("program", ["engine", "threads", "prefork"])
+def test_a_process_that_is_told_to_end_does_though_the_broker_is_frozen(
+    house: House, rabbitmq_server: RabbitServer, program: str
+) -> None:
+    """Its messages are the broker's still; no farewell is waited for without end.
+
+    With gevent it takes up to three minutes: remote control has a connection of its own there, which waits for itself.
+    """
+    soon: dict[str, Any] = {"BRIDGE_STOP_GRACE_S": "1"}
+    process = engine(house, **soon) if program == "engine" else house.worker(pool=program, **soon)
+    rabbitmq_server.freeze()
+    try:
+        process.kill(signal.SIGTERM)
+        eventually(lambda: not process.running, timeout=20)
+    finally:
+        rabbitmq_server.thaw()
+    assert "engine.stopped" in process.said()
