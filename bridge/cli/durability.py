@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bridge.errors import LedgerUnavailable, SettingsError
 from bridge.ledger import connect, inspect_server
 from bridge.ledger.server.disk import fault_of
-from bridge.redis_address import is_redis, is_sentinel
+from bridge.redis.address import is_redis, is_sentinel
 
 if TYPE_CHECKING:
     from bridge.ledger.server.connect import Server

@@ -44,7 +44,7 @@ Finding = tuple[str, str, str]
 
 
 def _names() -> list[Finding]:
-    from bridge.settings.strange_names import strange_names  # noqa: PLC0415
+    from bridge.settings.unknown_variables import strange_names  # noqa: PLC0415
 
     return [("WARN", "settings", says) for says in strange_names()]
 

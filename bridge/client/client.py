@@ -17,8 +17,8 @@ from bridge.client.flows import Flows
 from bridge.client.steps import Do, Fetch, Flow, Following, Item
 from bridge.client.words import Chunk, Event
 from bridge.job.documents import Document
-from bridge.outage import is_outage, mapped
-from bridge.redis_address import open_async, open_redis
+from bridge.redis.address import open_async, open_redis
+from bridge.redis.outage import is_outage, mapped
 
 #: Seconds between tries while Redis is away.
 AGAIN_S = 0.2

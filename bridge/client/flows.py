@@ -22,7 +22,7 @@ from bridge.errors import BUSY
 from bridge.job.documents import Document
 from bridge.job.request import STRANGE_NAME, check_request_id, fingerprint, parse_run, rejected
 from bridge.job.strict import check_json
-from bridge.names import PublicNames
+from bridge.redis.public_keys import PublicNames
 
 #: Milliseconds that one read waits; the next one goes on where it stopped.
 BLOCK_MS = 2_000

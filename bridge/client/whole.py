@@ -14,7 +14,7 @@ from bridge.errors import OutputUnavailable
 
 if TYPE_CHECKING:
     from bridge.client.steps import Flow
-    from bridge.names import PublicNames
+    from bridge.redis.public_keys import PublicNames
 
 #: Bytes of one piece: a long answer holds up everybody else's.
 PIECE = 1024 * 1024

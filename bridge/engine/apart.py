@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge.errors import LedgerFault
-from bridge.in_step import Work
+from bridge.redis.pipelined import Work
 from bridge.telemetry import tell
 
 #: Seconds until an endpoint whose keys cannot be worked on is looked at again.

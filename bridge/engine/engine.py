@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bridge.engine.commits import Commits
     from bridge.engine.watch.outputs import Outputs
     from bridge.job.change import Change
-    from bridge.loop import Loop
+    from bridge.runtime.loop import Loop
 
 #: Which loop works a step.
 LOOP_OF = {

@@ -12,10 +12,10 @@ from bridge.job.record import Long
 from bridge.job.words import Phase, Step
 
 if TYPE_CHECKING:
-    from bridge.endpoints import EndpointBook
     from bridge.engine.vitals import Vitals
     from bridge.job.document import Held
     from bridge.ledger import Ledger
+    from bridge.settings.endpoints import EndpointBook
 
 #: Seconds that a used-up cap is believed.
 CACHE_S = 0.05

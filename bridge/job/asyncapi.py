@@ -15,7 +15,7 @@ from bridge.job.documents import Chunk, Document, Transition
 from bridge.job.envelopes import CommandAnswer, DeadLetter, EndpointEvent, JobEvent
 from bridge.job.models import JsonCommand, JsonRequest, Names
 from bridge.job.words import END_EVENT, EventName
-from bridge.names import PublicNames
+from bridge.redis.public_keys import PublicNames
 
 _MODELS = (
     JsonRequest, JsonCommand, JobEvent, Transition, Document, EndpointEvent, CommandAnswer, DeadLetter, Chunk,

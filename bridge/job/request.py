@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bridge.errors import JobRejected
-from bridge.faults import rule
 from bridge.job.callback import EVENT_NAMES, Callback
 from bridge.job.record import dumps
 from bridge.job.words import Reason
+from bridge.validation import rule
 
 #: Milliseconds. RunPod refuses less (documented minimums); ours keeps seconds from being taken for them.
 MIN_EXECUTION_TIMEOUT_MS = 5_000

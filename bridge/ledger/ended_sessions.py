@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.ledger.ledger import Ledger

@@ -9,7 +9,7 @@ from bridge.errors import SchemaTooNew
 from bridge.job.words import SUBMITS, Phase, Step
 from bridge.ledger.clock import SAME_CLOCK_MS, STEP_MS
 from bridge.ledger.scripts import run
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.job.document import Held

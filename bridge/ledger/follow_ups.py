@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     import redis

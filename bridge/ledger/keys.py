@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bridge.names import DEFAULT_NAMESPACE, PublicNames
+from bridge.redis.public_keys import DEFAULT_NAMESPACE, PublicNames
 
 __all__ = ["DEFAULT_NAMESPACE", "Names"]
 

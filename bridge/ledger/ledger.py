@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Ledger(Leases):
     """Every method is one script, or one read. All may be repeated (I15).
 
-    All raise LedgerUnavailable, and LedgerFault (`bridge.outage`).
+    All raise LedgerUnavailable, and LedgerFault (`bridge.redis.outage`).
     """
 
     def __init__(

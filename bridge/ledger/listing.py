@@ -14,7 +14,7 @@ from bridge.job.record import Long
 from bridge.job.words import Phase, Status, Step
 from bridge.ledger.scripts import run
 from bridge.ledger.walk import live_ids, load_many
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.job.document import Held

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.job.document import stamp
 from bridge.job.words import Step
 from bridge.ledger.walk import load_many
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.ledger.ledger import Ledger

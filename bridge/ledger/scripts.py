@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
-from bridge import redis_calls
 from bridge.errors import LedgerUnavailable
-from bridge.in_step import Asked, ask
-from bridge.outage import mapped
+from bridge.redis import round_trips
+from bridge.redis.outage import mapped
+from bridge.redis.pipelined import Asked, ask
 
 if TYPE_CHECKING:
     import redis
@@ -98,8 +98,8 @@ def _pipelined(
     head = "EVALSHA", verb.sha, len(keys), *keys
     commands: list[Sequence[Any]] = [(*head, *args) for args in many]
     if disk is None or wait is None:
-        return redis_calls.call_many(client, commands)
-    *answers, _, waited = redis_calls.call_many(client, [*commands, ("SET", disk.mark, 1), wait])
+        return round_trips.call_many(client, commands)
+    *answers, _, waited = round_trips.call_many(client, [*commands, ("SET", disk.mark, 1), wait])
     if not disk.safe(waited):
         fault = f"the ledger's server did not say within {wait[-1]} ms that {verb.name} is on its disk ({wait[0]})"
         raise LedgerUnavailable(fault)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.ledger.ledger import Ledger

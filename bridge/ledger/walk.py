@@ -15,7 +15,7 @@ from bridge.errors import LedgerError, LedgerUnavailable
 from bridge.job.record import Long
 from bridge.job.words import SUBMITS, Phase, Sink, Step
 from bridge.ledger.records.read import COMMON
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.job.document import Held

@@ -13,8 +13,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bridge import __version__
-from bridge.blob import Blobs
-from bridge.endpoints import EndpointBook
 from bridge.engine.accept import Accept
 from bridge.engine.control import Control
 from bridge.engine.notifier import Notifier
@@ -25,14 +23,16 @@ from bridge.errors import SettingsError
 from bridge.ledger import Ledger, Names, connect, inspect_server, run_a_script
 from bridge.ledger.endpoints.load import measure
 from bridge.ledger.server.disk import Disk, fault_of
-from bridge.process.figures import marks, rules
-from bridge.redis_address import is_sentinel
+from bridge.object_store import Blobs
+from bridge.process.from_settings import marks, rules
+from bridge.redis.address import is_sentinel
 from bridge.runpod.budget import Budget
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
 from bridge.runpod.operations import Limit, Operation
 from bridge.settings import Settings, load
-from bridge.settings.strange_names import strange_names
+from bridge.settings.endpoints import EndpointBook
+from bridge.settings.unknown_variables import strange_names
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -43,8 +43,8 @@ from bridge.engine.watch.pace import Pace
 from bridge.engine.watch.stream import Stream
 from bridge.engine.watch.track import Track
 from bridge.engine.watch.unread import Unread
-from bridge.loop import Loop
-from bridge.process.figures import bounds
+from bridge.process.from_settings import bounds
+from bridge.runtime.loop import Loop
 from bridge.settings.callbacks import allowed_of
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from bridge import library_logs
 from bridge.doors.http import gauges
 from bridge.doors.http.server import HttpServer
 from bridge.errors import SettingsError
-from bridge.loop import Loop
 from bridge.process.doors import http_parts, json_consumers, webhook_part
 from bridge.process.engine import build_engine
+from bridge.runtime import library_logs
+from bridge.runtime.loop import Loop
 from bridge.telemetry import configure_logging, register_snapshot, trace_all
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import redis
 
 from bridge.errors import LedgerError
-from bridge.in_step import Work, alone
+from bridge.redis.pipelined import Work, alone
 from bridge.runpod.operations import LIMITS, Limit, Operation
 from bridge.runpod.shared import WHAT, asked, first_in, ledger_now, read, run, write
 from bridge.telemetry import tell

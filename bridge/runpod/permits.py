@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bridge.in_step import Work, alone
+from bridge.redis.pipelined import Work, alone
 from bridge.runpod.budget import Budget, Kind
 from bridge.runpod.operations import Operation
 from bridge.runpod.shared import WHAT

@@ -10,8 +10,8 @@ from typing import Any
 
 import redis
 
-from bridge.in_step import Asked, ask
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
+from bridge.redis.pipelined import Asked, ask
 
 WHAT = "the shared budget's Redis"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from bridge.redis_address import SENTINEL, is_sentinel, one_by_one, sentinels
+from bridge.redis.address import SENTINEL, is_sentinel, one_by_one, sentinels
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 #: Schemes whose addresses have one host, a port that is a number, and what their path means.

@@ -17,12 +17,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bridge.errors import SettingsError
-from bridge.faults import rule
-from bridge.redis_address import is_redis, is_sentinel, sentinels
+from bridge.redis.address import is_redis, is_sentinel, sentinels
 from bridge.settings.addresses import fault_of, spelled
 from bridge.settings.api import api_faults
 from bridge.settings.callbacks import allowed_of, callback_faults
 from bridge.settings.console import console_faults, header, networks
+from bridge.validation import rule
 
 ENDPOINT_WORD = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 NAMESPACE = re.compile(r"[A-Za-z0-9_\-]{1,32}")

@@ -165,7 +165,7 @@ def install(points: Points) -> None:
     from redis import Redis  # noqa: PLC0415
     from redis.client import Pipeline  # noqa: PLC0415
 
-    from bridge import redis_calls  # noqa: PLC0415
+    from bridge.redis import round_trips  # noqa: PLC0415
     from bridge.runpod.client import RunPodClient  # noqa: PLC0415
 
     def wrap(owner: Any, name: str, described: Callable[..., tuple[str, str]]) -> None:
@@ -187,7 +187,7 @@ def install(points: Points) -> None:
 
     wrap(Redis, "execute_command", lambda _self, *args, **_: (_label(args), repr(args)))
     wrap(Pipeline, "execute", commands)
-    wrap(redis_calls, "call_many", scripts)
+    wrap(round_trips, "call_many", scripts)
     for name in ("basic_publish_confirm", "_basic_publish"):
         wrap(
             Channel,

@@ -14,7 +14,7 @@ from typing import Any
 
 from bridge.cli.codes import ExitCode
 from bridge.emulator import Emulator
-from bridge.redis_address import as_celery_has_it
+from bridge.redis.address import as_celery_has_it
 from tests.compat.environments import drivers
 from tests.compat.row import COLUMNS, Asked, Missing, Place, Row
 from tests.compat.rows import ROWS

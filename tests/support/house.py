@@ -28,7 +28,7 @@ from bridge.job.document import Held
 from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.records.write import Build
-from bridge.redis_address import as_celery_has_it
+from bridge.redis.address import as_celery_has_it
 from tests.support.helpers import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[2]

@@ -22,11 +22,11 @@ from celery.exceptions import Reject
 from celery.worker import state
 from celery.worker.strategy import default, logger
 
-from bridge.doors.celery.background import Background
 from bridge.doors.celery.later import at_once, keep_eta_apart
 from bridge.doors.celery.listeners import heard, task_events_wanted
 from bridge.doors.celery.redact import shown, shown_args
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
+from bridge.runtime.queue_thread import Background
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from bridge.job.transitions import Table
 from bridge.job.words import Status, Wish
 
 if TYPE_CHECKING:
-    from bridge.endpoints import EndpointBook
     from bridge.runpod.client import RunPodClient
+    from bridge.settings.endpoints import EndpointBook
 
 #: Seconds an eager call waits when RunPod says 429.
 THROTTLED_S = 1.0

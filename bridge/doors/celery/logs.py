@@ -9,7 +9,7 @@ from typing import Any
 from celery import signals
 from celery.apps import worker as celery_worker
 
-from bridge import library_logs
+from bridge.runtime import library_logs
 from bridge.telemetry import configure_logging, tell
 
 

@@ -30,7 +30,7 @@ from kombu.utils.functional import maybe_list
 from kombu.utils.uuid import uuid
 
 from bridge.errors import LedgerError
-from bridge.outage import is_outage as redis_is_away
+from bridge.redis.outage import is_outage as redis_is_away
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from celery.events import EventDispatcher
 from celery.utils.saferepr import saferepr
 
-from bridge import broker_connection
+from bridge.runtime import broker_connection
 from bridge.doors.celery.listeners import task_events_wanted
 from bridge.engine.tell.celery_end import failure
 from bridge.job.words import EventName, Sink, Status

@@ -30,13 +30,13 @@ from bridge.job.words import Reason
 if TYPE_CHECKING:
     from celery import Celery
 
-    from bridge.endpoints import EndpointBook
     from bridge.engine.accept import Accept, Prepared
     from bridge.engine.control import Control
     from bridge.engine.notifier import Notifier
     from bridge.ledger import Ledger
     from bridge.runpod.client import RunPodClient
     from bridge.settings import Settings
+    from bridge.settings.endpoints import EndpointBook
 
 _OPTIONS: dict[str, Any] = {
     "shared": False,  # this app's alone: every other Celery app of the process would get them too

@@ -13,7 +13,7 @@ from typing import TypeVar
 from celery.exceptions import Reject
 
 from bridge.errors import LedgerUnavailable
-from bridge.files import is_out_of_files
+from bridge.runtime.open_files import is_out_of_files
 from bridge.telemetry import tell
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bridge.errors import LedgerUnavailable
-from bridge.files import few_left
+from bridge.runtime.open_files import few_left
 from bridge.telemetry import REGISTRY
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from bridge import files
 from bridge.doors.http.bounds import HEAD_MAX, bounded, bounded_protocol
 from bridge.doors.http.part import Part
 from bridge.errors import SettingsError
+from bridge.runtime import open_files
 from bridge.telemetry import tell
 
 START_S = 5.0
@@ -54,9 +54,9 @@ class HttpServer:
         options["timeout_graceful_shutdown"] = int(STOP_S)
         # No more than a quarter of what the process may open: the rest is for ledger, broker and RunPod.
         held = sum(part.held_max for part in parts)
-        most = max(1, min(self._connections_max, files.limit() // 4))
+        most = max(1, min(self._connections_max, open_files.limit() // 4))
         if held:
-            most += max(0, min(held, files.at_least(4 * (most + held)) // 4 - most))
+            most += max(0, min(held, open_files.at_least(4 * (most + held)) // 4 - most))
         app = Starlette(routes=[route for part in parts for route in part.routes])
         app.router.redirect_slashes = False  # it would lead to whatever Host a stranger names
         config = uvicorn.Config(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from bridge import broker_connection
+from bridge.runtime import broker_connection
 from bridge.doors.json.ahead import WAITING_MAX
 from bridge.doors.json.amqp_frames import reading_frames
 from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Consumer, undeliverable

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from bridge.doors.json.ahead import WAITING_MAX
 from bridge.doors.json.handler import Answer, Delivery, Handler, Item
 from bridge.errors import LedgerUnavailable
+from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
-from bridge.timing import backoff
 
 if TYPE_CHECKING:
     from bridge.engine.pressure import Pressure

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from bridge.errors import LedgerError
-from bridge.loop import Loop
+from bridge.runtime.loop import Loop
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

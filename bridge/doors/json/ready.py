@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from bridge import broker_connection
+from bridge.runtime import broker_connection
 
 if TYPE_CHECKING:
     from celery import Celery

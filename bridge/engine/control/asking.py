@@ -19,8 +19,8 @@ from bridge.runpod.answers import ABSENT
 from bridge.runpod.operations import Operation
 
 if TYPE_CHECKING:
-    from bridge.endpoints import Endpoint
     from bridge.job.document import Held
+    from bridge.settings.endpoints import Endpoint
 
 
 class Asking(Base):

@@ -15,12 +15,12 @@ from bridge.ledger import walk
 from bridge.runpod.permits import Permits
 
 if TYPE_CHECKING:
-    from bridge.endpoints import Endpoint, EndpointBook
     from bridge.engine.vitals import Vitals
     from bridge.job.document import Held
     from bridge.ledger import Ledger
     from bridge.runpod.client import RunPodClient
     from bridge.runpod.operations import Operation
+    from bridge.settings.endpoints import Endpoint, EndpointBook
 
 T = TypeVar("T")
 #: Seconds that a caller waits for a permit of the budget before it is told to come again.

@@ -20,9 +20,9 @@ from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.endpoints import Endpoint
     from bridge.job.change import Change
     from bridge.job.document import Held
+    from bridge.settings.endpoints import Endpoint
 
 #: Seconds that a retry waits for the last end to have been told.
 TOLD_S, TOLD_LOOK_S = 2.0, 0.05

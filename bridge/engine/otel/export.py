@@ -14,7 +14,7 @@ from opentelemetry.sdk.resources import Resource
 from bridge import __version__
 from bridge.engine.otel.metrics import Metrics
 from bridge.engine.otel.traces import Traces
-from bridge.loop import Loop
+from bridge.runtime.loop import Loop
 
 if TYPE_CHECKING:
     from bridge.ledger import Ledger

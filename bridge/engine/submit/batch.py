@@ -37,7 +37,6 @@ from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.endpoints import Endpoint, EndpointBook
     from bridge.engine.callers import Callers
     from bridge.engine.submit.spending import Spending
     from bridge.engine.vitals import Vitals
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from bridge.job.document import Held
     from bridge.ledger import Ledger
     from bridge.runpod.client import RunPodClient
+    from bridge.settings.endpoints import Endpoint, EndpointBook
 
 T = TypeVar("T")
 

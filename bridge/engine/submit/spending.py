@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from bridge.ledger.endpoints import gpu
 
 if TYPE_CHECKING:
-    from bridge.endpoints import Endpoint
     from bridge.ledger import Ledger
+    from bridge.settings.endpoints import Endpoint
 
 #: Seconds that a sum is believed.
 CACHE_S = 1.0

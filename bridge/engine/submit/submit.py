@@ -30,7 +30,6 @@ from bridge.errors import (
     Throttled,
     Unreachable,
 )
-from bridge.in_step import Work, in_step
 from bridge.job.record import Long
 from bridge.job.request import (
     BODY_START,
@@ -43,13 +42,13 @@ from bridge.job.request import (
 )
 from bridge.job.words import Step, is_end
 from bridge.ledger.records.read import COMMON
+from bridge.redis.pipelined import Work, in_step
 from bridge.runpod.gate import Denied
 from bridge.runpod.operations import Operation
 from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.endpoints import Endpoint, EndpointBook
     from bridge.engine.callers import Callers
     from bridge.engine.commits import Commits
     from bridge.engine.submit.spending import Spending
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
     from bridge.ledger import Claimed, Ledger
     from bridge.runpod.answers import JobState
     from bridge.runpod.client import RunPodClient, Told
+    from bridge.settings.endpoints import Endpoint, EndpointBook
 
 #: Seconds between looks when nothing is due; new work wakes the loop.
 IDLE_S = 1.0

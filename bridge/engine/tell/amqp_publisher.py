@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
-from bridge import broker_connection
+from bridge.runtime import broker_connection
 from bridge.job.document import CONTENT_TYPE
 
 if TYPE_CHECKING:

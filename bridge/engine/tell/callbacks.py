@@ -20,8 +20,8 @@ from bridge.job.change import lane_of
 from bridge.job.document import CONTENT_TYPE
 from bridge.job.record import Long
 from bridge.job.words import DeadReason, Sink
+from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
-from bridge.timing import backoff
 
 if TYPE_CHECKING:
     from bridge.callbacks.post import Outcome, Poster

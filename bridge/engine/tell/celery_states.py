@@ -21,7 +21,7 @@ from bridge.errors import LedgerError
 from bridge.job.record import Long
 from bridge.job.words import Phase, Status
 from bridge.ledger.records.read import ALL
-from bridge.outage import is_outage
+from bridge.redis.outage import is_outage
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kombu.exceptions import OperationalError
 
-from bridge import broker_connection
+from bridge.runtime import broker_connection
 from bridge.engine.tell.kombu_json import load
 from bridge.job.record import Long
 from bridge.job.words import Sink, Step
 from bridge.ledger.records.read import COMMON
+from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
-from bridge.timing import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,8 +23,8 @@ from bridge.job.document import CONTENT_TYPE, joined
 from bridge.job.words import DeadReason, Sink
 from bridge.ledger import walk
 from bridge.ledger.streams.outbox import Late
+from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
-from bridge.timing import backoff
 
 if TYPE_CHECKING:
     from bridge.job.change import Change

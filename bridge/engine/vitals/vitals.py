@@ -23,8 +23,8 @@ from bridge.runpod.gate import AWAY_MS, Denied
 from bridge.runpod.meaning import OF_A_JOB, SUBMITS
 from bridge.runpod.operations import Operation
 from bridge.runpod.permits import Permits
+from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
-from bridge.timing import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,12 +24,12 @@ from bridge.job.words import Phase, is_end
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.blob import Blobs
     from bridge.engine.commits import Commits
     from bridge.job.document import Held
     from bridge.job.observation import Observation
     from bridge.job.record import Record
     from bridge.ledger import Ledger
+    from bridge.object_store import Blobs
 
 T = TypeVar("T")
 THREADS = 8

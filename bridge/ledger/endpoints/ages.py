@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS
 from bridge.job.words import SUBMITS, Step
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.ledger.ledger import Ledger

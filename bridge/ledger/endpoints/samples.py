@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.job.words import Phase
 from bridge.ledger.endpoints import gpu
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.ledger.ledger import Ledger

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     import redis

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.errors import BridgeError
-from bridge.in_step import Work, alone
 from bridge.job.change import OrphanJob, submit_score
 from bridge.job.document import Held
 from bridge.job.record import Long
@@ -17,7 +16,8 @@ from bridge.job.words import SUBMITS, Step
 from bridge.ledger.records.read import COMMON
 from bridge.ledger.records.write import Writer
 from bridge.ledger.scripts import asked, run
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
+from bridge.redis.pipelined import Work, alone
 
 
 @dataclass(frozen=True, slots=True)

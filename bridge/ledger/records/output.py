@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redis.client import NEVER_DECODE
 
 from bridge.errors import OutputUnavailable
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.ledger.records.read import Reader

@@ -13,7 +13,7 @@ from bridge.job.record import CHANGE_TOKEN, Long, from_row
 from bridge.job.words import Phase, Step
 from bridge.ledger.aside import on_streams
 from bridge.ledger.clock import LedgerClock
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 from bridge.telemetry import know
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from bridge.job.transitions import Table
 from bridge.ledger.records.arguments import Arguments
 from bridge.ledger.records.read import COMMON, Reader
 from bridge.ledger.scripts import run, run_many
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from bridge.errors import LedgerUnavailable, SettingsError, chain_of
-from bridge.redis_address import open_redis
+from bridge.redis.address import open_redis
 
 #: The first server with `#!lua flags=`, which lets a script save a paid result in a full memory.
 OLDEST_SERVER = (7, 0)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.job.document import dead_event, stamp
 from bridge.job.words import DeadReason
 from bridge.ledger.aside import on_streams
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 from bridge.telemetry import blotted, tell
 
 if TYPE_CHECKING:

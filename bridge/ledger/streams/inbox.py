@@ -16,7 +16,7 @@ from bridge.errors import LedgerError
 from bridge.ledger.aside import on_streams
 from bridge.ledger.keys import Names
 from bridge.ledger.scripts import run
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.ledger.aside import on_streams
 from bridge.ledger.scripts import run
-from bridge.outage import mapped
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     import redis

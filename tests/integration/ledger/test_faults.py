@@ -20,7 +20,7 @@ from bridge.job.record import Long, Record, altered
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.streams.inbox import GROUP, Inbox, send
-from bridge.outage import is_outage, mapped
+from bridge.redis.outage import is_outage, mapped
 from bridge.runpod import shared
 from bridge.telemetry import subscribe
 from tests.support.helpers import eventually

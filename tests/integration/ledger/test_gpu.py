@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bridge.endpoints import Endpoint
 from bridge.job.change import Change, OrphanJob, Rules
 from bridge.job.document import Held
 from bridge.job.observation import Observation
@@ -18,6 +17,7 @@ from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.endpoints import gpu
+from bridge.settings.endpoints import Endpoint
 from tests.support.helpers import eventually
 from tests.support.house import House
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from bridge import redis_calls
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record, from_row
 from bridge.job.words import Phase, Sink, Step, Wish
 from bridge.ledger import Ledger, Names, connect
+from bridge.redis import round_trips
 from tests.support.helpers import eventually
 
 
@@ -324,7 +324,7 @@ def test_an_answer_that_was_long_on_its_way_moves_no_clock(ledger: Ledger, monke
     """I17: a process that is stopped for half a minute while its beat is answered takes nothing for a step."""
     stood = 0.0
     steady = ledger.clock._steady
-    call = redis_calls.call_many
+    call = round_trips.call_many
 
     def stopped_meanwhile(client: Any, commands: Any) -> Any:
         nonlocal stood
@@ -336,7 +336,7 @@ def test_an_answer_that_was_long_on_its_way_moves_no_clock(ledger: Ledger, monke
     ledger.engines.beat("e1")
     before = ledger.client.hget("bridge:_:meta", "clock_offset")
     with monkeypatch.context() as patch:
-        patch.setattr(redis_calls, "call_many", stopped_meanwhile)
+        patch.setattr(round_trips, "call_many", stopped_meanwhile)
         ledger.engines.beat("e1")
     assert stood == 30.0
     assert ledger.client.hget("bridge:_:meta", "clock_offset") == before

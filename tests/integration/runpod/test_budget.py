@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from bridge import redis_calls
 from bridge.errors import LedgerUnavailable
+from bridge.redis import round_trips
 from bridge.runpod.budget import Budget, Grant
 from bridge.runpod.operations import LIMITS, Limit, Operation
 from bridge.runpod.shared import ledger_now
@@ -123,7 +123,7 @@ def test_ends_that_are_told_twice_count_once(client: redis.Redis, monkeypatch: p
     budget = budget_of(client, calls=1000, concurrent=10)
     assert take(budget, 10, token="a") == 10
     budget.release(EP, RUN, "a", used=3, unused=0)
-    call, calls = redis_calls.call_many, 0
+    call, calls = round_trips.call_many, 0
 
     def twice(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
         nonlocal calls
@@ -131,7 +131,7 @@ def test_ends_that_are_told_twice_count_once(client: redis.Redis, monkeypatch: p
         call(client, commands)
         return call(client, commands)
 
-    monkeypatch.setattr(redis_calls, "call_many", twice)
+    monkeypatch.setattr(round_trips, "call_many", twice)
     assert (take(budget, 10), calls) == (3, 2)
     assert budget.state(EP)["run"]["under_way"] == 10
 

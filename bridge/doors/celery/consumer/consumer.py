@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
-from bridge import broker_connection
+from bridge.runtime import broker_connection
 from bridge.doors.celery.consumer import servers
 from bridge.doors.celery.consumer.check import MessageFault, check, fault_of
 from bridge.doors.celery.consumer.queues import find_queues
@@ -27,8 +27,8 @@ from bridge.doors.celery.consumer.refuse import logger, of_message
 from bridge.doors.celery.consumer.unpack import bound
 from bridge.errors import SettingsError
 from bridge.job.words import DeadReason
+from bridge.runtime.backoff import backoff
 from bridge.telemetry import redact, tell
-from bridge.timing import backoff
 
 if TYPE_CHECKING:
     from bridge.doors.celery.consumer.refuse import Refusals

@@ -20,7 +20,6 @@ from celery.exceptions import Reject
 from celery.states import READY_STATES
 from celery.utils.log import get_logger
 
-from bridge.doors.celery.background import Background
 from bridge.doors.celery.consumer.check import MessageFault
 from bridge.doors.celery.consumer.secrets import blot
 from bridge.doors.celery.consumer.signatures import Unfit, check_signature, check_signatures
@@ -31,6 +30,7 @@ from bridge.doors.celery.wait_for_ledger import WAIT_MAX_S, stopping, wait_for_l
 from bridge.job.request import REQUEST_ID, rejected
 from bridge.job.words import DeadReason
 from bridge.ledger.streams.dead import ORIGINAL_MAX
+from bridge.runtime.queue_thread import Background
 from bridge.telemetry import blotted, tell
 
 if TYPE_CHECKING:

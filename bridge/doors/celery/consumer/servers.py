@@ -20,7 +20,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from bridge.errors import BridgeError, ServerUnavailable, SettingsError, chain_of
 from bridge.ledger.server.connect import refusal_of
-from bridge.outage import is_outage
+from bridge.redis.outage import is_outage
 from bridge.telemetry import redact
 
 if TYPE_CHECKING:

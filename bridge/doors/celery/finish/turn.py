@@ -26,8 +26,8 @@ from bridge.job.words import DeadReason, Reason, Sink
 from bridge.ledger.later import BYTES_MAX
 from bridge.ledger.records.read import COMMON
 from bridge.ledger.streams.dead import ORIGINAL_MAX
+from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
-from bridge.timing import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

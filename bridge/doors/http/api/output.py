@@ -21,9 +21,9 @@ from bridge.job.words import Status
 from bridge.ledger.records import output
 
 if TYPE_CHECKING:
-    from bridge.blob import Blobs
     from bridge.job.document import Held
     from bridge.ledger import Ledger
+    from bridge.object_store import Blobs
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 

@@ -31,12 +31,12 @@ from bridge.doors.http.part import Part
 from bridge.doors.http.problem import problem_of
 
 if TYPE_CHECKING:
-    from bridge.blob import Blobs
     from bridge.engine.accept import Accept
     from bridge.engine.control import Control
     from bridge.engine.notifier import Notifier
     from bridge.engine.pressure import Pressure
     from bridge.ledger import Ledger
+    from bridge.object_store import Blobs
 
 #: Seconds for which a browser need not ask again whether it may.
 PREFLIGHT_S = 600

@@ -25,8 +25,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bridge.errors import SettingsError
-from bridge.faults import rule
 from bridge.telemetry import tell
+from bridge.validation import rule
 
 Right = Literal["submit", "read", "read_all", "control"]
 ALL_RIGHTS: frozenset[Right] = frozenset({"submit", "read", "read_all", "control"})

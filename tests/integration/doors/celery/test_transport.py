@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from bridge.doors.celery.consumer.redis_transport import scripts as redis_scripts
 from bridge.doors.celery.consumer.redis_transport.transport import lean
 from bridge.ledger import connect
-from bridge.outage import is_outage
+from bridge.redis.outage import is_outage
 from tests.support.helpers import eventually
 from tests.support.house import House, foreign_app
 

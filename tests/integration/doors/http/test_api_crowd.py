@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bridge.files import at_least
+from bridge.runtime.open_files import at_least
 from tests.support.api import all_events, api_house, events, submit
 from tests.support.helpers import COMMAND_S, eventually, free_port
 from tests.support.house import House, Process

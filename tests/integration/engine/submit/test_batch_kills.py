@@ -16,7 +16,6 @@ import pytest
 import redis
 from celery import Celery
 
-from bridge import redis_calls
 from bridge.emulator import Emulator, EndpointConfig
 from bridge.engine.accept import Origin
 from bridge.engine.submit.batch import BatchSubmit
@@ -24,6 +23,7 @@ from bridge.engine.watch.batch import BatchWatch
 from bridge.job.document import Held
 from bridge.job.observation import Observation
 from bridge.process.components import Components
+from bridge.redis import round_trips
 from bridge.runpod.client import RunPodClient
 from bridge.settings import load
 from tests.support.house import API_KEY
@@ -106,8 +106,8 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> Mortal:
     command: Any = redis.Redis.execute_command
     send = RunPodClient._send
     execute: Any = redis.client.Pipeline.execute
-    scripts = redis_calls.call_many
-    monkeypatch.setattr(redis_calls, "call_many", lambda *a: made.call(lambda: scripts(*a)))
+    scripts = round_trips.call_many
+    monkeypatch.setattr(round_trips, "call_many", lambda *a: made.call(lambda: scripts(*a)))
     monkeypatch.setattr(redis.Redis, "execute_command", lambda *a, **k: made.call(lambda: command(*a, **k)))
     monkeypatch.setattr(redis.client.Pipeline, "execute", lambda *a, **k: made.call(lambda: execute(*a, **k)))
     monkeypatch.setattr(RunPodClient, "_send", lambda *a, **k: made.call(lambda: send(*a, **k)))

@@ -15,13 +15,13 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.endpoints import Endpoint, EndpointBook
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Claimed, Ledger, Names, connect
 from bridge.settings import Settings
+from bridge.settings.endpoints import Endpoint, EndpointBook
 from tests.support.helpers import eventually
 from tests.support.house import House
 

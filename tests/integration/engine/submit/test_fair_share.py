@@ -12,7 +12,6 @@ import pytest
 
 from bridge.emulator import Emulator, EndpointConfig
 from bridge.emulator.config import PUBLISHED_LIMITS, Limit
-from bridge.endpoints import EndpointBook
 from bridge.engine.callers import Callers
 from bridge.engine.commits import BACKLOG_MAX, Commits
 from bridge.engine.submit.submit import Submit
@@ -27,6 +26,7 @@ from bridge.runpod.client import RunPodClient
 from bridge.runpod.gate import Gate
 from bridge.runpod.operations import Operation
 from bridge.settings import Settings
+from bridge.settings.endpoints import EndpointBook
 from tests.support.helpers import eventually
 from tests.support.house import API_KEY, House, born
 

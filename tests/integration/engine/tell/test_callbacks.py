@@ -16,7 +16,6 @@ from prometheus_client import generate_latest
 from bridge.callbacks.addresses import Addresses
 from bridge.callbacks.post import Poster
 from bridge.callbacks.signer import Signer
-from bridge.endpoints import EndpointBook
 from bridge.engine.accept import Accept, Origin
 from bridge.engine.accept_again import call_again
 from bridge.engine.callers import Callers
@@ -30,6 +29,7 @@ from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.callbacks import Lane
 from bridge.settings import load
 from bridge.settings.callbacks import allowed_of
+from bridge.settings.endpoints import EndpointBook
 from bridge.telemetry import REGISTRY
 from tests.support.helpers import eventually, free_port
 from tests.support.proxy import FaultProxy

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from bridge.blob import Blobs
 from bridge.engine.watch.outputs import Outputs
 from bridge.errors import OutputUnavailable, SettingsError
 from bridge.job.change import Rules
@@ -23,6 +22,7 @@ from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
+from bridge.object_store import Blobs
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.moto import S3Server

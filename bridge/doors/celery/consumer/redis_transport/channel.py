@@ -17,7 +17,7 @@ from bridge.doors.celery.consumer.redis_transport.doorbell import Doorbell
 from bridge.doors.celery.consumer.redis_transport.outages import LOOK_S, UNREADABLE, Away, ResponseError, broken
 from bridge.doors.celery.consumer.redis_transport.unreadable import UNREADABLE_MAX, KeepingChannel
 from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
-from bridge.outage import is_outage, said
+from bridge.redis.outage import is_outage, said
 from bridge.telemetry import tell
 
 NoScriptError = kombu_redis.exceptions.NoScriptError

@@ -10,7 +10,7 @@ from typing import Any
 from kombu.transport import redis as kombu_redis
 
 from bridge.doors.celery.consumer.redis_transport import scripts
-from bridge.outage import is_outage, said
+from bridge.redis.outage import is_outage, said
 from bridge.telemetry import redact, tell
 
 #: Seconds between tries in an outage, and between looks that nobody has rung for, as long as kombu's own BRPOP waits.
@@ -21,7 +21,7 @@ ResponseError = kombu_redis.exceptions.ResponseError
 
 
 class Away(kombu_redis.exceptions.ConnectionError):
-    """Redis cannot do now what it was asked (`bridge/outage.py`): to kombu and Celery this is a broken connection."""
+    """Redis cannot do now what it was asked (`bridge/redis/outage.py`): to kombu and Celery a broken connection."""
 
 
 def broken(errors: tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:

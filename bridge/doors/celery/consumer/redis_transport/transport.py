@@ -11,8 +11,8 @@ time: together a quarter of a worker's CPU (docs/performance.md). Here a channel
 into one turn of the event loop leave in one transaction. An ack that dies on the way means a message that comes again,
 which changes nothing (I2).
 
-Redis may be up and refuse what it is asked (`bridge/outage.py`). What is done here is then tried again in place; kombu
-and Celery, which know broken connections alone, are told of one (`Away`).
+Redis may be up and refuse what it is asked (`bridge/redis/outage.py`). What is done here is then tried again in place;
+kombu and Celery, which know broken connections alone, are told of one (`Away`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import queue
 
 import pytest
 
-from bridge.loop import Loop
+from bridge.runtime.loop import Loop
 
 
 def test_a_hurried_wake_waits_for_no_batch_and_an_ordinary_one_does() -> None:

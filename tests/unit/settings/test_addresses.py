@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.redis_address import as_celery_has_it, as_redis_py_has_it, sentinels
+from bridge.redis.address import as_celery_has_it, as_redis_py_has_it, sentinels
 from bridge.settings.addresses import fault_of, spelled, verifying
-from bridge.settings.strange_names import strange_names
+from bridge.settings.unknown_variables import strange_names
 from bridge.telemetry import redact
 
 GOOD = [

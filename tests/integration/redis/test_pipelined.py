@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from bridge import redis_calls
 from bridge.errors import LedgerFault, LedgerUnavailable
-from bridge.in_step import Asked, Work, alone, in_step
 from bridge.ledger.server.connect import connect
+from bridge.redis import round_trips
+from bridge.redis.pipelined import Asked, Work, alone, in_step
 from tests.support.helpers import free_port
 
 ADD = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
@@ -52,13 +52,13 @@ def test_pieces_of_any_length_go_in_step_and_come_to_what_they_would_alone(
     """As many round trips as the longest has questions, once the server knows the script."""
     assert alone(client, adds("in-step:0", 1)) == [1]
     trips: list[int] = []
-    call = redis_calls.call_many
+    call = round_trips.call_many
 
     def counted(to: redis.Redis, commands: Any) -> list[Any]:
         trips.append(len(commands))
         return call(to, commands)
 
-    monkeypatch.setattr(redis_calls, "call_many", counted)
+    monkeypatch.setattr(round_trips, "call_many", counted)
     works = [adds("in-step:1", 1, 2, 3), adds("in-step:2"), adds("in-step:3", 7)]
     assert in_step(client, works) == [[1, 3, 6], [], [7]]
     assert trips == [2, 1, 1]

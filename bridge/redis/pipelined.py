@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from redis.exceptions import NoScriptError
 
-from bridge import redis_calls
 from bridge.errors import LedgerFault, LedgerUnavailable
-from bridge.outage import mapped
+from bridge.redis import round_trips
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     import redis
@@ -41,9 +41,9 @@ def ask(client: redis.Redis, asked: Asked, what: str = "the ledger's Redis") -> 
     """The answer to one call. Raises LedgerUnavailable, or LedgerFault."""
     with mapped(what):
         try:
-            return redis_calls.call(client, asked.command())
+            return round_trips.call(client, asked.command())
         except NoScriptError:
-            return redis_calls.call(client, ("EVAL", asked.source, len(asked.keys), *asked.keys, *asked.args))
+            return round_trips.call(client, ("EVAL", asked.source, len(asked.keys), *asked.keys, *asked.args))
 
 
 def alone(client: redis.Redis, work: Work[T], what: str = "the ledger's Redis") -> T:
@@ -89,7 +89,7 @@ def _answers(client: redis.Redis, asked: Sequence[tuple[int, Asked]]) -> list[An
     """The answers, or why there is none: of all in one round trip, where one of them fails of each in its own."""
     try:
         with mapped():
-            return redis_calls.call_many(client, [one.command() for _, one in asked]) if asked else []
+            return round_trips.call_many(client, [one.command() for _, one in asked]) if asked else []
     except (LedgerUnavailable, LedgerFault):
         return [_answer(client, one) for _, one in asked]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.endpoints import EndpointBook
 from bridge.errors import SettingsError
 from bridge.settings import Settings, load
+from bridge.settings.endpoints import EndpointBook
 from bridge.settings.key_file import KEY_MAX, KeyFile
 
 FILE = {
@@ -68,7 +68,7 @@ def test_a_file_that_is_no_text_is_told_at_start_and_changes_nothing_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last good one stays; a request that came meanwhile is not to blame."""
-    monkeypatch.setattr("bridge.endpoints.RELOAD_S", 0.0)
+    monkeypatch.setattr("bridge.settings.endpoints.RELOAD_S", 0.0)
     path = tmp_path / "bridge.toml"
     path.write_text('[endpoints.good]\nid = "good"\n')
     book = EndpointBook(Settings(bridge_config_file=path))

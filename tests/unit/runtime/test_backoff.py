@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.timing import backoff, spread
+from bridge.runtime.backoff import backoff, spread
 
 
 class Middle(random.Random):

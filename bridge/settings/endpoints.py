@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bridge.errors import SettingsError
-from bridge.faults import rule
 from bridge.job.request import ENDPOINT, Policy, S3Config, rejected
 from bridge.settings import Settings
 from bridge.settings.key_file import KeyFile
+from bridge.validation import rule
 
 #: Seconds between looks at the file.
 RELOAD_S = 2.0
