@@ -212,7 +212,7 @@ def topology(*, declare: bool, as_json: bool) -> int:
 @click.argument("wanted", metavar="[NAME]", required=False)
 def schema(wanted: str | None, folder: Path | None, against: Path | None, *, asyncapi: bool, openapi: bool) -> int:
     """The JSON Schemas of requests and documents (or that of NAME), or a document of all channels or all of HTTP."""
-    from bridge.job.additions import as_text  # noqa: PLC0415
+    from bridge.job.contract.compatibility import as_text  # noqa: PLC0415
 
     if asyncapi and openapi:
         raise click.UsageError("--asyncapi and --openapi are two documents; name one")
@@ -249,22 +249,22 @@ def schema(wanted: str | None, folder: Path | None, against: Path | None, *, asy
 def _made(whole: str | None) -> dict[str, Any]:
     """One document by its name, or all schemas."""
     if whole == "asyncapi":
-        from bridge.job import asyncapi  # noqa: PLC0415
+        from bridge.job.contract import asyncapi  # noqa: PLC0415
 
         return {whole: asyncapi.document()}
     if whole == "openapi":
         from bridge.doors.http.api.description import openapi  # noqa: PLC0415
 
         return {whole: openapi.document()}
-    from bridge.job.models import schemas  # noqa: PLC0415
+    from bridge.job.contract.models import schemas  # noqa: PLC0415
 
     return schemas()
 
 
 def _broken(released: Path, made: dict[str, Any], whole: str | None) -> list[str]:
     """What the current schemas would break for those who know the released ones."""
-    from bridge.job.additions import breaks, of_openapi  # noqa: PLC0415
-    from bridge.job.models import INCOMING  # noqa: PLC0415
+    from bridge.job.contract.compatibility import breaks, of_openapi  # noqa: PLC0415
+    from bridge.job.contract.models import INCOMING  # noqa: PLC0415
 
     if whole is not None:
         path = released / f"{whole}.json"

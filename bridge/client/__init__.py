@@ -13,7 +13,7 @@ of the engine: no Celery, no HTTP client, no server. `AsyncClient` has the same 
 """
 
 from bridge.client.client import AsyncClient, Client
-from bridge.client.words import Chunk, Event, Refused, UnknownRequest
+from bridge.client.values import Chunk, Event, Refused, UnknownRequest
 from bridge.errors import (
     JobError,
     JobFailed,

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bridge.job.models import JsonCommand
+from bridge.job.contract.models import JsonCommand
 from bridge.job.request import check_request_id, explain, rejected
-from bridge.job.strict import TEXT_MAX, check_json, short
+from bridge.job.strict_json import TEXT_MAX, check_json, short
 
 #: What an index or a sequence may be: the ids of a Redis stream have 64 bits.
 INDEX_MAX = 2**63 - 1

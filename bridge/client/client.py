@@ -15,8 +15,8 @@ from bridge.client.checks import check_seconds, check_url
 from bridge.client.download import download
 from bridge.client.flows import Flows
 from bridge.client.steps import Do, Fetch, Flow, Following, Item
-from bridge.client.words import Chunk, Event
-from bridge.job.documents import Document
+from bridge.client.values import Chunk, Event
+from bridge.job.contract.documents import Document
 from bridge.redis.address import open_async, open_redis
 from bridge.redis.outage import is_outage, mapped
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.client.checks import check_command, check_correlation_id, check_index, check_seconds
+from bridge.client.large_output import Whole
 from bridge.client.steps import Do, Flow, Following, Item
-from bridge.client.whole import Whole
-from bridge.client.words import Chunk, Event, Refused, UnknownRequest, document_of, lacks_output, outcome
+from bridge.client.values import Chunk, Event, Refused, UnknownRequest, document_of, lacks_output, outcome
 from bridge.errors import BUSY
-from bridge.job.documents import Document
+from bridge.job.contract.documents import Document
 from bridge.job.request import STRANGE_NAME, check_request_id, fingerprint, parse_run, rejected
-from bridge.job.strict import check_json
+from bridge.job.strict_json import check_json
 from bridge.redis.public_keys import PublicNames
 
 #: Milliseconds that one read waits; the next one goes on where it stopped.

@@ -2,5 +2,6 @@
 
 A door unpacks, calls one function of the engine, and turns its verdict into an ack, an answer or an error.
 It takes what it uses by name; `bridge.process` builds it. What they share stands here: `parse` reads bytes into a
-request, a command or a refusal (`strict` the JSON of it), `commands` is what may be asked of the bridge itself.
+request, a command or a refusal (`broken_json` finds out who sent what cannot be read), `commands` is what may be asked
+of the bridge itself.
 """

@@ -1,4 +1,4 @@
-"""Bytes from a stranger: read strictly (`bridge.job.strict`), and who has sent what cannot be read so."""
+"""Bytes from a stranger: read strictly (`bridge.job.strict_json`), and who has sent what cannot be read so."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Collection
 
-from bridge.job.strict import BODY_MAX, CONTAINERS_MAX, TEXT_MAX, Fault, read_object, short
+from bridge.job.strict_json import BODY_MAX, CONTAINERS_MAX, TEXT_MAX, Fault, read_object, short
 
 __all__ = ["BODY_MAX", "CONTAINERS_MAX", "TEXT_MAX", "Fault", "glimpse", "read_object", "short"]
 

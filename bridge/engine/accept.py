@@ -15,6 +15,7 @@ from bridge.engine.accept_again import call_again
 from bridge.errors import JobRejected
 from bridge.job.callback import Callback
 from bridge.job.document import Held
+from bridge.job.enums import Phase, Reason, Sink
 from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.request import (
     MAX_POLICY_MS,
@@ -28,7 +29,6 @@ from bridge.job.request import (
     rejected,
     rest_of_body,
 )
-from bridge.job.words import Phase, Reason, Sink
 from bridge.ledger import Accepted
 from bridge.settings.callbacks import allowed_of
 from bridge.telemetry import know, tell

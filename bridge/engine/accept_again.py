@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.job.change import lane_of
 from bridge.job.document import cloud_event, document, remembered, stamp, transition
+from bridge.job.enums import END_EVENT, EventName, Phase, Status
 from bridge.job.record import Long, altered
 from bridge.job.transitions.accepting import ALSO_MAX
-from bridge.job.words import END_EVENT, EventName, Phase, Status
 from bridge.ledger.records.read import COMMON
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from bridge.engine.apart import apart
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Refused, Throttled, Unanswered, Unreachable
+from bridge.job.enums import Step, is_end
 from bridge.job.observation import most_ms
-from bridge.job.words import Step, is_end
 from bridge.ledger import walk
 from bridge.ledger.batches import Batch
 from bridge.ledger.records.read import COMMON

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bridge.job.words import Step
+from bridge.job.enums import Step
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

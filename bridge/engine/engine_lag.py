@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bridge.job.words import SUBMITS, Step
+from bridge.job.enums import SUBMITS, Step
 from bridge.ledger.endpoints import ages
 from bridge.runpod.operations import Operation
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bridge.job.words import Step
+from bridge.job.enums import Step
 from bridge.telemetry import end_seen, tell
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from bridge.engine.vitals import Waiting
 from bridge.errors import JobRejected, SettingsError
 from bridge.job.document import stamp
+from bridge.job.enums import Phase, Step
 from bridge.job.record import Long
-from bridge.job.words import Phase, Step
 
 if TYPE_CHECKING:
     from bridge.engine.vitals import Vitals

@@ -1,4 +1,4 @@
-"""A change of one record as a value: made by `table`, written by the ledger."""
+"""A change of one record as a value: made by `transitions`, written by the ledger."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from bridge.job.document import Held, document, event_of, joined, output_reference, size_over, stamp, transition
-from bridge.job.reading import spelled
+from bridge.job.enums import END_EVENT, EventName, Phase, Sink, Status, Step, Wish
+from bridge.job.lenient_json import spelled
 from bridge.job.record import Long, Record, altered, dumps
-from bridge.job.words import END_EVENT, EventName, Phase, Sink, Status, Step, Wish
 
 #: Ledger milliseconds: RunPod keeps an ended /run 30 min and an ended /runsync 1 min (docs: send-requests).
 RUN_RETENTION_MS = 30 * 60_000

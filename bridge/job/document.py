@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from bridge.job.reading import read_json, spelled
+from bridge.job.enums import EventName, Phase, Reason, Status
+from bridge.job.lenient_json import read_json, spelled
 from bridge.job.record import Long, Record, dumps
-from bridge.job.words import EventName, Phase, Reason, Status
 
 SCHEMA = "urn:bridge:schema:job-event:1"
 DEAD_SCHEMA = "urn:bridge:schema:dead-letter:1"

@@ -15,7 +15,7 @@ from itertools import compress
 from operator import ne
 from typing import Any
 
-from bridge.job.words import Phase, Sink, Status, Step
+from bridge.job.enums import Phase, Sink, Status, Step
 
 
 class Long(StrEnum):
@@ -50,7 +50,7 @@ def _number(short: str, default: int = 0) -> int:
 
 @dataclass(frozen=True)
 class Record:
-    """One request. Built by accept, changed only through `table`, written only by the ledger.
+    """One request. Built by accept, changed only through `transitions`, written only by the ledger.
 
     Without slots, so that a changed copy is one update of a dict: `dataclasses.replace` of so many fields was the
     largest single cost of a change (docs/performance.md).

@@ -17,8 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bridge.errors import JobRejected
 from bridge.job.callback import EVENT_NAMES, Callback
+from bridge.job.enums import Reason
 from bridge.job.record import dumps
-from bridge.job.words import Reason
 from bridge.validation import rule
 
 #: Milliseconds. RunPod refuses less (documented minimums); ours keeps seconds from being taken for them.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import SchemaTooNew
-from bridge.job.words import SUBMITS, Phase, Step
+from bridge.job.enums import SUBMITS, Phase, Step
 from bridge.ledger.clock import SAME_CLOCK_MS, STEP_MS
 from bridge.ledger.scripts import run
 from bridge.redis.outage import mapped

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bridge.job.enums import Phase, Status, Step
 from bridge.job.record import Long
-from bridge.job.words import Phase, Status, Step
 from bridge.ledger.scripts import run
 from bridge.ledger.walk import live_ids, load_many
 from bridge.redis.outage import mapped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bridge.job.document import stamp
-from bridge.job.words import Step
+from bridge.job.enums import Step
 from bridge.ledger.walk import load_many
 from bridge.redis.outage import mapped
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import LedgerError, LedgerUnavailable
+from bridge.job.enums import SUBMITS, Phase, Sink, Step
 from bridge.job.record import Long
-from bridge.job.words import SUBMITS, Phase, Sink, Step
 from bridge.ledger.records.read import COMMON
 from bridge.redis.outage import mapped
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bridge.errors import Unreadable
-from bridge.job.reading import whole, word
+from bridge.job.lenient_json import whole, word
 
 #: Workers or jobs of an endpoint that are believed at most: limits are made of them, in numbers that Lua spells whole.
 COUNT_MAX = 10**9

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import Unreadable
-from bridge.job.reading import whole, word
+from bridge.job.lenient_json import whole, word
 from bridge.runpod.answers import ABSENT, JobState
 from bridge.runpod.meaning import JOB_ID
 

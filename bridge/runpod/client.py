@@ -28,7 +28,7 @@ from bridge.errors import (
     Unreachable,
     Unreadable,
 )
-from bridge.job.reading import whole
+from bridge.job.lenient_json import whole
 from bridge.runpod import departure
 from bridge.runpod.answer_errors import KEY, error_of, without_key
 from bridge.runpod.answers import ABSENT, Health, JobState, Purged, StreamPage, chunk, counters, job, job_of, text

@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from bridge.job.reading import read_json
+from bridge.job.lenient_json import read_json
 from bridge.runpod.operations import Operation
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9_\-]{1,200}")

@@ -18,8 +18,8 @@ from bridge import __version__, errors
 from bridge.cli import VERBS, cli
 from bridge.cli.codes import ExitCode
 from bridge.doors.http.problem import REASONS
-from bridge.job import words
-from bridge.job.models import schemas
+from bridge.job import enums
+from bridge.job.contract.models import schemas
 from bridge.telemetry import CATALOGUE, REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,7 +151,7 @@ def event_page() -> str:
         "[endpoint-event](../schema/endpoint-event.json).\n\n## Of a request\n\n`subject` is the request's id.\n\n"
     )
     text += table("type", "when", "`data`")
-    for name in words.EventName:
+    for name in enums.EventName:
         wanted = f"bridge.job.{name.value}"
         for part in event["$defs"].values():
             if wanted in str(part.get("properties", {}).get("type", "")).split("'"):
@@ -194,22 +194,22 @@ def kind(spec: dict[str, Any]) -> str:
 
 #: What `reason` in a document means, in the words of the pages.
 ENDS = {
-    words.Reason.HANDLER_ERROR: "FAILED: the handler raised or returned an error; `error` has it",
-    words.Reason.EXECUTION_TIMEOUT: "FAILED: the job ran longer than RunPod's `executionTimeout`",
-    words.Reason.WORKER_LOST: "FAILED: RunPod lost the RunPod worker that ran the job",
-    words.Reason.TTL_EXPIRED: "TIMED_OUT: RunPod's `ttl` passed",
-    words.Reason.TIMEOUT: "TIMED_OUT: the request's own `timeout` passed",
-    words.Reason.QUEUE_TIMEOUT: "TIMED_OUT: the job had not started within `queue_timeout`",
-    words.Reason.CANCELLED: "CANCELLED: somebody cancelled it",
-    words.Reason.PURGED: "CANCELLED: it stood in a queue that was purged",
-    words.Reason.UNANSWERED: "LOST: RunPod's answer to the submit was lost, and no job turned up",
-    words.Reason.VANISHED: "LOST: RunPod no longer knows the job, and nothing explains why",
-    words.Reason.STUCK: "LOST: RunPod says IN_PROGRESS and its `executionTime` has stood still for ten minutes, or `ttl` passed ten minutes ago and no end is told",
-    words.Reason.RESULT_EXPIRED: "LOST: RunPod forgot the result before it could be fetched",
-    words.Reason.UNREADABLE: "LOST: RunPod's answers about the job could not be read",
-    words.Reason.UNDELIVERABLE: "the end, or what follows it, could not be delivered",
-    words.Reason.ID_CONFLICT: "REJECTED: the id was used for another request",
-    words.Reason.REJECTED: "REJECTED: a rule is broken (`field` and `error` say which), or RunPod refused the job",
+    enums.Reason.HANDLER_ERROR: "FAILED: the handler raised or returned an error; `error` has it",
+    enums.Reason.EXECUTION_TIMEOUT: "FAILED: the job ran longer than RunPod's `executionTimeout`",
+    enums.Reason.WORKER_LOST: "FAILED: RunPod lost the RunPod worker that ran the job",
+    enums.Reason.TTL_EXPIRED: "TIMED_OUT: RunPod's `ttl` passed",
+    enums.Reason.TIMEOUT: "TIMED_OUT: the request's own `timeout` passed",
+    enums.Reason.QUEUE_TIMEOUT: "TIMED_OUT: the job had not started within `queue_timeout`",
+    enums.Reason.CANCELLED: "CANCELLED: somebody cancelled it",
+    enums.Reason.PURGED: "CANCELLED: it stood in a queue that was purged",
+    enums.Reason.UNANSWERED: "LOST: RunPod's answer to the submit was lost, and no job turned up",
+    enums.Reason.VANISHED: "LOST: RunPod no longer knows the job, and nothing explains why",
+    enums.Reason.STUCK: "LOST: RunPod says IN_PROGRESS and its `executionTime` has stood still for ten minutes, or `ttl` passed ten minutes ago and no end is told",
+    enums.Reason.RESULT_EXPIRED: "LOST: RunPod forgot the result before it could be fetched",
+    enums.Reason.UNREADABLE: "LOST: RunPod's answers about the job could not be read",
+    enums.Reason.UNDELIVERABLE: "the end, or what follows it, could not be delivered",
+    enums.Reason.ID_CONFLICT: "REJECTED: the id was used for another request",
+    enums.Reason.REJECTED: "REJECTED: a rule is broken (`field` and `error` say which), or RunPod refused the job",
 }
 
 
@@ -231,13 +231,13 @@ def error_page() -> str:
     text += "\n## Why a request ended\n\n`reason` of a document, an event and `bridge_ended_total`:\n\n" + table(
         "reason", "meaning"
     )
-    text += "".join(row(f"`{reason.value}`", ENDS[reason]) for reason in words.Reason)
+    text += "".join(row(f"`{reason.value}`", ENDS[reason]) for reason in enums.Reason)
     text += "\n## Answers of HTTP\n\nProblem documents (RFC 9457) of `/v1`; more on each: [HTTP](../http-api.md#errors).\n\n"
     text += table("reason", "status", "title")
     text += "".join(row(f"`{reason}`", status, title) for reason, (status, title) in REASONS.items())
     text += "\n## Dead letters\n\n`bridge dead list` shows them with one of these reasons ([operations](../operations.md#dead-letters)).\n\n"
     text += table("reason", "meaning")
-    text += "".join(row(f"`{word}`", says) for word, says in comments(words, "DeadReason").items())
+    text += "".join(row(f"`{word}`", says) for word, says in comments(enums, "DeadReason").items())
     text += "\n## Inside a bridge process\n\nWhat the log names, beside the ones above.\n\n" + table("class", "meaning")
     for found in every(errors.BridgeError):
         if not issubclass(found, errors.JobError):

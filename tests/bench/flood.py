@@ -28,8 +28,8 @@ from typing import Any
 
 from bridge.embedded import EmbeddedRedis
 from bridge.job.change import Rules
+from bridge.job.enums import Step
 from bridge.job.record import Record
-from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.runpod.operations import LIMITS, Operation
 from tests.support.helpers import eventually

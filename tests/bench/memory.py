@@ -18,8 +18,8 @@ from pathlib import Path
 from bridge.embedded import EmbeddedRedis
 from bridge.job.change import Rules
 from bridge.job.document import Held
+from bridge.job.enums import Step
 from bridge.job.record import Long, Record
-from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 
 BATCH = 500

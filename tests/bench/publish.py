@@ -21,7 +21,7 @@ from bridge.engine.tell.amqp_publisher import Broker
 from bridge.engine.tell.publish import Publish
 from bridge.job.change import Rules
 from bridge.job.document import cloud_event
-from bridge.job.words import EventName
+from bridge.job.enums import EventName
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.streams.outbox import Bounds
 from tests.support.servers import RabbitServer, RedisServer, find_rabbitmq

@@ -21,8 +21,8 @@ from bridge.embedded import EmbeddedRedis
 from bridge.engine.submit.schedule import Schedule
 from bridge.job.change import Rules
 from bridge.job.document import Held
+from bridge.job.enums import Status, Step, Wish
 from bridge.job.record import Long, Record, altered
-from bridge.job.words import Status, Step, Wish
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.records.write import Build
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.job.change import Rules
-from bridge.job.words import Step
+from bridge.job.enums import Step
 from bridge.ledger import Ledger, Names, connect
 from tests.chaos.test_servers_fail import short_house
 from tests.support.helpers import eventually

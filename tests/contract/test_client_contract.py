@@ -21,7 +21,7 @@ import pytest
 from bridge.embedded import tied
 from bridge.emulator import Emulator
 from bridge.errors import JobUnknown, Unauthorised
-from bridge.job.words import is_end
+from bridge.job.enums import is_end
 from bridge.runpod.answers import JobState
 from bridge.runpod.client import RunPodClient
 from tests.conftest import OUTSIDE

@@ -19,7 +19,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from bridge.doors.http.api.description import openapi
-from bridge.job.additions import of_openapi
+from bridge.job.contract.compatibility import of_openapi
 from tests.support.api import api_house, submit
 from tests.support.helpers import eventually
 from tests.support.house import House

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.job.asyncapi import model_of
-from bridge.job.words import EventName
+from bridge.job.contract.asyncapi import model_of
+from bridge.job.enums import EventName
 from tests.support.helpers import COMMAND_S
 
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,10 @@ from bridge.engine.watch.poll_times import Known, next_poll_ms
 from bridge.errors import Throttled
 from bridge.job.change import Rules
 from bridge.job.document import Held, document
+from bridge.job.enums import Status, Wish
 from bridge.job.record import Long, Record, dumps
 from bridge.job.request import parse_run, rejected
 from bridge.job.transitions import Table
-from bridge.job.words import Status, Wish
 
 if TYPE_CHECKING:
     from bridge.runpod.client import RunPodClient

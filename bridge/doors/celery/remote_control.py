@@ -19,8 +19,8 @@ from celery.worker.control import Panel, control_command, inspect_command, nok, 
 from bridge.doors.celery.redact import unkept
 from bridge.engine.control import Asker
 from bridge.errors import BridgeError
+from bridge.job.enums import Outcome
 from bridge.job.request import REQUEST_ID, check_request_id
-from bridge.job.words import Outcome
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from bridge.engine.accept import Origin, Verdict
 from bridge.engine.control import Asker
 from bridge.engine.tell.kombu_json import dumps
 from bridge.errors import JobError, JobRejected, LedgerUnavailable
+from bridge.job.enums import Reason
 from bridge.job.record import Long
 from bridge.job.request import parse_run, rejected
-from bridge.job.words import Reason
 
 if TYPE_CHECKING:
     from celery import Celery

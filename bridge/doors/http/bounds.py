@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from bridge.doors.http.problem import Problem
-from bridge.job.strict import BODY_MAX
+from bridge.job.strict_json import BODY_MAX
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bridge.engine.engine_lag import TOLD, budget_used, engine_lag
 from bridge.errors import BridgeError
-from bridge.job.words import Phase, Step
+from bridge.job.enums import Phase, Step
 from bridge.ledger import inspect_server
 from bridge.ledger.endpoints import ages, gpu
 

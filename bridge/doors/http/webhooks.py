@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from bridge.errors import BridgeError
+from bridge.job.enums import Phase
 from bridge.job.request import REQUEST_ID
-from bridge.job.words import Phase
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

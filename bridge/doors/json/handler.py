@@ -21,8 +21,8 @@ from bridge.engine.accept_again import answer_again
 from bridge.engine.control import Asker
 from bridge.errors import BUSY, ApiError, BridgeError, JobError, JobRejected, LedgerUnavailable, Throttled
 from bridge.job.document import Held, cloud_event, command_event, document, stamp
+from bridge.job.enums import EventName, Outcome, Phase, Reason, Status
 from bridge.job.record import Long, Record, dumps
-from bridge.job.words import EventName, Outcome, Phase, Reason, Status
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from bridge.engine.control.base import Base
 from bridge.errors import JobUnknown
 from bridge.job.document import document, remembered, unpack_error
-from bridge.job.reading import spelled
+from bridge.job.enums import Phase, Status, is_end
+from bridge.job.lenient_json import spelled
 from bridge.job.record import Long
 from bridge.job.request import check_request_id, rejected
-from bridge.job.words import Phase, Status, is_end
 from bridge.ledger import walk
 from bridge.ledger.records.read import ALL
 from bridge.runpod.answers import ABSENT

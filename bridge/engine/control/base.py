@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge.engine.waiting import WhyWaiting
 from bridge.errors import BUSY, ApiError
+from bridge.job.enums import Phase
 from bridge.job.request import rejected
-from bridge.job.words import Phase
 from bridge.ledger import walk
 from bridge.runpod.permits import Permits
 

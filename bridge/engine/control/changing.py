@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from bridge.engine.control.asking import Asking, one_of
 from bridge.engine.control.base import Asker
 from bridge.errors import BUSY, JobUnknown, Refused
+from bridge.job.enums import Outcome, Status, Wish, is_end
 from bridge.job.request import check_request_id, rejected
-from bridge.job.words import Outcome, Status, Wish, is_end
 from bridge.ledger import walk
 from bridge.ledger.endpoints import pause as endpoints
 from bridge.ledger.records.read import ALL

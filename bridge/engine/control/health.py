@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.control.base import LIVE_PHASES, Base
 from bridge.errors import ApiError, BridgeError, EndpointTrouble, JobRejected, LedgerError, Throttled
-from bridge.job.words import Phase
+from bridge.job.enums import Phase
 from bridge.ledger.endpoints import ages as vital_signs
 from bridge.ledger.endpoints import gpu
 from bridge.ledger.endpoints.shared_answer import OnceForAll

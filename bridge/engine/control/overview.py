@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bridge.job.document import stamp
-from bridge.job.words import Phase
+from bridge.job.enums import Phase
 from bridge.ledger import inspect_server, listing
 from bridge.ledger.endpoints import ages, samples
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.control.base import Asker, Base
 from bridge.engine.control.changing import told_of
+from bridge.job.enums import Phase, Reason, Status, Step
 from bridge.job.record import Long
-from bridge.job.words import Phase, Reason, Status, Step
 from bridge.ledger import walk
 from bridge.ledger.endpoints import pause as endpoints
 from bridge.ledger.records.read import COMMON

@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
 from bridge import __version__
-from bridge.job import words
+from bridge.job import enums
 from bridge.job.record import Record
 from bridge.telemetry import trace_id_of
 
@@ -172,9 +172,9 @@ class _Trace:
 
 def _outcome(status: str, reason: str | None) -> Status:
     """A cancel is what somebody wanted; every other end that is no success is an error."""
-    if status == words.Status.COMPLETED:
+    if status == enums.Status.COMPLETED:
         return Status(StatusCode.OK)
-    if status == words.Status.CANCELLED:
+    if status == enums.Status.CANCELLED:
         return Status(StatusCode.UNSET)
     return Status(StatusCode.ERROR, f"{status}: {reason}")
 

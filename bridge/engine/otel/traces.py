@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from bridge.engine.otel.spans import spans
+from bridge.job.enums import Sink
 from bridge.job.record import Record
-from bridge.job.words import Sink
 from bridge.telemetry import subscribe, tell
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ from bridge.errors import (
     Throttled,
     Unreachable,
 )
+from bridge.job.enums import Status, Step
 from bridge.job.record import Long
 from bridge.job.request import BODY_START, RUN_BODY_MAX, rest_of_body, too_large
-from bridge.job.words import Status, Step
 from bridge.ledger import Claimed
 from bridge.ledger.batches import Batch
 from bridge.ledger.records.read import COMMON

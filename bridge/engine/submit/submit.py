@@ -30,6 +30,7 @@ from bridge.errors import (
     Throttled,
     Unreachable,
 )
+from bridge.job.enums import Step, is_end
 from bridge.job.record import Long
 from bridge.job.request import (
     BODY_START,
@@ -40,7 +41,6 @@ from bridge.job.request import (
     rest_of_body,
     too_large,
 )
-from bridge.job.words import Step, is_end
 from bridge.ledger.records.read import COMMON
 from bridge.redis.pipelined import Work, in_step
 from bridge.runpod.gate import Denied

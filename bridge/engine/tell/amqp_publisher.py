@@ -18,7 +18,7 @@ from bridge.job.document import CONTENT_TYPE
 if TYPE_CHECKING:
     from celery import Celery
 
-    from bridge.job.words import Sink
+    from bridge.job.enums import Sink
     from bridge.ledger.streams.outbox import Late
 
 WEEK_MS = 7 * 24 * 3_600_000

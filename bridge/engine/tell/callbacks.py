@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from bridge.job.change import lane_of
 from bridge.job.document import CONTENT_TYPE
+from bridge.job.enums import DeadReason, Sink
 from bridge.job.record import Long
-from bridge.job.words import DeadReason, Sink
 from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
 

@@ -10,8 +10,8 @@ from celery.exceptions import TaskRevokedError
 
 from bridge.errors import JobError, JobFailed, JobLost, JobRejected, JobTimedOut, ResultUndeliverable
 from bridge.job.document import document, error_text
+from bridge.job.enums import Status
 from bridge.job.record import Long
-from bridge.job.words import Status
 
 if TYPE_CHECKING:
     from bridge.job.document import Held

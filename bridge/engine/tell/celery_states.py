@@ -18,8 +18,8 @@ from celery.backends.redis import RedisBackend
 from bridge.engine.tell.askers import answers_senders, askers
 from bridge.engine.tell.celery_end import CeleryEnd, celery_end
 from bridge.errors import LedgerError
+from bridge.job.enums import Phase, Status
 from bridge.job.record import Long
-from bridge.job.words import Phase, Status
 from bridge.ledger.records.read import ALL
 from bridge.redis.outage import is_outage
 from bridge.telemetry import tell

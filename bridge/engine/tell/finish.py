@@ -15,8 +15,8 @@ from kombu.exceptions import OperationalError
 
 from bridge.runtime import broker_connection
 from bridge.engine.tell.kombu_json import load
+from bridge.job.enums import Sink, Step
 from bridge.job.record import Long
-from bridge.job.words import Sink, Step
 from bridge.ledger.records.read import COMMON
 from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell

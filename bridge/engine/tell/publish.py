@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.engine.tell.amqp_publisher import Broker, Parcel, Refusal
 from bridge.errors import BridgeError
 from bridge.job.document import CONTENT_TYPE, joined
-from bridge.job.words import DeadReason, Sink
+from bridge.job.enums import DeadReason, Sink
 from bridge.ledger import walk
 from bridge.ledger.streams.outbox import Late
 from bridge.runtime.backoff import backoff

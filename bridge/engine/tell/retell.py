@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bridge.job.words import Phase
+from bridge.job.enums import Phase
 from bridge.ledger import walk
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.errors import ServerUnavailable
-from bridge.job.words import DeadReason
+from bridge.job.enums import DeadReason
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, JobUnknown, LedgerError, Refused, Unanswered
-from bridge.job.words import Phase, Status, is_end
+from bridge.job.enums import Phase, Status, is_end
 from bridge.ledger import walk
 from bridge.ledger.records.read import COMMON
 from bridge.runpod import batches as api

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bridge.job.lenient_json import spelled
 from bridge.job.observation import Observation
-from bridge.job.reading import spelled
 from bridge.runpod.answers import ABSENT
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from bridge.engine.callers import Callers
 from bridge.errors import LedgerError, OutputUnavailable
 from bridge.job.document import size_over, stamp
+from bridge.job.enums import Phase, is_end
 from bridge.job.record import Long, dumps
-from bridge.job.words import Phase, is_end
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

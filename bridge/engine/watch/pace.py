@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.watch.poll_times import Known, Load, known, next_poll_ms
 from bridge.errors import LedgerError
-from bridge.job.words import Status
+from bridge.job.enums import Status
 from bridge.runpod.operations import LIMITS, Operation
 
 if TYPE_CHECKING:

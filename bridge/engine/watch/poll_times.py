@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from bridge.job.words import Status
+from bridge.job.enums import Status
 
 #: Fewer samples than this tell nothing.
 FEW = 5

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.apart import apart
 from bridge.errors import ApiError, JobUnknown, Unanswered
-from bridge.job.reading import spelled
-from bridge.job.words import Status, Step, is_end
+from bridge.job.enums import Status, Step, is_end
+from bridge.job.lenient_json import spelled
 from bridge.runpod.operations import LIMITS, Operation
 from bridge.runpod.permits import Permits
 

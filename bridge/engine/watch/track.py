@@ -18,10 +18,10 @@ from bridge.engine.commits import FULL_S
 from bridge.engine.watch.batch import NET_MS
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, JobUnknown, Refused, Unanswered
+from bridge.job.enums import Phase, Status, Step, is_end
 from bridge.job.observation import Observation, most_ms
 from bridge.job.record import Long, Record
 from bridge.job.transitions.watching import GONE_APART_MS
-from bridge.job.words import Phase, Status, Step, is_end
 from bridge.ledger.batches import Batch
 from bridge.redis.pipelined import Work, in_step
 from bridge.runpod.operations import Operation

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bridge.errors import ApiError
-from bridge.job.transitions.unread import UNREAD_TOLD_MS
+from bridge.job.transitions.unreadable import UNREAD_TOLD_MS
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 

@@ -1,15 +1,15 @@
 """What each event makes of a record in each phase, as pure functions, by what the request is going through.
 
-Each returns a `Change`: the new row, long values, events, due time. `bridge.job.table` says which may move what.
+Each returns a `Change`: the new row, long values, events, due time. `bridge.job.state_table` says which may move what.
 """
 
 from __future__ import annotations
 
 from bridge.job.transitions.accepting import Accepting
-from bridge.job.transitions.clocks import Clocks
 from bridge.job.transitions.finishing import Finishing
 from bridge.job.transitions.streaming import Streaming
-from bridge.job.transitions.unread import Unreading
+from bridge.job.transitions.timeouts import Clocks
+from bridge.job.transitions.unreadable import Unreading
 from bridge.job.transitions.watching import Watching
 
 

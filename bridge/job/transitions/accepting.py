@@ -7,11 +7,11 @@ from typing import Any
 
 from bridge.job.change import Change, replies_of
 from bridge.job.document import Held
+from bridge.job.enums import EventName, Reason, Sink, Status, Wish
 from bridge.job.record import Long, altered
-from bridge.job.table import same
+from bridge.job.state_table import same
 from bridge.job.transitions.base import Base
 from bridge.job.transitions.due import submit_step
-from bridge.job.words import EventName, Reason, Sink, Status, Wish
 
 #: How many senders of one request are told of its end, beside the first.
 ALSO_MAX = 8

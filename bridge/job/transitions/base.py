@@ -7,8 +7,8 @@ from typing import Any
 
 from bridge.job.change import Draft, Rules, wish_end
 from bridge.job.document import Held
+from bridge.job.enums import Wish
 from bridge.job.record import Long
-from bridge.job.words import Wish
 
 
 class Base:

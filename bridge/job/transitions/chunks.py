@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from bridge.job.change import Draft
+from bridge.job.enums import Step
 from bridge.job.observation import Observation
 from bridge.job.record import Record, dumps
-from bridge.job.words import Step
 
 #: How long an end waits for the last chunks of its stream, and how often it is looked at meanwhile. Longer than a
 #: reader's lease, so that the stream of a reader that died is read on.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bridge.job.change import Draft
+from bridge.job.enums import Status, Step, Wish
 from bridge.job.record import Record
-from bridge.job.table import A, E, R, T
-from bridge.job.words import Status, Step, Wish
+from bridge.job.state_table import A, E, R, T
 
 #: A deadline waits this long for a status read younger than it.
 DEADLINE_PATIENCE_MS = 60_000

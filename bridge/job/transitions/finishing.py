@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bridge.job.change import Change, wish_end
 from bridge.job.document import Held
+from bridge.job.enums import Sink, Step
 from bridge.job.record import Long
-from bridge.job.table import C, E, check, same
+from bridge.job.state_table import C, E, check, same
 from bridge.job.transitions.base import Base
-from bridge.job.words import Sink, Step
 
 
 class Finishing(Base):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft
 from bridge.job.document import Held
+from bridge.job.enums import EventName, Reason, Sink, Status, Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long
-from bridge.job.table import C, E, R, T, check, same
+from bridge.job.state_table import C, E, R, T, check, same
 from bridge.job.transitions.base import Base
 from bridge.job.transitions.due import next_look
-from bridge.job.words import EventName, Reason, Sink, Status, Step
 
 #: For this long after a /retry, an end equal to the previous one is read again, not believed.
 RETRY_ECHO_MS = 10_000

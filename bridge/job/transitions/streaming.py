@@ -7,10 +7,10 @@ from typing import Any
 
 from bridge.job.change import Change, Draft
 from bridge.job.document import Held
-from bridge.job.table import T, check, same
+from bridge.job.enums import Step
+from bridge.job.state_table import T, check, same
 from bridge.job.transitions.base import Base
 from bridge.job.transitions.chunks import drains_until
-from bridge.job.words import Step
 
 
 class Streaming(Base):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bridge.job.change import Change, Draft
 from bridge.job.document import Held
+from bridge.job.enums import Delivery, EventName, Reason, Status, Step, rank
 from bridge.job.record import Long
-from bridge.job.table import A, E, R, S, T, U, check, same
+from bridge.job.state_table import A, E, R, S, T, U, check, same
 from bridge.job.transitions.base import Base
 from bridge.job.transitions.due import next_look, submit_step
-from bridge.job.words import Delivery, EventName, Reason, Status, Step, rank
 
 #: How long a batch whose finalize was not answered is asked how it stands, before `delivery` decides as for /run.
 BATCH_DOUBT_MS = 24 * 3_600_000

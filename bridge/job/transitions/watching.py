@@ -6,14 +6,14 @@ import json
 
 from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft
 from bridge.job.document import Held, unpack_error
+from bridge.job.enums import EventName, Reason, Status, Step, is_end, rank
 from bridge.job.observation import Observation, most_ms
 from bridge.job.record import Long
-from bridge.job.table import A, E, R, S, T, U, check, same
+from bridge.job.state_table import A, E, R, S, T, U, check, same
 from bridge.job.transitions.chunks import CHUNKS_AGAIN_MS, drained, lacks_chunks, with_chunks
 from bridge.job.transitions.due import look_or_cancel, next_look, passed
 from bridge.job.transitions.retrying import Retrying, begin_retry, is_echo, reopen, retry_on
-from bridge.job.transitions.several import alive_job, cancel_others, follow, forget_job
-from bridge.job.words import EventName, Reason, Status, Step, is_end, rank
+from bridge.job.transitions.several_jobs import alive_job, cancel_others, follow, forget_job
 
 #: 404s of one job count as gone when this far apart, with a success of the endpoint between. Milliseconds.
 GONE_APART_MS = 30_000

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS
-from bridge.job.words import SUBMITS, Step
+from bridge.job.enums import SUBMITS, Step
 from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge.job.words import Step
+from bridge.job.enums import Step
 from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import LedgerError
 from bridge.job.document import endpoint_event, stamp
-from bridge.job.words import EventName
+from bridge.job.enums import EventName
 from bridge.ledger.records.write import TRIES
 from bridge.ledger.scripts import run
 

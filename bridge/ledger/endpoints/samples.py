@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from bridge.job.words import Phase
+from bridge.job.enums import Phase
 from bridge.ledger.endpoints import gpu
 from bridge.redis.outage import mapped
 

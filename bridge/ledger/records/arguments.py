@@ -7,8 +7,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bridge.job.change import Change, OutgoingEvent, Rules, submit_score
+from bridge.job.enums import SUBMITS, Step
 from bridge.job.record import Record, difference
-from bridge.job.words import SUBMITS, Step
 
 if TYPE_CHECKING:
     from bridge.ledger.clock import LedgerClock

@@ -11,8 +11,8 @@ from typing import Any
 from bridge.errors import BridgeError
 from bridge.job.change import OrphanJob, submit_score
 from bridge.job.document import Held
+from bridge.job.enums import SUBMITS, Step
 from bridge.job.record import Long
-from bridge.job.words import SUBMITS, Step
 from bridge.ledger.records.read import COMMON
 from bridge.ledger.records.write import Writer
 from bridge.ledger.scripts import asked, run

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import LedgerError
 from bridge.job.document import Held
+from bridge.job.enums import Phase, Step
 from bridge.job.record import CHANGE_TOKEN, Long, from_row
-from bridge.job.words import Phase, Step
 from bridge.ledger.aside import on_streams
 from bridge.ledger.clock import LedgerClock
 from bridge.redis.outage import mapped

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridge.job.document import dead_event, stamp
-from bridge.job.words import DeadReason
+from bridge.job.enums import DeadReason
 from bridge.ledger.aside import on_streams
 from bridge.redis.outage import mapped
 from bridge.telemetry import blotted, tell

@@ -18,8 +18,8 @@ from redis.retry import Retry
 from bridge.engine.pressure import Marks, Pressure
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
+from bridge.job.enums import Step
 from bridge.job.record import Long, Record
-from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.endpoints.load import measure
 from tests.support.helpers import eventually, free_port

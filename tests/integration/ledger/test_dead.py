@@ -15,8 +15,8 @@ import pytest
 from bridge.cli.codes import ExitCode
 from bridge.job.change import Rules
 from bridge.job.document import Held
+from bridge.job.enums import Step
 from bridge.job.record import Long, Record
-from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.parked import parked, unpark
 from bridge.ledger.streams.dead import original_of

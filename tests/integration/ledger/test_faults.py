@@ -15,9 +15,9 @@ from redis.exceptions import DataError, OutOfMemoryError, ReadOnlyError, Respons
 from bridge.errors import LedgerFault, LedgerUnavailable
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held, document
+from bridge.job.enums import Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record, altered
-from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.streams.inbox import GROUP, Inbox, send
 from bridge.redis.outage import is_outage, mapped

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from bridge.job.change import Change, OrphanJob, Rules
 from bridge.job.document import Held
+from bridge.job.enums import Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
-from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.endpoints import gpu
 from bridge.settings.endpoints import Endpoint

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from bridge.job.change import Rules
-from bridge.job.words import Wish
+from bridge.job.enums import Wish
 from bridge.ledger import Ledger, Names, connect, history
 from bridge.ledger.history import History
 from bridge.ledger.streams.outbox import Outbox

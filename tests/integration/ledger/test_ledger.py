@@ -12,9 +12,9 @@ import pytest
 
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
+from bridge.job.enums import Phase, Sink, Step, Wish
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record, from_row
-from bridge.job.words import Phase, Sink, Step, Wish
 from bridge.ledger import Ledger, Names, connect
 from bridge.redis import round_trips
 from tests.support.helpers import eventually

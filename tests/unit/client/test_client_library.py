@@ -23,8 +23,8 @@ from bridge.client import (
     LedgerUnavailable,
 )
 from bridge.client.flows import Flows
-from bridge.client.words import Event, outcome
-from bridge.job.models import JsonRequest
+from bridge.client.values import Event, outcome
+from bridge.job.contract.models import JsonRequest
 
 HEAVY = ("celery", "kombu", "requests", "urllib3", "uvicorn", "starlette", "structlog", "prometheus_client", "click",
          "pydantic_settings", "runpod", "bridge.engine", "bridge.ledger", "bridge.process")  # fmt: skip

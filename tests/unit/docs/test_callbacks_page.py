@@ -15,7 +15,7 @@ from bridge.callbacks.post import Outcome, Poster
 from bridge.doors.parse import Request, take
 from bridge.engine.tell.callbacks import _HOST
 from bridge.job.callback import EVENT_NAMES
-from bridge.job.words import END_EVENT, EventName
+from bridge.job.enums import END_EVENT, EventName
 from bridge.settings import Settings
 from bridge.settings.callbacks import allowed_of
 

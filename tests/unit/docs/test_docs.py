@@ -16,9 +16,9 @@ from bridge.doors.commands import COMMANDS
 from bridge.doors.parse import Command, take
 from bridge.engine.control.health import TROUBLES
 from bridge.errors import EndpointTrouble
+from bridge.job.enums import Phase
 from bridge.job.request import RunRequest
-from bridge.job.table import TABLE
-from bridge.job.words import Phase
+from bridge.job.state_table import TABLE
 from bridge.settings import Settings
 from tests.support.helpers import COMMAND_S
 

@@ -12,16 +12,16 @@ import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from referencing import Registry, Resource
 
-from bridge.job import asyncapi
-from bridge.job.additions import breaks
 from bridge.job.change import Change, Rules
+from bridge.job.contract import asyncapi
+from bridge.job.contract.compatibility import breaks
+from bridge.job.contract.models import DIALECT, INCOMING, schema_named, schemas
 from bridge.job.document import Held, dead_event, endpoint_event, remembered
-from bridge.job.models import DIALECT, INCOMING, schema_named, schemas
+from bridge.job.enums import EventName, Phase, Wish
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record, altered
 from bridge.job.request import parse_run
 from bridge.job.transitions import Table
-from bridge.job.words import EventName, Phase, Wish
 
 DOCS = Path(__file__).parents[3] / "docs"
 ASYNC = asyncapi.document()

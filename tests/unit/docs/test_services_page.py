@@ -12,8 +12,8 @@ import pytest
 from bridge.doors.commands import COMMANDS
 from bridge.doors.json import amqp
 from bridge.doors.parse import Command, Request, take
-from bridge.job.models import schemas
-from bridge.job.words import DeadReason, EventName
+from bridge.job.contract.models import schemas
+from bridge.job.enums import DeadReason, EventName
 from bridge.ledger import Names
 from tests.support.house import ROOT
 

@@ -18,7 +18,7 @@ from kombu.exceptions import ContentDisallowed
 from bridge.doors.celery.consumer.signatures import Unfit, check_signature, check_signatures
 from bridge.doors.celery.consumer.types import flag, limits, moment, object_, text, texts, whole
 from bridge.doors.celery.consumer.unpack import BODY_MAX, TooLarge
-from bridge.job.words import DeadReason
+from bridge.job.enums import DeadReason
 
 #: Bytes of an id or a task's name.
 _NAME_MAX = 1_000

@@ -26,7 +26,7 @@ from bridge.doors.celery.consumer.redis_transport.transport import lean
 from bridge.doors.celery.consumer.refuse import logger, of_message
 from bridge.doors.celery.consumer.unpack import bound
 from bridge.errors import SettingsError
-from bridge.job.words import DeadReason
+from bridge.job.enums import DeadReason
 from bridge.runtime.backoff import backoff
 from bridge.telemetry import redact, tell
 

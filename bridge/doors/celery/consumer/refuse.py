@@ -27,8 +27,8 @@ from bridge.doors.celery.consumer.types import text, whole
 from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
 from bridge.doors.celery.sending import sending_behind
 from bridge.doors.celery.wait_for_ledger import WAIT_MAX_S, stopping, wait_for_ledger
+from bridge.job.enums import DeadReason
 from bridge.job.request import REQUEST_ID, rejected
-from bridge.job.words import DeadReason
 from bridge.ledger.streams.dead import ORIGINAL_MAX
 from bridge.runtime.queue_thread import Background
 from bridge.telemetry import blotted, tell

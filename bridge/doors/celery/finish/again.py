@@ -9,8 +9,8 @@ from celery import states
 from bridge.engine.tell.askers import askers
 from bridge.engine.tell.celery_end import celery_end
 from bridge.errors import JobRejected
+from bridge.job.enums import Status
 from bridge.job.record import Long
-from bridge.job.words import Status
 from bridge.ledger.records.read import COMMON
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from bridge.doors.celery.canvas import continues
 from bridge.doors.celery.listeners import heard
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.tell.celery_end import celery_end
+from bridge.job.enums import Sink, Status
 from bridge.job.record import Long
-from bridge.job.words import Sink, Status
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from bridge.engine.tell.celery_end import CeleryEnd, celery_end, undeliverable
 from bridge.engine.tell.kombu_json import dumps
 from bridge.errors import JobRejected
 from bridge.job.document import document
+from bridge.job.enums import DeadReason, Reason, Sink
 from bridge.job.record import Long
 from bridge.job.request import rejected
-from bridge.job.words import DeadReason, Reason, Sink
 from bridge.ledger.later import BYTES_MAX
 from bridge.ledger.records.read import COMMON
 from bridge.ledger.streams.dead import ORIGINAL_MAX

@@ -17,8 +17,8 @@ from bridge.doors.http.problem import Problem, unknown
 from bridge.doors.strict import Fault, read_object
 from bridge.engine.control import Asker
 from bridge.errors import BUSY, JobRejected
+from bridge.job.enums import Outcome
 from bridge.job.request import REQUEST_ID, rejected
-from bridge.job.words import Outcome
 
 if TYPE_CHECKING:
     from bridge.engine.control import Control

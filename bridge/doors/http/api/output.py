@@ -16,8 +16,8 @@ from bridge.doors.http.api.guard import Guard
 from bridge.doors.http.api.streamed import Streamed
 from bridge.doors.http.api.tokens import Caller
 from bridge.doors.http.problem import Problem, unknown
+from bridge.job.enums import Status
 from bridge.job.record import Long
-from bridge.job.words import Status
 from bridge.ledger.records import output
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from bridge.doors.http.console.overview import AROUND_S, Overviews
 from bridge.doors.http.console.pages import Pages
 from bridge.doors.http.console.visitor import Visitor
 from bridge.engine.control.overview import told_of
-from bridge.job.words import Phase, Reason, Status
+from bridge.job.enums import Phase, Reason, Status
 from bridge.ledger import listing
 from bridge.ledger.listing import Wanted
 

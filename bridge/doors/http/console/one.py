@@ -17,9 +17,9 @@ from bridge.doors.http.console.pages import Pages
 from bridge.doors.http.console.visitor import Visitor
 from bridge.engine.control.overview import told_of
 from bridge.job.document import Held
+from bridge.job.enums import Phase, Status
 from bridge.job.record import Long
 from bridge.job.request import REQUEST_ID
-from bridge.job.words import Phase, Status
 from bridge.ledger.history import History
 from bridge.ledger.records.read import ALL
 from bridge.telemetry import blotted

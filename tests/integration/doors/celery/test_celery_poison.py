@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from bridge.doors.celery.consumer.check import MessageFault
 from bridge.doors.celery.consumer.refuse import Refusals, RefusalUses, UnreadableMessage
 from bridge.doors.celery.consumer.unpack import BODY_MAX
-from bridge.job.words import DeadReason
+from bridge.job.enums import DeadReason
 from tests.support.foul import (
     ENVELOPES,
     FOUL,

@@ -15,9 +15,9 @@ from bridge.engine.notifier import Notifier
 from bridge.errors import JobFailed
 from bridge.job.change import Rules
 from bridge.job.document import Held
+from bridge.job.enums import Phase, Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
-from bridge.job.words import Phase, Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.records.read import COMMON
 from bridge.settings import Settings

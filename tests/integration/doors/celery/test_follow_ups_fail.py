@@ -14,7 +14,7 @@ from celery.canvas import Signature
 from celery.exceptions import ChordError
 
 from bridge.errors import JobRejected
-from bridge.job.words import DeadReason
+from bridge.job.enums import DeadReason
 from tests.support.foul import Foul, RedisSender, good_headers
 from tests.support.helpers import eventually
 from tests.support.house import House

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from bridge.emulator import Emulator
-from bridge.job.models import schemas
+from bridge.job.contract.models import schemas
 from bridge.job.record import Record
 from tests.support.helpers import eventually
 from tests.support.house import API_KEY, House

@@ -19,7 +19,7 @@ from celery.exceptions import TaskRevokedError
 from bridge.client import Client
 from bridge.emulator import Emulator
 from bridge.errors import JobFailed, JobRejected, JobTimedOut
-from bridge.job.envelopes import EndpointEvent
+from bridge.job.contract.events import EndpointEvent
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import API_KEY, ROOT, House
 from tests.support.servers import RedisServer

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
+from bridge.job.enums import Step
 from bridge.job.record import Long, Record
-from bridge.job.words import Step
 from bridge.ledger import Claimed, Ledger, Names, connect
 from bridge.settings import Settings
 from bridge.settings.endpoints import Endpoint, EndpointBook

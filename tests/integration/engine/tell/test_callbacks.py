@@ -23,8 +23,8 @@ from bridge.engine.tell.callbacks import Callbacks
 from bridge.job.callback import Callback
 from bridge.job.change import Rules
 from bridge.job.document import Held
+from bridge.job.enums import Phase, Wish
 from bridge.job.record import Long, Record, dumps
-from bridge.job.words import Phase, Wish
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.callbacks import Lane
 from bridge.settings import load

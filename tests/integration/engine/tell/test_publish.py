@@ -14,8 +14,8 @@ from bridge.engine.tell.amqp_publisher import Broker
 from bridge.engine.tell.publish import LEASE_MS, Publish
 from bridge.job.change import Rules
 from bridge.job.document import Held
+from bridge.job.enums import Phase, Wish
 from bridge.job.record import Long, Record, dumps
-from bridge.job.words import Phase, Wish
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.streams.outbox import Bounds
 from tests.support.helpers import eventually

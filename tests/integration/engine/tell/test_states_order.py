@@ -13,9 +13,9 @@ from celery import Celery
 from bridge.engine.tell.celery_states import States
 from bridge.job.change import Rules
 from bridge.job.document import Held
+from bridge.job.enums import Phase, Sink, Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
-from bridge.job.words import Phase, Sink, Step
 from bridge.ledger import Ledger, Names, connect
 from tests.support.house import hang_up
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from bridge.engine.commits import Commits
 from bridge.job.change import Change
 from bridge.job.document import Held
+from bridge.job.enums import Wish
 from bridge.job.record import Long
-from bridge.job.words import Wish
 from bridge.ledger.endpoints import gpu
 from tests.support.helpers import eventually
 from tests.support.house import House, born

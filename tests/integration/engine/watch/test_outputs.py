@@ -18,9 +18,9 @@ from bridge.engine.watch.outputs import Outputs
 from bridge.errors import OutputUnavailable, SettingsError
 from bridge.job.change import Rules
 from bridge.job.document import Held
+from bridge.job.enums import Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
-from bridge.job.words import Step
 from bridge.ledger import Ledger, Names, connect
 from bridge.object_store import Blobs
 from tests.support.helpers import COMMAND_S, eventually

@@ -16,9 +16,9 @@ import pytest
 
 from bridge.job.change import Rules
 from bridge.job.document import Held
+from bridge.job.enums import Phase, Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
-from bridge.job.words import Phase, Step
 from bridge.ledger import Ledger, Names, connect
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House

@@ -9,8 +9,8 @@ import pytest
 
 from bridge.doors.http.console import timeline
 from bridge.doors.http.console.pages import FILTERS, ago, scaled, size, span
+from bridge.job.enums import Phase
 from bridge.job.record import Record
-from bridge.job.words import Phase
 
 
 def went(record: Record, now: int = 100_000) -> dict[str, float]:

@@ -14,7 +14,7 @@ from bridge.doors.parse import NO_DATA, Command, RefusedMessage, Request, take
 from bridge.doors.strict import BODY_MAX
 from bridge.errors import JobRejected
 from bridge.job.request import RUN_BODY_MAX, RUNSYNC_BODY_MAX, RunRequest, parse_run
-from bridge.job.strict import NAMES_MAX, Fault, read_object
+from bridge.job.strict_json import NAMES_MAX, Fault, read_object
 
 
 def request(document: Any, **properties: str) -> Any:

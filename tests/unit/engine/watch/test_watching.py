@@ -10,11 +10,11 @@ import pytest
 from bridge.engine.watch.stream import PART_BYTES, PART_CHUNKS, after_nothing_ms, hold_ms, parts, pause_ms
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held, document
+from bridge.job.enums import Phase, Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.transitions import Table
 from bridge.job.transitions.chunks import DRAIN_LOOK_MS, DRAIN_MOST_MS, DRAIN_MOST_SYNC_MS, DRAIN_MS, MEND_MAX
-from bridge.job.words import Phase, Step
 
 NOW = 1_800_000_000_000
 TABLE = Table(Rules())

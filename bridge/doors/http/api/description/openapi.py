@@ -20,9 +20,9 @@ from bridge.doors.http.api.description.models import (
     ReasonBody,
 )
 from bridge.doors.http.problem import CONTENT_TYPE, REASONS
-from bridge.job.documents import Document
-from bridge.job.envelopes import JobEvent
-from bridge.job.models import JsonRequest
+from bridge.job.contract.documents import Document
+from bridge.job.contract.events import JobEvent
+from bridge.job.contract.models import JsonRequest
 
 _MODELS: tuple[type[BaseModel], ...] = (
     JsonRequest, Document, JobEvent, ProblemDocument, CancelAnswer, PauseAnswer, PurgeAnswer, HealthAnswer, ByBody,

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from bridge.doors.http.api.description import openapi
 from bridge.doors.http.problem import Problem
-from bridge.job.models import schema_named, schemas
+from bridge.job.contract.models import schema_named, schemas
 
 if TYPE_CHECKING:
     from bridge.doors.http.api.guard import Guard

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from bridge.doors.http.problem import Problem, unknown
 from bridge.engine.accept_again import answer_again
 from bridge.job.document import cloud_event, stamp
+from bridge.job.enums import END_EVENT, EventName
 from bridge.job.record import Long
-from bridge.job.words import END_EVENT, EventName
 
 if TYPE_CHECKING:
     from bridge.doors.http.api.guard import Guard

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bridge.job.enums import DeadReason, Reason
 from bridge.job.request import Policy
-from bridge.job.words import DeadReason, Reason
 
 Time = str
 Words = Literal[

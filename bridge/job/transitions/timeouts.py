@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bridge.job.change import Change
 from bridge.job.document import Held
-from bridge.job.table import C, S, T, U, check
+from bridge.job.enums import Step
+from bridge.job.state_table import C, S, T, U, check
+from bridge.job.transitions.cancelling import Ending
 from bridge.job.transitions.due import passed, step_of
-from bridge.job.transitions.ending import Ending
 from bridge.job.transitions.submitting import Submitting
-from bridge.job.words import Step
 
 
 class Clocks(Submitting, Ending):

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from bridge.job.change import Draft
+from bridge.job.enums import Step, is_end
 from bridge.job.record import Long
-from bridge.job.words import Step, is_end
 
 
 def jobs_of(draft: Draft) -> list[dict[str, Any]]:

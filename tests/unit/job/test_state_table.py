@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from bridge.job.change import Change, Rules, submit_score
 from bridge.job.document import Held, document
+from bridge.job.enums import Phase, Sink, Status, Wish
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
-from bridge.job.table import TABLE
+from bridge.job.state_table import TABLE
 from bridge.job.transitions import Table
-from bridge.job.words import Phase, Sink, Status, Wish
 
 NOW = 1_800_000_000_000
 TOKEN = "lease-of-mine"

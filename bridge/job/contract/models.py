@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from pydantic.json_schema import GenerateJsonSchema
 
-from bridge.job.documents import Chunk, Document, Open, Transition
-from bridge.job.envelopes import CommandAnswer, DeadLetter, EndpointEvent, JobEvent
+from bridge.job.contract.documents import Chunk, Document, Open, Transition
+from bridge.job.contract.events import CommandAnswer, DeadLetter, EndpointEvent, JobEvent
 from bridge.job.request import RunRequest
 
 

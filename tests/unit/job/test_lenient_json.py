@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.job.reading import DEPTH_MAX, read_json, spelled, whole, word
+from bridge.job.lenient_json import DEPTH_MAX, read_json, spelled, whole, word
 
 
 @pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a[\\"[":', "}"), ('[{"[": ', "}]")])

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bridge.client.steps import Do, Fetch
-from bridge.client.words import Refused, lacks_output, outcome
+from bridge.client.values import Refused, lacks_output, outcome
 from bridge.errors import OutputUnavailable
 
 if TYPE_CHECKING:

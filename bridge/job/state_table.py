@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from bridge.job.change import Change
 from bridge.job.document import Held
-from bridge.job.words import Phase
+from bridge.job.enums import Phase
 
 A, S, U, T, R, E, C = (
     Phase.ACCEPTED,

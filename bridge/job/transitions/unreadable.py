@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bridge.job.change import Change, Draft, rescue_at, unread_until
 from bridge.job.document import Held
+from bridge.job.enums import Reason, Status, Step
 from bridge.job.record import Long
-from bridge.job.table import R, T, check, same
+from bridge.job.state_table import R, T, check, same
 from bridge.job.transitions.base import Base
 from bridge.job.transitions.due import look_or_cancel
-from bridge.job.transitions.several import alive_job, follow, forget_job
-from bridge.job.words import Reason, Status, Step
+from bridge.job.transitions.several_jobs import alive_job, follow, forget_job
 
 #: Answers that cannot be read are told when they have come for so long.
 UNREAD_TOLD_MS = 10_000

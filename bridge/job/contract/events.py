@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, RootModel
 
-from bridge.job.documents import Document, Letter, Open, OutputReference, Time, Transition
-from bridge.job.words import Reason
+from bridge.job.contract.documents import Document, Letter, Open, OutputReference, Time, Transition
+from bridge.job.enums import Reason
 
 
 class Envelope(Open):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bridge.job.change import Change
 from bridge.job.document import Held
+from bridge.job.enums import Reason, Status, Step, Wish
 from bridge.job.record import Long
-from bridge.job.table import A, R, S, T, check, same
+from bridge.job.state_table import A, R, S, T, check, same
 from bridge.job.transitions.base import Base
-from bridge.job.words import Reason, Status, Step, Wish
 
 CANCEL_AGAIN_MS = 5_000
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from bridge.errors import BridgeError, JobError, JobFailed, JobLost, JobRejected, JobTimedOut
 from bridge.job.document import error_text
-from bridge.job.words import END_EVENT, Status
+from bridge.job.enums import END_EVENT, Status
 
 ENDS = frozenset(name.value for name in END_EVENT.values())
 

@@ -10,11 +10,11 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from bridge import __version__
+from bridge.job.contract.documents import Chunk, Document, Transition
+from bridge.job.contract.events import CommandAnswer, DeadLetter, EndpointEvent, JobEvent
+from bridge.job.contract.models import JsonCommand, JsonRequest, Names
 from bridge.job.document import CONTENT_TYPE
-from bridge.job.documents import Chunk, Document, Transition
-from bridge.job.envelopes import CommandAnswer, DeadLetter, EndpointEvent, JobEvent
-from bridge.job.models import JsonCommand, JsonRequest, Names
-from bridge.job.words import END_EVENT, EventName
+from bridge.job.enums import END_EVENT, EventName
 from bridge.redis.public_keys import PublicNames
 
 _MODELS = (
