@@ -28,7 +28,7 @@ def dead() -> None:
 @as_json
 def dead_list(*, reason: str | None, count: int, as_json: bool) -> None:
     """The newest first, without their originals; parked requests with their last error."""
-    from bridge.ledger.parked import parked  # noqa: PLC0415
+    from bridge.ledger.queries.parked_requests import parked  # noqa: PLC0415
 
     has = bridge()
     letters = [_shown(has, letter, ("original",)) for letter in has.ledger.dead.newest(count)]
@@ -69,7 +69,7 @@ def dead_replay(letter_ids: tuple[str, ...], *, reason: str | None, request_id: 
     """Send letters again through the door they came by, and forget them; have parked requests worked now."""
     from bridge.doors.json.replay import replay  # noqa: PLC0415
     from bridge.errors import NotReplayable  # noqa: PLC0415
-    from bridge.ledger.parked import unpark  # noqa: PLC0415
+    from bridge.ledger.queries.parked_requests import unpark  # noqa: PLC0415
 
     has = bridge()
     if reason is not None:
@@ -124,7 +124,7 @@ def _is_letter(letter_id: str) -> bool:
 
 def _found(has: Components, letter_id: str) -> dict[str, Any]:
     from bridge.errors import JobRejected  # noqa: PLC0415
-    from bridge.ledger.parked import parked  # noqa: PLC0415
+    from bridge.ledger.queries.parked_requests import parked  # noqa: PLC0415
 
     letter = has.ledger.dead.get(letter_id) if _is_letter(letter_id) else None
     if letter is None:
@@ -137,6 +137,6 @@ def _found(has: Components, letter_id: str) -> dict[str, Any]:
 
 def _shown(has: Components, letter: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
     """As it may be shown: no secrets, at any depth of the original (HARDENING 21)."""
-    from bridge.ledger.streams.dead import shown  # noqa: PLC0415
+    from bridge.ledger.streams.dead_letters import shown  # noqa: PLC0415
 
     return shown(letter, has.settings.bridge_redact, without)

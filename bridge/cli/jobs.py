@@ -16,7 +16,7 @@ from bridge.cli.shared import as_json, bridge
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from bridge.ledger.listing import Page
+    from bridge.ledger.queries.listing import Page
     from bridge.process.components import Components
 
 #: Names for several phases.
@@ -80,7 +80,7 @@ def jobs(
 
     ID is what the request's id begins with, or the whole id of its RunPod job, or of the task that it has replaced.
     """
-    from bridge.ledger import listing  # noqa: PLC0415  (heavy)
+    from bridge.ledger.queries import listing  # noqa: PLC0415  (heavy)
 
     has, now = bridge(), int(time.time() * 1000)
     phases = [one for name in phase for one in GROUPS.get(name.lower(), (name.upper(),))]
@@ -120,7 +120,7 @@ def _shifted(moment: int, offset: int) -> int:
 def _walk(has: Components, wanted: Any, after: str, count: int) -> tuple[list[dict[str, Any]], Page]:
     """So many, or all there are: a person who asks waits for a long walk, where a page of the console stops."""
     from bridge.engine.control.overview import told_of  # noqa: PLC0415
-    from bridge.ledger import listing  # noqa: PLC0415
+    from bridge.ledger.queries import listing  # noqa: PLC0415
 
     found: list[dict[str, Any]] = []
     while True:

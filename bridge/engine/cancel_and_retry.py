@@ -12,9 +12,9 @@ from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Refused, Throttled, Unanswered, Unreachable
 from bridge.job.enums import Step, is_end
 from bridge.job.observation import most_ms
-from bridge.ledger import walk
-from bridge.ledger.batches import Batch
+from bridge.ledger.queries import scan
 from bridge.ledger.records.read import COMMON
+from bridge.ledger.stores.batches import Batch
 from bridge.runpod import batches
 from bridge.runpod.operations import Operation
 from bridge.runpod.permits import Permits
@@ -109,7 +109,7 @@ class CarryOut:
         record, table = held.record, self.ledger.table
         batch = Batch(record.batch_id, record.endpoint, record.endpoint_id, record.base_url)
         ids = list(self.ledger.batches.jobs(batch).values())
-        others = walk.load_many(self.ledger, ids, wanted=COMMON).values()
+        others = scan.load_many(self.ledger, ids, wanted=COMMON).values()
         wanted = any(
             one.record.batch_id == batch.id and not one.record.phase.ended and not one.record.wish for one in others
         )

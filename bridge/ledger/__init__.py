@@ -1,7 +1,8 @@
 """What is true. The only room that changes a record; each change is one atomic script (I3).
 
-`records/` reads, changes and leases them; `streams/` is what others read and write; `endpoints/` what is known of each;
-`engines` and `blobs` are kept beside; `lua/` holds the scripts, `server/` opens Redis.
+`records/` reads, changes and leases them; `streams/` is what others read and write, `endpoints/` what is known of each,
+`stores/` what is kept beside; `Ledger` has all of these. `queries/` asks about many records; `lua/` holds the scripts,
+`server/` opens Redis.
 """
 
 from bridge.ledger.clock import LedgerClock

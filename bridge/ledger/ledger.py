@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.ledger.aside import take_asides
-from bridge.ledger.batches import Batches
-from bridge.ledger.blobs import BlobList
-from bridge.ledger.callbacks import Callbacks
-from bridge.ledger.engines import Engines
-from bridge.ledger.follow_ups import FollowUps
-from bridge.ledger.later import Later
 from bridge.ledger.records.lease import Leases
-from bridge.ledger.run_times import Runs
-from bridge.ledger.streams.dead import DeadLetters
+from bridge.ledger.stores.batches import Batches
+from bridge.ledger.stores.callbacks import Callbacks
+from bridge.ledger.stores.engines import Engines
+from bridge.ledger.stores.follow_up_queues import FollowUps
+from bridge.ledger.stores.run_times import Runs
+from bridge.ledger.stores.scheduled_commands import Later
+from bridge.ledger.stores.stored_outputs import BlobList
+from bridge.ledger.streams.dead_letters import DeadLetters
 from bridge.ledger.streams.made_ids import MadeIds
 from bridge.ledger.streams.monitors import Monitors
 from bridge.ledger.streams.outbox import Outbox
+from bridge.ledger.streams.repair import take_asides
 from bridge.ledger.streams.replies import Replies
 
 if TYPE_CHECKING:

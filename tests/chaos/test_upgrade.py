@@ -26,7 +26,7 @@ from tests.support.house import ROOT, House, Process
 OLD_COMMIT = os.environ.get("BRIDGE_OLD_COMMIT", "bb86b3cbb08e06d3b7e1a7d3ef7323b4a0831391")
 #: A worker of the next version: the same code, whose records only it and this one may work on.
 NEWER = """
-import sys, bridge, bridge.ledger.engines as engines
+import sys, bridge, bridge.ledger.stores.engines as engines
 engines.SCHEMA += {more}
 bridge.__version__ = "{version}"
 from celery.__main__ import main

@@ -26,7 +26,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from celery import Celery
 
-    from bridge.ledger.follow_ups import FollowUps
+    from bridge.ledger.stores.follow_up_queues import FollowUps
 
 #: Seconds between two notes of one queue.
 NOTED_S = 10.0

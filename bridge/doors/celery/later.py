@@ -20,7 +20,7 @@ from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.tell.kombu_json import dumps, load
 from bridge.errors import BUSY, ServerUnavailable
 from bridge.job.request import SCHEDULE_MAX_MS, rejected
-from bridge.ledger.later import BYTES_MAX
+from bridge.ledger.stores.scheduled_commands import BYTES_MAX
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -9,7 +9,7 @@ from bridge.engine.engine_lag import TOLD, budget_used, engine_lag
 from bridge.errors import BridgeError
 from bridge.job.enums import Phase, Step
 from bridge.ledger import inspect_server
-from bridge.ledger.endpoints import ages, gpu
+from bridge.ledger.endpoints import ages, gpu_time
 
 if TYPE_CHECKING:
     from bridge.engine.control import Control
@@ -35,7 +35,7 @@ def _read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gaug
         phases[Phase.ACCEPTED.value] = max(0, phases[Phase.ACCEPTED.value] - scheduled)
         for phase, count in {**phases, "SCHEDULED": scheduled}.items():
             yield "bridge_requests", "Requests by phase.", {"endpoint": endpoint, "phase": phase}, count
-        spent = gpu.read(ledger, endpoint)
+        spent = gpu_time.read(ledger, endpoint)
         yield "bridge_gpu_seconds_today", "executionTime of today (UTC).", {"endpoint": endpoint}, spent.ms / 1000
         twice = counts.get("paid_twice_ms", 0) / 1000
         yield "bridge_gpu_paid_twice_seconds", "GPU time paid twice; should be 0.", {"endpoint": endpoint}, twice

@@ -15,7 +15,7 @@ from bridge.job.change import lane_of
 from bridge.job.document import CONTENT_TYPE
 from bridge.job.record import Long
 from bridge.job.request import check_request_id
-from bridge.ledger.streams.dead import original_of
+from bridge.ledger.streams.dead_letters import original_of
 from bridge.ledger.streams.inbox import send
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from bridge.job.enums import Phase, Status, is_end
 from bridge.job.lenient_json import spelled
 from bridge.job.record import Long
 from bridge.job.request import check_request_id, rejected
-from bridge.ledger import walk
+from bridge.ledger.queries import scan
 from bridge.ledger.records.read import ALL
 from bridge.runpod.answers import ABSENT
 from bridge.runpod.operations import Operation
@@ -59,22 +59,22 @@ class Asking(Base):
 
     def find(self, metadata: Mapping[str, str]) -> list[str]:
         """Requests that have not ended and whose metadata says so, those that are free to cancel first."""
-        return walk.find(
+        return scan.find(
             self.ledger, Long.METADATA, lambda said: all(str(said.get(k)) == str(v) for k, v in metadata.items())
         )
 
     def find_group(self, group: str) -> list[str]:
         """Requests that have not ended and belong to this Celery group (a chord's header is one)."""
-        return walk.find(self.ledger, Long.CANVAS, lambda canvas: canvas.get("group") == group)
+        return scan.find(self.ledger, Long.CANVAS, lambda canvas: canvas.get("group") == group)
 
     def find_stamped(self, stamps: Mapping[str, Sequence[str]]) -> list[str]:
         """Requests that have not ended and carry one of these stamps."""
-        return walk.find(self.ledger, Long.CANVAS, lambda canvas: _stamped(canvas, stamps))
+        return scan.find(self.ledger, Long.CANVAS, lambda canvas: _stamped(canvas, stamps))
 
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         """Requests that have not ended: id, endpoint, phase, status, job_id."""
         found = []
-        for held in walk.live(self.ledger, limit):
+        for held in scan.live(self.ledger, limit):
             record = held.record
             found.append({name: getattr(record, name) for name in ("id", "endpoint", "status", "job_id", "attempt")})
             found[-1]["phase"] = record.phase.value
@@ -82,7 +82,7 @@ class Asking(Base):
 
     def records(self, request_ids: Sequence[str]) -> dict[str, Held]:
         """Those that are known, by id, in few round trips."""
-        return walk.load_many(self.ledger, request_ids)
+        return scan.load_many(self.ledger, request_ids)
 
     def document(self, held: Held, *, content: bool = False) -> dict[str, Any]:
         """The whole document, with large outputs as references."""

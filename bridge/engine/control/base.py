@@ -11,7 +11,7 @@ from bridge.engine.waiting import WhyWaiting
 from bridge.errors import BUSY, ApiError
 from bridge.job.enums import Phase
 from bridge.job.request import rejected
-from bridge.ledger import walk
+from bridge.ledger.queries import scan
 from bridge.runpod.permits import Permits
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Base:
 
     def held_by(self, endpoint: Endpoint, job_id: str) -> str | None:
         """The request of a job that was named by RunPod's id: what the bridge holds is its own to change."""
-        return walk.of_job(self.ledger, endpoint.name, job_id)
+        return scan.of_job(self.ledger, endpoint.name, job_id)
 
     def call(self, endpoint: Endpoint, op: Operation, call: Callable[[RunPodClient], T]) -> T:
         """One call with a permit. Raises JobRejected when there is none for PERMIT_S, else what the client raises."""

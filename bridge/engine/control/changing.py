@@ -13,8 +13,8 @@ from bridge.engine.control.base import Asker
 from bridge.errors import BUSY, JobUnknown, Refused
 from bridge.job.enums import Outcome, Status, Wish, is_end
 from bridge.job.request import check_request_id, rejected
-from bridge.ledger import walk
 from bridge.ledger.endpoints import pause as endpoints
+from bridge.ledger.queries import scan
 from bridge.ledger.records.read import ALL
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
@@ -56,8 +56,8 @@ class Changing(Asking):
         """
         for request_id in request_ids:
             check_request_id(request_id)
-        for batch in walk.batches(request_ids, BATCH):
-            held = walk.load_many(self.ledger, batch)
+        for batch in scan.batches(request_ids, BATCH):
+            held = scan.load_many(self.ledger, batch)
             known = [held[request_id] for request_id in batch if request_id in held]
             wish = partial(self._wish, asker)
             changes = {c.record.id: c for c in self.ledger.change_many([(one, wish) for one in known])}
@@ -93,7 +93,7 @@ class Changing(Asking):
 
     def _wish_replaced(self, task_id: str, asker: Asker) -> Change | str:
         """The change that speaks for all: one that is asked for before one that is done."""
-        held = walk.load_many(self.ledger, self.ledger.replacing(task_id))
+        held = scan.load_many(self.ledger, self.ledger.replacing(task_id))
         changes = self.ledger.change_many([(one, partial(self._wish, asker)) for one in held.values()])
         for change in changes:
             self.noticed(change)

@@ -17,8 +17,8 @@ from bridge.engine.control.base import LIVE_PHASES, Base
 from bridge.errors import ApiError, BridgeError, EndpointTrouble, JobRejected, LedgerError, Throttled
 from bridge.job.enums import Phase
 from bridge.ledger.endpoints import ages as vital_signs
-from bridge.ledger.endpoints import gpu
-from bridge.ledger.endpoints.shared_answer import OnceForAll
+from bridge.ledger.endpoints import gpu_time
+from bridge.ledger.endpoints.answer_cache import OnceForAll
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
@@ -206,7 +206,7 @@ class Healths(Base):
 
 def _gpu(ledger: Ledger, endpoint: Endpoint) -> dict[str, Any]:
     """Today's GPU time: seconds, by tenant, paid twice; the cost where a price is set."""
-    spent, price = gpu.read(ledger, endpoint.name), endpoint.gpu_price_per_s
+    spent, price = gpu_time.read(ledger, endpoint.name), endpoint.gpu_price_per_s
     return {
         "day": spent.day,
         "seconds": spent.ms / 1000,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.job.document import stamp
 from bridge.job.enums import Phase
-from bridge.ledger import inspect_server, listing
+from bridge.ledger import inspect_server
 from bridge.ledger.endpoints import ages, samples
+from bridge.ledger.queries import listing
 
 if TYPE_CHECKING:
     from bridge.engine.control import Control

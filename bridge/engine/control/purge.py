@@ -10,8 +10,8 @@ from bridge.engine.control.base import Asker, Base
 from bridge.engine.control.changing import told_of
 from bridge.job.enums import Phase, Reason, Status, Step
 from bridge.job.record import Long
-from bridge.ledger import walk
 from bridge.ledger.endpoints import pause as endpoints
+from bridge.ledger.queries import scan
 from bridge.ledger.records.read import COMMON
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
@@ -48,8 +48,8 @@ class Purging(Base):
 
     def queued(self, endpoint: str) -> int:
         """How many of the bridge's own stand in RunPod's queue, as far as it has heard."""
-        batches = walk.batches(walk.live_ids(self.ledger, self.book.resolve(endpoint).name))
-        held = (one for batch in batches for one in walk.load_many(self.ledger, batch, wanted=(Long.ERROR,)).values())
+        batches = scan.batches(scan.live_ids(self.ledger, self.book.resolve(endpoint).name))
+        held = (one for batch in batches for one in scan.load_many(self.ledger, batch, wanted=(Long.ERROR,)).values())
         return sum(_in_queue(one) for one in held)
 
     def _purge_pending(self, endpoint: str, asker: Asker) -> int:
@@ -66,8 +66,8 @@ class Purging(Base):
             for change in changes:
                 self.noticed(change)
                 count += change.verdict == "purged"
-        for batch in walk.batches(walk.scheduled_ids(self.ledger, endpoint)):
-            held = walk.load_many(self.ledger, batch, wanted=COMMON).values()
+        for batch in scan.batches(scan.scheduled_ids(self.ledger, endpoint)):
+            held = scan.load_many(self.ledger, batch, wanted=COMMON).values()
             for change in self.ledger.change_many([(one, purge) for one in held]):
                 self.noticed(change)
                 count += change.verdict == "purged"
@@ -78,9 +78,9 @@ class Purging(Base):
         looked = []
         table = self.ledger.table
         look = partial(table.purge_look, by=asker.by, door=asker.door)
-        for batch in walk.batches(walk.live_ids(self.ledger, endpoint)):
+        for batch in scan.batches(scan.live_ids(self.ledger, endpoint)):
             held = [
-                one for one in walk.load_many(self.ledger, batch, wanted=COMMON).values() if _in_queue(one, sent=True)
+                one for one in scan.load_many(self.ledger, batch, wanted=COMMON).values() if _in_queue(one, sent=True)
             ]
             for change in self.ledger.change_many([(one, look) for one in held]):
                 self.noticed(change)
@@ -91,7 +91,7 @@ class Purging(Base):
         """How many of these have been purged, and of how many nothing has been heard since."""
         ends, left, gone = time.monotonic() + SETTLE_S, request_ids, 0
         while left:
-            held = walk.load_many(self.ledger, left, wanted=(Long.ERROR,))
+            held = scan.load_many(self.ledger, left, wanted=(Long.ERROR,))
             gone += sum(one.record.reason == Reason.PURGED for one in held.values())
             left = [
                 request_id

@@ -29,8 +29,8 @@ from bridge.job.enums import Status, Step
 from bridge.job.record import Long
 from bridge.job.request import BODY_START, RUN_BODY_MAX, rest_of_body, too_large
 from bridge.ledger import Claimed
-from bridge.ledger.batches import Batch
 from bridge.ledger.records.read import COMMON
+from bridge.ledger.stores.batches import Batch
 from bridge.runpod import batches as api
 from bridge.runpod.operations import Operation
 from bridge.runpod.permits import Permits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from bridge.ledger.endpoints import gpu
+from bridge.ledger.endpoints import gpu_time
 
 if TYPE_CHECKING:
     from bridge.ledger import Ledger
@@ -30,7 +30,7 @@ class Spending:
             return None
         known = self._known.get(endpoint.name)
         if known is None or time.monotonic() - known[0] >= CACHE_S:
-            known = time.monotonic(), gpu.today_ms(self._ledger, endpoint.name)
+            known = time.monotonic(), gpu_time.today_ms(self._ledger, endpoint.name)
             self._known[endpoint.name] = known
         spent_s = known[1] / 1000
         if spent_s < ceiling:

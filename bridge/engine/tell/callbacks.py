@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bridge.engine.callers import Callers
     from bridge.job.change import Change
     from bridge.ledger import Ledger
-    from bridge.ledger.callbacks import Lane, Owed
+    from bridge.ledger.stores.callbacks import Lane, Owed
 
 #: Seconds between looks while nobody wakes the loop.
 IDLE_S = 1.0

@@ -21,7 +21,7 @@ from bridge.engine.tell.amqp_publisher import Broker, Parcel, Refusal
 from bridge.errors import BridgeError
 from bridge.job.document import CONTENT_TYPE, joined
 from bridge.job.enums import DeadReason, Sink
-from bridge.ledger import walk
+from bridge.ledger.queries import scan
 from bridge.ledger.streams.outbox import Late
 from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
@@ -265,7 +265,7 @@ class Publish:
 
     def _ends_told_again(self) -> bool:
         """Whose end was behind the cursor, or late, gets a copy at the stream's end; False when the turn was lost."""
-        for request_id in walk.untold(self.ledger):
+        for request_id in scan.untold(self.ledger):
             held = self.ledger.load(request_id, output=True)
             if held is not None:
                 self.noticed(self.ledger.change(held, self.ledger.table.told_again))

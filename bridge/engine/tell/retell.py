@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.job.enums import Phase
-from bridge.ledger import walk
+from bridge.ledger.queries import scan
 
 if TYPE_CHECKING:
     from bridge.engine.tell.celery_states import States
@@ -37,6 +37,6 @@ class Retell:
         return LOOK_S
 
     def _tell(self, endpoint: str) -> None:
-        for held in walk.load_many(self.ledger, walk.waiting_ids(self.ledger, endpoint, MOST)).values():
+        for held in scan.load_many(self.ledger, scan.waiting_ids(self.ledger, endpoint, MOST)).values():
             if held.record.phase is Phase.ACCEPTED and held.record.door == "celery" and not held.record.silent:
                 self.states.waits(held)

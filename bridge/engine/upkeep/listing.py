@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bridge.ledger import listing
 from bridge.ledger.endpoints import samples
+from bridge.ledger.queries import listing
 
 if TYPE_CHECKING:
     from bridge.ledger import Ledger

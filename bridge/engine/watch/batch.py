@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, JobUnknown, LedgerError, Refused, Unanswered
 from bridge.job.enums import Phase, Status, is_end
-from bridge.ledger import walk
+from bridge.ledger.queries import scan
 from bridge.ledger.records.read import COMMON
 from bridge.runpod import batches as api
 from bridge.runpod.operations import Operation
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bridge.job.observation import Observation
     from bridge.job.record import Record
     from bridge.ledger import Ledger
-    from bridge.ledger.batches import Batch
+    from bridge.ledger.stores.batches import Batch
     from bridge.runpod.answers import JobState
     from bridge.runpod.client import RunPodClient
 
@@ -119,7 +119,7 @@ class BatchWatch:
 
     def _live(self, batch: Batch, jobs: dict[str, str]) -> dict[str, Held]:
         """Its jobs, with the requests that wait for them."""
-        held = walk.load_many(self.ledger, list(jobs.values()), wanted=COMMON)
+        held = scan.load_many(self.ledger, list(jobs.values()), wanted=COMMON)
         live = {
             one.record.id: one
             for one in held.values()

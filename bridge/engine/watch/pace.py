@@ -13,7 +13,7 @@ from bridge.job.enums import Status
 from bridge.runpod.operations import LIMITS, Operation
 
 if TYPE_CHECKING:
-    from bridge.ledger.run_times import Runs
+    from bridge.ledger.stores.run_times import Runs
     from bridge.runpod.budget import Budget
 
 #: Seconds between two looks at what the ledger knows of an endpoint, and between two runs that are learnt from it.

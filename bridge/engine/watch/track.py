@@ -22,7 +22,7 @@ from bridge.job.enums import Phase, Status, Step, is_end
 from bridge.job.observation import Observation, most_ms
 from bridge.job.record import Long, Record
 from bridge.job.transitions.watching import GONE_APART_MS
-from bridge.ledger.batches import Batch
+from bridge.ledger.stores.batches import Batch
 from bridge.redis.pipelined import Work, in_step
 from bridge.runpod.operations import Operation
 from bridge.runpod.permits import Permits

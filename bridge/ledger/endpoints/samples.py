@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bridge.job.enums import Phase
-from bridge.ledger.endpoints import gpu
+from bridge.ledger.endpoints import gpu_time
 from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def now(ledger: Ledger, endpoint: str, counts: Mapping[str, int] | None = None) 
         ended=phases[Phase.SETTLED] + phases[Phase.CLOSED],
         waiting=max(0, phases[Phase.ACCEPTED] - ledger.scheduled(endpoint)),
         flying=max(0, has.get("flying", 0)),
-        gpu_ms=gpu.today_ms(ledger, endpoint),
+        gpu_ms=gpu_time.today_ms(ledger, endpoint),
     )
 
 

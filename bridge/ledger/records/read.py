@@ -11,8 +11,8 @@ from bridge.errors import LedgerError
 from bridge.job.document import Held
 from bridge.job.enums import Phase, Step
 from bridge.job.record import CHANGE_TOKEN, Long, from_row
-from bridge.ledger.aside import on_streams
 from bridge.ledger.clock import LedgerClock
+from bridge.ledger.streams.repair import on_streams
 from bridge.redis.outage import mapped
 from bridge.telemetry import know
 

@@ -187,7 +187,7 @@ class Writer(Reader):
             self.client.zadd(self.names.key("timer"), {request_id: self.now() + 3_600_000}, xx=True)
 
     def fault_noted(self, request_id: str, fault: str) -> None:
-        """Why a record could not be worked on, for whoever looks (`parked`); the last 10,000 of a week."""
+        """Why a record could not be worked on, for whoever looks (`parked_requests`); the last 10,000 of a week."""
         key = self.names.key("unreadable")
         with mapped():
             if int(self.client.hlen(key)) < FAULTS_MAX or self.client.hexists(key, request_id):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ResponseError
 
 from bridge.errors import LedgerError
-from bridge.ledger.aside import on_streams
 from bridge.ledger.keys import Names
 from bridge.ledger.scripts import run
+from bridge.ledger.streams.repair import on_streams
 from bridge.redis.outage import mapped
 from bridge.telemetry import tell
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bridge.ledger.aside import on_streams
 from bridge.ledger.scripts import run
+from bridge.ledger.streams.repair import on_streams
 
 if TYPE_CHECKING:
     import redis

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge.ledger.aside import on_streams
 from bridge.ledger.scripts import run
+from bridge.ledger.streams.repair import on_streams
 from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from bridge.doors.celery.sending import sending_behind
 from bridge.doors.celery.wait_for_ledger import WAIT_MAX_S, stopping, wait_for_ledger
 from bridge.job.enums import DeadReason
 from bridge.job.request import REQUEST_ID, rejected
-from bridge.ledger.streams.dead import ORIGINAL_MAX
+from bridge.ledger.streams.dead_letters import ORIGINAL_MAX
 from bridge.runtime.queue_thread import Background
 from bridge.telemetry import blotted, tell
 

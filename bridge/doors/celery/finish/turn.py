@@ -23,9 +23,9 @@ from bridge.job.document import document
 from bridge.job.enums import DeadReason, Reason, Sink
 from bridge.job.record import Long
 from bridge.job.request import rejected
-from bridge.ledger.later import BYTES_MAX
 from bridge.ledger.records.read import COMMON
-from bridge.ledger.streams.dead import ORIGINAL_MAX
+from bridge.ledger.stores.scheduled_commands import BYTES_MAX
+from bridge.ledger.streams.dead_letters import ORIGINAL_MAX
 from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
 

@@ -17,8 +17,8 @@ from bridge.doors.http.console.entrance import Entrance, Refusal
 from bridge.doors.http.console.overview import AROUND_S, Overviews
 from bridge.doors.http.console.pages import Pages
 from bridge.doors.http.console.visitor import Visitor
-from bridge.ledger.parked import parked, unpark
-from bridge.ledger.streams.dead import shown
+from bridge.ledger.queries.parked_requests import parked, unpark
+from bridge.ledger.streams.dead_letters import shown
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from bridge.errors import ApiError, BridgeError, JobRejected, LedgerError, Ledge
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.ledger.ended_sessions import EndedSessions
+    from bridge.ledger.console_sessions import EndedSessions
 
 T = TypeVar("T")
 THREADS, CALLERS = 8, 2

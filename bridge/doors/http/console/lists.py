@@ -17,8 +17,8 @@ from bridge.doors.http.console.pages import Pages
 from bridge.doors.http.console.visitor import Visitor
 from bridge.engine.control.overview import told_of
 from bridge.job.enums import Phase, Reason, Status
-from bridge.ledger import listing
-from bridge.ledger.listing import Wanted
+from bridge.ledger.queries import listing
+from bridge.ledger.queries.listing import Wanted
 
 if TYPE_CHECKING:
     from bridge.ledger import Ledger

@@ -20,7 +20,7 @@ from bridge.job.document import Held
 from bridge.job.enums import Phase, Status
 from bridge.job.record import Long
 from bridge.job.request import REQUEST_ID
-from bridge.ledger.history import History
+from bridge.ledger.queries.event_history import History
 from bridge.ledger.records.read import ALL
 from bridge.telemetry import blotted
 

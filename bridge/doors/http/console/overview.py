@@ -15,8 +15,8 @@ from bridge.doors.http.console.entrance import SAID, Entrance, Refusal
 from bridge.doors.http.console.pages import Pages
 from bridge.doors.http.console.visitor import Visitor
 from bridge.engine.control.overview import overview, told_of
-from bridge.ledger import listing
-from bridge.ledger.listing import Wanted
+from bridge.ledger.queries import listing
+from bridge.ledger.queries.listing import Wanted
 
 if TYPE_CHECKING:
     from bridge.engine.control import Control

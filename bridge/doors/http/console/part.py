@@ -22,8 +22,7 @@ from bridge.doors.http.console.overview import Overviews
 from bridge.doors.http.console.pages import Pages
 from bridge.doors.http.console.session import Password, Sessions
 from bridge.doors.http.part import Part
-from bridge.ledger.ended_sessions import EndedSessions
-from bridge.ledger.shared_secret import shared_secret
+from bridge.ledger.console_sessions import EndedSessions, shared_secret
 
 if TYPE_CHECKING:
     from bridge.engine.control import Control

@@ -26,7 +26,7 @@ from bridge.job.document import Held
 from bridge.job.enums import Phase, Wish
 from bridge.job.record import Long, Record, dumps
 from bridge.ledger import Ledger, Names, connect
-from bridge.ledger.callbacks import Lane
+from bridge.ledger.stores.callbacks import Lane
 from bridge.settings import load
 from bridge.settings.callbacks import allowed_of
 from bridge.settings.endpoints import EndpointBook

@@ -19,7 +19,7 @@ from bridge.job.change import Change
 from bridge.job.document import Held
 from bridge.job.enums import Wish
 from bridge.job.record import Long
-from bridge.ledger.endpoints import gpu
+from bridge.ledger.endpoints import gpu_time
 from tests.support.helpers import eventually
 from tests.support.house import House, born
 from tests.support.odd_runpod import Answer, OddRunPod
@@ -147,7 +147,7 @@ def test_an_odd_time_loses_no_output_and_is_not_booked(house: House, runpod: Odd
         assert (told["status"], told["output"]) == ("COMPLETED", "kept"), text
         assert (told["executionTime"], told["delayTime"]) == (None, None), text
         assert told["left_out"] == ["delayTime", "executionTime"], text
-    assert gpu.read(house.ledger, "demo").ms < MINUTE
+    assert gpu_time.read(house.ledger, "demo").ms < MINUTE
     others_go_on(house)
 
 

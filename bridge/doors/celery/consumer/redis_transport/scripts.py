@@ -3,7 +3,7 @@
 Lua takes nothing back: what was written before an error stays written. So each script looks at the types of its keys
 first, and writes where a message goes before it leaves where it was: whatever fails, the message is somewhere (I1). A
 key of another type was made by a stranger (`XADD bridge.run`): it is renamed and kept for a week, as the ledger does it
-(bridge/ledger/aside.py); here for itself, because the broker may be another server.
+(bridge/ledger/streams/repair.py); here for itself, because the broker may be another server.
 """
 
 from __future__ import annotations

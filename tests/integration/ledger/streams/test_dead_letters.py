@@ -18,8 +18,8 @@ from bridge.job.document import Held
 from bridge.job.enums import Step
 from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
-from bridge.ledger.parked import parked, unpark
-from bridge.ledger.streams.dead import original_of
+from bridge.ledger.queries.parked_requests import parked, unpark
+from bridge.ledger.streams.dead_letters import original_of
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RedisServer

@@ -10,10 +10,11 @@ from bridge.engine.upkeep.listing import Listing
 from bridge.job.change import Rules
 from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered
-from bridge.ledger import Ledger, Names, connect, listing
+from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.endpoints import samples
 from bridge.ledger.endpoints.samples import Sample
-from bridge.ledger.listing import Wanted
+from bridge.ledger.queries import listing
+from bridge.ledger.queries.listing import Wanted
 from bridge.ledger.records.write import Build
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.job.document import dead_event, stamp
 from bridge.job.enums import DeadReason
-from bridge.ledger.aside import on_streams
+from bridge.ledger.streams.repair import on_streams
 from bridge.redis.outage import mapped
 from bridge.telemetry import blotted, tell
 

@@ -1,13 +1,22 @@
-"""Sessions of the console that were ended before their time: every process of the ledger refuses them."""
+"""What all processes of a ledger share about the console's sessions: the secret that signs them, and those ended early."""
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.ledger.ledger import Ledger
+
+
+def shared_secret(ledger: Ledger, name: str) -> str:
+    """256 random bits, kept in the ledger's `meta` by whoever asks first. Raises LedgerUnavailable."""
+    meta = ledger.names.key("meta")
+    with mapped():
+        ledger.client.hsetnx(meta, name, secrets.token_hex(32))
+        return str(ledger.client.hget(meta, name))
 
 
 class EndedSessions:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.job.document import stamp
 from bridge.job.enums import Step
-from bridge.ledger.walk import load_many
+from bridge.ledger.queries.scan import load_many
 from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:

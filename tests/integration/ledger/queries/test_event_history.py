@@ -9,8 +9,9 @@ import pytest
 
 from bridge.job.change import Rules
 from bridge.job.enums import Wish
-from bridge.ledger import Ledger, Names, connect, history
-from bridge.ledger.history import History
+from bridge.ledger import Ledger, Names, connect
+from bridge.ledger.queries import event_history
+from bridge.ledger.queries.event_history import History
 from bridge.ledger.streams.outbox import Outbox
 from tests.support.house import born
 
@@ -62,7 +63,7 @@ def test_who_looks_again_reads_nothing_that_he_has_read(ledger: Ledger, monkeypa
 
 def test_a_walk_is_bounded_however_many_events_there_are(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own beginning is found; a walk for what is not there ends."""
-    monkeypatch.setattr(history, "WALK", 400)
+    monkeypatch.setattr(event_history, "WALK", 400)
     ledger.accept_many([("mine", born("mine", ledger))])
     others = [f"other-{n}" for n in range(1_500)]
     ledger.accept_many([(name, born(name, ledger)) for name in others])

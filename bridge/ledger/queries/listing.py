@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.job.enums import Phase, Status, Step
 from bridge.job.record import Long
+from bridge.ledger.queries.scan import live_ids, load_many
 from bridge.ledger.scripts import run
-from bridge.ledger.walk import live_ids, load_many
 from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from bridge.job.enums import Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
-from bridge.ledger.endpoints import gpu
+from bridge.ledger.endpoints import gpu_time
 from bridge.settings.endpoints import Endpoint
 from tests.support.helpers import eventually
 from tests.support.house import House
@@ -61,10 +61,10 @@ def test_an_end_is_booked_once_however_often_it_is_heard(ledger: Ledger) -> None
     observe(ledger, held, "COMPLETED", 1_234)  # made from what was known before: made anew, and late
     observe(ledger, ended, "COMPLETED", 1_234)
     observe(ledger, running(ledger, "r2", tenant=""), "FAILED", 766)
-    spent = gpu.read(ledger, "demo")
+    spent = gpu_time.read(ledger, "demo")
     assert (spent.ms, spent.tenants, spent.paid_twice_ms) == (2_000, {"acme": 1_234}, 0)
-    assert gpu.today_ms(ledger, "demo") == 2_000
-    assert gpu.read(ledger, "demo", days_ago=1).ms == 0
+    assert gpu_time.today_ms(ledger, "demo") == 2_000
+    assert gpu_time.read(ledger, "demo", days_ago=1).ms == 0
 
 
 def test_every_attempt_was_paid(ledger: Ledger) -> None:
@@ -73,7 +73,7 @@ def test_every_attempt_was_paid(ledger: Ledger) -> None:
     assert held.record.phase == "RETRYING"
     retried = ledger.change(held, lambda h, now: ledger.table.retry_answered(h, now, poll_ms=0)).after
     observe(ledger, retried, "COMPLETED", 250, attempt=2)
-    assert gpu.read(ledger, "demo").ms == 350
+    assert gpu_time.read(ledger, "demo").ms == 350
 
 
 def test_a_job_that_does_not_count_was_paid_twice(ledger: Ledger) -> None:
@@ -83,24 +83,24 @@ def test_a_job_that_does_not_count_was_paid_twice(ledger: Ledger) -> None:
     failed = observe(ledger, both, "FAILED", 40, job="-2")
     observe(ledger, failed, "FAILED", 40, job="-2")
     observe(ledger, failed, "COMPLETED", 60)
-    spent = gpu.read(ledger, "demo")
+    spent = gpu_time.read(ledger, "demo")
     assert (spent.ms, spent.paid_twice_ms) == (100, 40)
     orphan = OrphanJob("r1", "demo", "e", "u", "r1-3")
     ledger.client.zadd(ledger.names.key("stray"), {orphan.as_json(): 0})
     for _ in range(2):
         ledger.orphan_seen(orphan, again_ms=None, paid_twice_ms=7)
-    spent = gpu.read(ledger, "demo")
+    spent = gpu_time.read(ledger, "demo")
     assert (spent.ms, spent.paid_twice_ms, spent.tenants) == (107, 47, {"acme": 107})
     assert ledger.counts("demo")["paid_twice_ms"] == 47
 
 
 def test_the_ledger_of_gpu_time_is_bounded(ledger: Ledger) -> None:
     """I16: forty days, and so many tenants a day; what is more is kept under one name."""
-    key = ledger.names.key(f"gpu:{gpu.day_number()}")
+    key = ledger.names.key(f"gpu:{gpu_time.day_number()}")
     ledger.client.hset(key, mapping={f"other:{n}": 1 for n in range(10_000)})
     observe(ledger, running(ledger, "r1"), "COMPLETED", 5)
-    assert gpu.read(ledger, "demo").tenants == {"*": 5}
-    assert 0 < ledger.client.ttl(key) <= gpu.KEPT_DAYS * 86_400
+    assert gpu_time.read(ledger, "demo").tenants == {"*": 5}
+    assert 0 < ledger.client.ttl(key) <= gpu_time.KEPT_DAYS * 86_400
 
 
 def test_a_cost_ceiling_is_seconds_by_the_price_and_needs_one() -> None:
@@ -144,4 +144,4 @@ def test_a_stray_without_a_record_is_booked_all_the_same(ledger: Ledger) -> None
     ledger.client.zadd(ledger.names.key("stray"), {orphan.as_json(): 0})
     ledger.orphan_seen(replace(orphan, job_id="other"), again_ms=None, paid_twice_ms=9)
     ledger.orphan_seen(orphan, again_ms=None, paid_twice_ms=9)
-    assert gpu.read(ledger, "demo").paid_twice_ms == 9
+    assert gpu_time.read(ledger, "demo").paid_twice_ms == 9
