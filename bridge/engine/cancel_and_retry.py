@@ -16,8 +16,8 @@ from bridge.ledger.queries import scan
 from bridge.ledger.records.read import COMMON
 from bridge.ledger.stores.batches import Batch
 from bridge.runpod import batches
+from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import Operation
-from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

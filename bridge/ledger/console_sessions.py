@@ -1,4 +1,4 @@
-"""What all processes of a ledger share about the console's sessions: the secret that signs them, and those ended early."""
+"""What all processes share about the console: the secret that signs its sessions, and those ended early."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ from bridge.ledger.server.disk import Disk, fault_of
 from bridge.object_store import Blobs
 from bridge.process.from_settings import marks, rules
 from bridge.redis.address import is_sentinel
-from bridge.runpod.budget import Budget
 from bridge.runpod.client import RunPodClient
-from bridge.runpod.gate import Gate
+from bridge.runpod.limits.budget import Budget
+from bridge.runpod.limits.gate import Gate
 from bridge.runpod.operations import Limit, Operation
 from bridge.settings import Settings, load
 from bridge.settings.endpoints import EndpointBook

@@ -20,7 +20,7 @@ from bridge.errors import (
     Unanswered,
     Unauthorised,
 )
-from bridge.runpod.exchange import Answer
+from bridge.runpod.http.exchange import Answer
 from bridge.runpod.meaning import SUBMITS, Body, Meaning, foreign, meaning_of, sentence_of, words_of
 from bridge.runpod.operations import Operation
 from bridge.telemetry import blotted

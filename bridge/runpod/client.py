@@ -29,15 +29,15 @@ from bridge.errors import (
     Unreadable,
 )
 from bridge.job.lenient_json import whole
-from bridge.runpod import departure
 from bridge.runpod.answer_errors import KEY, error_of, without_key
 from bridge.runpod.answers import ABSENT, Health, JobState, Purged, StreamPage, chunk, counters, job, job_of, text
-from bridge.runpod.exchange import Answer, speaking
+from bridge.runpod.http import departure
+from bridge.runpod.http.answer_reader import POSSIBLE, Waiting
+from bridge.runpod.http.exchange import Answer, speaking
+from bridge.runpod.http.pools import keep_fresh, open_one
+from bridge.runpod.http.proxy import check_authorities, plain_about_addresses
 from bridge.runpod.meaning import JOB_ID, SUBMITS, Meaning, body_of, meaning_of
 from bridge.runpod.operations import Operation
-from bridge.runpod.pools import keep_fresh, open_one
-from bridge.runpod.route import check_authorities, plain_about_addresses
-from bridge.runpod.waiting import POSSIBLE, Waiting
 from bridge.telemetry import tell
 
 ENDPOINT_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")

@@ -136,15 +136,15 @@ def counted(counters: Path, slot: int) -> int:
 def _scripts() -> dict[str, str]:
     """The scripts' names by their SHA-1."""
     from bridge.ledger.scripts import script  # noqa: PLC0415
-    from bridge.runpod.shared import _source  # noqa: PLC0415
+    from bridge.runpod.limits.scripts import _source  # noqa: PLC0415
 
     found = {}
-    shas: dict[str, Callable[[str], str]] = {
-        "ledger": lambda name: script(name).sha,
-        "runpod": lambda name: _source(name)[1],
-    }
-    for room, sha in shas.items():
-        for file in (files(f"bridge.{room}") / "lua").iterdir():
+    rooms: list[tuple[str, str, Callable[[str], str]]] = [
+        ("ledger", "bridge.ledger", lambda name: script(name).sha),
+        ("runpod", "bridge.runpod.limits", lambda name: _source(name)[1]),
+    ]
+    for room, package, sha in rooms:
+        for file in (files(package) / "lua").iterdir():
             name = file.name.removesuffix(".lua")
             if not name.startswith("_"):
                 found[sha(name)] = f"{room}.{name}"

@@ -12,7 +12,7 @@ from bridge.errors import BUSY, ApiError
 from bridge.job.enums import Phase
 from bridge.job.request import rejected
 from bridge.ledger.queries import scan
-from bridge.runpod.permits import Permits
+from bridge.runpod.limits.permits import Permits
 
 if TYPE_CHECKING:
     from bridge.engine.vitals import Vitals

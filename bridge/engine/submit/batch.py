@@ -32,8 +32,8 @@ from bridge.ledger import Claimed
 from bridge.ledger.records.read import COMMON
 from bridge.ledger.stores.batches import Batch
 from bridge.runpod import batches as api
+from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import Operation
-from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

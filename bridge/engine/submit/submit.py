@@ -43,9 +43,9 @@ from bridge.job.request import (
 )
 from bridge.ledger.records.read import COMMON
 from bridge.redis.pipelined import Work, in_step
-from bridge.runpod.gate import Denied
+from bridge.runpod.limits.gate import Denied
+from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import Operation
-from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

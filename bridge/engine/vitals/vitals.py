@@ -19,10 +19,10 @@ from bridge.errors import (
     Unreachable,
     Unreadable,
 )
-from bridge.runpod.gate import AWAY_MS, Denied
+from bridge.runpod.limits.gate import AWAY_MS, Denied
+from bridge.runpod.limits.permits import Permits
 from bridge.runpod.meaning import OF_A_JOB, SUBMITS
 from bridge.runpod.operations import Operation
-from bridge.runpod.permits import Permits
 from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bridge.runpod.answers import Health
-    from bridge.runpod.budget import Budget
-    from bridge.runpod.gate import Gate
+    from bridge.runpod.limits.budget import Budget
+    from bridge.runpod.limits.gate import Gate
 
 T = TypeVar("T")
 AWAY_BASE_S, AWAY_MAX_S = 0.25, 15.0

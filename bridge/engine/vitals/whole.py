@@ -7,13 +7,13 @@ import time
 from typing import TYPE_CHECKING
 
 from bridge.errors import ApiError, EndpointTrouble
+from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import Operation
-from bridge.runpod.permits import Permits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bridge.runpod.budget import Budget
+    from bridge.runpod.limits.budget import Budget
 
 #: Seconds that an answer serves.
 WHOLE_S = 2.0

@@ -14,7 +14,7 @@ from bridge.runpod.operations import LIMITS, Operation
 
 if TYPE_CHECKING:
     from bridge.ledger.stores.run_times import Runs
-    from bridge.runpod.budget import Budget
+    from bridge.runpod.limits.budget import Budget
 
 #: Seconds between two looks at what the ledger knows of an endpoint, and between two runs that are learnt from it.
 FRESH_S, LEARN_S = 2.0, 0.1

@@ -18,8 +18,8 @@ from bridge.engine.apart import apart
 from bridge.errors import ApiError, JobUnknown, Unanswered
 from bridge.job.enums import Status, Step, is_end
 from bridge.job.lenient_json import spelled
+from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import LIMITS, Operation
-from bridge.runpod.permits import Permits
 
 if TYPE_CHECKING:
     from bridge.engine.callers import Callers

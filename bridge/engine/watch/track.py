@@ -24,8 +24,8 @@ from bridge.job.record import Long, Record
 from bridge.job.transitions.watching import GONE_APART_MS
 from bridge.ledger.stores.batches import Batch
 from bridge.redis.pipelined import Work, in_step
+from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import Operation
-from bridge.runpod.permits import Permits
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

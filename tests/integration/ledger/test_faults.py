@@ -21,7 +21,7 @@ from bridge.job.record import Long, Record, altered
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.streams.inbox import GROUP, Inbox, send
 from bridge.redis.outage import is_outage, mapped
-from bridge.runpod import shared
+from bridge.runpod.limits import scripts
 from bridge.telemetry import subscribe
 from tests.support.helpers import eventually
 
@@ -97,9 +97,9 @@ def test_a_full_server_is_an_outage_and_a_wrong_type_is_a_fault(ledger: Ledger) 
     """As a real server says them."""
     ledger.client.set("bridge:_:rate", "text")
     with pytest.raises(LedgerFault):
-        shared.read(ledger.client, "bridge:_:rate")
+        scripts.read(ledger.client, "bridge:_:rate")
     with pytest.raises(LedgerFault):
-        shared.write(ledger.client, "bridge:_:x", {"a": {}})  # type: ignore[dict-item]
+        scripts.write(ledger.client, "bridge:_:x", {"a": {}})  # type: ignore[dict-item]
     with pytest.raises(LedgerFault):
         ledger.outbox.tell('"\ud800"', "job.x")
     ledger.client.config_set("maxmemory", "1mb")

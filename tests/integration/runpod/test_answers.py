@@ -28,8 +28,8 @@ from bridge.errors import (
     Unreachable,
     Unreadable,
 )
-from bridge.runpod import exchange
 from bridge.runpod.client import RunPodClient
+from bridge.runpod.http import exchange
 from bridge.runpod.meaning import NAMES_SOMETHING, SUBMITS
 from bridge.runpod.operations import Operation
 from tests.integration.runpod.test_client_faults import Reply, Wire, answer, base_of, serving

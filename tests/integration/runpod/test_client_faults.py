@@ -21,9 +21,9 @@ import pytest
 from certifi import where
 
 from bridge.errors import EndpointTrouble, Refused, Unanswered, Unauthorised, Unreachable
-from bridge.runpod import pools
 from bridge.runpod.answers import JobState
 from bridge.runpod.client import RunPodClient, Told
+from bridge.runpod.http import pools
 from tests.support.helpers import COMMAND_S, eventually, free_port
 
 KEY = "rpa_0123456789"

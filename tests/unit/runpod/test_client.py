@@ -22,7 +22,7 @@ from bridge.errors import (
 from bridge.runpod.answer_errors import LONGEST_PAUSE_S
 from bridge.runpod.answers import ABSENT
 from bridge.runpod.client import RunPodClient
-from bridge.runpod.exchange import Answer
+from bridge.runpod.http.exchange import Answer
 from bridge.telemetry import subscribe
 
 KEY = "rpa_0123456789"

@@ -21,9 +21,9 @@ from bridge.engine.watch.pace import CARRIES, Pace
 from bridge.engine.watch.track import share_of_polls
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names, connect
-from bridge.runpod.budget import Budget
 from bridge.runpod.client import RunPodClient
-from bridge.runpod.gate import Gate
+from bridge.runpod.limits.budget import Budget
+from bridge.runpod.limits.gate import Gate
 from bridge.runpod.operations import Operation
 from bridge.settings import Settings
 from bridge.settings.endpoints import EndpointBook

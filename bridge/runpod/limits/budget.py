@@ -17,8 +17,8 @@ import redis
 
 from bridge.errors import LedgerError
 from bridge.redis.pipelined import Work, alone
+from bridge.runpod.limits.scripts import WHAT, asked, first_in, ledger_now, read, run, write
 from bridge.runpod.operations import LIMITS, Limit, Operation
-from bridge.runpod.shared import WHAT, asked, first_in, ledger_now, read, run, write
 from bridge.telemetry import tell
 
 #: How much of the whole comes back each second, once a limit learned from a 429 was held long enough.

@@ -16,8 +16,8 @@ from bridge.errors import Forbidden, Unanswered
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names
 from bridge.ledger.endpoints.pause import pause, resume
-from bridge.runpod.budget import Budget
-from bridge.runpod.gate import Denied, Gate
+from bridge.runpod.limits.budget import Budget
+from bridge.runpod.limits.gate import Denied, Gate
 from bridge.runpod.operations import Operation
 from bridge.telemetry import subscribe
 from tests.support.helpers import eventually

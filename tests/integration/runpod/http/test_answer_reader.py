@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import Unanswered
-from bridge.runpod import pools
 from bridge.runpod.client import RunPodClient, Told
-from bridge.runpod.pools import BODY_AT_ONCE
+from bridge.runpod.http import pools
+from bridge.runpod.http.pools import BODY_AT_ONCE
 from tests.integration.runpod.test_client_faults import (
     QUEUED,
     Begun,

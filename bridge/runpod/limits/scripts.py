@@ -18,7 +18,7 @@ WHAT = "the shared budget's Redis"
 
 @cache
 def _source(name: str) -> tuple[str, str]:
-    folder = files("bridge.runpod") / "lua"
+    folder = files("bridge.runpod.limits") / "lua"
     source = "#!lua flags=allow-oom\n" + (folder / "_prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
     return source, hashlib.sha1(source.encode()).hexdigest()  # noqa: S324  (Redis names scripts so)
 

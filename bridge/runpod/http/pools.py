@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bridge.runpod.waiting import POSSIBLE
+from bridge.runpod.http.answer_reader import POSSIBLE
 
 #: Bytes of a body that a socket takes at once, so that whoever sends it does not wait.
 BODY_AT_ONCE = 16 * 1024

@@ -20,9 +20,9 @@ from redis.retry import Retry
 
 from bridge.errors import LedgerUnavailable
 from bridge.redis import round_trips
-from bridge.runpod.budget import Budget, Grant
+from bridge.runpod.limits.budget import Budget, Grant
+from bridge.runpod.limits.scripts import ledger_now
 from bridge.runpod.operations import LIMITS, Limit, Operation
-from bridge.runpod.shared import ledger_now
 from tests.support.helpers import eventually, free_port
 
 EP = "ep-1"

@@ -8,9 +8,9 @@ import pytest
 import redis
 
 from bridge.errors import Throttled
-from bridge.runpod.budget import Budget
+from bridge.runpod.limits.budget import Budget
+from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import Limit, Operation
-from bridge.runpod.permits import Permits
 
 EP, RUN = "ep-1", Operation.RUN
 

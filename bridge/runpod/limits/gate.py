@@ -17,7 +17,7 @@ from enum import IntEnum
 
 import redis
 
-from bridge.runpod.shared import read, run, write
+from bridge.runpod.limits.scripts import read, run, write
 from bridge.telemetry import tell
 
 #: Milliseconds between tries: first, longest.

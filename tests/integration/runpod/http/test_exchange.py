@@ -12,7 +12,7 @@ import pytest
 
 from bridge.errors import EndpointTrouble, Throttled, Unanswered, Unreadable
 from bridge.runpod.client import RunPodClient
-from bridge.runpod.exchange import ERROR_BYTES, HEAD_BYTES
+from bridge.runpod.http.exchange import ERROR_BYTES, HEAD_BYTES
 from tests.integration.runpod.test_client_faults import QUEUED, Begun, Reply, Wire, answer, base_of, calling, serving
 from tests.support.helpers import eventually
 

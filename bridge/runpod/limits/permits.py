@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bridge.redis.pipelined import Work, alone
-from bridge.runpod.budget import Budget, Kind
+from bridge.runpod.limits.budget import Budget, Kind
+from bridge.runpod.limits.scripts import WHAT
 from bridge.runpod.operations import Operation
-from bridge.runpod.shared import WHAT
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge.runpod.exchange import PIECE
+from bridge.runpod.http.exchange import PIECE
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.runpod.exchange import Answer, Reading
+    from bridge.runpod.http.exchange import Answer, Reading
 
 #: Whether the system can wait for sockets that another thread adds meanwhile. Without it each call has a thread.
 POSSIBLE = hasattr(select, "epoll")
