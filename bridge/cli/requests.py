@@ -78,7 +78,7 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
 
 def check(has: Components, request_id: str, arguments: dict[str, Any]) -> None:
     """What any door would refuse is not sent. Raises JobRejected."""
-    from bridge.engine.accept import Origin  # noqa: PLC0415
+    from bridge.engine.accept.accept import Origin  # noqa: PLC0415
     from bridge.job.request import parse_run  # noqa: PLC0415
 
     has.accept.prepare(request_id, parse_run(arguments), Origin(door="cli"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bridge.engine.apart import apart
+from bridge.engine.calls.endpoint_isolation import apart
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, EndpointTrouble, JobUnknown, Refused, Throttled, Unanswered, Unreachable
 from bridge.job.enums import Step, is_end
@@ -21,11 +21,11 @@ from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.callers import Callers
-    from bridge.engine.commits import Commits
+    from bridge.engine.calls.group_commit import Commits
+    from bridge.engine.calls.threads import Callers
     from bridge.engine.vitals import Vitals
-    from bridge.engine.watch.pace import Pace
-    from bridge.engine.watch.unread import Unread
+    from bridge.engine.watch.run_times import Pace
+    from bridge.engine.watch.unreadable import Unread
     from bridge.job.change import OrphanJob
     from bridge.job.document import Held
     from bridge.job.observation import Observation

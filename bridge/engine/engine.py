@@ -11,8 +11,8 @@ from bridge.job.enums import Step
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.callers import Callers
-    from bridge.engine.commits import Commits
+    from bridge.engine.calls.group_commit import Commits
+    from bridge.engine.calls.threads import Callers
     from bridge.engine.watch.outputs import Outputs
     from bridge.job.change import Change
     from bridge.runtime.loop import Loop

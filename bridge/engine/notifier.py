@@ -13,9 +13,9 @@ from bridge.job.enums import Step
 from bridge.telemetry import end_seen, tell
 
 if TYPE_CHECKING:
-    from bridge.engine.accept import Verdict
+    from bridge.engine.accept.accept import Verdict
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.engine.engine import Engine
-    from bridge.engine.pressure import Pressure
     from bridge.engine.tell.celery_states import States
     from bridge.job.change import Change
     from bridge.ledger import Ledger

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bridge import __version__
-from bridge.engine.accept import Accept
+from bridge.engine.accept.accept import Accept
+from bridge.engine.accept.back_pressure import Pressure
 from bridge.engine.control import Control
 from bridge.engine.notifier import Notifier
-from bridge.engine.pressure import Pressure
 from bridge.engine.vitals import Vitals
 from bridge.engine.watch.outputs import Outputs
 from bridge.errors import SettingsError

@@ -18,9 +18,9 @@ from bridge.callbacks.signer import Signer
 from bridge.doors.celery.consumer.queues import queues_read
 from bridge.doors.celery.follow_ups import depths
 from bridge.doors.celery.later import send
-from bridge.engine.callers import Callers
+from bridge.engine.calls.group_commit import Commits
+from bridge.engine.calls.threads import Callers
 from bridge.engine.cancel_and_retry import CarryOut
-from bridge.engine.commits import Commits
 from bridge.engine.engine import Engine
 from bridge.engine.submit.batch import BatchSubmit
 from bridge.engine.submit.schedule import Schedule
@@ -32,17 +32,17 @@ from bridge.engine.tell.callbacks import Callbacks
 from bridge.engine.tell.finish import Finish, LocalFinish
 from bridge.engine.tell.follow_ups import FollowUpReaders
 from bridge.engine.tell.publish import Publish
-from bridge.engine.tell.retell import Retell
-from bridge.engine.upkeep.commands_later import CommandsLater
+from bridge.engine.tell.waiting_reasons import Retell
 from bridge.engine.upkeep.listing import LEAST_S, Listing
+from bridge.engine.upkeep.scheduled_commands import CommandsLater
 from bridge.engine.upkeep.sweep import Sweep
 from bridge.engine.upkeep.trim import Trim
 from bridge.engine.upkeep.wake import Wake
 from bridge.engine.watch.batch import BatchWatch
-from bridge.engine.watch.pace import Pace
+from bridge.engine.watch.run_times import Pace
 from bridge.engine.watch.stream import Stream
 from bridge.engine.watch.track import Track
-from bridge.engine.watch.unread import Unread
+from bridge.engine.watch.unreadable import Unread
 from bridge.process.from_settings import bounds
 from bridge.runtime.loop import Loop
 from bridge.settings.callbacks import allowed_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.engine.pressure import Marks
+from bridge.engine.accept.back_pressure import Marks
 from bridge.job.change import Rules
 from bridge.ledger.streams.outbox import Bounds
 from bridge.settings import Settings

@@ -7,8 +7,8 @@ No clock and no server: the same figures everywhere.
 
 from __future__ import annotations
 
-from bridge.engine.watch.poll_times import Load, known
-from tests.unit.engine.watch.test_pace import ENDPOINTS, drawn, every, history, means, mixed, watched
+from bridge.engine.watch.poll_plan import Load, known
+from tests.unit.engine.watch.test_poll_plan import ENDPOINTS, drawn, every, history, means, mixed, watched
 
 
 def main() -> None:

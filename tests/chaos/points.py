@@ -213,7 +213,7 @@ def install(points: Points) -> None:
 
 def _install_calls(points: Points) -> None:
     """Calls to RunPod whose answer no thread waits for, and what the threads that make the others are busy with."""
-    from bridge.engine.callers import Callers  # noqa: PLC0415
+    from bridge.engine.calls.threads import Callers  # noqa: PLC0415
     from bridge.runpod.client import RunPodClient  # noqa: PLC0415
 
     start, begin, begin_call = Callers.start, Callers.begin, RunPodClient._begin

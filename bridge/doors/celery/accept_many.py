@@ -30,7 +30,7 @@ from bridge.runtime.queue_thread import Background
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.accept import Accept, Prepared, Verdict
+    from bridge.engine.accept.accept import Accept, Prepared, Verdict
     from bridge.engine.notifier import Notifier
 
 #: Where Celery finds `strategy`.

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bridge.engine.tell.celery_end import failure
+from bridge.engine.tell.celery_result import failure
 from bridge.engine.watch.observation import observation_of
-from bridge.engine.watch.poll_times import Known, next_poll_ms
+from bridge.engine.watch.poll_plan import Known, next_poll_ms
 from bridge.errors import Throttled
 from bridge.job.change import Rules
 from bridge.job.document import Held, document

@@ -19,7 +19,7 @@ from bridge.doors.celery.finish.turn import Finishing
 from bridge.doors.celery.known_ids import GuardedTask, keep, refuse_known
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.doors.commands import COMMANDS, check_argument
-from bridge.engine.accept import Origin, Verdict
+from bridge.engine.accept.accept import Origin, Verdict
 from bridge.engine.control import Asker
 from bridge.engine.tell.kombu_json import dumps
 from bridge.errors import JobError, JobRejected, LedgerUnavailable
@@ -30,7 +30,7 @@ from bridge.job.request import parse_run, rejected
 if TYPE_CHECKING:
     from celery import Celery
 
-    from bridge.engine.accept import Accept, Prepared
+    from bridge.engine.accept.accept import Accept, Prepared
     from bridge.engine.control import Control
     from bridge.engine.notifier import Notifier
     from bridge.ledger import Ledger

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from bridge.engine.engine_lag import TOLD, budget_used, engine_lag
+from bridge.engine.control.engine_lag import TOLD, budget_used, engine_lag
 from bridge.errors import BridgeError
 from bridge.job.enums import Phase, Step
 from bridge.ledger import inspect_server
 from bridge.ledger.endpoints import ages, gpu_time
 
 if TYPE_CHECKING:
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.engine.control import Control
-    from bridge.engine.pressure import Pressure
     from bridge.ledger import Ledger
 
 Gauge = tuple[str, str, Mapping[str, str], float]

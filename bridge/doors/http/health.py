@@ -18,8 +18,8 @@ from bridge.runtime.open_files import few_left
 from bridge.telemetry import REGISTRY
 
 if TYPE_CHECKING:
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.engine.control import Control
-    from bridge.engine.pressure import Pressure
     from bridge.engine.vitals import Vitals
     from bridge.ledger import Ledger
 

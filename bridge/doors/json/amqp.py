@@ -25,7 +25,7 @@ from bridge.job.document import CONTENT_TYPE
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.pressure import Pressure
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.ledger import Ledger
 
 EXCHANGE = "bridge.jobs"

@@ -17,7 +17,7 @@ from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.pressure import Pressure
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.ledger import Ledger
 
 #: Messages held in one round trip, and bytes of them in memory at a time.

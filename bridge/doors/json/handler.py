@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bridge.doors.commands import COMMANDS
 from bridge.doors.json.ahead import BODY_MAX, LOOK_MANY, LOOK_S, LOOK_SLOW_S, WAITING_MAX, Ahead, Wait
 from bridge.doors.parse import Command, Kind, RefusedMessage, Request, Taken, take
-from bridge.engine.accept import Origin, Prepared
-from bridge.engine.accept_again import answer_again
+from bridge.engine.accept.accept import Origin, Prepared
+from bridge.engine.accept.repeated import answer_again
 from bridge.engine.control import Asker
 from bridge.errors import BUSY, ApiError, BridgeError, JobError, JobRejected, LedgerUnavailable, Throttled
 from bridge.job.document import Held, cloud_event, command_event, document, stamp
@@ -26,7 +26,7 @@ from bridge.job.record import Long, Record, dumps
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.accept import Accept
+    from bridge.engine.accept.accept import Accept
     from bridge.engine.control import Control
     from bridge.engine.notifier import Notifier
     from bridge.ledger import Ledger

@@ -23,7 +23,7 @@ from bridge.ledger.streams.inbox import Inbox
 if TYPE_CHECKING:
     import redis
 
-    from bridge.engine.pressure import Pressure
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.ledger import Ledger
 
 #: The space in which an entry's id makes a request's id: the same entry makes the same one.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.engine.waiting import WhyWaiting
+from bridge.engine.vitals.why_waiting import WhyWaiting
 from bridge.errors import BUSY, ApiError
 from bridge.job.enums import Phase
 from bridge.job.request import rejected

@@ -13,8 +13,8 @@ from bridge.ledger.endpoints import ages, samples
 from bridge.ledger.queries import listing
 
 if TYPE_CHECKING:
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.engine.control import Control
-    from bridge.engine.pressure import Pressure
     from bridge.job.record import Record
     from bridge.ledger import Ledger
 

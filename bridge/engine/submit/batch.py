@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.engine.apart import apart
+from bridge.engine.calls.endpoint_isolation import apart
 from bridge.errors import (
     ApiError,
     EndpointTrouble,
@@ -37,7 +37,7 @@ from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.callers import Callers
+    from bridge.engine.calls.threads import Callers
     from bridge.engine.submit.spending import Spending
     from bridge.engine.vitals import Vitals
     from bridge.job.change import Change

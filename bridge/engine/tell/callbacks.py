@@ -26,7 +26,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from bridge.callbacks.post import Outcome, Poster
     from bridge.callbacks.signer import Signer
-    from bridge.engine.callers import Callers
+    from bridge.engine.calls.threads import Callers
     from bridge.job.change import Change
     from bridge.ledger import Ledger
     from bridge.ledger.stores.callbacks import Lane, Owed

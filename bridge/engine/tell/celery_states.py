@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery.backends.redis import RedisBackend
 
-from bridge.engine.tell.askers import answers_senders, askers
-from bridge.engine.tell.celery_end import CeleryEnd, celery_end
+from bridge.engine.tell.celery_result import CeleryEnd, celery_end
+from bridge.engine.tell.rpc_results import answers_senders, askers
 from bridge.errors import LedgerError
 from bridge.job.enums import Phase, Status
 from bridge.job.record import Long

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from bridge.engine.callers import Callers
+    from bridge.engine.calls.threads import Callers
     from bridge.job.document import Held
     from bridge.ledger import Claimed, Ledger
 

@@ -7,8 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from bridge.engine.vitals.silence import Silence
-from bridge.engine.vitals.whole import Whole
+from bridge.engine.vitals.endpoint_or_request import Whole
+from bridge.engine.vitals.unanswered import Silence
 from bridge.errors import (
     ApiError,
     EndpointTrouble,

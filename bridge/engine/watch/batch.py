@@ -24,8 +24,8 @@ from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.callers import Callers
-    from bridge.engine.commits import Commits
+    from bridge.engine.calls.group_commit import Commits
+    from bridge.engine.calls.threads import Callers
     from bridge.engine.vitals import Vitals
     from bridge.job.change import Change
     from bridge.job.document import Held

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from bridge.engine.callers import Callers
+from bridge.engine.calls.threads import Callers
 from bridge.errors import LedgerError, OutputUnavailable
 from bridge.job.document import size_over, stamp
 from bridge.job.enums import Phase, is_end
@@ -24,7 +24,7 @@ from bridge.job.record import Long, dumps
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.commits import Commits
+    from bridge.engine.calls.group_commit import Commits
     from bridge.job.document import Held
     from bridge.job.observation import Observation
     from bridge.job.record import Record

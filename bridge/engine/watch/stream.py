@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bridge.engine.apart import apart
+from bridge.engine.calls.endpoint_isolation import apart
 from bridge.errors import ApiError, JobUnknown, Unanswered
 from bridge.job.enums import Status, Step, is_end
 from bridge.job.lenient_json import spelled
@@ -22,8 +22,8 @@ from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import LIMITS, Operation
 
 if TYPE_CHECKING:
-    from bridge.engine.callers import Callers
-    from bridge.engine.commits import Commits
+    from bridge.engine.calls.group_commit import Commits
+    from bridge.engine.calls.threads import Callers
     from bridge.engine.vitals import Vitals
     from bridge.job.document import Held
     from bridge.ledger import Ledger

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bridge.engine.apart import apart_in_step
-from bridge.engine.callers import Planned
-from bridge.engine.commits import FULL_S
+from bridge.engine.calls.endpoint_isolation import apart_in_step
+from bridge.engine.calls.group_commit import FULL_S
+from bridge.engine.calls.threads import Planned
 from bridge.engine.watch.batch import NET_MS
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, JobUnknown, Refused, Unanswered
@@ -29,11 +29,11 @@ from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.callers import Callers
-    from bridge.engine.commits import Commits
+    from bridge.engine.calls.group_commit import Commits
+    from bridge.engine.calls.threads import Callers
     from bridge.engine.vitals import Vitals
-    from bridge.engine.watch.pace import Pace
-    from bridge.engine.watch.unread import Unread
+    from bridge.engine.watch.run_times import Pace
+    from bridge.engine.watch.unreadable import Unread
     from bridge.job.document import Held
     from bridge.ledger import Ledger
     from bridge.runpod.answers import JobState

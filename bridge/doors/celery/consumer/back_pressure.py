@@ -19,7 +19,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from celery.worker.consumer import Consumer
 
-    from bridge.engine.pressure import Pressure
+    from bridge.engine.accept.back_pressure import Pressure
 
 QUEUE = "bridge.run"
 #: Seconds between looks; what this worker itself has taken makes it look at once.

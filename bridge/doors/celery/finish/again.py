@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 
-from bridge.engine.tell.askers import askers
-from bridge.engine.tell.celery_end import celery_end
+from bridge.engine.tell.celery_result import celery_end
+from bridge.engine.tell.rpc_results import askers
 from bridge.errors import JobRejected
 from bridge.job.enums import Status
 from bridge.job.record import Long

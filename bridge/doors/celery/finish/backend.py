@@ -8,7 +8,7 @@ from celery import states
 
 from bridge.doors.celery.finish.turn import Turn
 from bridge.doors.celery.known_ids import GuardedBackend
-from bridge.engine.tell.askers import answers_senders, askers
+from bridge.engine.tell.rpc_results import answers_senders, askers
 from bridge.errors import JobError
 from bridge.job.record import Long
 

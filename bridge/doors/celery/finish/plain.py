@@ -21,7 +21,7 @@ from kombu.exceptions import EncodeError
 from bridge.doors.celery.canvas import continues
 from bridge.doors.celery.listeners import heard
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
-from bridge.engine.tell.celery_end import celery_end
+from bridge.engine.tell.celery_result import celery_end
 from bridge.job.enums import Sink, Status
 from bridge.job.record import Long
 from bridge.telemetry import tell

@@ -24,7 +24,7 @@ from bridge.doors.celery.canvas import followers, put_back
 from bridge.doors.celery.finish.backend import LedgerBackend, turn_of
 from bridge.doors.celery.finish.turn import Finishing, Turn, begin
 from bridge.doors.celery.sending import sending_behind
-from bridge.engine.tell.celery_end import CeleryEnd
+from bridge.engine.tell.celery_result import CeleryEnd
 from bridge.engine.tell.finish import TRACE
 from bridge.engine.tell.kombu_json import load
 from bridge.job.record import Long

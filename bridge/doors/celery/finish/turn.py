@@ -16,7 +16,7 @@ from bridge.doors.celery.consumer.secrets import blot
 from bridge.doors.celery.sending import cause_of, is_outage
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.control import Asker
-from bridge.engine.tell.celery_end import CeleryEnd, celery_end, undeliverable
+from bridge.engine.tell.celery_result import CeleryEnd, celery_end, undeliverable
 from bridge.engine.tell.kombu_json import dumps
 from bridge.errors import JobRejected
 from bridge.job.document import document

@@ -31,10 +31,10 @@ from bridge.doors.http.part import Part
 from bridge.doors.http.problem import problem_of
 
 if TYPE_CHECKING:
-    from bridge.engine.accept import Accept
+    from bridge.engine.accept.accept import Accept
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.engine.control import Control
     from bridge.engine.notifier import Notifier
-    from bridge.engine.pressure import Pressure
     from bridge.ledger import Ledger
     from bridge.object_store import Blobs
 

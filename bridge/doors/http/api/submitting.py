@@ -14,14 +14,14 @@ from bridge.doors.http.api.guard import DOOR, Guard
 from bridge.doors.http.api.tokens import Caller
 from bridge.doors.http.problem import Problem
 from bridge.doors.parse import RefusedMessage, Request, take
-from bridge.engine.accept import Origin, Prepared, Verdict
+from bridge.engine.accept.accept import Origin, Prepared, Verdict
 from bridge.job.request import RunRequest, rejected
 
 if TYPE_CHECKING:
     from bridge.doors.http.api.reading import Reading
-    from bridge.engine.accept import Accept
+    from bridge.engine.accept.accept import Accept
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.engine.notifier import Notifier
-    from bridge.engine.pressure import Pressure
     from bridge.ledger import Ledger
 
 _JSON = re.compile(r"(application|text)/([\w.\-]+\+)?json|application/cloudevents", re.IGNORECASE)

@@ -19,8 +19,8 @@ from bridge.ledger.queries import listing
 from bridge.ledger.queries.listing import Wanted
 
 if TYPE_CHECKING:
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.engine.control import Control
-    from bridge.engine.pressure import Pressure
     from bridge.ledger import Ledger
 
 #: Seconds for which one look serves all who look.

@@ -25,8 +25,8 @@ from bridge.doors.http.part import Part
 from bridge.ledger.console_sessions import EndedSessions, shared_secret
 
 if TYPE_CHECKING:
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.engine.control import Control
-    from bridge.engine.pressure import Pressure
     from bridge.ledger import Ledger
 
 

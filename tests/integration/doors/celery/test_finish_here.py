@@ -26,7 +26,7 @@ from tests.support.house import House, foreign_app
 from tests.support.servers import RedisServer
 
 if TYPE_CHECKING:
-    from bridge.engine.pressure import Pressure
+    from bridge.engine.accept.back_pressure import Pressure
     from bridge.engine.tell.celery_states import States
 
 

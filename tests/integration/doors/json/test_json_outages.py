@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from bridge.engine.accept import Accept, Origin
+from bridge.engine.accept.accept import Accept, Origin
 from bridge.job.request import RunRequest
 from bridge.ledger import Names, connect
 from bridge.ledger.streams.inbox import GROUP, Inbox

@@ -17,7 +17,7 @@ import redis
 from celery import Celery
 
 from bridge.emulator import Emulator, EndpointConfig
-from bridge.engine.accept import Origin
+from bridge.engine.accept.accept import Origin
 from bridge.engine.submit.batch import BatchSubmit
 from bridge.engine.watch.batch import BatchWatch
 from bridge.job.document import Held

@@ -12,12 +12,12 @@ import pytest
 
 from bridge.emulator import Emulator, EndpointConfig
 from bridge.emulator.config import PUBLISHED_LIMITS, Limit
-from bridge.engine.callers import Callers
-from bridge.engine.commits import BACKLOG_MAX, Commits
+from bridge.engine.calls.group_commit import BACKLOG_MAX, Commits
+from bridge.engine.calls.threads import Callers
 from bridge.engine.submit.submit import Submit
 from bridge.engine.submit.worker_counts import WorkerCounts
 from bridge.engine.vitals import Vitals
-from bridge.engine.watch.pace import CARRIES, Pace
+from bridge.engine.watch.run_times import CARRIES, Pace
 from bridge.engine.watch.track import share_of_polls
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names, connect

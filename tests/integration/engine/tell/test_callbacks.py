@@ -16,9 +16,9 @@ from prometheus_client import generate_latest
 from bridge.callbacks.addresses import Addresses
 from bridge.callbacks.post import Poster
 from bridge.callbacks.signer import Signer
-from bridge.engine.accept import Accept, Origin
-from bridge.engine.accept_again import call_again
-from bridge.engine.callers import Callers
+from bridge.engine.accept.accept import Accept, Origin
+from bridge.engine.accept.repeated import call_again
+from bridge.engine.calls.threads import Callers
 from bridge.engine.tell.callbacks import Callbacks
 from bridge.job.callback import Callback
 from bridge.job.change import Rules

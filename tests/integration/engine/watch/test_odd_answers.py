@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.engine.commits import Commits
+from bridge.engine.calls.group_commit import Commits
 from bridge.job.change import Change
 from bridge.job.document import Held
 from bridge.job.enums import Wish

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridge.doors.http.problem import Problem, unknown
-from bridge.engine.accept_again import answer_again
+from bridge.engine.accept.repeated import answer_again
 from bridge.job.document import cloud_event, stamp
 from bridge.job.enums import END_EVENT, EventName
 from bridge.job.record import Long

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.engine.watch.poll_times import MOST_MS, Known, Load, known, next_poll_ms, plan
+from bridge.engine.watch.poll_plan import MOST_MS, Known, Load, known, next_poll_ms, plan
 
 Job = tuple[float, float]  # delayTime and executionTime, ms
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bridge.engine.watch.poll_times import Known, Load, known, next_poll_ms
+from bridge.engine.watch.poll_plan import Known, Load, known, next_poll_ms
 from bridge.errors import LedgerError
 from bridge.job.enums import Status
 from bridge.runpod.operations import LIMITS, Operation

@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from bridge.engine.pressure import Marks, Pressure
+from bridge.engine.accept.back_pressure import Marks, Pressure
 from bridge.job.change import Change, Rules
 from bridge.job.document import Held
 from bridge.job.enums import Step

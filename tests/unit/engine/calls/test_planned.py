@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.engine.callers import Callers, Planned
+from bridge.engine.calls.threads import Callers, Planned
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridge.callbacks.addresses import Addresses
-from bridge.engine.accept_again import call_again
+from bridge.engine.accept.repeated import call_again
 from bridge.errors import JobRejected
 from bridge.job.callback import Callback
 from bridge.job.document import Held
