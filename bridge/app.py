@@ -16,13 +16,16 @@ from celery.exceptions import WorkerShutdown
 from celery.signals import worker_init, worker_shutting_down
 
 from bridge import celeryconfig
-from bridge.doors.celery import child_counts, known_ids, logs, remote_control, results, sending, tasks
-from bridge.doors.celery.consumer import back_pressure, refuse, servers
-from bridge.doors.celery.consumer.node import Unusable
+from bridge.doors.celery import send_follow_ups, servers, tasks
+from bridge.doors.celery.consumer import back_pressure, refuse
 from bridge.doors.celery.finish.in_process import in_process_finish
-from bridge.doors.celery.follow_ups import BridgeAMQP, Noticing
-from bridge.doors.celery.task_events import task_events_of
+from bridge.doors.celery.follow_up_queues import BridgeAMQP, Noticing
+from bridge.doors.celery.results import known_ids
+from bridge.doors.celery.results.backend import used_by_tasks
 from bridge.doors.celery.wait_for_ledger import stopping
+from bridge.doors.celery.worker import child_metrics, logs, remote_control
+from bridge.doors.celery.worker.node import Unusable
+from bridge.doors.celery.worker.task_events import task_events_of
 from bridge.doors.json.amqp_frames import reading_frames
 from bridge.engine.tell import kombu_json
 from bridge.engine.tell.finish import QUEUE as FINISHES
@@ -57,16 +60,16 @@ class BridgeCelery(Celery):  # type: ignore[misc]
         named = self.backend_cls or self.conf["result_backend"]
         servers.django_ready(str(named))
         made, url = by_url(named, self.loader)
-        return results.used_by_tasks(made(app=self, url=url), lambda: components.current(self).ledger)
+        return used_by_tasks(made(app=self, url=url), lambda: components.current(self).ledger)
 
     @cached_property
     def Worker(self) -> Any:  # noqa: N802  (Celery's name)
         """What `celery worker` starts."""
-        return self.subclass_with_self("bridge.doors.celery.consumer.node:Node")
+        return self.subclass_with_self("bridge.doors.celery.worker.node:Node")
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Celery's own; while the end of a request is told, what cannot be sent behind it ends by itself."""
-        return sending.send_task(self, super().send_task, name, args, kwargs, options)
+        return send_follow_ups.send_task(self, super().send_task, name, args, kwargs, options)
 
 
 class _LazyConfig:
@@ -101,7 +104,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Celery builds it."""
         self.process: Process | None = None
         app = worker.app
-        self.counts = child_counts.of_worker(worker)
+        self.counts = child_metrics.of_worker(worker)
         self.noticing = Noticing(lambda: components.current(app).ledger.follow_ups, app.conf.task_default_queue)
         super().__init__(worker)
 

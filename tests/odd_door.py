@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bridge.doors.celery.consumer import check
+from bridge.doors.celery.consumer import check_message
 
-check._FOLLOWS = {}
+check_message._FOLLOWS = {}

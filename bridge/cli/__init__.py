@@ -87,7 +87,7 @@ def unforeseen(error: Exception) -> ExitCode:
     """A server that went away meanwhile is a sentence; anything else a traceback, without secrets."""
     import traceback  # noqa: PLC0415
 
-    from bridge.doors.celery.consumer.servers import explained  # noqa: PLC0415  (heavy)
+    from bridge.doors.celery.servers import explained  # noqa: PLC0415  (heavy)
     from bridge.telemetry import redact  # noqa: PLC0415
 
     if (known := explained(error, "broker or results")) is not None:

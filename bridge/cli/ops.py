@@ -80,7 +80,7 @@ def _ledger(has: Components) -> list[Finding]:
 
 def _broker(has: Components) -> list[Finding]:
     from bridge.cli.durability import of_broker  # noqa: PLC0415
-    from bridge.doors.celery.consumer import servers  # noqa: PLC0415
+    from bridge.doors.celery import servers  # noqa: PLC0415
     from bridge.doors.celery.consumer.queues import queues_read  # noqa: PLC0415
 
     try:
@@ -101,7 +101,7 @@ def _broker(has: Components) -> list[Finding]:
 
 def _follow_ups(has: Components, read: set[str]) -> list[Finding]:
     """Queues of what follows requests. Raises BridgeError."""
-    from bridge.doors.celery.follow_ups import depths  # noqa: PLC0415
+    from bridge.doors.celery.follow_up_queues import depths  # noqa: PLC0415
     from bridge.engine.tell.follow_ups import unread  # noqa: PLC0415
 
     try:
@@ -117,7 +117,7 @@ def _follow_ups(has: Components, read: set[str]) -> list[Finding]:
 
 
 def _results(has: Components) -> list[Finding]:
-    from bridge.doors.celery.consumer import servers  # noqa: PLC0415
+    from bridge.doors.celery import servers  # noqa: PLC0415
 
     try:
         name = servers.open_results(has.app)
@@ -173,7 +173,7 @@ def _blobs(has: Components) -> list[Finding]:
 @as_json
 def topology(*, declare: bool, as_json: bool) -> int:
     """The queues the bridge consumes, and whether the broker has them."""
-    from bridge.doors.celery.consumer import servers  # noqa: PLC0415
+    from bridge.doors.celery import servers  # noqa: PLC0415
     from bridge.doors.celery.consumer.queues import find_queues  # noqa: PLC0415
 
     has = bridge()

@@ -50,7 +50,7 @@ def worker(args: tuple[str, ...], *, celery_help: bool, **said: str | None) -> N
 def engine() -> int:
     """Run the engine alone, for workers that have BRIDGE_ENGINE=off. SIGTERM stops it in good order."""
     from bridge.app import app  # noqa: PLC0415
-    from bridge.doors.celery.consumer import servers  # noqa: PLC0415
+    from bridge.doors.celery import servers  # noqa: PLC0415
     from bridge.process import components  # noqa: PLC0415
     from bridge.process.process import Process  # noqa: PLC0415
 

@@ -42,7 +42,7 @@ def servers_open(has: Components) -> None:
 
     Raises SettingsError or ServerUnavailable.
     """
-    from bridge.doors.celery.consumer import servers  # noqa: PLC0415  (heavy)
+    from bridge.doors.celery import servers  # noqa: PLC0415  (heavy)
 
     servers.open_broker(has.app)
     servers.open_results(has.app)

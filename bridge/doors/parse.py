@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from bridge.doors.broken_json import TEXT_MAX, Fault, glimpse, read_object, short
 from bridge.doors.commands import COMMANDS, check_argument
-from bridge.doors.strict import TEXT_MAX, Fault, glimpse, read_object, short
 from bridge.errors import JobRejected
 from bridge.job.request import ENDPOINT, REQUEST_ID, RunRequest, explain, rejected
 

@@ -1,6 +1,6 @@
 """JSON that RunPod or a handler wrote: read as far as it can be, within bounds.
 
-More is taken than at the doors (`doors/strict.py`): nobody can send an answer again. NaN and Infinity are read, and a
+More is taken than at the doors (`strict_json`): nobody can send an answer again. NaN and Infinity are read, and a
 number that no double holds is one of them; whoever keeps the value as JSON says so (`spelled`).
 """
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from bridge.doors.celery.consumer.queues import broker_answers
 from bridge.doors.celery.consumer.refuse import RefusalUses
-from bridge.doors.celery.finish.plain import PlainEnds
+from bridge.doors.celery.finish.many import PlainEnds
 from bridge.doors.celery.tasks import Uses
 from bridge.doors.http.health import Health
 from bridge.doors.http.part import Part
 from bridge.doors.http.webhooks import Webhooks
-from bridge.doors.json.ahead import Ahead, Queues
-from bridge.doors.json.consumers import Consumers
+from bridge.doors.json.command_order import Ahead, Queues
 from bridge.doors.json.handler import CommandPool, Handler
-from bridge.doors.json.ready import Ready
+from bridge.doors.json.loops import Consumers
+from bridge.doors.json.queue_depths import Ready
 from bridge.doors.json.redis_streams import StreamConsumer
 from bridge.ledger import connect
 
@@ -108,7 +108,7 @@ def webhook_part(has: Components) -> Part:
 
 def api_part(has: Components) -> Part:
     """For services and browsers: `/v1`."""
-    from bridge.doors.http.api.part import ApiUses, build  # noqa: PLC0415  (only where it is on)
+    from bridge.doors.http.api.routes import ApiUses, build  # noqa: PLC0415  (only where it is on)
 
     settings = has.settings
     uses = ApiUses(
@@ -130,7 +130,7 @@ def api_part(has: Components) -> Part:
 
 def console_part(has: Components) -> Part:
     """For whoever runs the bridge: `/console`."""
-    from bridge.doors.http.console.part import ConsoleUses, build  # noqa: PLC0415  (only where it is on)
+    from bridge.doors.http.console.routes import ConsoleUses, build  # noqa: PLC0415  (only where it is on)
     from bridge.doors.json.replay import replay  # noqa: PLC0415
 
     settings = has.settings

@@ -15,9 +15,9 @@ from bridge import __version__
 from bridge.callbacks.addresses import Addresses
 from bridge.callbacks.post import Poster
 from bridge.callbacks.signer import Signer
+from bridge.doors.celery.accept.eta import send
 from bridge.doors.celery.consumer.queues import queues_read
-from bridge.doors.celery.follow_ups import depths
-from bridge.doors.celery.later import send
+from bridge.doors.celery.follow_up_queues import depths
 from bridge.engine.calls.group_commit import Commits
 from bridge.engine.calls.threads import Callers
 from bridge.engine.cancel_and_retry import CarryOut

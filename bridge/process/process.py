@@ -17,8 +17,8 @@ from bridge.runtime.loop import Loop
 from bridge.telemetry import configure_logging, register_snapshot, trace_all
 
 if TYPE_CHECKING:
-    from bridge.doors.celery.task_events import TaskEvents
-    from bridge.doors.json.consumers import Consumers
+    from bridge.doors.celery.worker.task_events import TaskEvents
+    from bridge.doors.json.loops import Consumers
     from bridge.engine.engine import Engine
     from bridge.engine.tell.finish import LocalFinish
     from bridge.process.components import Components

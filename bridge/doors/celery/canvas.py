@@ -16,7 +16,7 @@ from typing import Any
 from celery.app.task import Context
 from kombu.utils.uuid import uuid
 
-from bridge.doors.celery.later import moment
+from bridge.doors.celery.accept.eta import moment
 from bridge.engine.tell.kombu_json import dumps
 from bridge.job.request import REQUEST_ID
 

@@ -10,13 +10,14 @@ from celery import Task
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject
 
-from bridge.doors.celery import eager, later
-from bridge.doors.celery.accept_many import STRATEGY, BatchAccept
+from bridge.doors.celery import eager
+from bridge.doors.celery.accept import eta
+from bridge.doors.celery.accept.many import STRATEGY, BatchAccept
 from bridge.doors.celery.canvas import another, canvas_of, clocks_of, continues, fail_followers, replaced_by
-from bridge.doors.celery.finish.again import answer_again
+from bridge.doors.celery.finish.finish_lease import Finishing
+from bridge.doors.celery.finish.rpc_repeat import answer_again
 from bridge.doors.celery.finish.task import FinishTask, RunTask, Telling, finish
-from bridge.doors.celery.finish.turn import Finishing
-from bridge.doors.celery.known_ids import GuardedTask, keep, refuse_known
+from bridge.doors.celery.results.known_ids import GuardedTask, keep, refuse_known
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.doors.commands import COMMANDS, check_argument
 from bridge.engine.accept.accept import Origin, Verdict
@@ -44,7 +45,7 @@ _OPTIONS: dict[str, Any] = {
     "typing": False,  # the models name the field; a bare TypeError would not
     "acks_late": True,
     "reject_on_worker_lost": True,
-    "Request": "bridge.doors.celery.redact:RedactedRequest",
+    "Request": "bridge.doors.celery.worker.redact:RedactedRequest",
     "max_retries": 0,
     "track_started": False,  # whatever the settings say: what has started is the job
 }
@@ -204,7 +205,7 @@ def _origin(context: Context, uses: Uses, *, ignores: bool, extended: bool) -> O
         trace=(context.headers or {}).get("traceparent"),
         expires_at=expires_at,
         time_limit_ms=time_limit_ms,
-        not_before_ms=later.not_before_of(context),
+        not_before_ms=eta.not_before_of(context),
         replaces=replaced_by(context),
     )
 
@@ -223,7 +224,7 @@ def _control_task(
         try:
             asked = dict(kwargs)
             asker = _checked(name, allowed, args, asked)
-            later.hold(here.ledger, task, args, kwargs)
+            eta.hold(here.ledger, task, args, kwargs)
             return wait_for_ledger(lambda: ask(here.control, asked, asker))
         except JobRejected as error:
             if task.request.ignore_result:  # nobody will hear of it (I12)
@@ -232,7 +233,7 @@ def _control_task(
 
     body.__doc__ = ask.__doc__
     body.__name__ = name.rpartition(".")[2]
-    own = {"ledger_of": staticmethod(lambda: uses().ledger), "throws": (JobError,), "Strategy": later.STRATEGY}
+    own = {"ledger_of": staticmethod(lambda: uses().ledger), "throws": (JobError,), "Strategy": eta.STRATEGY}
     app.task(name=name, base=GuardedTask, **own, **_OPTIONS)(body)
 
 

@@ -16,8 +16,8 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from bridge.runtime import broker_connection
-from bridge.doors.json.ahead import WAITING_MAX
 from bridge.doors.json.amqp_frames import reading_frames
+from bridge.doors.json.command_order import WAITING_MAX
 from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Consumer, undeliverable
 from bridge.doors.json.handler import Answer, Delivery, Handler, Item
 from bridge.engine.tell.amqp_publisher import is_fault

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bridge.doors.json.ahead import WAITING_MAX
+from bridge.doors.json.command_order import WAITING_MAX
 from bridge.doors.json.handler import Answer, Delivery, Handler, Item
 from bridge.errors import LedgerUnavailable
 from bridge.runtime.backoff import backoff

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bridge.doors.commands import COMMANDS
-from bridge.doors.json.ahead import BODY_MAX, LOOK_MANY, LOOK_S, LOOK_SLOW_S, WAITING_MAX, Ahead, Wait
+from bridge.doors.json.command_order import BODY_MAX, LOOK_MANY, LOOK_S, LOOK_SLOW_S, WAITING_MAX, Ahead, Wait
 from bridge.doors.parse import Command, Kind, RefusedMessage, Request, Taken, take
 from bridge.engine.accept.accept import Origin, Prepared
 from bridge.engine.accept.repeated import answer_again

@@ -17,7 +17,7 @@ from celery import Celery
 from bridge.app import create
 from bridge.cli.codes import ExitCode
 from bridge.cli.durability import of_broker
-from bridge.doors.celery.consumer import servers
+from bridge.doors.celery import servers
 from bridge.errors import ServerUnavailable, SettingsError
 from bridge.ledger import connect
 from bridge.settings import load

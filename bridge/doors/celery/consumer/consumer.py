@@ -17,8 +17,8 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 
 from bridge.runtime import broker_connection
-from bridge.doors.celery.consumer import servers
-from bridge.doors.celery.consumer.check import MessageFault, check, fault_of
+from bridge.doors.celery import servers
+from bridge.doors.celery.consumer.check_message import MessageFault, check, fault_of
 from bridge.doors.celery.consumer.queues import find_queues
 from bridge.doors.celery.consumer.redis_transport.channel import Channel
 from bridge.doors.celery.consumer.redis_transport.outages import LOOK_S, Away, broken

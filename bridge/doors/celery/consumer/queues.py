@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 
-from bridge.doors.celery.consumer import servers
+from bridge.doors.celery import servers
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from celery.exceptions import Reject
 from celery.states import READY_STATES
 from celery.utils.log import get_logger
 
-from bridge.doors.celery.consumer.check import MessageFault
-from bridge.doors.celery.consumer.secrets import blot
-from bridge.doors.celery.consumer.signatures import Unfit, check_signature, check_signatures
-from bridge.doors.celery.consumer.types import text, whole
+from bridge.doors.celery.consumer.blot_secrets import blot
+from bridge.doors.celery.consumer.check_message import MessageFault
+from bridge.doors.celery.consumer.check_signatures import Unfit, check_signature, check_signatures
 from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
-from bridge.doors.celery.sending import sending_behind
+from bridge.doors.celery.consumer.value_types import text, whole
+from bridge.doors.celery.send_follow_ups import sending_behind
 from bridge.doors.celery.wait_for_ledger import WAIT_MAX_S, stopping, wait_for_ledger
 from bridge.job.enums import DeadReason
 from bridge.job.request import REQUEST_ID, rejected

@@ -6,8 +6,8 @@ from typing import Any
 
 from celery import states
 
-from bridge.doors.celery.finish.turn import Turn
-from bridge.doors.celery.known_ids import GuardedBackend
+from bridge.doors.celery.finish.finish_lease import Turn
+from bridge.doors.celery.results.known_ids import GuardedBackend
 from bridge.engine.tell.rpc_results import answers_senders, askers
 from bridge.errors import JobError
 from bridge.job.record import Long

@@ -19,11 +19,11 @@ from celery import signals, states
 from celery.app import trace
 from celery.exceptions import Ignore
 
-from bridge.doors.celery.accept import AcceptTask, OwnTraceTask, ignored
+from bridge.doors.celery.accept.one import AcceptTask, OwnTraceTask, ignored
 from bridge.doors.celery.canvas import followers, put_back
 from bridge.doors.celery.finish.backend import LedgerBackend, turn_of
-from bridge.doors.celery.finish.turn import Finishing, Turn, begin
-from bridge.doors.celery.sending import sending_behind
+from bridge.doors.celery.finish.finish_lease import Finishing, Turn, begin
+from bridge.doors.celery.send_follow_ups import sending_behind
 from bridge.engine.tell.celery_result import CeleryEnd
 from bridge.engine.tell.finish import TRACE
 from bridge.engine.tell.kombu_json import load

@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from bridge.doors.broken_json import Fault, read_object
 from bridge.doors.commands import check_argument
 from bridge.doors.http.api.guard import Guard
 from bridge.doors.http.api.reading import Reading, of_endpoint
 from bridge.doors.http.api.tokens import Caller
 from bridge.doors.http.problem import Problem, unknown
-from bridge.doors.strict import Fault, read_object
 from bridge.engine.control import Asker
 from bridge.errors import BUSY, JobRejected
 from bridge.job.enums import Outcome

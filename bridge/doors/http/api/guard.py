@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bridge.doors.broken_json import BODY_MAX
 from bridge.doors.http.api.tokens import ANYBODY, Caller, Right, Tokens
 from bridge.doors.http.host import is_loopback_host
 from bridge.doors.http.problem import Problem, problem_of, unknown
-from bridge.doors.strict import BODY_MAX
 from bridge.engine.control import Asker
 from bridge.errors import LedgerError
 from bridge.job.record import Long

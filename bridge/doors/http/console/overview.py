@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bridge.doors.http.console.entrance import SAID, Entrance, Refusal
-from bridge.doors.http.console.pages import Pages
+from bridge.doors.http.console.access import SAID, Entrance, Refusal
+from bridge.doors.http.console.render import Pages
 from bridge.doors.http.console.visitor import Visitor
 from bridge.engine.control.overview import overview, told_of
 from bridge.ledger.queries import listing

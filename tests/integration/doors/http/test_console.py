@@ -48,7 +48,7 @@ def test_every_screen_is_there_and_lets_the_browser_load_nothing_else(place: tup
         assert "https://" not in answer.text
     for name in ("console.css", "console.js", "icon.svg"):
         assert client.get(f"/static/{name}").status_code == 200
-    assert client.get("/static/../part.py").status_code == 404
+    assert client.get("/static/../routes.py").status_code == 404
     assert client.get("/nothing").status_code == 404
     assert client.get("/requests/nobody").status_code == 404
     assert client.get("/endpoints/nobody").status_code == 404

@@ -15,7 +15,7 @@ from celery import Celery
 from starlette.applications import Starlette
 
 from bridge.doors.http.console import session
-from bridge.doors.http.console.part import ConsoleUses, build
+from bridge.doors.http.console.routes import ConsoleUses, build
 from bridge.errors import SettingsError
 from bridge.process.components import Components
 from bridge.settings import load

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from bridge.client import Client
-from bridge.doors.json import ahead
-from bridge.doors.json.ahead import Ahead, Queues
+from bridge.doors.json import command_order
+from bridge.doors.json.command_order import Ahead, Queues
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names, connect
 from tests.support.helpers import eventually
@@ -128,7 +128,7 @@ def test_an_id_that_nobody_has_sent_is_told_so_soon(house: House) -> None:
     with Client(house.environment["BRIDGE_REDIS_URL"]) as client:
         began = time.monotonic()
         assert client.cancel("never-sent")["outcome"] == "unknown"
-        assert time.monotonic() - began < ahead.WAIT_MAX_S
+        assert time.monotonic() - began < command_order.WAIT_MAX_S
         client.submit({"n": 1}, id="never-sent")
         eventually(lambda: house.phase("never-sent") in {"SETTLED", "CLOSED"})
         assert client.status("never-sent").status == "CANCELLED"
@@ -144,7 +144,7 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
 
 def test_a_wait_ends_when_all_that_came_before_has_gone(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not when something that came later is left; and not for ever: nobody can tell yet, it says then."""
-    monkeypatch.setattr(ahead, "GRACE_S", 0.0)
+    monkeypatch.setattr(command_order, "GRACE_S", 0.0)
     ready = [0]
     waits = Ahead(ledger, Queues(lambda: ready[0]))
     first: Any = ledger.client.xadd("bridge:requests", {"data": "{}"})
@@ -155,17 +155,17 @@ def test_a_wait_ends_when_all_that_came_before_has_gone(ledger: Ledger, monkeypa
     ledger.client.xdel("bridge:requests", first)
     eventually(lambda: waits.look([wait]) == ["passed"])
     ready[0] = 1
-    monkeypatch.setattr(ahead, "COUNT_S", 0.0)
+    monkeypatch.setattr(command_order, "COUNT_S", 0.0)
     eventually(lambda: waits.look([waits.wait("r-2")]) == ["waits"])
     late = waits.wait("r-3")
-    monkeypatch.setattr(ahead, "WAIT_MAX_S", 0.2)
+    monkeypatch.setattr(command_order, "WAIT_MAX_S", 0.2)
     eventually(lambda: waits.look([late]) == ["late"])
 
 
 def test_a_broker_that_is_away_is_not_taken_for_an_empty_one(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """What its queues hold cannot be known."""
-    monkeypatch.setattr(ahead, "GRACE_S", 0.0)
-    monkeypatch.setattr(ahead, "WAIT_MAX_S", 0.3)
+    monkeypatch.setattr(command_order, "GRACE_S", 0.0)
+    monkeypatch.setattr(command_order, "WAIT_MAX_S", 0.3)
 
     def away() -> int:
         raise ConnectionError("away")

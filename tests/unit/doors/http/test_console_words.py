@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bridge.doors.http.console import timeline
-from bridge.doors.http.console.pages import FILTERS, ago, scaled, size, span
+from bridge.doors.http.console.render import FILTERS, ago, scaled, size, span
 from bridge.job.enums import Phase
 from bridge.job.record import Record
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge.doors.broken_json import BODY_MAX
 from bridge.doors.parse import NO_DATA, Command, RefusedMessage, Request, take
-from bridge.doors.strict import BODY_MAX
 from bridge.errors import JobRejected
 from bridge.job.request import RUN_BODY_MAX, RUNSYNC_BODY_MAX, RunRequest, parse_run
 from bridge.job.strict_json import NAMES_MAX, Fault, read_object

@@ -1,4 +1,4 @@
-"""A request's events over HTTP: `followers` hear what comes, `past` finds what was, `telling` puts it into words.
+"""A request's events over HTTP: `followers` hear what comes, `past_events` finds what was, `sse` writes it.
 
 `events` is the route.
 """

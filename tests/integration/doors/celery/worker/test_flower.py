@@ -1,7 +1,7 @@
 """The real Flower, in an environment of its own: what it shows of jobs, and what its revoke does.
 
-`FLOWER_PICTURE=docs/images/flower.png pytest -m versions tests/integration/doors/celery/test_flower.py` renews the
-picture of docs/monitoring.md; that needs Debian's chromium-headless-shell.
+`FLOWER_PICTURE=docs/images/flower.png pytest -m versions tests/integration/doors/celery/worker/test_flower.py` renews
+the picture of docs/monitoring.md; that needs Debian's chromium-headless-shell.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from celery.signals import after_task_publish
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
-from bridge.doors.celery.consumer import servers
+from bridge.doors.celery import servers
 from bridge.doors.celery.consumer.queues import exists
 from bridge.engine.tell.follow_ups import Depth
 from bridge.errors import LedgerError, ServerUnavailable

@@ -13,7 +13,7 @@ from celery._state import get_current_task
 from celery.backends.redis import RedisBackend
 from celery.states import PENDING
 
-from bridge.doors.celery.sending import behind, is_outage
+from bridge.doors.celery.send_follow_ups import behind, is_outage
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.telemetry import tell
 

@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bridge.doors.http.console.acting import done
-from bridge.doors.http.console.entrance import Entrance, Refusal
+from bridge.doors.http.console.access import Entrance, Refusal
+from bridge.doors.http.console.actions import done
 from bridge.doors.http.console.overview import AROUND_S, Overviews
-from bridge.doors.http.console.pages import Pages
+from bridge.doors.http.console.render import Pages
 from bridge.doors.http.console.visitor import Visitor
 from bridge.ledger.queries.parked_requests import parked, unpark
 from bridge.ledger.streams.dead_letters import shown

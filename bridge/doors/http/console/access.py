@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from bridge.doors.http.console.pages import Pages
+from bridge.doors.http.console.render import Pages
 from bridge.doors.http.console.session import NAME_MAX, SESSION_S, Password, Sessions, Tries
 from bridge.doors.http.console.visitor import Visitor
 from bridge.doors.http.host import is_loopback_host

@@ -17,7 +17,7 @@ from celery.app.trace import TraceInfo, trace_ok_t
 from celery.exceptions import Ignore
 from celery.states import IGNORED
 
-from bridge.doors.celery.known_ids import GuardedTask
+from bridge.doors.celery.results.known_ids import GuardedTask
 
 
 class Ignored:

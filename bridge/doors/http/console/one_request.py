@@ -11,9 +11,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bridge.doors.http.console import timeline
-from bridge.doors.http.console.entrance import Entrance, Refusal
+from bridge.doors.http.console.access import Entrance, Refusal
 from bridge.doors.http.console.overview import AROUND_S, Overviews
-from bridge.doors.http.console.pages import Pages
+from bridge.doors.http.console.render import Pages
 from bridge.doors.http.console.visitor import Visitor
 from bridge.engine.control.overview import told_of
 from bridge.job.document import Held

@@ -13,7 +13,7 @@ from celery.canvas import Signature
 from kombu import compression
 from kombu.serialization import registry
 
-from bridge.doors.celery.consumer.types import flag, moment, number, object_, seconds, text, texts, whole
+from bridge.doors.celery.consumer.value_types import flag, moment, number, object_, seconds, text, texts, whole
 
 
 class Unfit(Exception):

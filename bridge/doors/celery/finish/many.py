@@ -19,8 +19,8 @@ from celery.exceptions import Reject
 from kombu.exceptions import EncodeError
 
 from bridge.doors.celery.canvas import continues
-from bridge.doors.celery.listeners import heard
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
+from bridge.doors.celery.worker.listeners import heard
 from bridge.engine.tell.celery_result import celery_end
 from bridge.job.enums import Sink, Status
 from bridge.job.record import Long

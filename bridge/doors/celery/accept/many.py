@@ -22,10 +22,10 @@ from celery.exceptions import Reject
 from celery.worker import state
 from celery.worker.strategy import default, logger
 
-from bridge.doors.celery.later import at_once, keep_eta_apart
-from bridge.doors.celery.listeners import heard, task_events_wanted
-from bridge.doors.celery.redact import shown, shown_args
+from bridge.doors.celery.accept.eta import at_once, keep_eta_apart
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
+from bridge.doors.celery.worker.listeners import heard, task_events_wanted
+from bridge.doors.celery.worker.redact import shown, shown_args
 from bridge.runtime.queue_thread import Background
 from bridge.telemetry import tell
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bridge.engine.notifier import Notifier
 
 #: Where Celery finds `strategy`.
-STRATEGY = "bridge.doors.celery.accept_many:strategy"
+STRATEGY = "bridge.doors.celery.accept.many:strategy"
 #: Messages in one round trip; the broker hands out no more than the worker's prefetch count anyway.
 BATCH = 64
 #: Makes a record of a message's context, args and kwargs. Raises JobRejected.

@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 
-from bridge.doors.http.console.acting import Acting
-from bridge.doors.http.console.dead import Dead
-from bridge.doors.http.console.entrance import HEADERS, Doorkeeper, Entrance, Network, Refusal
-from bridge.doors.http.console.lists import Lists
-from bridge.doors.http.console.one import One
+from bridge.doors.http.console.access import HEADERS, Doorkeeper, Entrance, Network, Refusal
+from bridge.doors.http.console.actions import Acting
+from bridge.doors.http.console.dead_letters import Dead
+from bridge.doors.http.console.one_request import One
 from bridge.doors.http.console.overview import Overviews
-from bridge.doors.http.console.pages import Pages
+from bridge.doors.http.console.render import Pages
+from bridge.doors.http.console.request_list import Lists
 from bridge.doors.http.console.session import Password, Sessions
 from bridge.doors.http.part import Part
 from bridge.ledger.console_sessions import EndedSessions, shared_secret

@@ -20,8 +20,8 @@ from bridge.doors.http.api.changing import Changing
 from bridge.doors.http.api.description.routes import Describing
 from bridge.doors.http.api.following.events import Events
 from bridge.doors.http.api.following.followers import Followers
-from bridge.doors.http.api.following.past import Past
-from bridge.doors.http.api.following.telling import Telling
+from bridge.doors.http.api.following.past_events import Past
+from bridge.doors.http.api.following.sse import Telling
 from bridge.doors.http.api.guard import Guard
 from bridge.doors.http.api.output import WholeOutput
 from bridge.doors.http.api.reading import Reading

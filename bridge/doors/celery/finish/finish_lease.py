@@ -12,8 +12,8 @@ from celery.canvas import Signature
 from celery.exceptions import Ignore
 
 from bridge.doors.celery.canvas import continues, fail_followers
-from bridge.doors.celery.consumer.secrets import blot
-from bridge.doors.celery.sending import cause_of, is_outage
+from bridge.doors.celery.consumer.blot_secrets import blot
+from bridge.doors.celery.send_follow_ups import cause_of, is_outage
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.control import Asker
 from bridge.engine.tell.celery_result import CeleryEnd, celery_end, undeliverable

@@ -15,7 +15,7 @@ from celery.app.task import Context
 from celery.exceptions import Ignore
 from celery.worker.strategy import default
 
-from bridge.doors.celery.sending import is_outage
+from bridge.doors.celery.send_follow_ups import is_outage
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.tell.kombu_json import dumps, load
 from bridge.errors import BUSY, ServerUnavailable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bridge.ledger import Ledger
 
 #: Where Celery finds `strategy`.
-STRATEGY = "bridge.doors.celery.later:strategy"
+STRATEGY = "bridge.doors.celery.accept.eta:strategy"
 #: The header by which a message's `eta` reaches the ledger.
 NOT_BEFORE = "bridge_not_before"
 

@@ -15,9 +15,9 @@ from typing import Any
 from celery.app.task import Context
 from kombu.exceptions import ContentDisallowed
 
-from bridge.doors.celery.consumer.signatures import Unfit, check_signature, check_signatures
-from bridge.doors.celery.consumer.types import flag, limits, moment, object_, text, texts, whole
+from bridge.doors.celery.consumer.check_signatures import Unfit, check_signature, check_signatures
 from bridge.doors.celery.consumer.unpack import BODY_MAX, TooLarge
+from bridge.doors.celery.consumer.value_types import flag, limits, moment, object_, text, texts, whole
 from bridge.job.enums import DeadReason
 
 #: Bytes of an id or a task's name.

@@ -20,7 +20,7 @@ import pytest
 from backports import zstd
 from hypothesis import HealthCheck, Phase, given, settings
 
-from bridge.doors.celery.consumer.check import MessageFault
+from bridge.doors.celery.consumer.check_message import MessageFault
 from bridge.doors.celery.consumer.refuse import Refusals, RefusalUses, UnreadableMessage
 from bridge.doors.celery.consumer.unpack import BODY_MAX
 from bridge.job.enums import DeadReason

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from bridge.doors.http.console.entrance import SAID, Entrance, Refusal
+from bridge.doors.http.console.access import SAID, Entrance, Refusal
 from bridge.doors.http.console.overview import AROUND_S, Overviews
-from bridge.doors.http.console.pages import Pages
+from bridge.doors.http.console.render import Pages
 from bridge.doors.http.console.visitor import Visitor
 from bridge.engine.control import Asker
 from bridge.engine.control.overview import told_of

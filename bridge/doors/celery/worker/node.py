@@ -17,7 +17,7 @@ from celery.platforms import EX_FAILURE
 from celery.utils.nodenames import nodename
 from click.core import ParameterSource
 
-from bridge.doors.celery.consumer import servers
+from bridge.doors.celery import servers
 from bridge.errors import SETTINGS_CODE, STOPPED_CODE, UNAVAILABLE_CODE, SettingsError
 from bridge.telemetry import redact, tell
 
