@@ -34,7 +34,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: Exit codes that workers end with too (bridge/cli/codes.py has them all).
+#: Exit codes that workers end with too (bridge/cli/exit_codes.py has them all).
 UNAVAILABLE_CODE, SETTINGS_CODE, STOPPED_CODE = 9, 11, 130
 
 

@@ -1,4 +1,8 @@
-"""The `bridge` command: one file per group of verbs. Importing it is quick; each verb loads what it needs."""
+"""The `bridge` command. Importing it is quick; each verb loads what it needs.
+
+`VERBS` says which file has which verb; `requests/` those about requests, `check/` what `bridge check` looks at;
+`terminal/` is how things look, `common` what verbs share, `exit_codes` what they end with.
+"""
 
 from __future__ import annotations
 
@@ -9,49 +13,52 @@ from collections.abc import Mapping
 import click
 
 from bridge import __version__
-from bridge.cli.codes import EPILOG, ExitCode
+from bridge.cli.exit_codes import EPILOG, ExitCode
 from bridge.errors import BridgeError, SettingsError
 
-#: verb -> the module that has it, as a click command of the same name; and what the overview says of it
+#: verb -> the module below this one that has it, as a click command of the same name; and what the overview says of it
 VERBS: Mapping[str, tuple[str, str]] = {
     "worker": (
-        "bridge.cli.serve",
+        "serve",
         "Consume the bridge's queues and run the engine: `celery -A bridge.app worker ARGS`.",
     ),
-    "engine": ("bridge.cli.serve", "Run the engine alone, for workers that have BRIDGE_ENGINE=off."),
-    "emulate": ("bridge.cli.serve", "Run RunPod Serverless on this machine."),
-    "run": ("bridge.cli.requests", "Submit a request through the broker and watch it to its end; print its output."),
-    "status": ("bridge.cli.requests", "The document of a request."),
-    "watch": ("bridge.cli.requests", "Follow a request's transitions to its end."),
-    "jobs": ("bridge.cli.jobs", "Requests, the newest first: all, or those that the options name."),
-    "top": ("bridge.cli.top", "How everything stands, live: endpoints, rates, the oldest request, budgets."),
+    "engine": ("serve", "Run the engine alone, for workers that have BRIDGE_ENGINE=off."),
+    "emulate": ("serve", "Run RunPod Serverless on this machine."),
+    "run": (
+        "requests.one",
+        "Submit a request through the broker and watch it to its end; print its output.",
+    ),
+    "status": ("requests.one", "The document of a request."),
+    "watch": ("requests.one", "Follow a request's transitions to its end."),
+    "jobs": ("requests.jobs", "Requests, the newest first: all, or those that the options name."),
+    "top": ("top", "How everything stands, live: endpoints, rates, the oldest request, budgets."),
     "cancel": (
-        "bridge.cli.control",
+        "control",
         "Cancel requests in whatever phase they are; running ones are cancelled at RunPod.",
     ),
-    "retry": ("bridge.cli.control", "Run a FAILED or TIMED_OUT request once more, while RunPod keeps its job."),
+    "retry": ("control", "Run a FAILED or TIMED_OUT request once more, while RunPod keeps its job."),
     "health": (
-        "bridge.cli.control",
+        "control",
         "RunPod's counters and the bridge's own, with a verdict; all endpoints when none is named.",
     ),
-    "purge": ("bridge.cli.control", "Clear an endpoint's queue at RunPod: for everyone on that endpoint."),
+    "purge": ("control", "Clear an endpoint's queue at RunPod: for everyone on that endpoint."),
     "pause": (
-        "bridge.cli.control",
+        "control",
         "Let no submit leave for an endpoint; running jobs are watched, requests wait.",
     ),
-    "resume": ("bridge.cli.control", "Let submits leave again."),
-    "dead": ("bridge.cli.dead", "What could not be taken or told, and parked requests."),
-    "topology": ("bridge.cli.ops", "The queues the bridge consumes, and whether the broker has them."),
+    "resume": ("control", "Let submits leave again."),
+    "dead": ("dead", "What could not be taken or told, and parked requests."),
+    "topology": ("topology", "The queues the bridge consumes, and whether the broker has them."),
     "check": (
-        "bridge.cli.ops",
+        "check.check",
         "Look at settings, ledger, broker, key and engines; say what is wrong and how to mend it.",
     ),
     "token": (
-        "bridge.cli.token",
+        "token",
         "Make a token: itself on stderr, and on stdout what BRIDGE_API_TOKENS_FILE is to have of it.",
     ),
     "schema": (
-        "bridge.cli.ops",
+        "schema",
         "The JSON Schemas of requests and documents (or that of NAME), or a document of all channels or all of HTTP.",
     ),
 }
@@ -68,7 +75,7 @@ class Verbs(click.Group):
         """The verb, None for an unknown one."""
         if name not in VERBS:
             return None
-        found = getattr(importlib.import_module(VERBS[name][0]), name)
+        found = getattr(importlib.import_module(f"bridge.cli.{VERBS[name][0]}"), name)
         return found() if not isinstance(found, click.Command) else found
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.codes import ExitCode
-from bridge.cli.progress import Progress
-from bridge.cli.shared import as_json, asker, bridge, show
+from bridge.cli.common import as_json, asker, bridge, show
+from bridge.cli.exit_codes import ExitCode
+from bridge.cli.terminal.progress import Progress
 
 if TYPE_CHECKING:
     from bridge.process.components import Components

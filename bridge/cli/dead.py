@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.codes import ExitCode
-from bridge.cli.findings import hanging, printable
-from bridge.cli.moments import since
-from bridge.cli.shared import as_json, bridge, show
+from bridge.cli.common import as_json, bridge, show
+from bridge.cli.exit_codes import ExitCode
+from bridge.cli.terminal.findings import hanging, printable
+from bridge.cli.terminal.times import since
 
 if TYPE_CHECKING:
     from bridge.process.components import Components

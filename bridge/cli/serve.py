@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from bridge.cli.codes import ExitCode
+from bridge.cli.exit_codes import ExitCode
 
 #: Celery's own options that are most used, as they are handed on.
 SHORT = {"queues": "-Q", "pool": "-P", "concurrency": "-c", "hostname": "-n", "loglevel": "-l"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bridge.cli.codes import ExitCode
+from bridge.cli.exit_codes import ExitCode
 
 
 @click.command()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.codes import ExitCode
-from bridge.cli.moments import span
-from bridge.cli.screen import console, live
-from bridge.cli.shared import as_json, bridge
+from bridge.cli.common import as_json, bridge
+from bridge.cli.exit_codes import ExitCode
+from bridge.cli.terminal.full_screen import console, live
+from bridge.cli.terminal.times import span
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

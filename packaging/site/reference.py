@@ -16,7 +16,7 @@ import click
 
 from bridge import __version__, errors
 from bridge.cli import VERBS, cli
-from bridge.cli.codes import ExitCode
+from bridge.cli.exit_codes import ExitCode
 from bridge.doors.http.problem import REASONS
 from bridge.job import enums
 from bridge.job.contract.models import schemas

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bridge.cli.codes import ExitCode
+from bridge.cli.exit_codes import ExitCode
 from bridge.emulator import Emulator
 from bridge.redis.address import as_celery_has_it
 from tests.compat.environments import drivers

@@ -15,8 +15,8 @@ import pytest
 from celery import Celery
 
 from bridge.app import create
-from bridge.cli.codes import ExitCode
-from bridge.cli.durability import of_broker
+from bridge.cli.check.durability import of_broker
+from bridge.cli.exit_codes import ExitCode
 from bridge.doors.celery import servers
 from bridge.errors import ServerUnavailable, SettingsError
 from bridge.ledger import connect

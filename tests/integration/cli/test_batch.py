@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bridge.cli.codes import ExitCode
+from bridge.cli.exit_codes import ExitCode
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RedisServer

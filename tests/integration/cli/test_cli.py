@@ -12,8 +12,8 @@ import click
 import pytest
 
 from bridge.cli import VERBS, cli
-from bridge.cli.codes import ExitCode
-from bridge.cli.shared import show
+from bridge.cli.common import show
+from bridge.cli.exit_codes import ExitCode
 from bridge.errors import JobRejected
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge.cli.codes import ExitCode
-from bridge.cli.moments import moment_ms, span
+from bridge.cli.exit_codes import ExitCode
+from bridge.cli.terminal.times import moment_ms, span
 from bridge.cli.top import sparkline
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from bridge.cli.callbacks import of_callbacks
+from bridge.cli.check.callbacks import of_callbacks
 
 
 def test_a_shell_without_the_secret_does_not_say_that_the_workers_have_none() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.cli.progress import Pace, duration
+from bridge.cli.terminal.progress import Pace, duration
 
 
 def test_the_pace_is_that_of_the_last_minute() -> None:

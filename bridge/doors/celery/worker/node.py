@@ -1,7 +1,7 @@
 """The bridge worker as a process of Celery's: its name on the broker, and the exit code of every way in which it ends.
 
 Celery's own worker ends with 1 and a traceback for whatever stops it. Here what an operator can mend is a sentence,
-with the exit code that the `bridge` command has for it (bridge/cli/codes.py).
+with the exit code that the `bridge` command has for it (bridge/cli/exit_codes.py).
 """
 
 from __future__ import annotations

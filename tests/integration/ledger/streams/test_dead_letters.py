@@ -12,7 +12,7 @@ from typing import Any
 import pika
 import pytest
 
-from bridge.cli.codes import ExitCode
+from bridge.cli.exit_codes import ExitCode
 from bridge.job.change import Rules
 from bridge.job.document import Held
 from bridge.job.enums import Step

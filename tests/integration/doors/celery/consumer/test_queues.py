@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 from kombu import Exchange, Queue
 
-from bridge.cli.codes import ExitCode
+from bridge.cli.exit_codes import ExitCode
 from tests.support.helpers import eventually
 from tests.support.house import House, hang_up
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import redis
 
-from bridge.cli.codes import ExitCode
+from bridge.cli.exit_codes import ExitCode
 from tests.support.helpers import eventually, free_ports
 from tests.support.house import House, Process
 from tests.support.servers import RabbitServer

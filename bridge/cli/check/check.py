@@ -1,18 +1,17 @@
-"""Verbs of who runs the bridge: check, topology, schema."""
+"""`bridge check`: what is wrong here, and how to mend it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.callbacks import of_callbacks
-from bridge.cli.codes import ExitCode
-from bridge.cli.findings import told
-from bridge.cli.shared import as_json, bridge, show
+from bridge.cli.check.callbacks import of_callbacks
+from bridge.cli.common import as_json, bridge
+from bridge.cli.exit_codes import ExitCode
+from bridge.cli.terminal.findings import told
 from bridge.errors import ApiError, BridgeError, LedgerUnavailable, OutputUnavailable, SettingsError
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def _names() -> list[Finding]:
 
 
 def _ledger(has: Components) -> list[Finding]:
-    from bridge.cli.durability import of_ledger  # noqa: PLC0415
+    from bridge.cli.check.durability import of_ledger  # noqa: PLC0415
     from bridge.ledger import inspect_server, run_a_script  # noqa: PLC0415
 
     try:
@@ -79,7 +78,7 @@ def _ledger(has: Components) -> list[Finding]:
 
 
 def _broker(has: Components) -> list[Finding]:
-    from bridge.cli.durability import of_broker  # noqa: PLC0415
+    from bridge.cli.check.durability import of_broker  # noqa: PLC0415
     from bridge.doors.celery import servers  # noqa: PLC0415
     from bridge.doors.celery.consumer.queues import queues_read  # noqa: PLC0415
 
@@ -166,114 +165,3 @@ def _blobs(has: Components) -> list[Finding]:
     except OutputUnavailable as error:
         return [("FAULT", "outputs", f"{error}; large outputs stay in the ledger")]
     return [("ok", "outputs", f"{blobs.scheme}:// can be written, read and deleted")]
-
-
-@click.command()
-@click.option("--declare", is_flag=True, help="Declare what is missing.")
-@as_json
-def topology(*, declare: bool, as_json: bool) -> int:
-    """The queues the bridge consumes, and whether the broker has them."""
-    from bridge.doors.celery import servers  # noqa: PLC0415
-    from bridge.doors.celery.consumer.queues import find_queues  # noqa: PLC0415
-
-    has = bridge()
-    servers.open_broker(has.app)
-    names = [*has.app.amqp.queues]
-    with has.app.connection_for_write() as connection:
-        existed = find_queues(has.app, connection)
-        if declare:
-            for name, queue in has.app.amqp.queues.items():
-                if not existed.get(name):
-                    queue(connection.default_channel).declare()
-        if has.settings.amqp:
-            from bridge.doors.json import amqp  # noqa: PLC0415  (only where the broker speaks AMQP)
-
-            existed |= amqp.look(connection)
-            names += [name for name, _ in amqp.QUEUES.values()]
-            if declare:
-                for kind in amqp.QUEUES:
-                    amqp.declare(connection, kind, quorum=has.settings.bridge_queue_type == "quorum")
-    show([{"queue": name, "existed": existed.get(name)} for name in names], as_json=as_json)
-    return ExitCode.OK
-
-
-@click.command()
-@click.option(
-    "--write", "folder", type=click.Path(file_okay=False, path_type=Path), help="Write them into this folder."
-)
-@click.option(
-    "--check",
-    "against",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Exit 4 unless this folder has them, and they hold only additions to those in its folder `released`.",
-)
-@click.option("--asyncapi", is_flag=True, help="The AsyncAPI document instead: asyncapi.json.")
-@click.option("--openapi", is_flag=True, help="The OpenAPI document of /v1 instead: openapi.json.")
-@click.argument("wanted", metavar="[NAME]", required=False)
-def schema(wanted: str | None, folder: Path | None, against: Path | None, *, asyncapi: bool, openapi: bool) -> int:
-    """The JSON Schemas of requests and documents (or that of NAME), or a document of all channels or all of HTTP."""
-    from bridge.job.contract.compatibility import as_text  # noqa: PLC0415
-
-    if asyncapi and openapi:
-        raise click.UsageError("--asyncapi and --openapi are two documents; name one")
-    whole = "asyncapi" if asyncapi else "openapi" if openapi else None
-    made = _made(whole)
-    if wanted is not None:
-        if whole or folder or against:
-            raise click.UsageError("NAME prints one schema; it goes with no option")
-        if wanted not in made:
-            raise click.UsageError(f"there is no schema {wanted!r}; there are {', '.join(made)}")
-        click.echo(as_text(made[wanted]), nl=False)
-        return ExitCode.OK
-    texts = {f"{name}.json": as_text(body) for name, body in made.items()}
-    if against is not None:
-        faults = [
-            f"{against / name} is not current: run `bridge schema {f'--{whole} ' if whole else ''}--write {against}`"
-            for name, text in texts.items()
-            if not (against / name).is_file() or (against / name).read_text() != text
-        ]
-        faults += _broken(against / "released", made, whole)
-        for fault in faults:
-            click.echo(fault, err=True)
-        return ExitCode.FAILED if faults else ExitCode.OK
-    if folder is None:
-        click.echo(as_text(made[whole] if whole else made), nl=False)
-        return ExitCode.OK
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (folder / name).write_text(text)
-        click.echo(str(folder / name))
-    return ExitCode.OK
-
-
-def _made(whole: str | None) -> dict[str, Any]:
-    """One document by its name, or all schemas."""
-    if whole == "asyncapi":
-        from bridge.job.contract import asyncapi  # noqa: PLC0415
-
-        return {whole: asyncapi.document()}
-    if whole == "openapi":
-        from bridge.doors.http.api.description import openapi  # noqa: PLC0415
-
-        return {whole: openapi.document()}
-    from bridge.job.contract.models import schemas  # noqa: PLC0415
-
-    return schemas()
-
-
-def _broken(released: Path, made: dict[str, Any], whole: str | None) -> list[str]:
-    """What the current schemas would break for those who know the released ones."""
-    from bridge.job.contract.compatibility import breaks, of_openapi  # noqa: PLC0415
-    from bridge.job.contract.models import INCOMING  # noqa: PLC0415
-
-    if whole is not None:
-        path = released / f"{whole}.json"
-        return of_openapi(json.loads(path.read_text()), made[whole]) if whole == "openapi" and path.is_file() else []
-    found = []
-    for path in sorted(released.glob("*.json")):
-        if path.stem not in made:
-            found.append(f"{path.stem}: the whole document is gone, and was released")
-            continue
-        old = json.loads(path.read_text())
-        found += [f"{path.stem}: {what}" for what in breaks(old, made[path.stem], incoming=path.stem in INCOMING)]
-    return found

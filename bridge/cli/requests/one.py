@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.codes import ExitCode
-from bridge.cli.shared import as_json, bridge, servers_open, show
-from bridge.cli.whole import content_of, with_output
+from bridge.cli.common import as_json, bridge, servers_open, show
+from bridge.cli.exit_codes import ExitCode
+from bridge.cli.requests.outputs import content_of, with_output
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
@@ -55,7 +55,7 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
     has = bridge()
     servers_open(has)
     if batch is not None:
-        from bridge.cli.batch import run_batch  # noqa: PLC0415
+        from bridge.cli.requests.batch import run_batch  # noqa: PLC0415
 
         if out is None:
             raise click.UsageError("--file needs --out")

@@ -20,9 +20,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.batch_name import batch_name, fitting, of_content, read_through
-from bridge.cli.codes import ExitCode
-from bridge.cli.progress import Pace
+from bridge.cli.exit_codes import ExitCode
+from bridge.cli.requests.batch_name import batch_name, fitting, of_content, read_through
+from bridge.cli.terminal.progress import Pace
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
