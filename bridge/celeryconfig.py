@@ -19,9 +19,9 @@ from typing import Any
 from celery.app.defaults import SETTING_KEYS
 from kombu import Exchange, Queue
 
-from bridge.runtime import broker_connection
 from bridge.errors import SettingsError
 from bridge.redis.address import as_celery_has_it, is_redis, is_sentinel, scheme_of
+from bridge.runtime import broker_connection
 from bridge.settings import Settings
 from bridge.settings.addresses import verifying
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from bridge.runtime import broker_connection
 from bridge.doors.json.amqp_frames import reading_frames
 from bridge.doors.json.command_order import WAITING_MAX
 from bridge.doors.json.consumer import BATCH, BATCH_BYTES, Consumer, undeliverable
 from bridge.doors.json.handler import Answer, Delivery, Handler, Item
 from bridge.engine.tell.amqp_publisher import is_fault
 from bridge.job.document import CONTENT_TYPE
+from bridge.runtime import broker_connection
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:

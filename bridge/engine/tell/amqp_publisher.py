@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
-from bridge.runtime import broker_connection
 from bridge.job.document import CONTENT_TYPE
+from bridge.runtime import broker_connection
 
 if TYPE_CHECKING:
     from celery import Celery

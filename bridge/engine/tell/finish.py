@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kombu.exceptions import OperationalError
 
-from bridge.runtime import broker_connection
 from bridge.engine.tell.kombu_json import load
 from bridge.job.enums import Sink, Step
 from bridge.job.record import Long
 from bridge.ledger.records.read import COMMON
+from bridge.runtime import broker_connection
 from bridge.runtime.backoff import backoff
 from bridge.telemetry import tell
 

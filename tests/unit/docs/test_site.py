@@ -90,7 +90,7 @@ def test_the_runbook_names_what_there_is() -> None:
     assert {"bridge_engines", "bridge_oldest_seconds", "bridge_result_expiry_seconds"} <= named
     assert [name for name in named if f"`{name}`" not in metrics] == []
     assert {verdict for verdict, _ in TROUBLES.values()} - {"paused"} <= set(re.findall(r"`(\w+)`", text))
-    source = (ROOT / "bridge" / "cli" / "ops.py").read_text()
+    source = (ROOT / "bridge" / "cli" / "check" / "check.py").read_text()
     for says in ("of maxmemory is used: the doors are closed", "times without its latest writes", "none: start"):
         assert f"`{says}`" in text
         assert says in source

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
-from bridge.runtime import broker_connection
 from bridge.doors.celery import servers
 from bridge.doors.celery.consumer.check_message import MessageFault, check, fault_of
 from bridge.doors.celery.consumer.queues import find_queues
@@ -27,6 +26,7 @@ from bridge.doors.celery.consumer.refuse import logger, of_message
 from bridge.doors.celery.consumer.unpack import bound
 from bridge.errors import SettingsError
 from bridge.job.enums import DeadReason
+from bridge.runtime import broker_connection
 from bridge.runtime.backoff import backoff
 from bridge.telemetry import redact, tell
 

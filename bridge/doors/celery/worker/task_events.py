@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from celery.events import EventDispatcher
 from celery.utils.saferepr import saferepr
 
-from bridge.runtime import broker_connection
 from bridge.doors.celery.worker.listeners import task_events_wanted
 from bridge.engine.tell.celery_result import failure
 from bridge.job.enums import EventName, Sink, Status
+from bridge.runtime import broker_connection
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
