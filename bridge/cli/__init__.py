@@ -25,11 +25,11 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "engine": ("serve", "Run the engine alone, for workers that have BRIDGE_ENGINE=off."),
     "emulate": ("serve", "Run RunPod Serverless on this machine."),
     "run": (
-        "requests.one",
+        "requests.request",
         "Submit a request through the broker and watch it to its end; print its output.",
     ),
-    "status": ("requests.one", "The document of a request."),
-    "watch": ("requests.one", "Follow a request's transitions to its end."),
+    "status": ("requests.request", "The document of a request."),
+    "watch": ("requests.request", "Follow a request's transitions to its end."),
     "jobs": ("requests.jobs", "Requests, the newest first: all, or those that the options name."),
     "top": ("top", "How everything stands, live: endpoints, rates, the oldest request, budgets."),
     "cancel": (

@@ -19,7 +19,7 @@ from celery import signals, states
 from celery.app import trace
 from celery.exceptions import Ignore
 
-from bridge.doors.celery.accept.one import AcceptTask, OwnTraceTask, ignored
+from bridge.doors.celery.accept.task import AcceptTask, OwnTraceTask, ignored
 from bridge.doors.celery.canvas import followers, put_back
 from bridge.doors.celery.finish.backend import LedgerBackend, turn_of
 from bridge.doors.celery.finish.finish_lease import Finishing, Turn, begin
