@@ -17,7 +17,7 @@ from celery.signals import worker_init, worker_shutting_down
 
 from bridge import celeryconfig
 from bridge.doors.celery import send_follow_ups, servers, tasks
-from bridge.doors.celery.consumer import back_pressure, refuse
+from bridge.doors.celery.consumer import pause_consuming, refuse
 from bridge.doors.celery.finish.in_process import in_process_finish
 from bridge.doors.celery.follow_up_queues import BridgeAMQP, Noticing
 from bridge.doors.celery.results import known_ids
@@ -184,7 +184,7 @@ def create() -> BridgeCelery:
     remote_control.register(lambda: components.current(made).control)
     made.steps["worker"].add(EngineStep)
     made.steps["consumer"].add(refuse.step(lambda: refusal_uses(components.current(made)), reading_frames))
-    made.steps["consumer"].add(back_pressure.step(lambda: components.current(made).pressure))
+    made.steps["consumer"].add(pause_consuming.step(lambda: components.current(made).pressure))
     return made
 
 

@@ -67,7 +67,7 @@ def dead_show(letter_id: str, *, as_json: bool) -> None:
 @as_json
 def dead_replay(letter_ids: tuple[str, ...], *, reason: str | None, request_id: str | None, as_json: bool) -> int:
     """Send letters again through the door they came by, and forget them; have parked requests worked now."""
-    from bridge.doors.json.replay import replay  # noqa: PLC0415
+    from bridge.doors.replay import replay  # noqa: PLC0415
     from bridge.errors import NotReplayable  # noqa: PLC0415
     from bridge.ledger.queries.parked_requests import unpark  # noqa: PLC0415
 

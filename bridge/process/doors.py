@@ -131,7 +131,7 @@ def api_part(has: Components) -> Part:
 def console_part(has: Components) -> Part:
     """For whoever runs the bridge: `/console`."""
     from bridge.doors.http.console.routes import ConsoleUses, build  # noqa: PLC0415  (only where it is on)
-    from bridge.doors.json.replay import replay  # noqa: PLC0415
+    from bridge.doors.replay import replay  # noqa: PLC0415
 
     settings = has.settings
     uses = ConsoleUses(

@@ -23,7 +23,7 @@ from bridge.engine.calls.threads import Callers
 from bridge.engine.cancel_and_retry import CarryOut
 from bridge.engine.engine import Engine
 from bridge.engine.submit.batch import BatchSubmit
-from bridge.engine.submit.schedule import Schedule
+from bridge.engine.submit.scheduled_requests import Schedule
 from bridge.engine.submit.spending import Spending
 from bridge.engine.submit.submit import Submit
 from bridge.engine.submit.worker_counts import WorkerCounts

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.embedded import EmbeddedRedis
-from bridge.engine.submit.schedule import Schedule
+from bridge.engine.submit.scheduled_requests import Schedule
 from bridge.job.change import Rules
 from bridge.job.document import Held
 from bridge.job.enums import Status, Step, Wish

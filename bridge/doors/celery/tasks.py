@@ -45,7 +45,7 @@ _OPTIONS: dict[str, Any] = {
     "typing": False,  # the models name the field; a bare TypeError would not
     "acks_late": True,
     "reject_on_worker_lost": True,
-    "Request": "bridge.doors.celery.worker.redact:RedactedRequest",
+    "Request": "bridge.doors.celery.worker.redacted_request:RedactedRequest",
     "max_retries": 0,
     "track_started": False,  # whatever the settings say: what has started is the job
 }

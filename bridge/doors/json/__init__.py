@@ -1,5 +1,5 @@
 """The door for services that speak plain JSON, over AMQP and Redis streams.
 
 `handler` does what was asked (`doors/parse.py` has read it); `consumer` is the loop that
-`amqp` and `redis_streams` share, `loops` all of them in a process; `replay` sends a dead letter again.
+`amqp` and `redis_streams` share, `loops` all of them in a process.
 """

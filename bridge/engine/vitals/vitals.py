@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from bridge.engine.vitals.endpoint_or_request import Whole
-from bridge.engine.vitals.unanswered import Silence
+from bridge.engine.vitals.hold_submits import Silence
 from bridge.errors import (
     ApiError,
     EndpointTrouble,

@@ -18,8 +18,8 @@ from bridge.job.change import Change, Rules
 from bridge.job.document import Held
 from bridge.job.record import Long, altered
 from bridge.job.transitions import Table
-from bridge.ledger.records.arguments import Arguments
 from bridge.ledger.records.read import COMMON, Reader
+from bridge.ledger.records.script_arguments import Arguments
 from bridge.ledger.scripts import run, run_many
 from bridge.redis.outage import mapped
 from bridge.telemetry import tell

@@ -25,7 +25,7 @@ from celery.worker.strategy import default, logger
 from bridge.doors.celery.accept.eta import at_once, keep_eta_apart
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.doors.celery.worker.listeners import heard, task_events_wanted
-from bridge.doors.celery.worker.redact import shown, shown_args
+from bridge.doors.celery.worker.redacted_request import shown, shown_args
 from bridge.runtime.queue_thread import Background
 from bridge.telemetry import tell
 

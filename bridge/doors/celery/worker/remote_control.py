@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.worker import control as celery_control
 from celery.worker.control import Panel, control_command, inspect_command, nok, ok
 
-from bridge.doors.celery.worker.redact import unkept
+from bridge.doors.celery.worker.redacted_request import unkept
 from bridge.engine.control import Asker
 from bridge.errors import BridgeError
 from bridge.job.enums import Outcome
