@@ -15,7 +15,7 @@ from pathlib import Path
 from hooks import DOCS, MERMAID, ROOT, picture_of
 
 sys.path.append(str(ROOT))
-from tests.emulator.admin.browser import HOW_TO_GET_ONE, Browser, find_browser
+from tests.support.chromium import HOW_TO_GET_CHROMIUM, chromium, find_chromium
 
 VERSION = "11.17.2"
 FOLDER = DOCS / "images" / "diagrams"
@@ -33,20 +33,19 @@ def main() -> int:
     missing = {name: text for name, text in wanted.items() if not (FOLDER / name).exists()}
     if not missing:
         return 0
-    program = find_browser()
-    if program is None or shutil.which("npm") is None:
-        print(f"scripts/docs: new diagrams need npm and a browser; {HOW_TO_GET_ONE}", file=sys.stderr)
+    if find_chromium() is None or shutil.which("npm") is None:
+        print(f"scripts/docs: new diagrams need npm and a browser; {HOW_TO_GET_CHROMIUM}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["npm", "pack", "--silent", f"mermaid@{VERSION}"], cwd=folder, check=True, timeout=300)
         shutil.unpack_archive(f"{folder}/mermaid-{VERSION}.tgz", folder)
         script = Path(folder, "package", "dist", "mermaid.min.js").read_text()
-        with Browser(program, Path(folder)) as browser:
-            browser.go("data:text/html,<body></body>")
-            browser.eval(script + "; mermaid.initialize(" + json.dumps(SETTINGS) + "); true")
+        with chromium(Path(folder, "profile")) as tab:
+            tab.open("data:text/html,<body></body>")
+            tab.run(script + "; mermaid.initialize(" + json.dumps(SETTINGS) + "); true")
             for number, (name, text) in enumerate(missing.items()):
                 drawing = f"mermaid.render('diagram{number}', {json.dumps(text)}).then(made => made.svg)"
-                (FOLDER / name).write_text(browser.eval(drawing) + "\n")
+                (FOLDER / name).write_text(tab.run(drawing) + "\n")
                 print(FOLDER / name)
     return 0
 

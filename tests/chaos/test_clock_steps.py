@@ -39,7 +39,7 @@ class Clock:
 
 @pytest.fixture
 def stepper(tmp_path: Path) -> Path:
-    """The library; where it cannot be made the test is skipped, loudly."""
+    """The library; skips where it cannot be made."""
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("no C compiler here, or no Linux: real steps of clocks are NOT proven")

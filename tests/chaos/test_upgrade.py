@@ -37,7 +37,7 @@ main()
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """The older version's code; without the repository's history the test is skipped, loudly."""
+    """The older version's code; skips without the repository's history."""
     git = shutil.which("git")
     if git is None:
         pytest.skip("no git here: the upgrade is NOT proven")

@@ -46,25 +46,25 @@ class Peer:
     name: str
     client: RunPodClient
     endpoint: str
-    whole: bool  # cancel, health, purge, retry, 404s: all but the local server
     make: Callable[[str], RunPodClient]
 
 
-@pytest.fixture(params=["emulator", "rp_serve_api", pytest.param("runpod", marks=pytest.mark.live)])
+RUNPOD = pytest.param("runpod", marks=pytest.mark.live)
+
+
+@pytest.fixture(params=["emulator", "rp_serve_api", RUNPOD])
 def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
     """One of them."""
     if request.param == "emulator":
         with Emulator(endpoints=["demo"], api_keys=["k"]) as emulator:
-            yield Peer(
-                "emulator", client(emulator.base_url, "k"), "demo", True, lambda key: client(emulator.base_url, key)
-            )
+            yield Peer("emulator", client(emulator.base_url, "k"), "demo", lambda key: client(emulator.base_url, key))
     elif request.param == "rp_serve_api":
         with served(tmp_path) as base_url:
-            yield Peer("rp_serve_api", client(base_url, "k"), "demo", False, lambda key: client(base_url, key))
+            yield Peer("rp_serve_api", client(base_url, "k"), "demo", lambda key: client(base_url, key))
     else:
         base_url = OUTSIDE.get("RUNPOD_ENDPOINT_BASE_URL", "https://api.runpod.ai/v2")
         endpoint, key = OUTSIDE["RUNPOD_ENDPOINT_ID"], OUTSIDE["RUNPOD_API_KEY"]
-        yield Peer("runpod", client(base_url, key), endpoint, True, lambda other: client(base_url, other))
+        yield Peer("runpod", client(base_url, key), endpoint, lambda other: client(base_url, other))
 
 
 def client(base_url: str, key: str) -> RunPodClient:
@@ -156,19 +156,17 @@ def test_runsync_answers_with_the_end(peer: Peer) -> None:
     assert seen.status in {"COMPLETED", "IN_QUEUE", "IN_PROGRESS"}
 
 
+@pytest.mark.parametrize("peer", ["emulator", "rp_serve_api"], indirect=True)  # whose handler fails on demand
 def test_a_failure_is_an_answer_not_an_error(peer: Peer) -> None:
     """HTTP 200 with FAILED, and the handler's words in `error`."""
-    if peer.name == "runpod":
-        pytest.skip("needs a handler that fails on demand")
     seen = peer.client.runsync(peer.endpoint, body(mock_error="boom"), 30_000)
     assert seen.status == "FAILED"
     assert "boom" in str(seen.error)
 
 
+@pytest.mark.parametrize("peer", ["emulator", RUNPOD], indirect=True)  # the local server has none of it
 def test_what_only_the_platform_has(peer: Peer) -> None:
     """health, an unknown job, a wrong key."""
-    if not peer.whole:
-        pytest.skip("the package's local server has no /health, no 404s and no keys")
     assert set(peer.client.health(peer.endpoint).jobs) >= {"completed", "failed", "inProgress", "inQueue"}
     with pytest.raises(JobUnknown):
         peer.client.status(peer.endpoint, "no-such-job-u1")

@@ -1,4 +1,4 @@
-"""A headless Chromium by its own protocol: open a page, look at it, press keys, take a picture."""
+"""A headless Chromium by its own protocol: open a page, look at it, use mouse and keys, take a picture."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 import urllib.request
@@ -15,13 +16,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from bridge.embedded import tied
 from tests.support.helpers import COMMAND_S, eventually
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-HOW_TO_GET_CHROMIUM = "no Chromium here: the console is NOT proven in a browser (Debian: apt-get install chromium)"
+#: The smallest first, which has no window to show.
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
+HOW_TO_GET_CHROMIUM = (
+    f"no browser here, one of: {', '.join(NAMES)}: the pages are NOT proven "
+    "(Debian: apt-get install chromium-headless-shell)"
+)
 
 
 def find_chromium() -> str | None:
@@ -94,10 +100,13 @@ class Tab:
         return str(self.run("document.body.innerText"))
 
     def click(self, selector: str) -> None:
-        """With the script's own click."""
-        assert self.run(f"!!document.querySelector({json.dumps(selector)})"), selector
-        with suppress(RuntimeError):  # the page has gone meanwhile
-            self.run(f"document.querySelector({json.dumps(selector)}).click()")
+        """Press the mouse on the middle of the first element that `selector` finds."""
+        x, y = self.run(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView();"
+            " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, *keys: str) -> None:
         """One after the other, as a keyboard does."""
@@ -116,16 +125,20 @@ class Tab:
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[Tab]:
-    """One tab of a browser of its own, which ends with it."""
+    """One tab of a browser of its own, which ends with it; skips where there is none."""
     program = find_chromium()
-    assert program is not None, HOW_TO_GET_CHROMIUM
+    if program is None:
+        pytest.skip(HOW_TO_GET_CHROMIUM)
     options = ["--headless=new", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage", "--hide-scrollbars"]
     options += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server"]
     options += ["--remote-debugging-port=0", f"--user-data-dir={folder}"]
     if os.geteuid() == 0:
         options.append("--no-sandbox")  # it refuses root with one; the pages are the test's own
     with subprocess.Popen(
-        tied(program, *options, "about:blank"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        tied(program, *options, "about:blank"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # the program may be a script that starts others
     ) as process:
         try:
             port_file = folder / "DevToolsActivePort"
@@ -137,8 +150,5 @@ def chromium(folder: Path) -> Iterator[Tab]:
             with connect(url, max_size=None, open_timeout=COMMAND_S, proxy=None) as socket:
                 yield Tab(socket)
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)

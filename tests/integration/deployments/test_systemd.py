@@ -19,7 +19,7 @@ HOW_TO_GET_IT = "systemd-analyze is not installed: it comes with systemd"
 
 
 def analysed(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """systemd-analyze's answer; without it skip loudly (no CI image needs to be a machine with systemd)."""
+    """systemd-analyze's answer; skips without it."""
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip(HOW_TO_GET_IT)

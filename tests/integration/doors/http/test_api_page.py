@@ -19,9 +19,9 @@ import pytest
 from bridge.doors.http.api.description import openapi
 from bridge.doors.http.api.tokens import Tokens
 from bridge.doors.http.problem import REASONS
-from tests.emulator.admin.browser import HOW_TO_GET_ONE, Browser, find_browser
 from tests.integration.doors.http.test_api_tokens import token
 from tests.support.api import api_house
+from tests.support.chromium import Tab, chromium
 from tests.support.helpers import COMMAND_S, eventually, free_ports
 from tests.support.house import ROOT
 
@@ -98,15 +98,10 @@ def test_the_blocks_of_the_page_are_what_they_seem() -> None:
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    """A headless browser; skipped loudly where there is none, a failure in CI."""
-    program = find_browser()
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(HOW_TO_GET_ONE)
-        pytest.skip(HOW_TO_GET_ONE)
-    with Browser(program, tmp_path) as started:
-        yield started
+def tab(tmp_path: Path) -> Iterator[Tab]:
+    """Of a headless browser."""
+    with chromium(tmp_path / "chromium") as opened:
+        yield opened
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -127,23 +122,23 @@ def site() -> Iterator[str]:
 
 
 def test_a_page_submits_streams_and_cancels_with_nothing_else(
-    redis_url: str, tmp_path: Path, browser: Browser, site: str
+    redis_url: str, tmp_path: Path, tab: Tab, site: str
 ) -> None:
     """In a real browser, from another origin, with a token."""
     path = tmp_path / "tokens.toml"
     secret = token(path, "web", "--tenant", "acme")["authorization"].removeprefix("Bearer ")
     with api_house(tmp_path, redis_url, api_tokens_file=str(path), api_origins=site) as (house, client):
-        browser.go(f"{site}/index.html")
+        tab.open(f"{site}/index.html")
 
         def fill(name: str, value: str) -> None:
-            browser.eval(f"document.querySelector('[name={name}]').value = {json.dumps(value)}")
+            tab.run(f"document.querySelector('[name={name}]').value = {json.dumps(value)}")
 
         def text(name: str) -> str:
-            return str(browser.eval(f"document.querySelector('#{name}').textContent"))
+            return str(tab.run(f"document.querySelector('#{name}').textContent"))
 
         def ask(given: str) -> None:
             fill("input", given)
-            browser.click("#ask button")
+            tab.click("#ask button")
 
         fill("bridge", str(client.base_url).rstrip("/"))
         fill("token", "nobodys")
@@ -155,7 +150,7 @@ def test_a_page_submits_streams_and_cancels_with_nothing_else(
         assert text("chunks") == "Once upon a time."
         ask('{"mock_delay": 600}')
         eventually(lambda: text("status") == "IN_PROGRESS")
-        browser.click("#cancel")
+        tab.click("#cancel")
         eventually(lambda: text("status") == "CANCELLED")
         eventually(lambda: "CANCELLED" in {job["status"] for job in house.emulator.jobs("demo")})
-        assert browser.errors == []
+        assert [line for line in tab.said if "401" not in line] == []

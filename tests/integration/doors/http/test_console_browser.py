@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chromium import HOW_TO_GET_CHROMIUM, Tab, chromium, find_chromium
+from tests.support.chromium import Tab, chromium
 from tests.support.console import console_house
 from tests.support.helpers import eventually
 from tests.support.house import House
 from tests.support.servers import RedisServer
 
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason=HOW_TO_GET_CHROMIUM)
 HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>\'">'
 #: What can be tabbed to and has no name, and fields without a label.
 NAMELESS = """[...document.querySelectorAll('a, button, input:not([type=hidden]), select')]
