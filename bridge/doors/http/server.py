@@ -18,6 +18,9 @@ from bridge.runtime import open_files
 from bridge.telemetry import tell
 
 START_S = 5.0
+#: Connections that wait in the kernel, and those that are taken at once before the first is counted: asyncio would take
+#: all that wait, and a burst would use up the process' files, which ledger, broker and RunPod then miss.
+WAITING_MAX, AT_ONCE = 2048, 32
 #: Seconds that answers under way have once the server is to stop.
 STOP_S = 3.0
 
@@ -63,6 +66,7 @@ class HttpServer:
             bounded(app),
             http=bounded_protocol(most),
             h11_max_incomplete_event_size=HEAD_MAX,
+            backlog=AT_ONCE,  # to asyncio it is both numbers
             **options,
         )
         server = uvicorn.Server(config)
@@ -71,6 +75,8 @@ class HttpServer:
         ends = time.monotonic() + START_S
         while not server.started and thread.is_alive() and time.monotonic() < ends:
             time.sleep(0.01)
+        if server.started:
+            listener.listen(WAITING_MAX)
         self._servers.append((server, thread))
         self._parts.extend(parts)
         self.ports.append(listener.getsockname()[1])
