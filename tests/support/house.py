@@ -30,6 +30,7 @@ from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.records.write import Build
 from bridge.redis.address import as_celery_has_it
 from tests.support.helpers import PATIENCE, eventually
+from tests.support.warm import BRIDGE, CELERY, Child, forked
 
 ROOT = Path(__file__).parents[2]
 API_KEY = "test-key"
@@ -38,10 +39,16 @@ API_KEY = "test-key"
 class Process:
     """One real process of the house, its output in a file."""
 
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], log: Path) -> None:
-        """Started at once; dies with the test run."""
+    def __init__(
+        self, name: str, command: list[str], environment: Mapping[str, str], log: Path, *, modules: tuple[str, ...] = ()
+    ) -> None:
+        """Started at once; dies with the test run. One of Celery's may be forked from a parent that has `modules`."""
         self.name = name
         self.log = log
+        self._process: Child | subprocess.Popen[bytes]
+        if modules and (child := forked(command, dict(environment), log, modules)):
+            self._process = child
+            return
         with log.open("ab") as out:
             self._process = subprocess.Popen(
                 tied(*command),
@@ -83,7 +90,7 @@ class Process:
 
 
 class House:
-    """Everything started by a test is ended with it."""
+    """Everything started by a test is killed with it: nobody looks any more. A test about ends has `Process.stop`."""
 
     def __init__(
         self,
@@ -128,16 +135,19 @@ class House:
 
     def start(self, name: str, *command: str, **more: str) -> Process:
         """A process of the house; `more` are further variables."""
+        return self._start(name, list(command), more)
+
+    def _start(self, name: str, command: list[str], more: Mapping[str, str], modules: tuple[str, ...] = ()) -> Process:
         self._count += 1
         log = self.directory / f"{name}-{self._count}.log"
-        process = Process(name, list(command), {**self.environment, **more}, log)
-        self._stack.callback(process.kill)
+        process = Process(name, command, {**self.environment, **more}, log, modules=modules)
         self._stack.callback(process.stop)
+        self._stack.callback(process.kill)
         return process
 
     def worker(self, *args: str, pool: str = "threads", ready: bool = True, **more: str) -> Process:
         """A bridge worker."""
-        process = self.start("worker", *self._celery("bridge.app", "bridge", pool, *args), **more)
+        process = self._start("worker", self._celery("bridge.app", "bridge", pool, *args), more, BRIDGE)
         if ready:
             _await_ready(process)
         return process
@@ -147,7 +157,7 @@ class House:
         _, *words = self._celery("tests.foreign", "tests.foreign", "threads", *args)
         command = [python, *words]
         more = {"FOREIGN_BROKER": self.broker, "FOREIGN_BACKEND": self.backend}
-        process = self.start("foreign", *command, **more)
+        process = self._start("foreign", command, more, CELERY)
         _await_ready(process)
         return process
 

@@ -256,6 +256,7 @@ def test_trouble_that_lasts_too_long_ends_the_wait(redis_url: str, tmp_path: Pat
             "endpoint",
         )
         house.emulator.clear_faults()
+        Gate(house.client).try_now("demo")  # by itself in some ten seconds; tests/integration/runpod/test_gate.py
 
         def well() -> bool:
             again = house.send({"n": 9})

@@ -1,0 +1,57 @@
+"""A worker that is forked from a warm parent ends as its command does, and leaves nobody behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.cli.codes import ExitCode
+from tests.support.helpers import eventually
+from tests.support.house import House
+from tests.support.warm import Child
+
+
+@pytest.fixture
+def house(redis_url: str, tmp_path: Path) -> Iterator[House]:
+    """Redis alone."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGTERM, ExitCode.OK), (signal.SIGINT, ExitCode.STOPPED), (signal.SIGKILL, -signal.SIGKILL)],
+)
+@pytest.mark.parametrize("forked", [True, False])
+def test_a_signal_ends_it_with_the_same_code(
+    forked: bool, sent: signal.Signals, code: int, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is a process in a session of its own, by the variables of its house."""
+    if not forked:
+        monkeypatch.setattr("tests.support.house.forked", lambda *_: None)
+    process = house.worker()
+    assert isinstance(process._process, Child) == forked
+    assert os.getsid(process.pid) == process.pid
+    assert house.send({"a": 1}).get(timeout=30) == {"a": 1}
+    os.kill(process.pid, sent)
+    eventually(lambda: not process.running, timeout=60)
+    assert process.stop() == code
+
+
+def test_it_ends_with_a_code_of_its_own(house: House) -> None:
+    """As of a setting that cannot be used."""
+    process = house.worker(ready=False, CELERY_BROKER_URL="foo://x")
+    assert isinstance(process._process, Child)
+    eventually(lambda: not process.running, timeout=60)
+    assert process.stop() == ExitCode.SETTINGS
+    assert "CELERY_BROKER_URL: " in process.said()
+
+
+def test_what_is_read_before_the_first_import_starts_the_command(house: House) -> None:
+    """So do a pool that must come first, and another interpreter."""
+    for pool, more in (("threads", {"PYTHONHASHSEED": "1"}), ("threads", {"LD_BIND_NOW": "1"}), ("gevent", {})):
+        assert not isinstance(house.worker(pool=pool, ready=False, **more)._process, Child)
