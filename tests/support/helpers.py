@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import secrets
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -39,15 +41,24 @@ def eventually(check: Callable[[], T], timeout: float = 10.0, every: float = 0.0
         time.sleep(every)
 
 
+#: Below the ports that Linux and macOS give to connections and to `bind` with 0: nobody takes one of these by chance
+#: between the probe and the server's start, or while a test relies on it that nobody listens there.
+_FIRST_PORT, _PORTS = 12_000, 20_000
+_numbers = itertools.count(secrets.randbelow(_PORTS))
+
+
 def free_port() -> int:
-    """Return a loopback port that is free now."""
+    """Return a loopback port that is free now, and that this process has not given away before."""
     return free_ports(1)[0]
 
 
 def free_ports(count: int) -> list[int]:
-    """Return `count` different loopback ports that are free now; held together, so that none comes twice."""
+    """Return `count` different ones."""
     with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+        found: list[int] = []
+        while len(found) < count:
+            port, probe = _FIRST_PORT + next(_numbers) % _PORTS, held.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+        return found
