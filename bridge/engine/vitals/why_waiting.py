@@ -10,6 +10,7 @@ from bridge.errors import JobRejected, SettingsError
 from bridge.job.document import stamp
 from bridge.job.enums import Phase, Step
 from bridge.job.record import Long
+from bridge.runpod.batches import ACTIVE_MAX
 
 if TYPE_CHECKING:
     from bridge.engine.vitals import Vitals
@@ -39,7 +40,7 @@ class WhyWaiting:
         return self._vitals.waiting(record.endpoint, reads=True) if record.phase is Phase.TRACKED else None
 
     def _of_accepted(self, held: Held) -> Waiting:
-        """`budget` is what remains: its turn has not come."""
+        """`budget`, in the batch lane `batch`, is what remains: its turn has not come."""
         record = held.record
         if record.due == Step.SCHEDULED:
             return Waiting("not_before", f"its time is {stamp(record.not_before, self._ledger.clock.offset)}")
@@ -50,7 +51,8 @@ class WhyWaiting:
         if isinstance(denied, dict):
             tried = f" ({record.denials} tries)" if record.denials else ""
             return Waiting(str(denied.get("reason")), f"{denied.get('says')}{tried}", record.id)
-        return shared or self._cap(record.endpoint, record.tenant) or Waiting("budget")
+        found = shared or self._cap(record.endpoint, record.tenant)
+        return found or (self._batch(record.endpoint) if record.lane else Waiting("budget"))
 
     def of_endpoint(self, name: str) -> Waiting | None:
         """What stands in the way of all requests of an endpoint."""
@@ -69,11 +71,27 @@ class WhyWaiting:
             return Waiting("cap", f"max_in_flight: {most} jobs of tenant {tenant} are in flight")
         return None
 
+    def _batch(self, name: str) -> Waiting:
+        """What the next batch of an endpoint waits for."""
+        try:
+            full = self._flying(("batches", self._book.resolve(name).id), ACTIVE_MAX) >= ACTIVE_MAX
+        except (JobRejected, SettingsError):  # taken off the list: the next turn refuses it
+            full = False
+        if full:
+            return Waiting("batch", f"{ACTIVE_MAX} batches of {name} are under way, the most that RunPod takes")
+        return Waiting("batch", f"a batch of {name} is gathered, or RunPod's Batch API takes none now")
+
     def _flying(self, whose: tuple[str, str], most: int) -> int:
-        """Jobs in flight. A cap that is used up is believed for a moment: many requests are told of it at once."""
+        """Jobs or batches in flight. A limit that is used up is believed for a moment: many are told of it at once."""
         at, known = self._known.get(whose, (0.0, 0))
         if known < most or time.monotonic() - at >= CACHE_S:
             kind, name = whose
-            known = self._ledger.counts(name).get("flying", 0) if kind == "endpoint" else self._ledger.flying(name)
+            match kind:
+                case "endpoint":
+                    known = self._ledger.counts(name).get("flying", 0)
+                case "batches":
+                    known = self._ledger.batches.active(name)
+                case _:
+                    known = self._ledger.flying(name)
             self._known[whose] = time.monotonic(), known
         return known

@@ -34,10 +34,18 @@ class Base:
     def _stand(self, draft: Draft) -> None:
         """The end that was heard last is the end, unless another was wished for."""
         if draft.record.wish:
-            draft.drop(Long.ERROR).result(None)  # they belong to the end that was heard
+            forget_attempt(draft)  # it belongs to the end that was heard
             self._end_by_wish(draft)
         else:
             draft.settle(draft.record.status, draft.record.reason)
+
+
+def forget_attempt(draft: Draft) -> None:
+    """What RunPod said of an earlier attempt and how it ended is not told of the end that comes now."""
+    draft.set(
+        delay_time=-1, execution_time=-1, worker_id="", platform_retries=0, left_out="", nonfinite="", output_missing=0
+    )
+    draft.drop(Long.ERROR).result(None)
 
 
 def _cause(wish: str) -> dict[str, str]:

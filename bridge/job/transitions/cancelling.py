@@ -7,7 +7,7 @@ from bridge.job.document import Held
 from bridge.job.enums import Reason, Status, Step, Wish
 from bridge.job.record import Long
 from bridge.job.state_table import A, R, S, T, check, same
-from bridge.job.transitions.base import Base
+from bridge.job.transitions.base import Base, forget_attempt
 
 CANCEL_AGAIN_MS = 5_000
 
@@ -30,7 +30,7 @@ class Ending(Base):
         if nothing_left:
             draft.set(may_run=int(record.phase is A))
             if record.phase is R:  # what the attempt before told belongs to its end, not to this one
-                draft.drop(Long.ERROR).result(None)
+                forget_attempt(draft)
             return check(self._end_by_wish(draft).done("cancelled"), event)
         if record.phase is T:
             if record.lease:

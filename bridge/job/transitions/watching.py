@@ -10,6 +10,7 @@ from bridge.job.enums import EventName, Reason, Status, Step, is_end, rank
 from bridge.job.observation import Observation, most_ms
 from bridge.job.record import Long
 from bridge.job.state_table import A, E, R, S, T, U, check, same
+from bridge.job.transitions.base import forget_attempt
 from bridge.job.transitions.chunks import CHUNKS_AGAIN_MS, drained, lacks_chunks, with_chunks
 from bridge.job.transitions.due import look_or_cancel, next_look, passed
 from bridge.job.transitions.retrying import Retrying, begin_retry, is_echo, reopen, retry_on
@@ -81,6 +82,7 @@ class Watching(Retrying):
         else:
             self._progress_heard(draft, heard)
             if _stuck(draft):
+                _forget_last_attempt(draft)
                 draft.result(heard.output or _last_progress(held))
                 draft.settle(Status.LOST, Reason.STUCK)
             else:
@@ -196,6 +198,7 @@ class Watching(Retrying):
         alive = alive_job(draft)
         if alive:
             return check(follow(draft, alive).set(gone_at=0).done("heard"), "gone")
+        _forget_last_attempt(draft)
         if record.phase is R:
             self._stand(draft)
         elif record.wish:
@@ -251,6 +254,8 @@ class Watching(Retrying):
 
 
 def _note(draft: Draft, heard: Observation) -> None:
+    if heard.status != Status.IN_QUEUE:
+        _forget_last_attempt(draft)
     record = draft.record
     draft.set(
         observed_at=draft.now,
@@ -272,6 +277,12 @@ def _note(draft: Draft, heard: Observation) -> None:
         draft.set(execution_time=heard.execution_time)
     elif "executionTime" in heard.odd and is_end(heard.status):
         draft.set(execution_time=-1)  # what it was on the way is not what it was
+
+
+def _forget_last_attempt(draft: Draft) -> None:
+    """Of an attempt that was not seen to run, all that is known is the last one's: kept to know its echo by."""
+    if draft.record.phase is T and draft.record.attempt > 1 and not draft.record.started_at:
+        forget_attempt(draft)
 
 
 def _stuck(draft: Draft) -> bool:

@@ -593,7 +593,7 @@ def test_a_cancelled_submit_that_was_not_taken_ends_at_once() -> None:
 @pytest.mark.parametrize("sent", [False, True])
 def test_a_cancel_between_two_attempts_shows_nothing_of_the_end_before(sent: bool) -> None:
     """The error of round 1 is not why round 2 was cancelled; it stands in the event of its own end."""
-    closed = in_phase(Phase.CLOSED)
+    closed = in_phase(Phase.CLOSED, delay_time=5, execution_time=7, worker_id="w1", platform_retries=1, left_out="x")
     closed = closed._replace(long={**closed.long, Long.ERROR: '"boom"'}, output='{"rest": 1}')
     held = TABLE_OF.ask_retry(closed, NOW, "n2").after
     if sent:  # /retry has left, its answer is refused
@@ -605,12 +605,48 @@ def test_a_cancel_between_two_attempts_shows_nothing_of_the_end_before(sent: boo
     assert ended.record.status == "CANCELLED"
     told = document(ended.after, inline_limit=None, clock_offset=0)
     assert (told["error"], told.get("output"), told.get("output_ref")) == (None, None, None)
+    assert told_of_a_run(ended) == (None, None, None, 0, None)
     assert "boom" not in str(ended.events)
+
+
+def told_of_a_run(change: Change) -> tuple[object, ...]:
+    """What a document tells of how the job ran."""
+    told = document(change.after, inline_limit=None, clock_offset=0)
+    return (*(told[name] for name in ("delayTime", "executionTime", "workerId", "retries")), told.get("left_out"))
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ({"status": "CANCELLED"}, (None, None, None, 0, None)),
+        ({"status": "FAILED", "execution_time": 9, "worker_id": "w2"}, (None, 9, "w2", 0, None)),
+        (None, (None, None, None, 0, None)),  # RunPod knows it no more
+    ],
+)
+def test_the_end_of_an_attempt_tells_nothing_of_how_the_attempt_before_ran(
+    end: dict[str, Any] | None, told: tuple[object, ...]
+) -> None:
+    """RunPod tells no times of a job that was cancelled in its queue, nor do we."""
+    failed = in_phase(
+        Phase.RETRYING, delay_time=5, execution_time=7, worker_id="w1", platform_retries=1, started_at=NOW
+    )
+    again = TABLE_OF.retry_answered(failed, NOW, poll_ms=500).after
+    queued = TABLE_OF.observed(again, NOW, heard("IN_QUEUE", attempt=2), poll_ms=1).after
+    echo = heard("FAILED", attempt=2, execution_time=7, worker_id="w1")
+    assert not TABLE_OF.observed(queued, NOW + 1, echo, poll_ms=1).record.phase.ended  # it is known all the same
+    if end is None:
+        queued = queued._replace(record=replace(queued.record, gone_at=NOW - 31_000))
+        change = TABLE_OF.gone(queued, NOW, "j1", 2, endpoint_ok_at=NOW - 5, purged_at=0, poll_ms=1)
+    else:
+        change = TABLE_OF.observed(queued, NOW + 60_000, heard(**end, attempt=2), poll_ms=1)
+    assert change.record.phase.ended
+    assert told_of_a_run(change) == told
 
 
 def test_a_retry_that_runpod_refuses_keeps_the_error_of_the_end_that_stands() -> None:
     """It is that end's own."""
-    closed = in_phase(Phase.CLOSED)
+    closed = in_phase(Phase.CLOSED, execution_time=7, worker_id="w1")
     closed = closed._replace(long={**closed.long, Long.ERROR: '"boom"'})
-    stands = TABLE_OF.retry_refused(TABLE_OF.ask_retry(closed, NOW, "n2").after, NOW).after
-    assert document(stands, inline_limit=None, clock_offset=0)["error"] == "boom"
+    stands = TABLE_OF.retry_refused(TABLE_OF.ask_retry(closed, NOW, "n2").after, NOW)
+    assert document(stands.after, inline_limit=None, clock_offset=0)["error"] == "boom"
+    assert told_of_a_run(stands) == (None, 7, "w1", 0, None)

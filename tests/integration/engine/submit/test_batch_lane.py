@@ -12,6 +12,7 @@ import pytest
 from celery.exceptions import TaskRevokedError
 
 from bridge.emulator import Emulator, EndpointConfig
+from bridge.ledger.batches import Batch
 from tests.support.helpers import eventually
 from tests.support.house import API_KEY, House
 from tests.support.servers import RedisServer
@@ -228,6 +229,14 @@ def test_full_endpoints_and_refusals_make_the_lane_wait(house: House) -> None:
     eventually(lambda: [c for c in house.emulator.calls("full") if c["op"] == "batch-create"], timeout=30)
     time.sleep(1)
     assert house.phase("waits") == "ACCEPTED"
+    assert why(house, "waits").endswith("takes none now")
+    batches = house.ledger.batches
+    known = [Batch(f"batch_{n}", "full", "full", house.emulator.base_url) for n in range(10)]
+    for batch in known:
+        batches.watch(batch, in_ms=600_000)
+    assert why(house, "waits").startswith("10 batches of full are under way")
+    for batch in known:
+        batches.looked(batch, again_ms=None)
     house.ask("cancel", id="waits")
     with pytest.raises(TaskRevokedError):
         sent.get(timeout=30)
@@ -245,6 +254,13 @@ def test_the_lane_says_what_it_cannot_do(house: House) -> None:
     for name, value in (("sync", True), ("retries", 1)):
         with pytest.raises(Exception, match=f"{name}: not with lane batch"):
             send(house, f"no-{name}", "words", **{name: value}).get(timeout=30)
+
+
+def why(house: House, name: str) -> str:
+    """What a request of the lane waits for, in words."""
+    told = house.ask("status", id=name)
+    assert told["waiting_for"] == "batch"
+    return str(told["waiting_says"])
 
 
 def _status(house: House, batch_id: str) -> str:
