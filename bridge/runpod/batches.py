@@ -61,6 +61,22 @@ def create(client: RunPodClient, endpoint_id: str) -> str:
     return batch_id
 
 
+def empty_drafts(client: RunPodClient, endpoint_id: str) -> list[tuple[str, int]]:
+    """GET /batch: drafts without a request, each with RunPod's time of its creation in epoch ms.
+
+    Nothing shows this answer: items are read as summaries, and whatever cannot be read is left out.
+    """
+    items = client.batch(endpoint_id).get("batches")
+    found = []
+    for item in items if isinstance(items, list) else []:
+        if not isinstance(item, Mapping) or item.get("status") != DRAFT or whole(item.get("requestTotal")) != 0:
+            continue
+        batch_id, made = item.get("id"), whole(item.get("createdAt"))
+        if made and isinstance(batch_id, str) and JOB_ID.fullmatch(batch_id):
+            found.append((batch_id, made))
+    return found
+
+
 def append(client: RunPodClient, endpoint_id: str, batch_id: str, request: bytes) -> None:
     """POST /batch/{id}/requests with one request, given as /run takes it."""
     client.batch(endpoint_id, f"/{batch_id}/requests", APPEND_START + request + APPEND_END)

@@ -36,7 +36,7 @@ from bridge.runpod.http.answer_reader import POSSIBLE, Waiting
 from bridge.runpod.http.exchange import Answer, speaking
 from bridge.runpod.http.pools import keep_fresh, open_one
 from bridge.runpod.http.proxy import check_authorities, plain_about_addresses
-from bridge.runpod.meaning import JOB_ID, SUBMITS, Meaning, body_of, meaning_of
+from bridge.runpod.meaning import JOB_ID, LISTS, SUBMITS, Meaning, body_of, meaning_of
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
@@ -280,7 +280,7 @@ class RunPodClient:
         if flaw is None:
             body, told = body_of(op, code, answer.body)
             if meaning_of(op, code, body) is Meaning.ANSWER:
-                return {"stream": told} if isinstance(told, list) else told
+                return {LISTS[op]: told} if isinstance(told, list) else told
         else:
             body, told = flaw
         if HTTPStatus.OK <= code < HTTPStatus.MULTIPLE_CHOICES:

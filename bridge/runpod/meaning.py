@@ -86,6 +86,11 @@ ROWS: Final = (
 )
 
 
+#: Answers that may be a bare array, and the member that it stands for: today's docs show one of /stream, where every
+#: SDK reads an object; nothing shows how batches are listed.
+LISTS = {Operation.STREAM: "stream", Operation.BATCH: "batches"}
+
+
 def meaning_of(op: Operation, code: int, body: Body) -> Meaning:
     """The cell of the table."""
     return next(row.meaning for row in ROWS if op in row.operations and code in row.codes and body in row.bodies)
@@ -117,7 +122,7 @@ def body_of(op: Operation, code: int, text: bytes) -> tuple[Body, Any]:
 
 def _fault_of(op: Operation, told: Any) -> str:
     """Why this JSON is no answer to the operation; "" when it is one."""
-    if op is Operation.STREAM and isinstance(told, list):  # today's docs show a bare array, every SDK reads an object
+    if op in LISTS and isinstance(told, list):
         return ""
     if not isinstance(told, Mapping):
         return f"is no object: {type(told).__name__}"

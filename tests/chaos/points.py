@@ -25,8 +25,8 @@ from typing import Any
 #: Requests of one walk at most; the first place says whether there is peace.
 SLOTS = 60_000
 ID = re.compile(r"kp-(\d+)-([a-z]+)-([0-9ab.]*)-\d+")
-#: Said of no request, they still belong to the one that the thread was last busy with.
-_FOLLOWS = frozenset({"XACK", "XDEL", "ZREM"})
+#: Said of no request, they still belong to the one that the thread was last busy with; so do calls about a whole batch.
+_FOLLOWS = frozenset({"XACK", "XDEL", "ZREM", "http batch"})
 _WORD = struct.Struct("<I")
 
 
@@ -77,7 +77,7 @@ class Points:
         else:
             context = getattr(here, "context", None)
             found = (context and {context.group(0): context}) or (
-                getattr(here, "last", {}) if label.split(" ", maxsplit=1)[0] in _FOLLOWS else {}
+                getattr(here, "last", {}) if {label, label.split(" ", maxsplit=1)[0]} & _FOLLOWS else {}
             )
         numbers = [self._count(match) for match in found.values()] or [self._count_unnamed()]
         matches: list[re.Match[str] | None] = [*found.values()] or [None]

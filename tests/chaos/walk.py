@@ -44,6 +44,7 @@ CLOCKS = {
     "finish_resend_s": "0.5",
     "finish_turn_s": "3",
     "finish_turns_max": "100",
+    "batch_gather_s": "0.2",
     "submits_max": "10",
     "events_max": "10000000",
 }

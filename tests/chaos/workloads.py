@@ -50,6 +50,7 @@ class Workloads:
             "cancelled": self.cancelled,
             "chord": self.chord,
             "json": self.json,
+            "batch": self.batch,
         }
 
     def _mark(self, key: str) -> Any:
@@ -118,6 +119,13 @@ class Workloads:
             self.house.client.xadd(self.house.ledger.names.requests, {"data": asked})
         return Sent("json", slot, [name], now)
 
+    def batch(self, slot: int, plan: str, now: float) -> Sent:
+        """A job of the batch lane, with a link."""
+        name = _name("batch", slot, plan)
+        asked = {"ref": name, "mock_delay": 0.05}
+        self.house.send(asked, task_id=name, lane="batch", link=self._mark(f"m{slot}"))
+        return Sent("batch", slot, [name], now, mark=f"m{slot}")
+
 
 #: How each workload's requests end: RunPod's word, and Celery's (None: Celery has not heard of it).
 ENDS: dict[str, tuple[str, str | None]] = {
@@ -128,6 +136,7 @@ ENDS: dict[str, tuple[str, str | None]] = {
     "cancelled": ("CANCELLED", "REVOKED"),
     "chord": ("COMPLETED", "SUCCESS"),
     "json": ("COMPLETED", None),
+    "batch": ("COMPLETED", "SUCCESS"),
 }
 
 

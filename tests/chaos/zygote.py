@@ -18,7 +18,9 @@ import sys
 import time
 from pathlib import Path
 
+from bridge.engine.submit import batch as submit_batch
 from bridge.engine.tell import publish
+from bridge.engine.watch import batch as watch_batch
 from tests.chaos.points import Points, _scripts, install
 
 _PR_SET_PDEATHSIG = 1
@@ -82,8 +84,12 @@ def main() -> None:
     chance = random.Random(seed)
     alive: dict[int, float] = {}
     number = 0
-    # The turn to tell RabbitMQ is left behind by a dead process for so long; there is no setting for it.
+    # So long a dead process leaves behind what no setting is for: the turn to tell RabbitMQ; the requests of a draft,
+    # and the draft itself; the turn to look at a batch.
     publish.LEASE_MS = 1_500
+    submit_batch.LEASE_MS, submit_batch.FILL_S, submit_batch.SEND_S = 7_600, 3.0, 3.0
+    watch_batch.LEASE_MS = 2_000
+    submit_batch.UNHEARD_MS = 8_000
     points.write(zygote="ready")
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: told.append(1))

@@ -291,13 +291,15 @@ class ProcessFleet(Fleet):
         now = time.monotonic()
         for worker in list(self.workers.values()):
             assert isinstance(worker, HandlerProcess)  # noqa: S101
-            for job in list(worker.jobs.values()):
-                if now - worker.seen.get(job.id, now) > self._silence_s:
-                    self.clock.cancel(job.run_timer)
-                    job.run_timer = None
-                    worker.seen.pop(job.id, None)
-                    worker.jobs.pop(job.id)
-                    self.endpoint.lost(job)
+            silent = [job for job in worker.jobs.values() if now - worker.seen.get(job.id, now) > self._silence_s]
+            for job in silent:
+                self.clock.cancel(job.run_timer)
+                job.run_timer = None
+                worker.seen.pop(job.id, None)
+                worker.jobs.pop(job.id)
+                self.endpoint.lost(job)
+            if silent:
+                self.rest(worker)
         self._watch = self._loop.call_later(self._silence_s / 4, self._look)
 
 

@@ -8,6 +8,7 @@ lost answer to it is looked up (`watch/batch.py`), never guessed.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,6 +64,8 @@ NET_MS = 15 * 60_000
 PAGE, LOOKS_S = 50, (0.1, 0.4, 1.0)
 #: So many requests that are not taken, or tries of one, while no other is: then the draft is given up, or the request.
 DENIED_MAX = 3
+#: A create that is not heard of for so long will not be; and so much RunPod's clock and the ledger's may differ, in ms.
+UNHEARD_MS, SKEW_MS = 120_000, 600_000
 #: Seconds beside FILL_S for what must be done once a draft is full.
 SEND_S = 60.0
 
@@ -146,7 +149,7 @@ class BatchSubmit:
         client = self.client_of(endpoint.name)
         ends_at = time.monotonic() + FILL_S
         try:
-            batch_id = self._call(endpoint, ends_at, partial(api.create, client, endpoint.id))
+            batch = self._create(endpoint, client, ends_at)
         except _EnoughError:
             return None
         except JobUnknown as error:
@@ -155,12 +158,52 @@ class BatchSubmit:
         except ApiError as error:
             self._rest(endpoint, error)
             self._misnamed(endpoint, ready, error)
+            if isinstance(error, Refused | Throttled):
+                self._clear_away(endpoint, client, ends_at)
             return None
         self._missing.pop(endpoint.name, None)
+        return _Draft(batch, endpoint, client, ends_at)
+
+    def _create(self, endpoint: Endpoint, client: RunPodClient, ends_at: float) -> Batch:
+        """Raises what `_call` does. That it leaves is noted before, for a draft whose id is never heard."""
+        token = secrets.token_hex(8)
+        self.ledger.batches.creating(endpoint.id, token, at=self._epoch_ms())
+        try:
+            batch_id = self._call(endpoint, ends_at, partial(api.create, client, endpoint.id))
+        except (_EnoughError, JobUnknown, Refused, Throttled, EndpointTrouble, Unreachable):  # there is no draft
+            self.ledger.batches.created(endpoint.id, token)
+            raise
         batch = Batch(batch_id, endpoint.name, endpoint.id, client.base_url)
         # Whoever finds it after this process has died throws it away; not while a lease of its requests may last.
         self.ledger.batches.watch(batch, in_ms=LEASE_MS + int((FILL_S + SEND_S) * 1000))
-        return _Draft(batch, endpoint, client, ends_at)
+        self.ledger.batches.created(endpoint.id, token)
+        return batch
+
+    def _clear_away(self, endpoint: Endpoint, client: RunPodClient, ends_at: float) -> None:
+        """Cancel the empty drafts whose create was not answered: a few of them, and RunPod takes no more batches.
+
+        Each create that nobody heard of accounts for one: unknown here, and made when the create left.
+        """
+        unheard = self.ledger.batches.unheard(endpoint.id)
+        over = {token: at for token, at in unheard.items() if self._epoch_ms() - at > UNHEARD_MS}
+        if not over:
+            return
+        try:
+            drafts = self._call(endpoint, ends_at, partial(api.empty_drafts, client, endpoint.id))
+            known = self.ledger.batches.known(endpoint.id)
+            drafts = [draft for draft in drafts if draft[0] not in known]
+            for token, at in over.items():
+                ours = [draft for draft in drafts if abs(draft[1] - at) < SKEW_MS]
+                if ours:
+                    draft = min(ours, key=lambda one: abs(one[1] - at))
+                    drafts.remove(draft)
+                    self._call(endpoint, ends_at, partial(api.cancel, client, endpoint.id, draft[0]))
+                self.ledger.batches.created(endpoint.id, token)
+        except (_EnoughError, ApiError) as error:
+            self._rest(endpoint, error)
+
+    def _epoch_ms(self) -> int:
+        return self.ledger.now() - self.ledger.clock.offset
 
     def _complete(self, draft: _Draft) -> None:
         """Fill it, and let it go; or throw it away."""

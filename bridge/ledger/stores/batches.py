@@ -49,6 +49,24 @@ class Batches:
         with mapped():
             self._client.zadd(self._set, {batch.member: self._now() + in_ms})
 
+    def creating(self, endpoint_id: str, token: str, *, at: int) -> None:
+        """A create leaves now (`at`: epoch ms): its draft is nobody's until it is watched."""
+        with mapped(), self._client.pipeline(transaction=True) as pipe:
+            pipe.hset(self._unheard(endpoint_id), token, at)
+            pipe.expire(self._unheard(endpoint_id), KEPT_S)
+            pipe.execute()
+
+    def created(self, endpoint_id: str, token: str) -> None:
+        """What came of that create is known."""
+        with mapped():
+            self._client.hdel(self._unheard(endpoint_id), token)
+
+    def unheard(self, endpoint_id: str) -> dict[str, int]:
+        """Creates of which nobody knows what came: tokens to epoch ms."""
+        with mapped():
+            found: Any = self._client.hgetall(self._unheard(endpoint_id))
+        return {token: int(at) for token, at in found.items()}
+
     def watched(self, batch: Batch) -> None:
         """Make sure that it is looked at: soon, unless that is so already."""
         with mapped():
@@ -116,9 +134,16 @@ class Batches:
 
     def active(self, endpoint_id: str) -> int:
         """How many of an endpoint are built or watched."""
+        return len(self.known(endpoint_id))
+
+    def known(self, endpoint_id: str) -> set[str]:
+        """Their ids."""
         with mapped():
             found: Any = self._client.zrange(self._set, 0, -1)
-        return sum(Batch(*json.loads(member)).endpoint_id == endpoint_id for member in found)
+        return {batch.id for batch in (Batch(*json.loads(one)) for one in found) if batch.endpoint_id == endpoint_id}
+
+    def _unheard(self, endpoint_id: str) -> str:
+        return self._names.key(f"batch:unheard:{endpoint_id}")
 
     def _key(self, batch: Batch) -> str:
         return self._names.key(f"batch:{batch.endpoint_id}:{batch.id}")

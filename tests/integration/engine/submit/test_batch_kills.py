@@ -18,12 +18,14 @@ from celery import Celery
 
 from bridge.emulator import Emulator, EndpointConfig
 from bridge.engine.accept.accept import Origin
+from bridge.engine.submit import batch
 from bridge.engine.submit.batch import BatchSubmit
 from bridge.engine.watch.batch import BatchWatch
 from bridge.job.document import Held
 from bridge.job.observation import Observation
 from bridge.process.components import Components
 from bridge.redis import round_trips
+from bridge.runpod import batches as api
 from bridge.runpod.client import RunPodClient
 from bridge.settings import load
 from tests.support.house import API_KEY
@@ -229,3 +231,31 @@ def test_a_kill_at_every_call_runs_each_request_once_and_ends_it(
 ) -> None:
     """All of them."""
     assert walk(emulator, redis_url, mortal, ((at, when) for at in range(1, CALLS_MAX))) >= 30
+
+
+def test_drafts_whose_create_was_not_answered_do_not_take_all_of_an_endpoints_places(
+    redis_url: str, mortal: Mortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten of them are RunPod's limit: then they are cancelled, and no draft of somebody else's with them."""
+    monkeypatch.setattr(batch, "REST_S", 0.0)
+    with (
+        Emulator({"demo": EndpointConfig(batches_active=10)}, api_keys=[API_KEY], limits=False) as emulator,
+        process(emulator, redis_url, "drafts") as has,
+    ):
+        fill, _ = loops(has)
+        client = has.client_of("demo")
+        others = api.create(client, "demo")
+        api.append(client, "demo", others, b'{"input":{"name":"theirs"}}')
+        has.accept("r1", {"input": {"name": "r1"}, "lane": "batch"}, Origin("cli"))
+        emulator.fault("502_after", op="batch-create", times=9)
+        for _ in range(9):
+            has.vitals.ok("demo")  # RunPod is tried again at once
+            fill.once()
+        fill.once()  # refused: ten are active, and those that nobody heard of are too young to be given up
+        assert [one["status"] for one in emulator.batches("demo")] == ["DRAFT"] * 10
+        monkeypatch.setattr(batch, "UNHEARD_MS", -1)
+        fill.once()
+        assert road(has, ["r1"], mortal, rounds=ROUNDS)
+        assert [held.record.status for held in has.ledger.load_many(["r1"]).values()] == ["COMPLETED"]
+        assert next(one["status"] for one in emulator.batches("demo") if one["id"] == others) == "DRAFT"
+        assert has.ledger.batches.unheard("demo") == {}
