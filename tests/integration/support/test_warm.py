@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.cli.codes import ExitCode
+from bridge.cli.exit_codes import ExitCode
 from tests.support.helpers import eventually
 from tests.support.house import House
 from tests.support.warm import Child

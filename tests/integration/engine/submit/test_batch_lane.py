@@ -12,7 +12,7 @@ import pytest
 from celery.exceptions import TaskRevokedError
 
 from bridge.emulator import Emulator, EndpointConfig
-from bridge.ledger.batches import Batch
+from bridge.ledger.stores.batches import Batch
 from tests.support.helpers import eventually
 from tests.support.house import API_KEY, House
 from tests.support.servers import RedisServer
