@@ -182,19 +182,12 @@ class Outbox:
     def _lag(self) -> Lag:
         with mapped():
             known: Any = self.client.hmget(self.names.key("meta"), "cursor", "relayed")
-            cursor, relayed = known
-            newest: Any = self.client.xrevrange(self.names.events, count=1)
-            if not newest:
-                return Lag(0, 0.0)
-            info: Any = self.client.xinfo_stream(self.names.events)
-            first = newest[0][0] if cursor is None else cursor
-            if cursor is None:
-                oldest: Any = self.client.xrange(self.names.events, count=1)
-                first = oldest[0][0]
-        entries = int(info["entries-added"]) - int(relayed or 0)
-        if cursor == newest[0][0]:
-            entries = 0
-        return Lag(max(0, entries), max(0.0, (_ms(newest[0][0]) - _ms(first)) / 1000))
+            info: Any = self.client.xinfo_stream(self.names.events) if self.client.xlen(self.names.events) else {}
+        if not info or not info["last-entry"]:
+            return Lag(0, 0.0)
+        (cursor, relayed), oldest, newest = known, info["first-entry"][0], info["last-entry"][0]
+        entries = 0 if cursor == newest else int(info["entries-added"]) - int(relayed or 0)
+        return Lag(max(0, entries), max(0.0, (_ms(newest) - _ms(cursor or oldest)) / 1000))
 
     def missing(self, cursor: str) -> int:
         """Entries that somebody else took off the stream before AMQP had confirmed them: at least so many.
