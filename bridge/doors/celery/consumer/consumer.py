@@ -60,8 +60,6 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
     #: Set by `refuse.RefuseStep`, before anything connects.
     refusals: Refusals
     reading_frames: Callable[..., Any]
-    #: Whether its Redis has ever done what it was asked.
-    _served = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Celery builds it."""
@@ -113,12 +111,11 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
             try:
                 channel.tidy(self.app.amqp.queues)
             except Away as away:
-                if not self._served and away.__cause__ is not None:
+                if not self._once_ready and away.__cause__ is not None:
                     raise away.__cause__ from None
                 state.maybe_shutdown()
                 time.sleep(LOOK_S)
             else:
-                self._served = True
                 return
 
     def on_ready(self) -> None:
