@@ -30,28 +30,17 @@ _MODELS: tuple[type[BaseModel], ...] = (
 )  # fmt: skip
 #: What any route may answer that needs a token and the ledger.
 _ALWAYS = ("unauthorised", "forbidden", "rate", "failed", "ledger_unavailable")
-_ID = {
-    "name": "id",
-    "in": "path",
-    "required": True,
-    "description": "the request's id",
-    "schema": {"type": "string", "pattern": r"^[A-Za-z0-9._:\-]{1,200}$"},
-}
-_ENDPOINT = {
-    "name": "endpoint",
-    "in": "path",
-    "required": True,
-    "description": "an endpoint's name, as BRIDGE_ENDPOINTS has it",
-    "schema": {"type": "string", "pattern": r"^[A-Za-z0-9_\-]{1,64}$"},
-}
 
-_NAME = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "pattern": r"^[a-z\-]{1,40}(\.json)?$"},
-}
 
+def _in_path(name: str, pattern: str, **more: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, **more, "schema": {"type": "string", "pattern": pattern}}
+
+
+_ID = _in_path("id", r"^[A-Za-z0-9._:\-]{1,200}$", description="the request's id")
+_ENDPOINT = _in_path(
+    "endpoint", r"^[A-Za-z0-9_\-]{1,64}$", description="an endpoint's name, as BRIDGE_ENDPOINTS has it"
+)
+_NAME = _in_path("name", r"^[a-z\-]{1,40}(\.json)?$")
 #: One event of the stream, in the fields that SSE has.
 _SSE = {
     "type": "object",
