@@ -1,4 +1,4 @@
-"""Bytes from a stranger: read strictly (`bridge.job.strict_json`), and who has sent what cannot be read so."""
+"""Who has sent what cannot be read (`bridge.job.strict_json`), as far as its bytes tell."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import json
 import re
 from collections.abc import Collection
 
-from bridge.job.strict_json import BODY_MAX, CONTAINERS_MAX, TEXT_MAX, Fault, read_object, short
-
-__all__ = ["BODY_MAX", "CONTAINERS_MAX", "TEXT_MAX", "Fault", "glimpse", "read_object", "short"]
+from bridge.job.strict_json import BODY_MAX, CONTAINERS_MAX
 
 #: Characters that are looked at of a document whose size alone is its fault.
 _GLIMPSE = 65_536

@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from bridge.doors.broken_json import TEXT_MAX, Fault, glimpse, read_object, short
+from bridge.doors.broken_json import glimpse
 from bridge.doors.commands import COMMANDS, check_argument
 from bridge.errors import JobRejected
 from bridge.job.request import ENDPOINT, REQUEST_ID, RunRequest, explain, rejected
+from bridge.job.strict_json import TEXT_MAX, Fault, read_object, short
 
 Kind = Literal["requests", "commands"]
 

@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bridge.doors.broken_json import Fault, read_object
 from bridge.doors.commands import check_argument
 from bridge.doors.http.api.guard import Guard
 from bridge.doors.http.api.reading import Reading, of_endpoint
@@ -19,6 +18,7 @@ from bridge.engine.control import Asker
 from bridge.errors import BUSY, JobRejected
 from bridge.job.enums import Outcome
 from bridge.job.request import REQUEST_ID, rejected
+from bridge.job.strict_json import Fault, read_object
 
 if TYPE_CHECKING:
     from bridge.engine.control import Control

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
 
-import anyio
-import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bridge.doors.broken_json import BODY_MAX
 from bridge.doors.http.api.tokens import ANYBODY, Caller, Right, Tokens
 from bridge.doors.http.host import is_loopback_host
 from bridge.doors.http.problem import Problem, problem_of, unknown
+from bridge.doors.http.threads import Threads
 from bridge.engine.control import Asker
 from bridge.errors import LedgerError
 from bridge.job.record import Long
 from bridge.job.request import REQUEST_ID
+from bridge.job.strict_json import BODY_MAX
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -53,9 +51,7 @@ class Guard:
         self._ledger = ledger
         self._tokens = tokens
         self._origins = frozenset(origins)
-        self._ledger_threads = anyio.CapacityLimiter(THREADS)
-        self._runpod_threads = anyio.CapacityLimiter(CALLERS)
-        self._looking_threads = anyio.CapacityLimiter(CALLERS)
+        self._ask_ledger, self._ask_runpod, self._look = Threads(THREADS), Threads(CALLERS), Threads(CALLERS)
         self._reading = 0
 
     def route(self, path: str, handle: Handle, method: str, *any_of: Right) -> Route:
@@ -137,10 +133,8 @@ class Guard:
 
     async def asked(self, call: Callable[[], T], *, runpod: bool = False) -> T:
         """The answer of the ledger (or of RunPod), from a thread. Raises Problem when it takes too long."""
-        limiter = self._runpod_threads if runpod else self._ledger_threads
         try:
-            async with asyncio.timeout(RUNPOD_S if runpod else LEDGER_S):
-                return await anyio.to_thread.run_sync(call, limiter=limiter, abandon_on_cancel=True)
+            return await (self._ask_runpod(call, RUNPOD_S) if runpod else self._ask_ledger(call, LEDGER_S))
         except TimeoutError:
             if runpod:
                 raise Problem("busy", f"no answer from RunPod within {RUNPOD_S:g} s; it may still be done") from None
@@ -151,10 +145,7 @@ class Guard:
     async def _ledger_answers(self) -> bool:
         """Whether it does now: what took long was ours, then."""
         try:
-            async with asyncio.timeout(ANSWERS_S):
-                await anyio.to_thread.run_sync(
-                    self._ledger.engines.count, limiter=self._looking_threads, abandon_on_cancel=True
-                )
+            await self._look(self._ledger.engines.count, ANSWERS_S)
         except (TimeoutError, LedgerError):
             return False
         return True

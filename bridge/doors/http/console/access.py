@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import ipaddress
 import math
@@ -11,8 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, quote
 
-import anyio
-import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -21,6 +18,7 @@ from bridge.doors.http.console.render import Pages
 from bridge.doors.http.console.session import NAME_MAX, SESSION_S, Password, Sessions, Tries
 from bridge.doors.http.console.visitor import Visitor
 from bridge.doors.http.host import is_loopback_host
+from bridge.doors.http.threads import Threads
 from bridge.engine.control import Asker
 from bridge.errors import ApiError, BridgeError, JobRejected, LedgerError, LedgerUnavailable
 from bridge.telemetry import tell
@@ -90,8 +88,7 @@ class Entrance:
         self._ended = ended
         self.read_only = read_only
         self._tries = Tries()
-        self._ledger_threads = anyio.CapacityLimiter(THREADS)
-        self._runpod_threads = anyio.CapacityLimiter(CALLERS)
+        self._ask_ledger, self._ask_runpod = Threads(THREADS), Threads(CALLERS)
 
     # Routes
 
@@ -274,10 +271,8 @@ class Entrance:
 
     async def asked(self, call: Callable[[], T], *, runpod: bool = False) -> T:
         """The answer of the ledger (or of RunPod), from a thread. Raises Refusal when it takes too long."""
-        limiter = self._runpod_threads if runpod else self._ledger_threads
         try:
-            async with asyncio.timeout(RUNPOD_S if runpod else LEDGER_S):
-                return await anyio.to_thread.run_sync(call, limiter=limiter, abandon_on_cancel=True)
+            return await (self._ask_runpod(call, RUNPOD_S) if runpod else self._ask_ledger(call, LEDGER_S))
         except TimeoutError:
             if runpod:
                 raise Refusal(504, "RunPod does not answer", "It may still do what was asked.") from None

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.doors.broken_json import BODY_MAX
 from bridge.doors.parse import NO_DATA, Command, RefusedMessage, Request, take
 from bridge.errors import JobRejected
 from bridge.job.request import RUN_BODY_MAX, RUNSYNC_BODY_MAX, RunRequest, parse_run
-from bridge.job.strict_json import NAMES_MAX, Fault, read_object
+from bridge.job.strict_json import BODY_MAX, NAMES_MAX, Fault, read_object
 
 
 def request(document: Any, **properties: str) -> Any:
