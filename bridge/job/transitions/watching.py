@@ -15,6 +15,7 @@ from bridge.job.transitions.chunks import CHUNKS_AGAIN_MS, drained, lacks_chunks
 from bridge.job.transitions.due import look_or_cancel, next_look, passed
 from bridge.job.transitions.retrying import Retrying, begin_retry, is_echo, reopen, retry_on
 from bridge.job.transitions.several_jobs import alive_job, cancel_others, follow, forget_job
+from bridge.job.transitions.streaming import CHUNKS_AGAIN_MS, drained, lacks_chunks, with_chunks
 
 #: 404s of one job count as gone when this far apart, with a success of the endpoint between. Milliseconds.
 GONE_APART_MS = 30_000

@@ -14,7 +14,7 @@ from bridge.job.enums import Phase, Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.job.transitions import Table
-from bridge.job.transitions.chunks import DRAIN_LOOK_MS, DRAIN_MOST_MS, DRAIN_MOST_SYNC_MS, DRAIN_MS, MEND_MAX
+from bridge.job.transitions.streaming import DRAIN_LOOK_MS, DRAIN_MOST_MS, DRAIN_MOST_SYNC_MS, DRAIN_MS, MEND_MAX
 
 NOW = 1_800_000_000_000
 TABLE = Table(Rules())
