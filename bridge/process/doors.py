@@ -108,10 +108,10 @@ def webhook_part(has: Components) -> Part:
 
 def api_part(has: Components) -> Part:
     """For services and browsers: `/v1`."""
-    from bridge.doors.http.api.routes import ApiUses, build  # noqa: PLC0415  (only where it is on)
+    from bridge.doors.http.api.routes import build  # noqa: PLC0415  (only where it is on)
 
     settings = has.settings
-    uses = ApiUses(
+    return build(
         ledger=has.ledger,
         accept=has.accept,
         control=has.control,
@@ -125,16 +125,15 @@ def api_part(has: Components) -> Part:
         followers_max=settings.bridge_api_followers_max,
         signed_s=settings.bridge_api_signed_s,
     )
-    return build(uses)
 
 
 def console_part(has: Components) -> Part:
     """For whoever runs the bridge: `/console`."""
-    from bridge.doors.http.console.routes import ConsoleUses, build  # noqa: PLC0415  (only where it is on)
+    from bridge.doors.http.console.routes import build  # noqa: PLC0415  (only where it is on)
     from bridge.doors.replay import replay  # noqa: PLC0415
 
     settings = has.settings
-    uses = ConsoleUses(
+    return build(
         ledger=has.ledger,
         control=has.control,
         pressure=has.pressure,
@@ -146,4 +145,3 @@ def console_part(has: Components) -> Part:
         content=settings.bridge_console_content,
         redact=settings.bridge_redact,
     )
-    return build(uses)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,44 +44,38 @@ SENT = ("authorization", "content-type", "idempotency-key", "if-none-match", "if
 TOLD = ("accept-ranges", "content-length", "content-range", "etag", "location", "retry-after")
 
 
-@dataclass(frozen=True, slots=True)
-class ApiUses:
-    """What it is made of."""
-
-    ledger: Ledger
-    accept: Accept
-    control: Control
-    pressure: Pressure
-    notifier: Notifier
-    blobs: Blobs | None
-    replies_via: str
-    inline_limit: int
-    tokens_file: Path | None
-    origins: Collection[str]
-    followers_max: int
-    signed_s: int
-
-
-def build(uses: ApiUses) -> Part:
+def build(
+    *,
+    ledger: Ledger,
+    accept: Accept,
+    control: Control,
+    pressure: Pressure,
+    notifier: Notifier,
+    blobs: Blobs | None,
+    replies_via: str,
+    inline_limit: int,
+    tokens_file: Path | None,
+    origins: Collection[str],
+    followers_max: int,
+    signed_s: int,
+) -> Part:
     """Raises SettingsError where the tokens cannot be read."""
-    tokens = Tokens(uses.tokens_file) if uses.tokens_file is not None else None
-    guard = Guard(uses.ledger, tokens, uses.origins)
-    followers = Followers(uses.ledger, uses.followers_max)
-    reading = Reading(guard, uses.control)
-    telling = Telling(guard, uses.ledger, reading, inline_limit=uses.inline_limit)
+    tokens = Tokens(tokens_file) if tokens_file is not None else None
+    guard = Guard(ledger, tokens, origins)
+    followers = Followers(ledger, followers_max)
+    reading = Reading(guard, control)
+    telling = Telling(guard, ledger, reading, inline_limit=inline_limit)
     parts = (
-        Submitting(
-            guard, uses.ledger, uses.accept, uses.pressure, uses.notifier, reading, replies_via=uses.replies_via
-        ),
+        Submitting(guard, ledger, accept, pressure, notifier, reading, replies_via=replies_via),
         reading,
-        WholeOutput(guard, uses.ledger, uses.blobs, signed_s=uses.signed_s),
-        Events(guard, uses.ledger, telling, followers, Past(guard, uses.ledger)),
-        Changing(guard, uses.control, reading),
+        WholeOutput(guard, ledger, blobs, signed_s=signed_s),
+        Events(guard, ledger, telling, followers, Past(guard, ledger)),
+        Changing(guard, control, reading),
         Describing(guard),
     )
     cors = Middleware(
         CORSMiddleware,
-        allow_origins=list(uses.origins),
+        allow_origins=list(origins),
         allow_methods=["GET", "HEAD", "POST"],
         allow_headers=SENT,
         expose_headers=TOLD,
@@ -90,13 +83,13 @@ def build(uses: ApiUses) -> Part:
     )
     app = Starlette(
         routes=[route for part in parts for route in part.routes],
-        middleware=[cors] if uses.origins else [],
+        middleware=[cors] if origins else [],
         exception_handlers={HTTPException: _not_here},
     )
     app.router.redirect_slashes = False  # see `server.py`
     mount = Mount("/v1", app=app)
     mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)  # a path may hold a line break: %0A
-    return Part([mount], followers.close, uses.followers_max)
+    return Part([mount], followers.close, followers_max)
 
 
 async def _not_here(_request: Request, error: Exception) -> Response:

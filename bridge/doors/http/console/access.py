@@ -15,8 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from bridge.doors.http.console.render import Pages
-from bridge.doors.http.console.session import NAME_MAX, SESSION_S, Password, Sessions, Tries
-from bridge.doors.http.console.visitor import Visitor
+from bridge.doors.http.console.session import NAME_MAX, SESSION_S, Password, Sessions, Tries, Visitor
 from bridge.doors.http.host import is_loopback_host
 from bridge.doors.http.threads import Threads
 from bridge.engine.control import Asker

@@ -16,7 +16,7 @@ from bridge.doors.http.console.access import Entrance, Refusal
 from bridge.doors.http.console.actions import done
 from bridge.doors.http.console.overview import AROUND_S, Overviews
 from bridge.doors.http.console.render import Pages
-from bridge.doors.http.console.visitor import Visitor
+from bridge.doors.http.console.session import Visitor
 from bridge.ledger.queries.parked_requests import parked, unpark
 from bridge.ledger.streams.dead_letters import shown
 from bridge.telemetry import tell

@@ -14,7 +14,7 @@ from bridge.doors.http.console import timeline
 from bridge.doors.http.console.access import Entrance, Refusal
 from bridge.doors.http.console.overview import AROUND_S, Overviews
 from bridge.doors.http.console.render import Pages
-from bridge.doors.http.console.visitor import Visitor
+from bridge.doors.http.console.session import Visitor
 from bridge.engine.control.overview import told_of
 from bridge.job.document import Held
 from bridge.job.enums import Phase, Status

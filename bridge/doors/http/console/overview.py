@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from bridge.doors.http.console.access import SAID, Entrance, Refusal
 from bridge.doors.http.console.render import Pages
-from bridge.doors.http.console.visitor import Visitor
+from bridge.doors.http.console.session import Visitor
 from bridge.engine.control.overview import overview, told_of
 from bridge.ledger.queries import listing
 from bridge.ledger.queries.listing import Wanted

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from bridge import __version__
 
 if TYPE_CHECKING:
-    from bridge.doors.http.console.visitor import Visitor
+    from bridge.doors.http.console.session import Visitor
 
 STATIC = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
 #: What there is no figure of.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,38 +29,37 @@ if TYPE_CHECKING:
     from bridge.ledger import Ledger
 
 
-@dataclass(frozen=True, slots=True)
-class ConsoleUses:
-    """What it is made of. `replay` sends a dead letter again, and says where to; raises NotReplayable."""
+def build(
+    *,
+    ledger: Ledger,
+    control: Control,
+    pressure: Pressure,
+    replay: Callable[[Mapping[str, Any], str | None], str],
+    password_file: Path | None,
+    user_header: str,
+    proxies: Collection[Network],
+    read_only: bool,
+    content: bool,
+    redact: Collection[str],
+) -> Part:
+    """`replay` sends a dead letter again and says where to, or raises NotReplayable.
 
-    ledger: Ledger
-    control: Control
-    pressure: Pressure
-    replay: Callable[[Mapping[str, Any], str | None], str]
-    password_file: Path | None
-    user_header: str
-    proxies: Collection[Network]
-    read_only: bool
-    content: bool
-    redact: Collection[str]
-
-
-def build(uses: ConsoleUses) -> Part:
-    """Raises SettingsError where the password cannot be read."""
-    password = Password(uses.password_file) if uses.password_file is not None else None
-    pages = Pages(read_only=uses.read_only, content=uses.content)
-    sessions = Sessions(lambda: shared_secret(uses.ledger, "console_secret"), password)
-    keeper = Doorkeeper(uses.user_header, uses.proxies, password)
-    entrance = Entrance(keeper, sessions, EndedSessions(uses.ledger), pages, read_only=uses.read_only)
-    overviews = Overviews(entrance, pages, uses.ledger, uses.control, uses.pressure)
+    Raises SettingsError where the password cannot be read.
+    """
+    password = Password(password_file) if password_file is not None else None
+    pages = Pages(read_only=read_only, content=content)
+    sessions = Sessions(lambda: shared_secret(ledger, "console_secret"), password)
+    keeper = Doorkeeper(user_header, proxies, password)
+    entrance = Entrance(keeper, sessions, EndedSessions(ledger), pages, read_only=read_only)
+    overviews = Overviews(entrance, pages, ledger, control, pressure)
     parts = (
         entrance,
         pages,
         overviews,
-        Lists(entrance, pages, uses.ledger, overviews),
-        One(entrance, pages, uses.ledger, uses.control, overviews, content=uses.content, redact=uses.redact),
-        Dead(entrance, pages, uses.ledger, overviews, uses.replay, content=uses.content, redact=uses.redact),
-        Acting(entrance, pages, uses.ledger, uses.control, overviews),
+        Lists(entrance, pages, ledger, overviews),
+        One(entrance, pages, ledger, control, overviews, content=content, redact=redact),
+        Dead(entrance, pages, ledger, overviews, replay, content=content, redact=redact),
+        Acting(entrance, pages, ledger, control, overviews),
     )
 
     async def not_here(request: Request, error: Exception) -> Response:

@@ -12,6 +12,7 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.errors import SettingsError
@@ -23,6 +24,21 @@ NAME_MAX = 60
 #: Wrong passwords that one address may send at once, and seconds until it may send one more.
 TRIES, TRY_S, ADDRESSES_MAX = 5, 5.0, 10_000
 PASSWORD_MIN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who looks at a page. `name` is "" for whoever reaches a loopback address; `address` is the connection's."""
+
+    name: str
+    address: str
+    logged_in: bool = False
+    session: str = ""  # of who has logged in: random, another at each login
+
+    @property
+    def signs(self) -> str:
+        """What the forms of this visitor are signed for."""
+        return f"{self.name}\0{self.session}" if self.session else self.name
 
 
 class Password:

@@ -15,7 +15,7 @@ from celery import Celery
 from starlette.applications import Starlette
 
 from bridge.doors.http.console import session
-from bridge.doors.http.console.routes import ConsoleUses, build
+from bridge.doors.http.console.routes import build
 from bridge.errors import SettingsError
 from bridge.process.components import Components
 from bridge.settings import load
@@ -88,10 +88,10 @@ def app(has: Components, **more: Any) -> Starlette:
     given: dict[str, Any] = {
         "password_file": None, "user_header": "", "proxies": LOOPBACK, "read_only": False, "content": False, **more,
     }  # fmt: skip
-    uses = ConsoleUses(
+    made = build(
         ledger=has.ledger, control=has.control, pressure=has.pressure, replay=replay, redact=frozenset(), **given
     )
-    return Starlette(routes=list(build(uses).routes))
+    return Starlette(routes=list(made.routes))
 
 
 def test_the_password_opens_and_its_session_holds_in_every_process(has: Components, secret: Path) -> None:
