@@ -1,4 +1,5 @@
-"""The HTTP door: health for orchestrators, metrics for Prometheus, and RunPod's callbacks.
+"""The HTTP door: `api/` is `/v1`, `console/` the pages; `health` for orchestrators and Prometheus, RunPod's `webhooks`.
 
-`server` listens; `gauges` reads the ledger-wide figures when somebody scrapes.
+`server` listens and puts `part`s on an address, inside `bounds`; `problem` is the form of every error; `threads` ask
+what blocks. `gauges` reads the ledger-wide figures when somebody scrapes.
 """

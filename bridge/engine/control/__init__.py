@@ -1,7 +1,8 @@
 """What may be asked of the bridge, and what may be changed, as plain functions over the ledger; every door calls these.
 
-`asking` (status, jobs), `health`, `changing` (cancel, retry, stream, pause, resume), `purge`. None of them calls RunPod
-but health, purge, and those that are given a bare job id: short calls inside the shared budget (I9).
+`asking` (status, jobs), `health`, `changing` (cancel, retry, stream, pause, resume), `purge`, `overview` (all at a
+look). None of them calls RunPod but health, purge, and those that are given a bare job id: short calls inside the
+shared budget (I9).
 """
 
 from bridge.engine.control.base import Asker
