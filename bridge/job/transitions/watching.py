@@ -11,7 +11,6 @@ from bridge.job.observation import Observation, most_ms
 from bridge.job.record import Long
 from bridge.job.state_table import A, E, R, S, T, U, check, same
 from bridge.job.transitions.base import forget_attempt
-from bridge.job.transitions.chunks import CHUNKS_AGAIN_MS, drained, lacks_chunks, with_chunks
 from bridge.job.transitions.due import look_or_cancel, next_look, passed
 from bridge.job.transitions.retrying import Retrying, begin_retry, is_echo, reopen, retry_on
 from bridge.job.transitions.several_jobs import alive_job, cancel_others, follow, forget_job

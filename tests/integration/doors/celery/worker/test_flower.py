@@ -1,7 +1,7 @@
 """The real Flower, in an environment of its own: what it shows of jobs, and what its revoke does.
 
 `FLOWER_PICTURE=docs/images/flower.png pytest -m versions tests/integration/doors/celery/worker/test_flower.py` renews
-the picture of docs/monitoring.md; that needs Debian's chromium-headless-shell.
+the picture of docs/monitoring.md; that needs a browser.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.chromium import HOW_TO_GET_CHROMIUM, find_chromium
 from tests.support.helpers import eventually, free_port
 from tests.support.house import House
 
@@ -71,6 +72,16 @@ def test_flower_shows_jobs_and_its_revoke_cancels_at_runpod(
         assert [call["op"] for call in house.emulator.calls()].count("cancel") == 1
         assert house.names_of(cancelled.id)[-1] == "cancelled"
         if picture := os.environ.get("FLOWER_PICTURE"):
-            options = ["--no-sandbox", "--hide-scrollbars", "--window-size=1880,560", "--virtual-time-budget=10000"]
-            command = ["chromium-headless-shell", *options, f"--screenshot={Path(picture).absolute()}"]
+            options = [
+                "--headless",
+                "--no-sandbox",
+                "--hide-scrollbars",
+                "--window-size=1880,560",
+                "--virtual-time-budget=10000",
+            ]
+            command = [
+                find_chromium() or pytest.fail(HOW_TO_GET_CHROMIUM),
+                *options,
+                f"--screenshot={Path(picture).absolute()}",
+            ]
             subprocess.run([*command, f"{address}/tasks"], check=True, timeout=120)
