@@ -167,3 +167,4 @@ class Fleet(ABC):
         worker.timer = None
         if worker.id in self.workers and not worker.jobs and len(self.workers) > self.config.workers_min:
             self.end(worker)
+            self.wake()  # one that took nothing, because it hangs, has kept others from being started

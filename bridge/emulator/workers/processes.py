@@ -59,6 +59,8 @@ class HandlerProcess(RunPodWorker):
         #: Ids of jobs to stop, and the held job-stop.
         self.stops: list[str] = []
         self.stopping: asyncio.Future[None] | None = None
+        #: Whether it has asked for jobs to stop; the package does so since 1.10.
+        self.asks_stops = False
         #: When each job was last told in a ping, real seconds.
         self.seen: dict[str, float] = {}
         self.ending = False
@@ -148,10 +150,19 @@ class ProcessFleet(Fleet):
             take.offer.set_result(None)
 
     def abort(self, job: Job) -> None:
-        """Tell the process to stop `job`, over the held job-stop. A blocking handler goes on all the same."""
+        """Tell the process to stop `job`, over the held job-stop. A blocking handler goes on all the same.
+
+        One that never asks what to stop is killed, unless it has other jobs: then `job` goes on, as runpod-python#510
+        tells it.
+        """
         self.clock.cancel(job.run_timer)
         worker = self.workers.get(job.worker or "")
         if not isinstance(worker, HandlerProcess) or job.id not in worker.jobs:
+            return
+        if not worker.asks_stops and len(worker.jobs) == 1:
+            worker.jobs.clear()
+            self._kill(worker)
+            self.wake()
             return
         worker.stops.append(job.id)
         if worker.stopping is not None and not worker.stopping.done():

@@ -95,6 +95,7 @@ async def _take(
 
 
 async def _stops(worker: HandlerProcess, hung_up: Callable[[], Awaitable[Any]]) -> Answer:
+    worker.asks_stops = True
     if not worker.stops:
         worker.stopping = asyncio.get_running_loop().create_future()
         await _first(worker.stopping, hung_up)

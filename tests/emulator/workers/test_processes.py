@@ -84,3 +84,77 @@ def test_a_job_offered_to_who_hung_up_is_the_next_one_again() -> None:
         worker.folder.cleanup()
 
     asyncio.run(walk())
+
+
+def test_a_worker_that_takes_nothing_is_replaced_when_its_idle_time_is_over() -> None:
+    """A handler that hangs after a cancel holds no job-take; what waits is not left to the next call."""
+
+    async def walk() -> None:
+        fleet, worker = _fleet(EndpointConfig(workers_max=1, idle_timeout_s=5))
+        fleet.rest(worker)
+        fleet.endpoint.submit({"input": {"n": 1}}, sync=False)
+        assert list(fleet.workers.values()) == [worker]
+        await fleet.clock.advance(5)
+        assert [each.id for each in fleet.workers.values()] == ["next"]
+        fleet.clock.close()
+
+    asyncio.run(walk())
+
+
+def test_a_worker_that_fell_silent_about_its_job_idles_out() -> None:
+    """The package never reports a result that is no JSON: the platform goes by the pings."""
+
+    async def walk() -> None:
+        fleet, worker = _fleet(EndpointConfig(workers_max=1, lost_after_s=0.01, platform_retries=0))
+        job = fleet.endpoint.submit({"input": {"n": 1}}, sync=False)
+        worker.jobs[job.id] = job
+        fleet.endpoint.start(job, worker.id)
+        worker.seen[job.id] = 0.0
+        fleet._look()
+        assert job.error == "job timed out after 0 retries"
+        await fleet.clock.advance(5)
+        assert worker.id not in fleet.workers
+        fleet.stop()
+        fleet.clock.close()
+
+    asyncio.run(walk())
+
+
+def test_a_cancelled_worker_that_does_not_ask_what_to_stop_is_killed() -> None:
+    """`runpod` before 1.10; one with other jobs goes on, and so does the cancelled job."""
+    config = EndpointConfig(workers_max=1, idle_timeout_s=600)
+    with (
+        Emulator({"demo": config}, handlers={"demo": HERE / "handler_deaf.py"}) as emulator,
+        Caller(emulator) as call,
+    ):
+        alone = call.run({"sleep": 600})
+        eventually(lambda: call.status(alone)["status"] == "IN_PROGRESS")
+        first = call.status(alone)["workerId"]
+        call.post(f"cancel/{alone}")
+        two = [call.run({"sleep": 600}), call.run({"sleep": 2})]
+        eventually(lambda: all(call.status(job)["status"] == "IN_PROGRESS" for job in two))
+        second = call.status(two[0])["workerId"]
+        call.post(f"cancel/{two[0]}")
+        eventually(lambda: call.status(two[1])["status"] == "COMPLETED")
+        assert second != first
+        assert call.status(two[1])["workerId"] == second
+
+
+def _fleet(config: EndpointConfig) -> tuple[ProcessFleet, HandlerProcess]:
+    """A fleet with one idle process that holds no job-take; the next one that it would begin is called "next"."""
+    endpoint = Endpoint("demo", config, Clock())
+    fleet = endpoint.runners = ProcessFleet(endpoint, Handler(HERE / "handler_takes.py"))
+    fleet._loop = asyncio.get_running_loop()
+
+    def begin() -> HandlerProcess:
+        began = HandlerProcess()
+        began.folder.cleanup()
+        began.id = "next"
+        return began
+
+    fleet.begin = begin  # type: ignore[method-assign]
+    worker = HandlerProcess()
+    worker.folder.cleanup()
+    worker.state = READY
+    fleet.workers[worker.id] = worker
+    return fleet, worker
