@@ -90,6 +90,8 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "loop.failed": (ERROR, "a loop met an error and tries again"),
     "worker.started": (INFO, "a bridge worker is set up"),
     "settings.unusable": (ERROR, "the process cannot start with these settings, or with this ledger"),
+    "settings.taken": (INFO, "BRIDGE_CONFIG_FILE has changed and holds now"),
+    "settings.not_taken": (ERROR, "BRIDGE_CONFIG_FILE cannot be used as it is now; the one read last stays in force"),
     "settings.doubtful": (WARNING, "a setting lets nothing good come: mend it, or say that it is meant so"),
     "engine.started": (INFO, "the engine works"),
     "engine.stopped": (INFO, "the engine has stopped"),
@@ -274,6 +276,7 @@ class _Counted:
         self.unanswered = counter("bridge_unanswered_total", "Submits whose answer was lost.")
         self.duplicates = counter("bridge_possible_duplicates_total", "Submits repeated after a lost answer.")
         self.dead = counter("bridge_dead_letters_total", "Dead letters kept.", "reason")
+        self.finish_failed = counter("bridge_finish_failures_total", "Tries to tell an end that failed.", "endpoint")
         self.webhooks = counter("bridge_webhooks_total", "Callbacks, by what they came to.", "result")
         self.http = counter("bridge_http_requests_total", "Answers of /v1.", "route", "method", "code")
         self.http_seconds = histogram("bridge_http_request_seconds", "Until an answer of /v1 begins.", "route", _SHORT)
@@ -340,6 +343,11 @@ def _count(name: str, fields: Mapping[str, Any]) -> None:
             _counted.dead.labels(fields["reason"]).inc()
 
 
+def _count_ends(name: str, fields: Mapping[str, Any]) -> None:
+    if name == "finish.failed":
+        _counted.finish_failed.labels(fields["endpoint"]).inc()
+
+
 def _count_http(name: str, fields: Mapping[str, Any]) -> None:
     if name == "api.answered":
         _counted.http.labels(fields["route"], fields["method"], str(fields["code"])).inc()
@@ -358,6 +366,7 @@ def _count_callbacks(name: str, fields: Mapping[str, Any]) -> None:
 
 
 subscribe(_count)
+subscribe(_count_ends)
 subscribe(_count_http)
 subscribe(_count_callbacks)
 

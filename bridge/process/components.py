@@ -70,7 +70,7 @@ class Components:
             self.ledger.now,
             int(settings.bridge_gate_max_s * 1000),
             lambda endpoint, endpoint_id: self.client_of(endpoint).health(endpoint_id),
-            self.book.key_stamp,
+            self.book.stamp,
         )
         self.vitals.decides = False
         self.pressure = Pressure(lambda: measure(self.ledger), marks(settings), self.book.max_waiting)

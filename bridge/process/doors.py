@@ -10,6 +10,7 @@ from bridge.doors.celery.consumer.queues import broker_answers
 from bridge.doors.celery.consumer.refuse import RefusalUses
 from bridge.doors.celery.finish.many import PlainEnds
 from bridge.doors.celery.tasks import Uses
+from bridge.doors.http.gauges import Gauges
 from bridge.doors.http.health import Health
 from bridge.doors.http.part import Part
 from bridge.doors.http.webhooks import Webhooks
@@ -99,6 +100,17 @@ def health_part(has: Components, loops_turn: Callable[[], bool]) -> Part:
         broker_answers=partial(broker_answers, has.app),
     )
     return Part(health.routes)
+
+
+def gauges_of(has: Components) -> Gauges:
+    """What is read when somebody scrapes."""
+    return Gauges(
+        has.ledger,
+        has.control,
+        has.pressure,
+        probe=has.names.key("probe"),
+        broker_answers=partial(broker_answers, has.app),
+    )
 
 
 def webhook_part(has: Components) -> Part:

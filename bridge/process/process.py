@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from bridge.doors.http import gauges
 from bridge.doors.http.server import HttpServer
 from bridge.errors import SettingsError
-from bridge.process.doors import http_parts, json_consumers, webhook_part
+from bridge.process.doors import gauges_of, http_parts, json_consumers, webhook_part
 from bridge.process.engine import build_engine
 from bridge.runtime import library_logs
 from bridge.runtime.loop import Loop
@@ -70,7 +69,7 @@ class Process:
             task_events.begin()
             self._task_events = task_events, Loop("task_events", task_events.once)
             self._task_events[1].start()
-        register_snapshot(partial(gauges.read, has.ledger, has.control, has.pressure))
+        register_snapshot(gauges_of(has))
         if settings.bridge_otel:
             from bridge.engine.otel.export import exporting  # noqa: PLC0415  (an extra, and heavy)
 

@@ -44,6 +44,30 @@ def said(error: BaseException) -> str:
     return str(error).rpartition(" of pipeline caused error: ")[2]
 
 
+#: What a refusal says, and what its operator can do; the first that fits. Redis' words, and those of sockets.
+_REMEDIES = (
+    ("No space left", "its disk is full: free space on it"),
+    ("MISCONF", "it cannot write to its disk: `redis-cli INFO persistence` and its own log say why"),
+    ("'maxmemory'", "its memory is full: `redis-cli CONFIG SET maxmemory` gives it more"),
+    ("OOM", "its memory is full: `redis-cli CONFIG SET maxmemory` gives it more"),
+    ("LOADING", "it is reading its file: wait"),
+    ("NOREPLICAS", "too few replicas are connected (min-replicas-to-write)"),
+    ("READONLY", "it is a replica: name the master, or the sentinels"),
+    ("ReadOnlyError", "it is a replica: name the master, or the sentinels"),
+    ("MASTERDOWN", "it is a replica without its master"),
+    ("BUSY ", "a script of somebody's runs: `redis-cli SCRIPT KILL`"),
+    ("max number of clients", "it has no connection left: raise its maxclients"),
+    ("Timeout", "it hangs, or the network drops what is sent to it: is its process stopped, or its host frozen?"),
+    ("timed out", "it hangs, or the network drops what is sent to it: is its process stopped, or its host frozen?"),
+)
+
+
+def remedy(said: str, variable: str = "") -> str:
+    """What to do about a server that said this; `variable` holds its address."""
+    fits = (text for words, text in _REMEDIES if words in said)
+    return next(fits, f"is it up, and {f'is {variable} right' if variable else 'the address right'}?")
+
+
 @contextmanager
 def mapped(what: str = "the ledger's Redis") -> Iterator[None]:
     """Redis' errors become ours. Raises LedgerUnavailable for an outage, LedgerFault for a fault."""

@@ -20,6 +20,7 @@ from bridge.errors import SettingsError
 from bridge.job.request import ENDPOINT, Policy, S3Config, rejected
 from bridge.settings import Settings
 from bridge.settings.key_file import KeyFile
+from bridge.telemetry import tell
 from bridge.validation import rule
 
 #: Seconds between looks at the file.
@@ -103,6 +104,7 @@ class EndpointBook:
         self._stamp: tuple[int, int] | None = None
         self._known: tuple[_File, Mapping[str, Endpoint]] | None = None  # `all`, and the file it was made from
         self._keys: dict[Path, KeyFile] = {}
+        #: Why the file, as it is now, was not taken: the one that was read last stays in force.
         self.fault: str | None = None
         self._file = self._read() if settings.bridge_config_file else _File()
 
@@ -202,14 +204,16 @@ class EndpointBook:
                 return first
             raise
 
-    def key_stamp(self, endpoint_name: str) -> object:
-        """Changes with the endpoint's key, where it comes from a file."""
-        file = self._key_file(endpoint_name)
+    def stamp(self, endpoint_name: str) -> object:
+        """Changes with the endpoint's id, and with its key where that comes from a file."""
+        self._reload()
+        endpoint, file = self.all().get(endpoint_name), self._key_file(endpoint_name)
+        endpoint_id = endpoint.id if endpoint is not None else endpoint_name
         if file is None:
-            return None
+            return endpoint_id
         with suppress(OSError, ValueError):
             file.read()
-        return file.path, file.stamp
+        return endpoint_id, file.path, file.stamp
 
     def _key_file(self, endpoint_name: str) -> KeyFile | None:
         endpoint = self.all().get(endpoint_name)
@@ -229,11 +233,19 @@ class EndpointBook:
         with self._lock:
             self._looked = time.monotonic()
             try:
-                if self._stamp_of(path) != self._stamp:
-                    self._file = self._read()
-                self.fault = None
-            except (SettingsError, OSError) as error:
-                self.fault = str(error)
+                if self._stamp_of(path) == self._stamp:
+                    return
+                self._file, fault = self._read(), None
+            except OSError as error:
+                self._stamp = None  # one that comes back is read, even if it is the same
+                fault = f"BRIDGE_CONFIG_FILE: {path}: {error}"
+            except SettingsError as error:
+                fault = "; ".join(error.faults)
+            if fault != self.fault and fault is not None:
+                tell("settings.not_taken", error=fault)
+            elif fault is None:
+                tell("settings.taken", file=str(path))
+            self.fault = fault
 
     def _read(self) -> _File:
         path = self._settings.bridge_config_file

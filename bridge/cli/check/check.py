@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,9 +15,11 @@ from bridge.cli.common import as_json, bridge
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.terminal.findings import told
 from bridge.errors import ApiError, BridgeError, LedgerUnavailable, OutputUnavailable, SettingsError
+from bridge.redis.outage import remedy
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
+    from bridge.settings.endpoints import Endpoint
 
 
 @click.command()
@@ -40,6 +44,20 @@ def check(*, as_json: bool) -> int:
 
 
 Finding = tuple[str, str, str]
+_FULL = "the doors are closed; `redis-cli CONFIG SET maxmemory` gives it more, docs/runbook.md says what grows"
+#: Endpoints that are asked at once.
+_ASKED = 16
+#: By the word for a trouble of RunPod's side: what ends it.
+_REMEDIES = {
+    "unauthorised": "put the right key into the file that RUNPOD_API_KEY_FILE or api_key_file names",
+    "key": "put a key into the file that RUNPOD_API_KEY_FILE or api_key_file names",
+    "forbidden": "give the key a right to this endpoint, in RunPod's settings",
+    "out_of_credit": "top up the account; nothing else has to be done",
+    "paused": "raise its max workers in RunPod's own console",
+    "endpoint_unknown": "RunPod knows no endpoint {id}: mend the id in RUNPOD_ENDPOINT_ID, BRIDGE_ENDPOINTS, the file",
+    "endpoint_trouble": "mend RUNPOD_ENDPOINT_BASE_URL",
+}
+_AWAY = "RunPod, or the way to it, is in trouble: requests wait and go on by themselves"
 
 
 def _names() -> list[Finding]:
@@ -56,7 +74,7 @@ def _ledger(has: Components) -> list[Finding]:
         server = inspect_server(has.client)
         run_a_script(has.client, has.names.key("probe"))
     except LedgerUnavailable as error:
-        return [("FAULT", "ledger", f"{error}; is BRIDGE_REDIS_URL right?")]
+        return [("FAULT", "ledger", f"{error}; {remedy(str(error), 'BRIDGE_REDIS_URL')}")]
     except SettingsError as error:
         return [("FAULT", "ledger", _said(error))]
     found: list[Finding] = [("ok", "ledger", f"{'Valkey' if server.valkey else 'Redis'} {server.version}")]
@@ -69,7 +87,7 @@ def _ledger(has: Components) -> list[Finding]:
         says = f"came back {rollbacks} times without its latest writes; what was in doubt is marked possible_duplicate"
         found.append(("WARN", "ledger", says))
     if server.memory_ratio > has.settings.bridge_memory_ratio_max:
-        found.append(("FAULT", "ledger", f"{server.memory_ratio:.0%} of maxmemory is used: the doors are closed"))
+        found.append(("FAULT", "ledger", f"{server.memory_ratio:.0%} of maxmemory is used: {_FULL}"))
     engines = has.ledger.engines.count()
     found.append(
         ("ok" if engines else "FAULT", "engines", f"{engines} alive" if engines else "none: start `bridge worker`")
@@ -93,9 +111,18 @@ def _broker(has: Components) -> list[Finding]:
     found += [("WARN", "broker", f"{servers.BROKER}: {says}") for says in doubts]
     if not has.app.connection_for_write().supports_exchange_type("fanout"):  # no worker can be asked what it reads
         return found
-    unread = [name for name in ("bridge.run", "bridge.finish", "bridge.control") if name not in read]
+    names = ("bridge.finish", "bridge.control") if _closed(has) else ("bridge.run", "bridge.finish", "bridge.control")
+    unread = [name for name in names if name not in read]
     found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
     return found + followed
+
+
+def _closed(has: Components) -> bool:
+    """Whether back-pressure keeps workers from reading bridge.run: then one worker more would not either."""
+    try:
+        return has.pressure.closed() is not None
+    except BridgeError:
+        return False
 
 
 def _follow_ups(has: Components, read: set[str]) -> list[Finding]:
@@ -120,6 +147,8 @@ def _results(has: Components) -> list[Finding]:
 
     try:
         name = servers.open_results(has.app)
+        if name:
+            servers.write_results(has.app)
     except BridgeError as error:
         return [("FAULT", "results", _said(error))]
     return [("ok", "results", name)] if name else []
@@ -134,15 +163,19 @@ def _endpoints(has: Components) -> list[Finding]:
         return [("FAULT", "key", "RUNPOD_API_KEY is not set, nor RUNPOD_API_KEY_FILE")]
     if (fault := has.route_fault()) is not None:
         return [("FAULT", "route", fault)]
-    found: list[Finding] = []
-    for name, endpoint in has.book.all().items():
-        try:
-            heard = has.client_of(name).health(endpoint.id)
-        except ApiError as error:
-            found.append(("FAULT", name, f"{type(error).__name__}: {error}"))
-        else:
-            found.append(("ok", name, _workers(heard.workers)))
+    named = list(has.book.all().values())
+    with ThreadPoolExecutor(_ASKED) as threads:
+        found = list(threads.map(lambda endpoint: _endpoint(has, endpoint), named))
     return found or [("WARN", "endpoints", "none is named: set RUNPOD_ENDPOINT_ID or BRIDGE_ENDPOINTS")]
+
+
+def _endpoint(has: Components, endpoint: Endpoint) -> Finding:
+    try:
+        heard = has.client_of(endpoint.name).health(endpoint.id)
+    except ApiError as error:
+        mend = _REMEDIES.get(getattr(error, "reason", ""), _AWAY).format(id=endpoint.id)
+        return ("FAULT", endpoint.name, f"{type(error).__name__}: {error}; {mend}")
+    return ("ok", endpoint.name, _workers(heard.workers))
 
 
 def _workers(workers: Mapping[str, int]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amqp import exceptions as amqp
+from celery import states
 from celery.app.backends import by_url
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
@@ -20,7 +21,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from bridge.errors import BridgeError, ServerUnavailable, SettingsError, chain_of
 from bridge.ledger.server.connect import refusal_of
-from bridge.redis.outage import is_outage
+from bridge.redis.outage import is_outage, remedy
 from bridge.telemetry import redact
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ CONNECT_S = 5.0
 _NO_SERVER = frozenset({"DisabledBackend", "RPCBackend", "CacheBackend"})
 
 
+#: The id of a result that is nobody's.
+_PROBE = "bridge:probe"
 #: What would start and never work.
 _NEVER_BROKERS = {
     "memory": "memory:// lives inside one process, and no producer is in it",
@@ -106,12 +109,26 @@ def open_results(app: Celery) -> str | None:
         return None
     variable = _results_variable()
     try:
-        backend._get_task_meta_for("bridge:probe")  # noqa: SLF001  (one read, without the retries of its public form)
+        backend._get_task_meta_for(_PROBE)  # noqa: SLF001  (one read, without the retries of its public form)
     except Exception as error:  # noqa: BLE001  (drivers of databases have words of their own)
         raise explained(error, variable) or ServerUnavailable(
             f"{variable}: the result backend cannot be read: {said(error)}; is its address right, and is it up?"
         ) from None
     return str(backend.as_uri())
+
+
+def write_results(app: Celery) -> None:
+    """Store a result and forget it. Raises SettingsError or ServerUnavailable where the backend stores none."""
+    variable = _results_variable()
+    try:
+        app.backend.store_result(_PROBE, None, states.PENDING)
+        app.backend.forget(_PROBE)
+    except NotImplementedError:  # a backend that can forget nothing has stored it all the same
+        return
+    except Exception as error:  # noqa: BLE001  (drivers of databases have words of their own)
+        raise explained(error, variable) or ServerUnavailable(
+            f"{variable}: the result backend can be read, and stores nothing: {said(error)}; ends wait in the ledger"
+        ) from None
 
 
 def explained(error: BaseException, variable: str = BROKER) -> BridgeError | None:
@@ -122,7 +139,8 @@ def explained(error: BaseException, variable: str = BROKER) -> BridgeError | Non
             return SettingsError(f"{variable}: {fault}")
     for one in chain:
         if isinstance(one, _AWAY) or is_outage(one):
-            fault = f"the server does not answer, or does not do what it is asked: {said(one)}; is the address right?"
+            text = said(one)
+            fault = f"the server does not answer, or does not do what it is asked: {text}; {remedy(text)}"
             return ServerUnavailable(f"{variable}: {fault}")
     return None
 

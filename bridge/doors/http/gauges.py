@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from bridge.doors.http.look import Flight, Look
 from bridge.engine.control.engine_lag import TOLD, budget_used, engine_lag
 from bridge.errors import BridgeError
 from bridge.job.enums import Phase, Step
-from bridge.ledger import inspect_server
-from bridge.ledger.endpoints import ages, gpu_time
+from bridge.ledger import inspect_server, run_a_script
+from bridge.ledger.endpoints import ages, gpu, gpu_time
 
 if TYPE_CHECKING:
     from bridge.engine.accept.back_pressure import Pressure
@@ -17,15 +18,53 @@ if TYPE_CHECKING:
     from bridge.ledger import Ledger
 
 Gauge = tuple[str, str, Mapping[str, str], float]
+#: Seconds; under Prometheus' `scrape_timeout`, which is no longer than its interval.
+WAIT_S = 2.0
 _LIVE = [phase for phase in Phase if phase is not Phase.CLOSED]
 
 
-def read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gauge]:
-    """(name, help, labels, value); nothing at all while the ledger is away."""
+class Gauges:
+    """Called by whoever scrapes. Answers within WAIT_S, whatever hangs: a scrape that comes too late is none."""
+
+    def __init__(
+        self, ledger: Ledger, control: Control, pressure: Pressure, *, probe: str, broker_answers: Callable[[], None]
+    ) -> None:
+        """`probe` is a key that may be written; `broker_answers` raises OSError when it does not."""
+        self._ledger = Look(lambda: list(_of_ledger(ledger, control, pressure, probe)), WAIT_S)
+        self._broker = Look(broker_answers, WAIT_S)
+
+    def __call__(self) -> Iterator[Gauge]:
+        """(name, help, labels, value); of the ledger nothing while it is away, or writes nothing."""
+        ledger, broker = self._ledger.begin(), self._broker.begin()
+        yield from self._of_ledger(ledger)
+        yield "bridge_broker_up", "Whether this process reaches the broker.", {}, self._reached(broker)
+
+    def _of_ledger(self, flight: Flight[list[Gauge]]) -> Iterator[Gauge]:
+        try:
+            found = self._ledger.found(flight) or []
+        except BridgeError:
+            found = []
+        yield from found
+        up = any(name == "bridge_engines" for name, *_ in found)
+        yield "bridge_ledger_up", "Whether this process can read and write the ledger.", {}, up
+
+    def _reached(self, flight: Flight[None]) -> bool:
+        try:
+            self._broker.found(flight)
+        except OSError:
+            return False
+        return flight.done.is_set()
+
+
+def _of_ledger(ledger: Ledger, control: Control, pressure: Pressure, probe: str) -> Iterator[Gauge]:
+    """Raises BridgeError, or ends early, where it writes nothing: what engines would have written is not there."""
+    ratio = inspect_server(ledger.client).memory_ratio
+    yield "bridge_ledger_memory_ratio", "Used part of the ledger's maxmemory.", {}, ratio
     try:
-        yield from _read(ledger, control, pressure)
+        run_a_script(ledger.client, probe)
     except BridgeError:
         return
+    yield from _read(ledger, control, pressure)
 
 
 def _read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gauge]:
@@ -61,12 +100,6 @@ def _read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gaug
         "Least time until RunPod forgets a result that may be there.",
         {},
         lags["expiry"],
-    )
-    yield (
-        "bridge_ledger_memory_ratio",
-        "Used part of the ledger's maxmemory.",
-        {},
-        inspect_server(ledger.client).memory_ratio,
     )
     yield (
         "bridge_ledger_rollbacks",

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bridge.errors import LedgerUnavailable
+from bridge.errors import LedgerUnavailable, SettingsError
+from bridge.ledger import run_a_script
 from bridge.runtime.open_files import few_left
 from bridge.telemetry import REGISTRY
 
@@ -78,6 +79,7 @@ class Health:
     def _ready(self) -> dict[str, Any]:
         told: dict[str, Any] = {"ledger": "ok", "broker": "ok", "engines": 0, "degraded": []}
         try:
+            run_a_script(self._ledger.client, self._ledger.names.key("probe"))
             told["engines"] = self._ledger.engines.count()
             told["intake"] = self._pressure.closed() or "open"
             told["degraded"] = [
@@ -85,6 +87,8 @@ class Health:
                 for name in filter(self._control.in_use, self._ledger.endpoints())
                 if (why := self._vitals.waiting_for(name))
             ]
+            if fault := self._control.book.fault:
+                told["degraded"].append({"settings": fault})
             if few := few_left():
                 told["degraded"].append(few)
             if rollbacks := self._ledger.engines.rollbacks():
@@ -92,7 +96,7 @@ class Health:
             behind = self._ledger.outbox.lag()
             if behind.entries > self._outbox_max:
                 told["degraded"].append({"outbox": behind.entries, "seconds": behind.seconds})
-        except LedgerUnavailable as error:
+        except (LedgerUnavailable, SettingsError) as error:
             told["ledger"] = str(error)
         try:
             self._broker_answers()

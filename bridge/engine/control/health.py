@@ -32,6 +32,8 @@ HEALTH_CACHE_S, ANSWER_S, LOOK_S = 2.0, 3.0, 0.05
 TURN_MS = 30_000
 #: How old an answer the pace of status reads goes by, in milliseconds, before RunPod is asked again.
 LATELY_MS = 30_000
+#: What a request waits for while calls to its endpoint are not answered.
+AWAY = frozenset({"unreachable", "tls", "proxy"})
 #: The gate's word for a trouble -> the verdict, which is a closed list, and what to look at.
 TROUBLES: Mapping[str, tuple[str, str]] = {
     "out_of_credit": ("out_of_credit", "RunPod answers 402: the account's balance is used up"),
@@ -45,7 +47,10 @@ TROUBLES: Mapping[str, tuple[str, str]] = {
         "no key can be sent: RUNPOD_API_KEY, RUNPOD_API_KEY_FILE or api_key_file gives none",
     ),
     "paused": ("paused", "RunPod answers 409: the endpoint takes no jobs now"),
-    "endpoint_unknown": ("unreachable", "RunPod answers 404: there is no such endpoint; is its id right?"),
+    "endpoint_unknown": (
+        "unreachable",
+        "RunPod answers 404: there is no endpoint with this id; mend the id where it is set",
+    ),
 }
 
 
@@ -68,7 +73,7 @@ class Healths(Base):
     def known(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """The same without a call to RunPod: what it said within the last minute. `verdict` None when nobody asked."""
         names = [self.named(endpoint).name] if endpoint else sorted({*self.book.all(), *self._used()})
-        heard = self._shared.answers(*names)
+        heard = self._kept(names)
         told = [self._told(name, heard.get(name)) for name in names]
         for one in told:
             if one["endpoint"] not in heard and one["verdict"] == "unreachable" and not one["bridge"]["waiting_for"]:
@@ -78,21 +83,35 @@ class Healths(Base):
     def verdict(self, name: str) -> str:
         """The verdict by what is known without a call: `ok` while nothing speaks against it."""
         state = self.vitals.gate.state(name)
-        answer = self._shared.answers(name).get(name) or {}
-        if not (state.paused or state.reason or answer):
-            return "unreachable" if self.vitals.waiting_for(name) else "ok"
+        answer, away = self._kept([name]).get(name) or {}, self._away(name)
+        if not (state.paused or state.reason or answer or away):
+            return "ok"
         runpod = answer.get("runpod") or (None if answer else {"jobs": {}, "workers": {}})
-        return judge(runpod, paused=state.paused, trouble=state.reason, fault=answer.get("fault"))[0]
+        return judge(runpod, paused=state.paused, trouble=state.reason, fault=answer.get("fault"), away=away)[0]
 
-    def heard_lately(self, name: str) -> Mapping[str, Any] | None:
+    def heard_lately(self, name: str, within_ms: int = LATELY_MS) -> Mapping[str, Any] | None:
         """RunPod's counters `{jobs, workers}` as somebody has heard them; asked for anew behind the caller's back.
 
         None when nobody has asked lately, or RunPod has not answered. Never waits for RunPod.
         """
         answer = self._shared.answers(name).get(name)
-        if answer is None or answer["at"] < self.ledger.now() - LATELY_MS:
+        if answer is None or answer["at"] < self.ledger.now() - within_ms:
             self._fly(name)
         return answer.get("runpod") if answer else None
+
+    def _kept(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What was heard within the last minute and still holds: a fault that is over is not told any more."""
+        fresh, found = self.ledger.now() - HEALTH_CACHE_S * 1000, self._shared.answers(*names)
+        return {
+            name: answer
+            for name, answer in found.items()
+            if "fault" not in answer or answer["at"] >= fresh or self.vitals.gate.state(name).reason or self._away(name)
+        }
+
+    def _away(self, name: str) -> str:
+        """What calls to the endpoint meet instead of answers, as any process says now; "" while they are answered."""
+        found = self.vitals.waiting(name, reads=True)
+        return found.says or found.reason if found is not None and found.reason in AWAY else ""
 
     def _used(self) -> list[str]:
         """Endpoints that have had requests, are no misspelt ones, and are still allowed."""
@@ -193,6 +212,7 @@ class Healths(Base):
             trouble=state.reason,
             fault=heard.get("fault") if heard else None,
             why=_why(state.pause_reason, state.paused_by) if state.paused else str((heard or {}).get("said", "")),
+            away=self._away(name),
         )
         return {
             "endpoint": name,
@@ -222,15 +242,26 @@ def _why(reason: str, by: str) -> str:
 
 
 def judge(
-    runpod: Mapping[str, Any] | None, *, paused: bool, trouble: str | None, fault: str | None = None, why: str = ""
+    runpod: Mapping[str, Any] | None,
+    *,
+    paused: bool,
+    trouble: str | None,
+    fault: str | None = None,
+    why: str = "",
+    away: str = "",
 ) -> tuple[str, list[str]]:
-    """The verdict and its reasons; the words are a closed list (docs/control.md)."""
+    """The verdict and its reasons; the words are a closed list (docs/control.md).
+
+    `away` is what calls meet instead of answers: it outweighs counters that were heard before.
+    """
     trouble = trouble or (fault if fault in TROUBLES else None)
     if trouble:
         verdict, reason = TROUBLES.get(trouble, ("unreachable", f"RunPod answers {trouble}"))
         return ("paused", [f"paused {why}".strip(), reason]) if paused else (verdict, [reason])
     if paused:
         return "paused", [f"paused {why}".strip()]
+    if away:
+        return "unreachable", [f"RunPod does not answer: {away}"]
     if runpod is None:
         if fault == "busy":
             return "throttled", ["the budget of /health is used up (429, or our own limit): come again"]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 IN_FLIGHT = (Phase.SUBMITTING, Phase.UNANSWERED, Phase.TRACKED, Phase.RETRYING)
 #: So many of the newest requests are looked at for how they ended.
 LATELY = 200
+#: How old RunPod's answer may be before a look has it asked again, in milliseconds.
+LOOKED_MS = 5_000
 #: Seconds that the first look waits for RunPod.
 ASKED_S = 0.3
 
@@ -33,7 +35,7 @@ def overview(ledger: Ledger, control: Control, pressure: Pressure) -> dict[str, 
     """
     told = control.known()
     for one in told:
-        control.heard_lately(one["endpoint"])
+        control.heard_lately(one["endpoint"], LOOKED_MS)
     if any(one["verdict"] is None for one in told):  # nobody has looked for a minute: most answers are there at once
         time.sleep(ASKED_S)
         told = control.known()

@@ -39,8 +39,8 @@ AWAY_BASE_S, AWAY_MAX_S = 0.25, 15.0
 SAY_AGAIN_S = 2.0
 #: So many odd answers to reads in a row, and none as it should be between, are no longer one job's own.
 ODD_IN_A_ROW = 3
-#: Troubles that another key may end.
-OF_THE_KEY = frozenset({"unauthorised", "forbidden", "key"})
+#: Troubles that another key, or another id of the endpoint, may end.
+MENDED_HERE = frozenset({"unauthorised", "forbidden", "key", "out_of_credit", "endpoint_unknown"})
 #: Seconds between looks for the answer to a call that asks whether anybody is there.
 ASK_S = 0.1
 #: Milliseconds after which the permit of a process that died counts as used.
@@ -70,19 +70,19 @@ class Vitals:
         now: Callable[[], int],
         gate_max_ms: int = 0,
         health: Callable[[str, str], Any] | None = None,
-        key_stamp: Callable[[str], object] = lambda _: None,
+        stamp: Callable[[str], object] = lambda _: None,
     ) -> None:
         """`now` is ledger time in ms; after `gate_max_ms` of trouble requests are refused (0: they wait).
 
-        `health` asks for the health of an endpoint, by name and id; `key_stamp` changes with the endpoint's key.
+        `health` asks for the health of an endpoint, by name and id; `stamp` changes with the endpoint's id and key.
         """
         self.gate = gate
         #: Whether what this process hears counts for all: an engine's word does, that of a single command does not.
         self.decides = True
-        self._health, self._key_stamp = health, key_stamp
+        self._health, self._stamp = health, stamp
         self._whole = Whole(budget, health, self._found_well, SLOT_MS) if health is not None else None
         self._silence = Silence()
-        self._key_stamps: dict[str, object] = {}
+        self._stamps: dict[str, object] = {}
         self._taken_at: dict[str, int] = {}
         #: Reads in a row that were answered, and not as they should be.
         self._odd: dict[str, int] = {}
@@ -101,7 +101,7 @@ class Vitals:
             self._odd.pop(endpoint, None)
         if submitted:
             self._taken_at[endpoint] = self._now()
-            self._key_stamps.pop(endpoint, None)
+            self._stamps.pop(endpoint, None)
         self._silence.answered(endpoint, submitted=submitted)
         if endpoint in self._away:
             with self._lock:
@@ -135,7 +135,7 @@ class Vitals:
                 if not self._ones_own(endpoint, op, error):
                     self._spaced(endpoint, error, error.reason)
                 return
-            self._key_stamps.setdefault(endpoint, self._key_stamp(endpoint))
+            self._stamps.setdefault(endpoint, self._stamp(endpoint))
             self.gate.trouble(endpoint, error.reason, error.message[:300])
         self._silence.answered(endpoint, submitted=False)
 
@@ -156,7 +156,7 @@ class Vitals:
         """
         reason = error.reason if isinstance(error, EndpointTrouble) else "refused"
         said = (error.answered or error.message)[:300]
-        self._key_stamps.setdefault(endpoint, self._key_stamp(endpoint))
+        self._stamps.setdefault(endpoint, self._stamp(endpoint))
         whole = self.is_whole(endpoint, endpoint_id)
         self._silence.answered(endpoint, submitted=False)
         if whole:
@@ -268,7 +268,7 @@ class Vitals:
         if state.paused and submitting:
             return 0, 0.5
         if state.reason and (submitting or not state.submits_only):
-            wait = 0.0 if self._key_is_new(endpoint, state.reason) else (state.next_try_ms - self._now()) / 1000
+            wait = 0.0 if self._is_mended(endpoint, state.reason) else (state.next_try_ms - self._now()) / 1000
             if wait > 0:
                 return 0, min(wait, 1.0)
             return (1, 0.0) if self.gate.try_turn(endpoint, secrets.token_hex(8)) else (0, 0.5)
@@ -277,13 +277,13 @@ class Vitals:
             return 0, ASK_S
         return (1 if silent or endpoint in self._away else None), 0.0
 
-    def _key_is_new(self, endpoint: str, reason: str) -> bool:
-        """Whether the key was changed since it was refused: then it is tried at once, and once."""
-        stamp = self._key_stamp(endpoint)
-        seen = self._key_stamps.setdefault(endpoint, stamp)
-        if seen == stamp or reason not in OF_THE_KEY:
+    def _is_mended(self, endpoint: str, reason: str) -> bool:
+        """Whether key or id were changed since they were refused: then the endpoint is tried at once, and once."""
+        stamp = self._stamp(endpoint)
+        seen = self._stamps.setdefault(endpoint, stamp)
+        if seen == stamp or reason not in MENDED_HERE:
             return False
-        self._key_stamps[endpoint] = stamp
+        self._stamps[endpoint] = stamp
         self.gate.try_now(endpoint)
         return True
 

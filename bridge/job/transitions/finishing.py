@@ -51,12 +51,16 @@ class Finishing(Base):
             return same(held, "continued")
         return check(self._draft(held, now).set(continued=record.round).done("continued"), "finish")
 
-    def give_back_turn(self, held: Held, now: int, turn: str, fault: str, *, delay_ms: int) -> Change:
-        """The finish could not store the end: another turn later."""
+    def give_back_turn(
+        self, held: Held, now: int, turn: str, fault: str, *, delay_ms: int, turns: int | None = None
+    ) -> Change:
+        """The finish could not store the end: another turn later. `turns`: how many count as taken, if not all."""
         record = held.record
         if record.phase is not E or record.turn != turn:
             return same(held, "not_this_one")
-        draft = self._draft(held, now).set(turn="", turn_until=0).keep_text(Long.LAST_FAULT, fault[:1000])
+        counted = record.turns if turns is None else min(record.turns, turns)
+        draft = self._draft(held, now).set(turn="", turn_until=0, turns=counted)
+        draft.keep_text(Long.LAST_FAULT, fault[:1000])
         return check(draft.due(Step.FINISH, delay_ms).done("given_back"), "finish")
 
     def delivered(self, held: Held, now: int, sink: Sink, *, round_: int) -> Change:

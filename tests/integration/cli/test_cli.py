@@ -10,11 +10,14 @@ from pathlib import Path
 
 import click
 import pytest
+import redis
 
 from bridge.cli import VERBS, cli
 from bridge.cli.common import show
 from bridge.cli.exit_codes import ExitCode
 from bridge.errors import JobRejected
+from bridge.ledger.endpoints.shared_answer import OnceForAll
+from bridge.runpod.gate import Gate
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RedisServer
@@ -173,6 +176,54 @@ def test_check_says_what_is_wrong(house: House) -> None:
     assert "BRIDGE_REDIS_URL" in none.stderr
     assert "BRIDGE_LEASE_S" in none.stderr
     assert "Traceback" not in none.stderr
+
+
+def test_check_says_what_to_do_about_an_endpoint_that_runpod_does_not_know(house: House) -> None:
+    """Its id, and where that is set; one that does not answer is waited for."""
+    unknown = bridge(house, "check", RUNPOD_ENDPOINT_ID="typo")
+    assert "RunPod knows no endpoint typo: mend the id in RUNPOD_ENDPOINT_ID" in unknown.stdout
+    house.emulator.fault("502", "health", times=None)
+    try:
+        away = bridge(house, "check")
+    finally:
+        house.emulator.clear_faults()
+    assert "HTTP 502; RunPod, or the way to it, is in trouble: requests wait" in away.stdout
+
+
+def test_check_finds_servers_that_are_full_and_sends_nobody_to_start_workers(tmp_path: Path) -> None:
+    """Results that can be read and take nothing; a ledger for whose sake no more is read from bridge.run."""
+    with RedisServer(tmp_path) as ledger, RedisServer(tmp_path / "results") as results:
+        url, backend = ledger.fresh_url(), results.fresh_url()
+        house = House(tmp_path, broker=url, redis_url=url, backend=backend)
+        with house, redis.Redis(port=ledger.port) as full, redis.Redis(port=results.port) as store:
+            worker = house.worker()
+            store.config_set("maxmemory", 1)
+            says = bridge(house, "check").stdout
+            (fault,) = [line for line in says.splitlines() if line.startswith("FAULT")]
+            assert "CELERY_RESULT_BACKEND" in fault
+            assert "its memory is full: `redis-cli CONFIG SET maxmemory`" in fault
+            store.config_set("maxmemory", 0)
+            full.config_set("maxmemory", int(full.info("memory")["used_memory"] * 1.2))
+            eventually(lambda: "door.closed" in worker.said())
+            (fault,) = [line for line in bridge(house, "check").stdout.splitlines() if line.startswith("FAULT")]
+            assert "the doors are closed; `redis-cli CONFIG SET maxmemory`" in fault
+
+
+def test_top_tells_how_an_endpoint_stands_now_and_not_how_it_stood(house: House) -> None:
+    """A key that was mended is no trouble any more; calls that are not answered outweigh counters heard before."""
+
+    def verdict() -> str:
+        return str(json.loads(bridge(house, "top", "--json").stdout)["endpoints"][0]["verdict"])
+
+    ledger = house.ledger
+    heard, gate = OnceForAll(house.client, ledger.names.key("health:")), Gate(house.client, ledger.names.prefix)
+    house.send({"a": 1}).get(timeout=15)
+    heard.put("demo", {"fault": "unauthorised", "at": ledger.now() - 10_000})
+    assert verdict() == "ok"
+    gate.away("demo", "unreachable", "HTTP 502")
+    assert verdict() == "unreachable"
+    house.send({"a": 1}).get(timeout=30)
+    assert verdict() == "ok"
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,43 @@ def test_a_file_that_is_no_text_is_told_at_start_and_changes_nothing_later(
         EndpointBook(Settings(bridge_config_file=path))
 
 
+def test_a_change_of_the_file_is_told_once_whether_it_holds_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who edits it hears what was wrong, for as long as it is, and that the mended one was taken."""
+    monkeypatch.setattr("bridge.endpoints.RELOAD_S", 0.0)
+    heard: list[tuple[str, str]] = []
+    monkeypatch.setattr("bridge.endpoints.tell", lambda name, **fields: heard.append((name, fields.get("error", ""))))
+    path = tmp_path / "bridge.toml"
+    good, bad = '[endpoints.good]\nid = "good"\n', "[endpoints.good\n"
+    path.write_text(good)
+    book = EndpointBook(Settings(bridge_config_file=path))
+    path.write_text(bad)
+    for _ in range(3):
+        assert book.resolve("good").id == "good"
+        assert "']'" in (book.fault or "")
+    assert [name for name, _ in heard] == ["settings.not_taken"]
+    assert "bridge.toml" in heard[0][1]
+    path.write_text(good + "max_in_flight = 3\n")
+    assert book.resolve("good").max_in_flight == 3
+    assert not book.fault
+    path.unlink()
+    assert book.resolve("good").max_in_flight == 3
+    assert "No such file" in str(book.fault)
+    assert [name for name, _ in heard] == ["settings.not_taken", "settings.taken", "settings.not_taken"]
+
+
+def test_the_stamp_of_an_endpoint_changes_with_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By it a closed gate knows that something was mended here."""
+    monkeypatch.setattr("bridge.endpoints.RELOAD_S", 0.0)
+    path = tmp_path / "bridge.toml"
+    path.write_text('[endpoints.a]\nid = "one"\n[endpoints.b]\nid = "two"\n')
+    book = EndpointBook(Settings(bridge_config_file=path))
+    before = book.stamp("a"), book.stamp("b")
+    path.write_text('[endpoints.a]\nid = "three"\n[endpoints.b]\nid = "two"\n')
+    assert (book.stamp("a") != before[0], book.stamp("b") == before[1]) == (True, True)
+
+
 def test_a_key_file_that_never_ends_is_read_to_a_bound() -> None:
     """/dev/zero is no key, and no reason to hang."""
     assert len(KeyFile(Path("/dev/zero")).read()) == KEY_MAX

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -14,11 +15,12 @@ from celery.exceptions import Ignore
 from bridge.doors.celery.canvas import continues, fail_followers
 from bridge.doors.celery.consumer.blot_secrets import blot
 from bridge.doors.celery.send_follow_ups import cause_of, is_outage
+from bridge.doors.celery.servers import open_results
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.control import Asker
 from bridge.engine.tell.celery_result import CeleryEnd, celery_end, undeliverable
 from bridge.engine.tell.kombu_json import dumps
-from bridge.errors import JobRejected
+from bridge.errors import BridgeError, JobRejected, LedgerFault
 from bridge.job.document import document
 from bridge.job.enums import DeadReason, Reason, Sink
 from bridge.job.record import Long
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
 _WANTED = (*COMMON, Long.CANVAS, Long.LAST_FAULT)
 #: How soon what is held back is sent again.
 _AGAIN_MS = 1_000
+#: Seconds between the turns of one end: doubling from the first to the last.
+_PAUSE_S, _PAUSE_MAX_S = 1.0, 300.0
+#: Turns that count in an outage, however many it takes: the next one is half a minute away, and none is the last.
+_OUTAGE_TURNS = 5
 #: What a process gives to Celery beside what a message says.
 _OBJECTS = frozenset({"producer", "publisher", "connection", "router", "result_cls", "task_type"})
 
@@ -121,7 +127,7 @@ class Turn:
                 except (TypeError, ValueError, LookupError, AttributeError) as unreadable:  # told as far as it can be
                     tell("call.failed", call="fail what follows", error=type(unreadable).__name__)
                 self.mark_continued()
-        self.give_back(f"{type(error).__name__}: {error}")
+        self.give_back(error)
 
     def unsendable(self, follow_up: Context, error: Exception) -> None:
         """No retry mends it: a dead letter, and FAILURE under its own id, for its chain, chord and errbacks too."""
@@ -166,18 +172,22 @@ class Turn:
         at = ledger.now() + _AGAIN_MS
         return len(message) <= BYTES_MAX and wait_for_ledger(lambda: ledger.later.keep(task_id, at, message))
 
-    def give_back(self, fault: str) -> None:
+    def give_back(self, error: BaseException) -> None:
         """The end could not be stored: another turn, later."""
         if self.given_back:
             return
         self.given_back = True
         table, record = self._uses.ledger.table, self.held.record
-        delay_ms = int(backoff(record.turns, 1.0, 300.0) * 1000)
-        wait_for_ledger(
-            lambda: self._uses.ledger.change(
-                self.held, lambda held, now: table.give_back_turn(held, now, self.token, fault, delay_ms=delay_ms)
-            )
+        fault, turns_max = f"{type(error).__name__}: {error}", self._uses.settings.bridge_finish_turns_max
+        passes = outlasts(error) or (record.turns >= turns_max and results_away(self._backend.app))
+        back = partial(
+            table.give_back_turn,
+            turn=self.token,
+            fault=fault,
+            delay_ms=int(backoff(record.turns, _PAUSE_S, _PAUSE_MAX_S) * 1000),
+            turns=turns_in_outage(turns_max) if passes else None,
         )
+        wait_for_ledger(lambda: self._uses.ledger.change(self.held, back))
         tell("finish.failed", request_id=record.id, endpoint=record.endpoint, error=fault, turns=record.turns)
 
 
@@ -214,6 +224,25 @@ def begin(uses: Finishing, backend: Any, context: Context, round_: int, nonce: s
             detail=mine.long.get(Long.LAST_FAULT, ""),
         )
     return Turn(uses, backend, mine, token, end)
+
+
+def outlasts(error: BaseException) -> bool:
+    """Whether it says nothing of this end: it is stored when the server takes anything again."""
+    return is_outage(error) and not isinstance(cause_of(error), MemoryError | LedgerFault)
+
+
+def results_away(app: Any) -> bool:
+    """Whether the result backend answers nobody. Drivers of databases have words of their own for that."""
+    try:
+        open_results(app)
+    except BridgeError:
+        return True
+    return False
+
+
+def turns_in_outage(turns_max: int) -> int:
+    """How many turns count as taken after one that met an outage."""
+    return max(0, min(_OUTAGE_TURNS, turns_max - 1))
 
 
 def chord_claim_s(backend: Any) -> float:

@@ -19,6 +19,7 @@ from celery.exceptions import Reject
 from kombu.exceptions import EncodeError
 
 from bridge.doors.celery.canvas import continues
+from bridge.doors.celery.finish.finish_lease import outlasts, turns_in_outage
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.doors.celery.worker.listeners import heard
 from bridge.engine.tell.celery_result import celery_end
@@ -97,12 +98,12 @@ class PlainEnds:
             if change.verdict == "turn":
                 (mine if change.before is held else anew).append(change.after)
         if anew:
-            self._give_back(anew, token, "the record changed while its end was to be stored")
+            self._give_back(anew, token, "the record changed while its end was to be stored", away=False)
         backend: Any = self._app.backend
         try:
             told = self._store(mine, backend)
         except (*backend.connection_errors, *backend.channel_errors, EncodeError, TypeError, ValueError) as error:
-            self._give_back(mine, token, f"{type(error).__name__}: {error}")
+            self._give_back(mine, token, f"{type(error).__name__}: {error}", away=outlasts(error))
             return mine + anew
         said = partial(table.delivered, sink=Sink.CELERY, round_=1)
         for change in wait_for_ledger(lambda: ledger.change_many([(held, said) for held in mine])):
@@ -128,9 +129,9 @@ class PlainEnds:
             pipe.execute()
         return told
 
-    def _give_back(self, mine: Sequence[Held], token: str, fault: str) -> None:
-        table = self._ledger.table
-        back = partial(table.give_back_turn, turn=token, fault=fault, delay_ms=0)
+    def _give_back(self, mine: Sequence[Held], token: str, fault: str, *, away: bool) -> None:
+        turns = turns_in_outage(self._settings.bridge_finish_turns_max) if away else None
+        back = partial(self._ledger.table.give_back_turn, turn=token, fault=fault, delay_ms=0, turns=turns)
         wait_for_ledger(lambda: self._ledger.change_many([(held, back) for held in mine]))
 
 

@@ -10,10 +10,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import redis
 
 from bridge.errors import JobRejected
 from tests.support.helpers import eventually, free_port
 from tests.support.house import House
+from tests.support.servers import RedisServer
 
 
 def ask(port: int, path: str, body: bytes | None = None) -> tuple[int, str]:
@@ -39,6 +41,51 @@ def test_no_answer_waits_for_the_one_before_it_on_a_connection(redis_url: str, t
             took.append(time.monotonic() - begun)
         connection.close()
         assert min(took[1:]) < 0.02, took  # every one of them took 40
+
+
+def test_a_ledger_that_refuses_to_write_is_told_as_that_and_not_as_missing_engines(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """A full disk, for one: readiness and metrics say so, and no figure that engines would have written is told."""
+    port, server = free_port(), redis_server.start()
+    with (
+        redis.Redis(port=server.port) as client,
+        House(
+            tmp_path, broker=server.fresh_url(), redis_url=server.fresh_url(), http_bind=f"127.0.0.1:{port}"
+        ) as house,
+    ):
+        house.worker()
+        metrics = ask(port, "/metrics")[1]
+        assert {"bridge_ledger_up 1.0", "bridge_broker_up 1.0"} <= set(metrics.splitlines())
+        client.config_set("min-replicas-to-write", 1)
+        try:
+            eventually(lambda: "bridge_ledger_up 0.0" in ask(port, "/metrics")[1])
+            metrics = ask(port, "/metrics")[1]
+            assert "bridge_engines" not in metrics
+            assert "bridge_ledger_memory_ratio" in metrics
+            code, text = ask(port, "/readyz")
+            assert code == 503
+            assert "NOREPLICAS" in json.loads(text)["ledger"]
+        finally:
+            client.config_set("min-replicas-to-write", 0)
+        eventually(lambda: "bridge_engines 1.0" in ask(port, "/metrics")[1])
+
+
+def test_a_scrape_is_answered_in_time_while_redis_hangs(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Else Prometheus would say that the process is gone; ledger and broker are told as what they are."""
+    port, server = free_port(), redis_server.start()
+    url = server.fresh_url()
+    with House(tmp_path, broker=url, redis_url=url, http_bind=f"127.0.0.1:{port}") as house:
+        house.worker()
+        assert "bridge_ledger_up 1.0" in ask(port, "/metrics")[1]
+        server.freeze()
+        try:
+            for _ in range(3):  # `ask` waits for 5 s
+                said = set(ask(port, "/metrics")[1].splitlines())
+                assert {"bridge_ledger_up 0.0", "bridge_broker_up 0.0"} <= said
+        finally:
+            server.thaw()
+        eventually(lambda: "bridge_ledger_up 1.0" in ask(port, "/metrics")[1])
 
 
 def test_health_and_metrics_tell_the_truth(redis_url: str, tmp_path: Path) -> None:

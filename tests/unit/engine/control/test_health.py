@@ -34,6 +34,9 @@ def heard(queued: int = 0, **workers: int) -> dict[str, Any]:
         (None, {"trouble": "endpoint_unknown"}, "unreachable"),
         (None, {"fault": "busy"}, "throttled"),
         (None, {"fault": "unreachable"}, "unreachable"),
+        (heard(running=1), {"away": "HTTP 502"}, "unreachable"),
+        (heard(running=1), {"away": "HTTP 502", "trouble": "unauthorised"}, "unauthorised"),
+        (heard(running=1), {"away": "HTTP 502", "paused": True}, "paused"),
         (None, {}, "unreachable"),
     ],
 )

@@ -125,6 +125,31 @@ def test_an_end_that_celery_cannot_store_with_others_goes_its_own_way(tmp_path: 
             house.client.execute_command("ACL", "DELUSER", "storer")
 
 
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_completed_job_keeps_its_result_while_the_store_is_full_however_often_it_is_tried(
+    tmp_path: Path, redis_server: RedisServer, pool: str
+) -> None:
+    """An outage uses up no turn: with one alone to give, the end is still told as it was, and nothing is dead."""
+    url = redis_server.start().fresh_url()
+    with RedisServer(tmp_path / "results") as store:
+        backend = store.fresh_url()
+        full = connect(backend)
+        with House(tmp_path, broker=url, redis_url=url, backend=backend, finish_turns_max="1") as house:
+            worker = house.worker(pool=pool)
+            full.execute_command("CONFIG", "SET", "maxmemory", "1")
+            sent = [house.send({"n": n}) for n in range(3)]
+
+            def least_tries() -> int:
+                failed = [line for line in worker.said().splitlines() if "finish.failed" in line]
+                return min(sum(f"request_id={one.id}" in line for line in failed) for one in sent)
+
+            eventually(lambda: least_tries() >= 3, timeout=60)
+            full.execute_command("CONFIG", "SET", "maxmemory", "0")
+            assert [one.get(timeout=60)["n"] for one in sent] == [0, 1, 2]
+            assert not house.ledger.dead.newest(10)
+        full.close()
+
+
 @pytest.mark.parametrize("meanwhile", [False, True])
 def test_only_the_very_end_that_was_claimed_is_stored_together(redis_url: str, *, meanwhile: bool) -> None:
     """One that changed since it was claimed may have another output by now: it gets its turn back, for the tracer."""

@@ -1,0 +1,57 @@
+"""A look at a server that may hang: whoever asks is answered in time, by what the look has found or by nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Look(Generic[T]):
+    """Thread-safe. One look at a time serves all who ask meanwhile."""
+
+    def __init__(self, call: Callable[[], T], wait_s: float) -> None:
+        """`call` may block for as long as it likes; nobody waits longer than `wait_s` for it."""
+        self._call, self._wait_s = call, wait_s
+        self._lock = threading.Lock()
+        self._under_way: Flight[T] | None = None
+
+    def begin(self) -> Flight[T]:
+        """The look that is under way, or a new one."""
+        with self._lock:
+            flight = self._under_way
+            if flight is None or flight.done.is_set():
+                flight = self._under_way = Flight(self._call)
+                threading.Thread(target=flight, name="bridge-look", daemon=True).start()
+            return flight
+
+    def found(self, flight: Flight[T] | None = None) -> T | None:
+        """What it found; None when that takes too long. Raises what it raised."""
+        flight = flight or self.begin()
+        if not flight.done.wait(self._wait_s):
+            return None
+        if flight.error is not None:
+            raise flight.error
+        return flight.value
+
+
+class Flight(Generic[T]):
+    """One look, and what came of it."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        """Nothing is called yet."""
+        self._call = call
+        self.done = threading.Event()
+        self.value: T | None = None
+        self.error: Exception | None = None
+
+    def __call__(self) -> None:
+        """In a thread of its own."""
+        try:
+            self.value = self._call()
+        except Exception as error:  # noqa: BLE001  (raised where it is asked for)
+            self.error = error
+        finally:
+            self.done.set()
