@@ -20,8 +20,7 @@ from bridge.doors.celery import send_follow_ups, servers, tasks
 from bridge.doors.celery.consumer import pause_consuming, refuse
 from bridge.doors.celery.finish.in_process import in_process_finish
 from bridge.doors.celery.follow_up_queues import BridgeAMQP, Noticing
-from bridge.doors.celery.results import known_ids
-from bridge.doors.celery.results.backend import used_by_tasks
+from bridge.doors.celery.results.backend import known_ids, used_by_tasks
 from bridge.doors.celery.wait_for_ledger import stopping
 from bridge.doors.celery.worker import child_metrics, logs, remote_control
 from bridge.doors.celery.worker.node import Unusable
@@ -37,10 +36,10 @@ from bridge.errors import (
     ServerUnavailable,
     SettingsError,
 )
-from bridge.outage import remedy
 from bridge.process import components
 from bridge.process.doors import plain_ends, refusal_uses, task_uses
 from bridge.process.process import Process
+from bridge.redis.outage import remedy
 from bridge.settings import load
 from bridge.telemetry import tell
 

@@ -149,6 +149,7 @@ def console_part(has: Components) -> Part:
         ledger=has.ledger,
         control=has.control,
         pressure=has.pressure,
+        broker_answers=partial(broker_answers, has.app),
         replay=lambda letter, new_id: replay(has.app, has.ledger, letter, amqp=settings.amqp, request_id=new_id),
         password_file=settings.bridge_console_password_file,
         user_header=settings.bridge_console_user_header,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from bridge.doors.http import gauges
 from bridge.doors.http.server import HttpServer
 from bridge.errors import SettingsError
 from bridge.process.doors import gauges_of, http_parts, json_consumers, webhook_part

@@ -10,7 +10,7 @@ from bridge.engine.control.engine_lag import TOLD, budget_used, engine_lag
 from bridge.errors import BridgeError
 from bridge.job.enums import Phase, Step
 from bridge.ledger import inspect_server, run_a_script
-from bridge.ledger.endpoints import ages, gpu, gpu_time
+from bridge.ledger.endpoints import ages, gpu_time
 
 if TYPE_CHECKING:
     from bridge.engine.accept.back_pressure import Pressure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -12,9 +13,12 @@ T = TypeVar("T")
 class Look(Generic[T]):
     """Thread-safe. One look at a time serves all who ask meanwhile."""
 
-    def __init__(self, call: Callable[[], T], wait_s: float) -> None:
-        """`call` may block for as long as it likes; nobody waits longer than `wait_s` for it."""
-        self._call, self._wait_s = call, wait_s
+    def __init__(self, call: Callable[[], T], wait_s: float, *, keep_s: float = 0.0) -> None:
+        """`call` may block for as long as it likes; nobody waits longer than `wait_s` for it.
+
+        What it found serves for `keep_s` from its beginning.
+        """
+        self._call, self._wait_s, self._keep_s = call, wait_s, keep_s
         self._lock = threading.Lock()
         self._under_way: Flight[T] | None = None
 
@@ -22,7 +26,7 @@ class Look(Generic[T]):
         """The look that is under way, or a new one."""
         with self._lock:
             flight = self._under_way
-            if flight is None or flight.done.is_set():
+            if flight is None or (flight.done.is_set() and time.monotonic() - flight.begun >= self._keep_s):
                 flight = self._under_way = Flight(self._call)
                 threading.Thread(target=flight, name="bridge-look", daemon=True).start()
             return flight
@@ -42,7 +46,7 @@ class Flight(Generic[T]):
 
     def __init__(self, call: Callable[[], T]) -> None:
         """Nothing is called yet."""
-        self._call = call
+        self._call, self.begun = call, time.monotonic()
         self.done = threading.Event()
         self.value: T | None = None
         self.error: Exception | None = None

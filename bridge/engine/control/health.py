@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.control.base import LIVE_PHASES, Base
 from bridge.errors import ApiError, BridgeError, EndpointTrouble, JobRejected, LedgerError, Throttled
+from bridge.job.document import stamp
 from bridge.job.enums import Phase
 from bridge.ledger.endpoints import ages as vital_signs
 from bridge.ledger.endpoints import gpu_time
@@ -200,6 +201,7 @@ class Healths(Base):
             "paused": state.paused,
             "paused_by": state.paused_by or None,
             "pause_reason": state.pause_reason or None,
+            "paused_since": stamp(state.paused_at_ms if state.paused else 0, self.ledger.clock.offset),
             "budget": budget,
             "answers_429": sum(one.get("cuts_by_429", 0) for one in budget.values()),
             "paid_twice_ms": counts.get("paid_twice_ms", 0),

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def pause(ledger: Ledger, endpoint: str, data: Mapping[str, Any], *, reason: str, by: str) -> bool:
     """Stop submits in every process; survives restarts. False when it was so already: nothing is told then."""
-    put = {"paused": "1", "pause_reason": reason, "paused_by": by}
+    put = {"paused": "1", "pause_reason": reason, "paused_by": by, "paused_at": "@now"}
     return _change(ledger, endpoint, EventName.PAUSED, data, "gate", put=put)
 
 
 def resume(ledger: Ledger, endpoint: str, data: Mapping[str, Any]) -> bool:
     """Let submits leave again. False when they did."""
-    drop = ("paused", "pause_reason", "paused_by")
+    drop = ("paused", "pause_reason", "paused_by", "paused_at")
     return _change(ledger, endpoint, EventName.RESUMED, data, "gate", drop=drop)
 
 

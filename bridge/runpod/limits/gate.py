@@ -45,6 +45,7 @@ class GateState:
     paused: bool = False
     pause_reason: str = ""
     paused_by: str = ""
+    paused_at_ms: int = 0  # 0 where an older version has paused it
     ever_succeeded: bool = False
     said: str = ""  # what was answered, and to which request
     request: str = ""
@@ -96,6 +97,7 @@ class Gate:
             paused="paused" in found,
             pause_reason=found.get("pause_reason", ""),
             paused_by=found.get("paused_by", ""),
+            paused_at_ms=int(float(found.get("paused_at", 0))),
             ever_succeeded="ok" in found,
             said=found.get("said", ""),
             request=found.get("request", ""),

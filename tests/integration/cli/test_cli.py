@@ -16,8 +16,8 @@ from bridge.cli import VERBS, cli
 from bridge.cli.common import show
 from bridge.cli.exit_codes import ExitCode
 from bridge.errors import JobRejected
-from bridge.ledger.endpoints.shared_answer import OnceForAll
-from bridge.runpod.gate import Gate
+from bridge.ledger.endpoints.answer_cache import OnceForAll
+from bridge.runpod.limits.gate import Gate
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RedisServer

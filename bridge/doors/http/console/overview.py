@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -14,6 +15,7 @@ from starlette.routing import Route
 from bridge.doors.http.console.access import SAID, Entrance, Refusal
 from bridge.doors.http.console.render import Pages
 from bridge.doors.http.console.session import Visitor
+from bridge.doors.http.look import Flight, Look
 from bridge.engine.control.overview import overview, told_of
 from bridge.ledger.queries import listing
 from bridge.ledger.queries.listing import Wanted
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which one look serves all who look.
 FRESH_S, AROUND_S = 1.0, 5.0
+#: Seconds that a page waits for the broker.
+BROKER_S = 1.5
 #: Requests shown on an endpoint's page.
 NEWEST = 10
 
@@ -32,9 +36,18 @@ NEWEST = 10
 class Overviews:
     """One look at the ledger serves every page of this process."""
 
-    def __init__(self, entrance: Entrance, pages: Pages, ledger: Ledger, control: Control, pressure: Pressure) -> None:
-        """Nothing is read before somebody looks."""
+    def __init__(
+        self,
+        entrance: Entrance,
+        pages: Pages,
+        ledger: Ledger,
+        control: Control,
+        pressure: Pressure,
+        broker: Callable[[], None],
+    ) -> None:
+        """Nothing is read before somebody looks. `broker` raises OSError when it does not answer."""
         self._entrance, self._pages = entrance, pages
+        self._broker = Look(broker, BROKER_S, keep_s=AROUND_S)
         self._ledger, self._control, self._pressure = ledger, control, pressure
         self._lock = threading.Lock()
         self._at, self._known = float("-inf"), dict[str, Any]()
@@ -52,9 +65,19 @@ class Overviews:
         """Blocks. Raises LedgerUnavailable."""
         with self._lock:
             if time.monotonic() - self._at > older_s:
-                self._known = overview(self._ledger, self._control, self._pressure)
+                flight = self._broker.begin()
+                told = overview(self._ledger, self._control, self._pressure)
+                self._known = {**told, "broker": self._broker_says(flight)}
                 self._at = time.monotonic()
             return self._known
+
+    def _broker_says(self, flight: Flight[None]) -> str:
+        """Why this process does not reach the broker; "" when it does."""
+        try:
+            self._broker.found(flight)
+        except OSError as error:
+            return str(error)
+        return "" if flight.done.is_set() else f"no answer within {BROKER_S:g} s"
 
     def forget(self) -> None:
         """Something was changed: the next look is a new one."""
@@ -75,6 +98,8 @@ class Overviews:
                     "scheduled": sum(one["scheduled"] for one in endpoints),
                     "engines": around["engines"],
                     "intake": around["intake"],
+                    "settings": around["settings"],
+                    "broker": around["broker"],
                 },
                 "form": self._entrance.form_token(visitor),
                 "said": said,

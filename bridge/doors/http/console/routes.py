@@ -34,6 +34,7 @@ def build(
     ledger: Ledger,
     control: Control,
     pressure: Pressure,
+    broker_answers: Callable[[], None],
     replay: Callable[[Mapping[str, Any], str | None], str],
     password_file: Path | None,
     user_header: str,
@@ -51,7 +52,7 @@ def build(
     sessions = Sessions(lambda: shared_secret(ledger, "console_secret"), password)
     keeper = Doorkeeper(user_header, proxies, password)
     entrance = Entrance(keeper, sessions, EndedSessions(ledger), pages, read_only=read_only)
-    overviews = Overviews(entrance, pages, ledger, control, pressure)
+    overviews = Overviews(entrance, pages, ledger, control, pressure, broker_answers)
     parts = (
         entrance,
         pages,

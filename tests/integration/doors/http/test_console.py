@@ -175,6 +175,7 @@ def test_an_endpoint_is_paused_resumed_and_purged_with_a_name_and_a_reason(place
     paused = look(client, "/paused")
     assert "new image" in paused
     assert "operator" in paused
+    assert 'data-name="Since"><time datetime="20' in paused
     house.send({"a": 1}, task_id="waits-1")
     eventually(lambda: house.phase("waits-1") == "ACCEPTED")
     assert "waiting for paused" in look(client, "/requests/waits-1")
@@ -205,6 +206,41 @@ def test_a_dead_letter_is_shown_replayed_under_another_id_and_dropped(place: tup
     letter = house.ledger.dead.newest(1)[0]["id"]
     do(client, f"/dead/{letter}/drop")
     assert house.ledger.dead.count() == before
+
+
+def test_many_dead_letters_are_replayed_or_dropped_at_once_and_each_tells_by_whom(
+    place: tuple[House, httpx.Client],
+) -> None:
+    """Those that were marked, or all of a reason, as they were when it was asked; what cannot be sent again stays."""
+    house, client = place
+    before = {one["id"] for one in house.ledger.dead.newest()}
+
+    def letters(count: int) -> list[str]:
+        eventually(lambda: len(new()) == count)
+        return new()
+
+    def new() -> list[str]:
+        return [one["id"] for one in house.ledger.dead.newest() if one["id"] not in before]
+
+    for _ in range(3):
+        house.client.xadd("bridge:requests", {"data": "{"})
+    first, second, third = letters(3)
+    asked = look(client, f"/dead/selected/drop?id={first}&id={second}")
+    assert "Drop 2 dead letters?" in asked
+    assert third not in asked
+    do(client, f"/dead/selected/drop?id={first}", letters=f"{first},{second}", by="operator")
+    assert new() == [third]
+    said = (house.directory / "worker-1.log").read_text()
+    dropped = [line for line in said.splitlines() if "dead_letter.dropped" in line and "by=operator" in line]
+    assert [any(one in line for line in dropped) for one in (first, second, third)] == [True, True, False]
+    asked = look(client, "/dead/selected/replay?reason=malformed")
+    assert third in asked
+    page = do(client, "/dead/selected/replay?reason=malformed", letters=f"{third},{first}", by="operator")
+    assert "1 sent again. 1 not: It was replayed, dropped" in page
+    (again,) = letters(1)  # judged anew: malformed as before
+    assert again != third
+    do(client, f"/dead/selected/drop?id={again}", letters=again, by="operator")
+    assert client.get("/dead/selected/drop").status_code == 404
 
 
 def test_a_form_that_none_of_its_pages_has_sent_does_nothing(place: tuple[House, httpx.Client]) -> None:

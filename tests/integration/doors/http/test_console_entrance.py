@@ -89,7 +89,13 @@ def app(has: Components, **more: Any) -> Starlette:
         "password_file": None, "user_header": "", "proxies": LOOPBACK, "read_only": False, "content": False, **more,
     }  # fmt: skip
     made = build(
-        ledger=has.ledger, control=has.control, pressure=has.pressure, replay=replay, redact=frozenset(), **given
+        ledger=has.ledger,
+        control=has.control,
+        pressure=has.pressure,
+        replay=replay,
+        redact=frozenset(),
+        broker_answers=lambda: None,
+        **given,
     )
     return Starlette(routes=list(made.routes))
 

@@ -193,8 +193,17 @@ def test_every_clock_cancels_at_runpod(
 def test_pause_and_resume_are_events_of_the_endpoint(house: House) -> None:
     """Numbered for the endpoint itself; who, why and by which door; a repeated pause tells nothing."""
     house.ask("pause", endpoint="quiet", reason="new image", by="ann")
+
+    def since() -> str | None:
+        told: dict[str, Any] = json.loads(bridge(house, "health", "quiet", "--json").stdout)["bridge"]
+        return told["paused_since"]  # type: ignore[no-any-return]
+
+    first_pause = since()
+    assert first_pause
     house.ask("pause", endpoint="quiet", reason="new image", by="ann")
+    assert since() == first_pause
     assert bridge(house, "resume", "quiet", "--reason", "done").returncode == 0
+    assert since() is None
     told = house.events("quiet")
     assert all(EndpointEvent.model_validate(event) for event in told)
     assert [event["type"] for event in told] == ["bridge.job.paused", "bridge.job.resumed"]

@@ -11,7 +11,7 @@
 
   const every = () => Number(document.querySelector("[data-live]")?.dataset.live || 0);
   const busy = () =>
-    document.hidden || document.querySelector("dialog[open]") || !getSelection().isCollapsed;
+    document.hidden || document.querySelector("dialog[open], [data-rows] input:checked") || !getSelection().isCollapsed;
 
   function state(word, text) {
     body.classList.toggle("live", word !== "");
@@ -87,18 +87,18 @@
 
   const dialog = document.getElementById("ask");
 
-  async function ask(link) {
+  async function ask(href) {
     try {
-      const answer = await fetch(link.href, { headers: { "x-console-part": "1" } });
+      const answer = await fetch(href, { headers: { "x-console-part": "1" } });
       const found = new DOMParser().parseFromString(await answer.text(), "text/html");
       const form = found.querySelector("form.ask");
-      if (!answer.ok || !form) return location.assign(link.href);
+      if (!answer.ok || !form) return location.assign(href);
       dialog.replaceChildren(document.importNode(form, true));
       recall(dialog);
       dialog.showModal();
       (dialog.querySelector("input:not([type=hidden])") || dialog.querySelector("button")).focus();
     } catch {
-      location.assign(link.href);
+      location.assign(href);
     }
   }
 
@@ -121,6 +121,12 @@
         localStorage.setItem(`bridge.${field.dataset.keep}`, field.value);
       } catch { /* the browser keeps nothing */ }
     }
+    if (event.target.matches("[data-ask]")) {
+      event.preventDefault();
+      const marked = new URLSearchParams(new FormData(event.target));
+      if (marked.size) ask(`${event.submitter?.formAction || event.target.action}?${marked}`);
+      return;
+    }
     if (event.target.method === "get") {
       for (const field of event.target.querySelectorAll("input, select")) field.disabled = field.value === "";
       return;
@@ -135,7 +141,7 @@
     const link = event.target.closest("a[data-ask]");
     if (link && !event.metaKey && !event.ctrlKey && !event.shiftKey) {
       event.preventDefault();
-      return ask(link);
+      return ask(link.href);
     }
     if (event.target.closest("[data-close]") && dialog.open) {
       event.preventDefault();
@@ -154,6 +160,9 @@
 
   document.addEventListener("change", (event) => {
     if (event.target.matches("[data-submits]")) event.target.form.requestSubmit();
+    if (event.target.matches("[data-all]")) {
+      for (const box of event.target.closest("table").querySelectorAll("tbody input[type=checkbox]")) box.checked = event.target.checked;
+    }
   });
 
   // Keys
@@ -206,6 +215,7 @@
     }
   });
 
+  for (const box of document.querySelectorAll("[data-all]")) box.hidden = false;
   if (navigator.clipboard) for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
   document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   recall(document);
