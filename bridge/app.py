@@ -20,7 +20,8 @@ from bridge.doors.celery import send_follow_ups, servers, tasks
 from bridge.doors.celery.consumer import pause_consuming, refuse
 from bridge.doors.celery.finish.in_process import in_process_finish
 from bridge.doors.celery.follow_up_queues import BridgeAMQP, Noticing
-from bridge.doors.celery.results.backend import known_ids, used_by_tasks
+from bridge.doors.celery.results import known_ids
+from bridge.doors.celery.results.backend import used_by_tasks
 from bridge.doors.celery.wait_for_ledger import stopping
 from bridge.doors.celery.worker import child_metrics, logs, remote_control
 from bridge.doors.celery.worker.node import Unusable
