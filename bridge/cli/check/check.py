@@ -43,7 +43,10 @@ def check(*, as_json: bool) -> int:
 
 
 Finding = tuple[str, str, str]
-_FULL = "the doors are closed; `redis-cli CONFIG SET maxmemory` gives it more, docs/runbook.md says what grows"
+_FULL = (
+    "of maxmemory is used: the doors are closed; `redis-cli CONFIG SET maxmemory` gives it more, docs/runbook.md says "
+    "what grows"
+)
 #: Endpoints that are asked at once.
 _ASKED = 16
 #: By the word for a trouble of RunPod's side: what ends it.
@@ -86,7 +89,7 @@ def _ledger(has: Components) -> list[Finding]:
         says = f"came back {rollbacks} times without its latest writes; what was in doubt is marked possible_duplicate"
         found.append(("WARN", "ledger", says))
     if server.memory_ratio > has.settings.bridge_memory_ratio_max:
-        found.append(("FAULT", "ledger", f"{server.memory_ratio:.0%} of maxmemory is used: {_FULL}"))
+        found.append(("FAULT", "ledger", f"{server.memory_ratio:.0%} {_FULL}"))
     engines = has.ledger.engines.count()
     found.append(
         ("ok" if engines else "FAULT", "engines", f"{engines} alive" if engines else "none: start `bridge worker`")

@@ -83,9 +83,10 @@ def test_a_change_of_the_file_is_told_once_whether_it_holds_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who edits it hears what was wrong, for as long as it is, and that the mended one was taken."""
-    monkeypatch.setattr("bridge.endpoints.RELOAD_S", 0.0)
+    monkeypatch.setattr("bridge.settings.endpoints.RELOAD_S", 0.0)
     heard: list[tuple[str, str]] = []
-    monkeypatch.setattr("bridge.endpoints.tell", lambda name, **fields: heard.append((name, fields.get("error", ""))))
+    module = "bridge.settings.endpoints"
+    monkeypatch.setattr(f"{module}.tell", lambda name, **fields: heard.append((name, fields.get("error", ""))))
     path = tmp_path / "bridge.toml"
     good, bad = '[endpoints.good]\nid = "good"\n', "[endpoints.good\n"
     path.write_text(good)
@@ -107,7 +108,7 @@ def test_a_change_of_the_file_is_told_once_whether_it_holds_or_not(
 
 def test_the_stamp_of_an_endpoint_changes_with_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By it a closed gate knows that something was mended here."""
-    monkeypatch.setattr("bridge.endpoints.RELOAD_S", 0.0)
+    monkeypatch.setattr("bridge.settings.endpoints.RELOAD_S", 0.0)
     path = tmp_path / "bridge.toml"
     path.write_text('[endpoints.a]\nid = "one"\n[endpoints.b]\nid = "two"\n')
     book = EndpointBook(Settings(bridge_config_file=path))
