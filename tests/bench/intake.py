@@ -21,7 +21,7 @@ import pika
 
 from bridge.embedded import EmbeddedRedis
 from bridge.ledger import connect
-from tests.bench.road import cpu_s, peak_mib
+from tests.bench.processes import cpu_s, peak_mib
 from tests.support.helpers import eventually
 from tests.support.house import House
 from tests.support.servers import RabbitServer, find_rabbitmq

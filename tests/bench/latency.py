@@ -1,22 +1,28 @@
 """How long an idle bridge takes: from `send_task` to RunPod's POST, and from RunPod's end to the stored result.
 
-    scripts/bench latency [--jobs 100] [--seconds 1] [--spread 0.1] [--at-once 1] [--known] [--webhook] [--json]
+    scripts/bench latency [--jobs 100] [--seconds 1] [--spread 0.1] [--at-once 1] [--known] [--webhook]
+                          [--beside 0] [--json]
 
 On one bridge worker; the emulator is in this process, so both ends are read from one clock, and its clock runs as fast
 as ours. Run times are log-normal around `--seconds`; `--spread 0` makes all jobs equally long, which flatters polling.
 One request at a time, or `--at-once` so many, sent over a fifth of a run time. Unless the run times are `--known` from
-before (as many drawn from the same distribution are put into the ledger), the first ones teach the others.
+before (as many drawn from the same distribution are put into the ledger), the first ones teach the others. `--beside`
+so many jobs a second of 2 s each go through the same worker meanwhile, on other endpoints.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import random
 import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +35,8 @@ from tests.support.house import API_KEY, House
 
 #: RunPod's own limit of 10 min would end half of the ten-minute jobs.
 LONG = {"executionTimeout": 3_600_000}
+#: Endpoints of what goes on beside.
+BESIDE = ("b0", "b1", "b2")
 
 
 def main() -> None:
@@ -40,6 +48,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--known", action="store_true")
     parser.add_argument("--webhook", action="store_true")
+    parser.add_argument("--beside", type=float, default=0.0)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as directory:
@@ -56,14 +65,14 @@ def measure(directory: Path, asked: argparse.Namespace) -> dict[str, Any]:
     redis = EmbeddedRedis(directory=directory / "redis")
     redis.start()
     url, port, draw = f"redis://127.0.0.1:{redis.port}/0", free_port(), random.Random("latency")
-    settings: dict[str, Any] = {"http_bind": f"127.0.0.1:{port}"}
+    settings: dict[str, Any] = {"http_bind": f"127.0.0.1:{port}", "endpoints": ",".join(("demo", *BESIDE))}
     if asked.webhook:
         settings["webhook_base_url"] = f"http://127.0.0.1:{port}"
     warm = 5 if asked.at_once == 1 else 0
     runs = [asked.seconds * math.exp(draw.gauss(0, asked.spread)) for _ in range(asked.jobs + warm)]
     try:
         with (
-            Emulator(endpoints=["demo"], api_keys=[API_KEY]) as emulator,
+            Emulator(endpoints=["demo", *BESIDE], api_keys=[API_KEY]) as emulator,
             House(directory, broker=url, redis_url=url, emulator=emulator, **settings) as house,
         ):
             if asked.known:
@@ -71,9 +80,12 @@ def measure(directory: Path, asked: argparse.Namespace) -> dict[str, Any]:
                 house.ledger.runs.remember("demo", [(5, int(run * 1000)) for run in before])
             house.worker()
             ahead = _clock_of(house)
-            sent, stored = _send_all(house, runs, asked.at_once)
+            with _beside(house, asked.beside):
+                sent, stored = _send_all(house, runs, asked.at_once)
             jobs = {job["input"]["n"]: job for job in emulator.jobs("demo") if job["input"].get("n", -1) >= 0}
-            polls = sum(1 for call in emulator.calls() if call["op"] == "status") / len(runs)
+            polls = sum(1 for call in emulator.calls() if call["op"] == "status" and call["endpoint"] == "demo") / len(
+                runs
+            )
     finally:
         redis.stop()
     taken = [(jobs[n]["created"] + ahead - sent[n]) * 1000 for n in range(warm, len(runs))]
@@ -81,14 +93,41 @@ def measure(directory: Path, asked: argparse.Namespace) -> dict[str, Any]:
     return {
         "jobs": asked.jobs,
         "job_seconds": asked.seconds,
-        "send_to_post_p50_ms": _percentile(taken, 50),
-        "send_to_post_p99_ms": _percentile(taken, 99),
+        "jobs_per_s_beside": asked.beside,
+        "send_to_post_p50_ms": percentile(taken, 50),
+        "send_to_post_p95_ms": percentile(taken, 95),
+        "send_to_post_p99_ms": percentile(taken, 99),
         "end_to_result_mean_ms": round(statistics.mean(seen), 1),
-        "end_to_result_p50_ms": _percentile(seen, 50),
-        "end_to_result_p99_ms": _percentile(seen, 99),
+        "end_to_result_p50_ms": percentile(seen, 50),
+        "end_to_result_p95_ms": percentile(seen, 95),
+        "end_to_result_p99_ms": percentile(seen, 99),
         "mean_part_of_run_percent": round(statistics.mean(seen) / asked.seconds / 10, 2),
         "status_reads_per_job": round(polls, 2),
     }
+
+
+@contextmanager
+def _beside(house: House, rate: float) -> Iterator[None]:
+    """Jobs at a steady pace whose results nobody waits for."""
+    over = threading.Event()
+
+    def send() -> None:
+        with house.app.producer_pool.acquire(block=True) as producer:
+            began = time.monotonic()
+            for n in itertools.count():
+                if over.wait(max(0.0, began + n / rate - time.monotonic())):
+                    return
+                kwargs = {"input": {"n": -1, "mock_delay": 2}, "endpoint": BESIDE[n % len(BESIDE)]}
+                house.app.send_task("bridge.run", kwargs=kwargs, queue="bridge.run", producer=producer)
+
+    thread = threading.Thread(target=send)
+    if rate:
+        thread.start()
+        time.sleep(3)  # until the first of them have ended
+    yield
+    over.set()
+    if rate:
+        thread.join()
 
 
 def _send_all(house: House, runs: list[float], at_once: int) -> tuple[dict[int, float], dict[int, float]]:
@@ -127,7 +166,8 @@ def _clock_of(house: House) -> float:
     return float((sent_at + time.time()) / 2 - created)
 
 
-def _percentile(values: list[float], percent: int) -> float:
+def percentile(values: list[float], percent: int) -> float:
+    """Of these, to two places."""
     return round(statistics.quantiles(values, n=100)[percent - 1], 2)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from bridge.embedded import EmbeddedRedis
 from bridge.emulator import Emulator, EndpointConfig
 from tests.bench.latency import _clock_of
-from tests.bench.road import cpu_s, peak_mib
+from tests.bench.processes import cpu_s, peak_mib
 from tests.support.helpers import eventually
 from tests.support.house import API_KEY, House
 
