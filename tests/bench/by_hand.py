@@ -1,4 +1,4 @@
-"""The least a consumer can cost, for comparison: asyncio, redis-py and aiohttp, and nothing of what the bridge promises.
+"""The least a consumer can cost, for comparison: asyncio, redis-py and aiohttp, without anything the bridge promises.
 
 It takes requests from a list, submits, polls once a second and stores what Celery would. A request that is under way
 when it is killed is lost, and so is its job; there are no limits, no cancel, no events.

@@ -120,14 +120,16 @@ def _beside(house: House, rate: float) -> Iterator[None]:
                 kwargs = {"input": {"n": -1, "mock_delay": 2}, "endpoint": BESIDE[n % len(BESIDE)]}
                 house.app.send_task("bridge.run", kwargs=kwargs, queue="bridge.run", producer=producer)
 
-    thread = threading.Thread(target=send)
+    thread = threading.Thread(target=send, daemon=True)
     if rate:
         thread.start()
         time.sleep(3)  # until the first of them have ended
-    yield
-    over.set()
-    if rate:
-        thread.join()
+    try:
+        yield
+    finally:
+        over.set()
+        if rate:
+            thread.join()
 
 
 def _send_all(house: House, runs: list[float], at_once: int) -> tuple[dict[int, float], dict[int, float]]:

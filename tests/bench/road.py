@@ -51,7 +51,7 @@ PEERS = {
     "plain": Peer(300, ("-P", "threads", "-c", "100")),
     "requests": Peer(300, ("-P", "threads", "-c", "100"), "plain.poll"),
     "gevent": Peer(1000, ("-P", "gevent", "-c", "1000")),
-    "prefork": Peer(80, ("-P", "prefork", "-c", "20")),
+    "prefork": Peer(60, ("-P", "prefork", "-c", "20")),
     "asyncio": Peer(3000, None),
 }
 

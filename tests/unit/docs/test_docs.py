@@ -188,3 +188,10 @@ def test_links_lead_somewhere() -> None:
             found = page.parent / target
             assert found.exists(), f"{page.name} -> {target}"
             assert not anchor or anchor in anchors(found), f"{page.name} -> {target}#{anchor}"
+
+
+def test_the_figures_shown_are_those_that_were_measured() -> None:
+    """Tables and plots of docs/performance.md are what `scripts/bench report` makes of the figures."""
+    command = [sys.executable, "-m", "tests.bench.report", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+    assert done.returncode == 0, done.stderr
