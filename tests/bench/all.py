@@ -61,7 +61,7 @@ RUNS = {
     "rabbitmq": Run(
         "road --backlog --broker rabbitmq", 3, "road --backlog --jobs 4000 --plain-jobs 200 --broker rabbitmq"
     ),
-    "result": Run("result --jobs 200", 1, "result --jobs 32 --at-once 16"),
+    "result": Run("result --jobs 200", 1, "result --jobs 24"),
     "idle": Run("latency --known --webhook --jobs 100", 1, "latency --known --webhook --jobs 25"),
     "beside": Run(
         "latency --known --webhook --jobs 100 --beside 100", 1, "latency --known --webhook --jobs 25 --beside 100"
