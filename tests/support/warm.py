@@ -138,8 +138,11 @@ def _dies_with_its_parent() -> None:
 def _watch(pid: int, told: socket.socket) -> NoReturn:
     """Say the worker's id and later its end: nobody but its parent can know it."""
     told.send(b"%d" % pid)
-    _, status = os.waitpid(pid, 0)
-    told.send(b"%d" % os.waitstatus_to_exitcode(status))
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    told.send(b"%d" % (ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status))
+    told.recv(1)  # until it is heard and closed, the id is this process' own, and a signal to it finds it
+    os.waitpid(pid, 0)
     os._exit(0)
 
 

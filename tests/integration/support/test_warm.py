@@ -42,6 +42,17 @@ def test_a_signal_ends_it_with_the_same_code(
     assert process.stop() == code
 
 
+def test_a_signal_to_one_that_has_ended_unheard_hits_nobody_and_is_no_error(house: House) -> None:
+    """As with a child of one's own: its id stays its own until its end is asked for."""
+    process = house.worker()
+    os.kill(process.pid, signal.SIGKILL)
+    state = Path(f"/proc/{process.pid}/stat")
+    eventually(lambda: state.read_text().rpartition(")")[2].split()[0] == "Z")
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.stop() == -signal.SIGKILL
+    eventually(lambda: not state.exists())
+
+
 def test_it_ends_with_a_code_of_its_own(house: House) -> None:
     """As of a setting that cannot be used."""
     process = house.worker(ready=False, CELERY_BROKER_URL="foo://x")
