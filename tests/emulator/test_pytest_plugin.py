@@ -54,13 +54,26 @@ def test_the_fixture_gives_each_test_its_own_emulator_and_environment(tmp_path: 
 def test_the_recipe_for_a_workers_repository_works_as_it_stands(tmp_path: Path) -> None:
     """docs/test-a-worker.md, "In pytest": its block beside a handler."""
     page = (Path(__file__).parents[2] / "docs/test-a-worker.md").read_text()
-    block = page.partition("## In pytest")[2].partition("```python\n")[2].partition("```")[0]
-    (tmp_path / "test_mine.py").write_text(block)
+    blocks = page.partition("## In pytest")[2].split("```python\n")[1:3]
+    for name, block in zip(("conftest.py", "test_mine.py"), blocks, strict=True):
+        (tmp_path / name).write_text(block.partition("```")[0])
     (tmp_path / "handler.py").write_text(
         "import runpod\n\nrunpod.serverless.start({'handler': lambda job: job['input']['prompt']})\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:valkey"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "--strict-markers",
+            "-W",
+            "error",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:valkey",
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
