@@ -40,7 +40,7 @@ from bridge.errors import (
 from bridge.process import components
 from bridge.process.doors import plain_ends, refusal_uses, task_uses
 from bridge.process.process import Process
-from bridge.redis.outage import remedy
+from bridge.redis.outage import remedy, with_remedy
 from bridge.settings import load
 from bridge.telemetry import tell
 
@@ -119,7 +119,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             tell("settings.unusable", error=str(error))
             self._give_up(worker, SETTINGS_CODE)
         except LedgerUnavailable as error:
-            tell("ledger.unavailable", error=f"{error}; {remedy(str(error), 'BRIDGE_REDIS_URL')}", waiting=0)
+            tell("ledger.unavailable", error=with_remedy(str(error), "is BRIDGE_REDIS_URL right?"), waiting=0)
             self._give_up(worker, UNAVAILABLE_CODE)
         except ServerUnavailable as error:
             tell("results.unavailable", error=str(error))

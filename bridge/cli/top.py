@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,8 @@ from bridge.cli.terminal.times import span
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+#: Seconds that a look waits for the broker, and for which its answer serves.
+BROKER_S, BROKER_KEPT_S = 1.5, 5.0
 #: Columns from which on the last hour is drawn beside each endpoint.
 WIDE = 110
 BARS = " ▁▂▃▄▅▆▇█"
@@ -33,12 +36,22 @@ def top(*, every: float, once: bool, as_json: bool) -> int:
     WAIT and FLY are requests that wait to be submitted, and that are with RunPod; /MIN those that ended in the last
     minute; BUDGET how much of RunPod's calls of /run in 10 s is used up; GPU today's executionTime. q ends it.
     """
-    from bridge.engine.control.overview import overview  # noqa: PLC0415  (heavy)
+    from bridge.doors.celery.consumer.queues import broker_answers  # noqa: PLC0415  (heavy)
+    from bridge.doors.http.look import Look  # noqa: PLC0415
+    from bridge.engine.control.overview import overview  # noqa: PLC0415
 
     has = bridge()
 
+    broker = Look(partial(broker_answers, has.app), BROKER_S, keep_s=BROKER_KEPT_S)
+
     def look() -> dict[str, Any]:
-        return overview(has.ledger, has.control, has.pressure)
+        flight = broker.begin()
+        told = overview(has.ledger, has.control, has.pressure)
+        try:
+            broker.found(flight)
+        except OSError as error:
+            return {**told, "broker": str(error)}
+        return {**told, "broker": "ok" if flight.done.is_set() else f"no answer within {BROKER_S:g} s"}
 
     shown = console()
     if as_json:
@@ -46,7 +59,7 @@ def top(*, every: float, once: bool, as_json: bool) -> int:
     elif once:
         shown.print(drawn(look(), shown.width))
     else:
-        live(lambda: drawn(look(), shown.width), every)
+        live(lambda: drawn(look(), shown.width), every, "--once, or --json,")
     return ExitCode.OK
 
 
@@ -59,6 +72,8 @@ def drawn(told: dict[str, Any], width: int) -> RenderableType:
     lines = [_head(told, rows), Text(""), _table(rows, width)]
     if not rows:
         lines = [*lines[:1], Text("\nno endpoint yet: set RUNPOD_ENDPOINT_ID or BRIDGE_ENDPOINTS")]
+    if told["broker"] != "ok":
+        lines.append(Text(f"broker: {told['broker']}", "red", no_wrap=True, overflow="ellipsis"))
     for one in rows:
         for reason in one["reasons"] if one["verdict"] not in {"ok", "cold", None} else []:
             lines.append(Text(f"{one['endpoint']}: {reason}", "yellow", no_wrap=True, overflow="ellipsis"))
@@ -86,6 +101,8 @@ def _head(told: dict[str, Any], rows: Sequence[dict[str, Any]]) -> RenderableTyp
     text.append(f"{engines}   ", "bold" if engines else "bold red")
     text.append("intake ", "dim")
     text.append(intake if intake == "open" else f"closed ({intake})", "bold" if intake == "open" else "bold red")
+    text.append("   broker ", "dim")
+    text.append("ok" if told["broker"] == "ok" else "away", "bold" if told["broker"] == "ok" else "bold red")
     text.append("   ledger ", "dim")
     ratio = told["memory_ratio"]
     text.append(f"{ratio:.0%} of maxmemory   " if ratio else "no maxmemory   ", "bold")

@@ -62,10 +62,10 @@ _REMEDIES = (
 )
 
 
-def remedy(said: str, variable: str = "") -> str:
-    """What to do about a server that said this; `variable` holds its address."""
-    fits = (text for words, text in _REMEDIES if words in said)
-    return next(fits, f"is it up, and {f'is {variable} right' if variable else 'the address right'}?")
+def with_remedy(said: str, otherwise: str = "") -> str:
+    """What a server said and what to do about it; `otherwise` where that is not known."""
+    fits = next((text for words, text in _REMEDIES if words in said), otherwise)
+    return said if not fits or fits in said else f"{said}; {fits}"
 
 
 @contextmanager
@@ -76,6 +76,6 @@ def mapped(what: str = "the ledger's Redis") -> Iterator[None]:
     except (RedisError, UnicodeError) as error:
         if is_outage(error):
             fault = f"{what} did not do what it was asked: {type(error).__name__}: {error}"
-            raise LedgerUnavailable(fault) from error
+            raise LedgerUnavailable(with_remedy(fault)) from error
         fault = f"{what} cannot take or give this: {type(error).__name__}: {str(error)[:500]}"
         raise LedgerFault(fault) from error

@@ -14,7 +14,7 @@ from bridge.cli.common import as_json, bridge
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.terminal.findings import told
 from bridge.errors import ApiError, BridgeError, LedgerUnavailable, OutputUnavailable, SettingsError
-from bridge.redis.outage import remedy
+from bridge.redis.outage import remedy, with_remedy
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
@@ -76,7 +76,7 @@ def _ledger(has: Components) -> list[Finding]:
         server = inspect_server(has.client)
         run_a_script(has.client, has.names.key("probe"))
     except LedgerUnavailable as error:
-        return [("FAULT", "ledger", f"{error}; {remedy(str(error), 'BRIDGE_REDIS_URL')}")]
+        return [("FAULT", "ledger", with_remedy(str(error), "is BRIDGE_REDIS_URL right?"))]
     except SettingsError as error:
         return [("FAULT", "ledger", _said(error))]
     found: list[Finding] = [("ok", "ledger", f"{'Valkey' if server.valkey else 'Redis'} {server.version}")]

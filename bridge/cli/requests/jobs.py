@@ -97,7 +97,11 @@ def jobs(
         if as_json:
             raise click.UsageError("--watch is for people; with --json list again")
         shown = console()
-        live(lambda: _table(has, _walk(has, wanted, "", min(count, max(1, shown.height - 2)))[0], shown.width), 1.0)
+        live(
+            lambda: _table(has, _walk(has, wanted, "", min(count, max(1, shown.height - 2)))[0], shown.width),
+            1.0,
+            "no --watch",
+        )
         return ExitCode.OK
     found, page = _walk(has, wanted, after, count)
     if as_json:

@@ -25,12 +25,12 @@ def console(*, most: int = 200) -> Any:
     return made if made.is_terminal else Console(highlight=False, markup=False, emoji=False, width=most)
 
 
-def live(draw: Callable[[], RenderableType], every_s: float) -> None:
-    """Draw until q or Ctrl-C. Raises UsageError where there is no terminal."""
+def live(draw: Callable[[], RenderableType], every_s: float, instead: str) -> None:
+    """Draw until q or Ctrl-C. Raises UsageError where there is no terminal: `instead` does without one."""
     from rich.live import Live  # noqa: PLC0415
 
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
-        raise click.UsageError("this needs a terminal; --json and a loop of your own do without")
+        raise click.UsageError(f"this needs a terminal; {instead} does without")
     with _keys() as key, Live(console=console(), screen=True, auto_refresh=False) as screen:
         while True:
             began = time.monotonic()

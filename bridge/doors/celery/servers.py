@@ -21,7 +21,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from bridge.errors import BridgeError, ServerUnavailable, SettingsError, chain_of
 from bridge.ledger.server.connect import refusal_of
-from bridge.redis.outage import is_outage, remedy
+from bridge.redis.outage import is_outage, remedy, with_remedy
 from bridge.telemetry import redact
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ def explained(error: BaseException, variable: str = BROKER) -> BridgeError | Non
             return SettingsError(f"{variable}: {fault}")
     for one in chain:
         if isinstance(one, _AWAY) or is_outage(one):
-            text = said(one)
-            fault = f"the server does not answer, or does not do what it is asked: {text}; {remedy(text)}"
+            fault = f"the server does not answer, or does not do what it is asked: {said(one)}"
+            fault = with_remedy(fault, "is the address right?")
             return ServerUnavailable(f"{variable}: {fault}")
     return None
 

@@ -219,10 +219,10 @@ class Healths(Base):
         return {
             "endpoint": name,
             "endpoint_id": endpoint.id,
-            "runpod": runpod,
-            "bridge": own,
             "verdict": verdict,
             "reasons": reasons,
+            "runpod": runpod,
+            "bridge": own,
         }
 
 

@@ -87,6 +87,26 @@ def spans(
     return [root, *_parts(trace, root.context, times, record, data)]
 
 
+def earlier_attempt(event: Mapping[str, Any], resource: Resource) -> list[ReadableSpan]:
+    """Of an attempt that RunPod is asked to repeat, told by the event that says so; the last attempt's come at the end.
+
+    Its times are those at which the bridge saw it: RunPod's own lengths are kept of the last attempt alone. None of a
+    retry by command: that attempt has been told with its round.
+    """
+    found, data = _PARENT.fullmatch(str(event.get("traceparent"))), event["data"]
+    if "door" in data or "by" in data or (found and not int(found[3], 16) & TraceFlags.SAMPLED):
+        return []
+    request_id, number = event["subject"], data["attempt"]
+    trace = _Trace(request_id, str(data["round"]), trace_id_of(event.get("traceparent"), request_id), resource)
+    submitted, started, seen = _ms(data["submitted_at"]), _ms(data["started_at"]), _ms(event["time"])
+    about = {"runpod.job.id": data["job_id"], "bridge.attempt": number}
+    root, failed = trace.context("request"), _outcome(data["status"], data["reason"])
+    made = [trace.span("runpod queue", f"queue:{number}", submitted, started or seen, root, attributes=about)]
+    if started:
+        made.append(trace.span("runpod run", f"run:{number}", started, seen, root, attributes=about, status=failed))
+    return made
+
+
 def _parts(
     trace: _Trace, root: SpanContext | None, times: _Times, record: Record, data: Mapping[str, Any]
 ) -> Iterator[ReadableSpan]:
@@ -102,7 +122,7 @@ def _parts(
             status=Status(StatusCode.UNSET if times.submitted else StatusCode.ERROR),
         )  # fmt: skip
     if times.submitted:
-        about = {"runpod.job.id": data["job_id"]}
+        about = {"runpod.job.id": data["job_id"], "bridge.attempt": data["attempt"]}
         begins, delay_ms, run_ms = times.submitted, record.delay_time, record.execution_time
         if record.retried_at:  # the last attempt's times are counted from its /retry
             begins = max(begins, times.ended - max(0, delay_ms) - max(0, run_ms))
@@ -135,6 +155,12 @@ class _Trace:
         """As OpenTelemetry has it."""
         return int(self.trace_id, 16)
 
+    def context(self, part: str) -> SpanContext:
+        """The ids of a part, the same whoever makes it."""
+        digest = hashlib.sha256(f"{self.request_id}\0{self.round}\0{part}".encode()).digest()
+        span_id, sampled = int.from_bytes(digest[:8], "big") or 1, TraceFlags(TraceFlags.SAMPLED)
+        return SpanContext(self.id, span_id, is_remote=False, trace_flags=sampled)
+
     def span(
         self,
         name: str,
@@ -149,15 +175,9 @@ class _Trace:
         events: tuple[Event, ...] = (),
     ) -> ReadableSpan:
         """One that has ended; attributes that are None or empty are left out."""
-        digest = hashlib.sha256(f"{self.request_id}\0{self.round}\0{part}".encode()).digest()
         return ReadableSpan(
             name=name,
-            context=SpanContext(
-                self.id,
-                int.from_bytes(digest[:8], "big") or 1,
-                is_remote=False,
-                trace_flags=TraceFlags(TraceFlags.SAMPLED),
-            ),
+            context=self.context(part),
             parent=parent,
             resource=self.resource,
             attributes={key: value for key, value in (attributes or {}).items() if value not in {None, ""}},

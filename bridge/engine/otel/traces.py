@@ -16,8 +16,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from bridge.engine.otel.spans import spans
-from bridge.job.enums import Sink
+from bridge.engine.otel.spans import earlier_attempt, spans
+from bridge.job.enums import EventName, Sink
 from bridge.job.record import Record
 from bridge.telemetry import subscribe, tell
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LOOK_S, IDLE_S, AWAY_S = 0.2, 1.0, 5.0
 #: An end is sent when its result is stored; where that takes longer it goes without the finish.
 PATIENCE_S = 5.0
+_RETRIED = f"bridge.job.{EventName.RETRIED.value}"
 #: Results that this process has stored, by their ids: when each was.
 REMEMBERED = 10_000
 
@@ -65,8 +66,10 @@ class Traces:
         ends = {entry_id: event for entry_id, event in entries if event and event["data"].get("completed") is True}
         records = self._ledger.load_many(list({event["subject"] for event in ends.values()}))
         last, made = "", list[ReadableSpan]()
-        for entry_id, _ in entries:
+        for entry_id, told in entries:
             event = ends.get(entry_id)
+            if told and told.get("type") == _RETRIED:
+                made += self._attempt(told)
             held = records.get(event["subject"]) if event else None
             if event is not None and held is not None:
                 try:
@@ -79,6 +82,13 @@ class Traces:
                     tell("events.foreign", entry=str(event.get("id"))[:200], fields="data")
             last = entry_id
         return last, made, False
+
+    def _attempt(self, event: Mapping[str, Any]) -> list[ReadableSpan]:
+        try:
+            return earlier_attempt(event, self._resource)
+        except (KeyError, TypeError, ValueError):  # somebody else has written there
+            tell("events.foreign", entry=str(event.get("id"))[:200], fields="data")
+            return []
 
     def _told_ms(self, event: Mapping[str, Any], record: Record) -> int | None:
         """When the result was stored; 0 for never; None while it is waited for.

@@ -1,4 +1,4 @@
-"""docker/systemd/bridge.service, as systemd reads it."""
+"""docker/systemd/bridge@.service, as systemd reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.support.helpers import COMMAND_S
 from tests.support.house import ROOT
 
-UNIT = ROOT / "docker" / "systemd" / "bridge.service"
+UNIT = ROOT / "docker" / "systemd" / "bridge@.service"
 HOW_TO_GET_IT = "systemd-analyze is not installed: it comes with systemd"
 
 
@@ -31,7 +31,7 @@ def test_systemd_finds_nothing_wrong_in_the_unit(tmp_path: Path) -> None:
     text = UNIT.read_text()
     program = Path(sys.executable).with_name("bridge")
     assert os.access(program, os.X_OK)
-    unit = tmp_path / UNIT.name
+    unit = tmp_path / "bridge@1.service"
     unit.write_text(text.replace("/opt/runpod-bridge/bin/bridge", str(program)))
     done = analysed("verify", "--man=no", str(unit))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

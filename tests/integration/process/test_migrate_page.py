@@ -188,18 +188,3 @@ def test_the_unit_has_the_lines_of_the_page() -> None:
     lines = UNIT.read_text().splitlines()
     found = [lines.index(line) for line in only("ini").splitlines()]
     assert found == sorted(found)
-
-
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    """As an instance, with a program that is there in the place of /opt/bridge's."""
-    if not (analyze := shutil.which("systemd-analyze")):
-        pytest.skip("systemd-analyze is not installed: docker/systemd/bridge@.service was not verified")
-    program = tmp_path / "bridge"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    unit = tmp_path / "bridge@.service"
-    unit.write_text(UNIT.read_text().replace("/opt/bridge/bin/bridge", str(program)))
-    command = [analyze, "verify", "--man=no", "--recursive-errors=no", str(tmp_path / "bridge@1.service")]
-    (tmp_path / "bridge@1.service").symlink_to(unit)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)
-    assert (done.returncode, done.stderr.strip()) == (0, "")

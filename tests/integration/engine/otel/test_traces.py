@@ -66,6 +66,27 @@ def test_a_job_is_one_trace_of_its_callers_with_runpods_own_times(traced: tuple[
     assert root.end_time_unix_nano == spans["finish"].end_time_unix_nano
 
 
+def test_every_attempt_of_a_retried_job_is_in_its_trace(traced: tuple[House, Collector, Any]) -> None:
+    """The failed one before the last, with its error; a round by command is a trace of its own attempt alone."""
+    house, collector, _ = traced
+    trace_id = "6" * 32
+    headers = {"traceparent": f"00-{trace_id}-{PARENT}-01"}
+    sent = house.send({"mock_error": 1, "mock_delay": 0.5}, retries=1, headers=headers)
+    sent.get(timeout=60)
+    eventually(lambda: roots(collector, trace_id))
+
+    def attempts(name: str) -> dict[int, Any]:
+        found = [span for span in collector.spans if span.trace_id.hex() == trace_id and span.name == name]
+        return {attributes(span)["bridge.attempt"]: span for span in found}
+
+    runs, queues, (root,) = attempts("runpod run"), attempts("runpod queue"), roots(collector, trace_id)
+    assert (sorted(runs), sorted(queues)) == ([1, 2], [1, 2])
+    assert {span.parent_span_id for span in (*runs.values(), *queues.values())} == {root.span_id}
+    assert (runs[1].status.code, runs[2].status.code) == (2, 1)  # error, ok
+    assert runs[1].end_time_unix_nano <= queues[2].start_time_unix_nano
+    assert attributes(root)["bridge.attempt"] == 2
+
+
 def test_what_follows_a_job_is_in_its_callers_trace(traced: tuple[House, Collector, Any]) -> None:
     """A link is sent with the traceparent that the request came with; one of its own goes before."""
     house, collector, _ = traced
