@@ -40,7 +40,7 @@ from bridge.errors import (
 from bridge.process import components
 from bridge.process.doors import plain_ends, refusal_uses, task_uses
 from bridge.process.process import Process
-from bridge.redis.outage import remedy, with_remedy
+from bridge.redis.outage import with_remedy
 from bridge.settings import load
 from bridge.telemetry import tell
 

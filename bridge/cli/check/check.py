@@ -14,7 +14,7 @@ from bridge.cli.common import as_json, bridge
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.terminal.findings import told
 from bridge.errors import ApiError, BridgeError, LedgerUnavailable, OutputUnavailable, SettingsError
-from bridge.redis.outage import remedy, with_remedy
+from bridge.redis.outage import with_remedy
 
 if TYPE_CHECKING:
     from bridge.process.components import Components

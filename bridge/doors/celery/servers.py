@@ -21,7 +21,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from bridge.errors import BridgeError, ServerUnavailable, SettingsError, chain_of
 from bridge.ledger.server.connect import refusal_of
-from bridge.redis.outage import is_outage, remedy, with_remedy
+from bridge.redis.outage import is_outage, with_remedy
 from bridge.telemetry import redact
 
 if TYPE_CHECKING:
