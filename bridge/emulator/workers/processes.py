@@ -164,9 +164,7 @@ class ProcessFleet(Fleet):
             self._kill(worker)
             self.wake()
             return
-        worker.stops.append(job.id)
-        if worker.stopping is not None and not worker.stopping.done():
-            worker.stopping.set_result(None)
+        self._tell_stop(worker, job)
         self.release(job, worker)
 
     def end(self, worker: RunPodWorker) -> None:
@@ -220,6 +218,12 @@ class ProcessFleet(Fleet):
             self.release(job, worker)
 
     # ---------------------------------------------------------------- inside
+
+    @staticmethod
+    def _tell_stop(worker: HandlerProcess, job: Job) -> None:
+        worker.stops.append(job.id)
+        if worker.stopping is not None and not worker.stopping.done():
+            worker.stopping.set_result(None)
 
     def _environment(self, worker: HandlerProcess) -> dict[str, str]:
         """Return what RunPod sets for its workers; the URLs must hold a `?`, and `$ID` is the package's to fill."""
@@ -282,14 +286,27 @@ class ProcessFleet(Fleet):
         self.endpoint.lost(job)
 
     def _overran(self, job: Job) -> None:
-        """End a job past its executionTimeout: "job fails and the worker stops" (endpoint configurations)."""
+        """End a job past its executionTimeout: "job fails and the worker stops" (endpoint configurations).
+
+        A process that asks what to stop is told first: "async handlers receive an `asyncio.CancelledError`" of a timeout
+        (handler functions). It goes on where it has other jobs.
+        """
         job.run_timer = None
         worker = self.workers.get(job.worker or "")
         self.endpoint.execution_timed_out(job)
-        if isinstance(worker, HandlerProcess):
-            worker.jobs.pop(job.id, None)
+        if not isinstance(worker, HandlerProcess):
+            return
+        worker.jobs.pop(job.id, None)
+        if not worker.asks_stops:
             self._kill(worker)
-            self.wake()
+        else:
+            self._tell_stop(worker, job)
+            if not worker.jobs:
+                self.clock.cancel(worker.timer)
+                self.workers.pop(worker.id, None)  # it takes no other job
+                worker.ending = True
+                self._loop.call_later(GRACE_S, _signal, worker, signal.SIGKILL)
+        self.wake()
 
     def _kill(self, worker: HandlerProcess) -> None:
         self._lose_jobs(worker)

@@ -118,9 +118,11 @@ def test_cancel_stops_the_running_handler(plain: Caller, tmp_path: Path) -> None
     assert plain.runsync({"a": 2})["output"]["pid"] == process
 
 
-def test_execution_timeout_kills_the_process(plain: Caller) -> None:
-    """The job fails, the RunPod worker is gone."""
-    shown = plain.runsync({"sleep": 60}, policy={"executionTimeout": 5000})
+def test_execution_timeout_tells_the_handler_and_ends_the_process(plain: Caller, tmp_path: Path) -> None:
+    """The job fails, the handler hears of it (`asyncio.CancelledError`), the RunPod worker is gone."""
+    note = tmp_path / "note"
+    shown = plain.runsync({"sleep": 60, "note": str(note)}, policy={"executionTimeout": 5000})
+    eventually(lambda: note.exists() and note.read_text() == "stopped")
     assert (shown["status"], shown["error"]) == ("FAILED", "executionTimeout exceeded")
     assert plain.runsync({"a": 1})["workerId"] != shown["workerId"]
 
