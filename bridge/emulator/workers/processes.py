@@ -288,8 +288,8 @@ class ProcessFleet(Fleet):
     def _overran(self, job: Job) -> None:
         """End a job past its executionTimeout: "job fails and the worker stops" (endpoint configurations).
 
-        A process that asks what to stop is told first: "async handlers receive an `asyncio.CancelledError`" of a timeout
-        (handler functions). It goes on where it has other jobs.
+        A process that asks what to stop is told first: "async handlers receive an `asyncio.CancelledError`"
+        (handler functions). With other jobs it goes on.
         """
         job.run_timer = None
         worker = self.workers.get(job.worker or "")
