@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 def check(*, as_json: bool) -> int:
     """Look at settings, ledger, broker, key and engines; say what is wrong and how to mend it."""
     has = bridge()
+    ledger = _ledger(has)
     found = [
         *_names(),
-        *_ledger(has),
-        *_broker(has),
+        *ledger,
+        *_broker(has, ledger_answers=len(ledger) > 1),
         *_results(has),
         *_endpoints(has),
         *_blobs(has),
@@ -43,10 +44,7 @@ def check(*, as_json: bool) -> int:
 
 
 Finding = tuple[str, str, str]
-_FULL = (
-    "of maxmemory is used: the doors are closed; `redis-cli CONFIG SET maxmemory` gives it more, docs/runbook.md says "
-    "what grows"
-)
+_MORE = "`redis-cli CONFIG SET maxmemory` gives it more, docs/runbook.md says what grows"
 #: Endpoints that are asked at once.
 _ASKED = 16
 #: By the word for a trouble of RunPod's side: what ends it.
@@ -89,7 +87,9 @@ def _ledger(has: Components) -> list[Finding]:
         says = f"came back {rollbacks} times without its latest writes; what was in doubt is marked possible_duplicate"
         found.append(("WARN", "ledger", says))
     if server.memory_ratio > has.settings.bridge_memory_ratio_max:
-        found.append(("FAULT", "ledger", f"{server.memory_ratio:.0%} {_FULL}"))
+        found.append(
+            ("FAULT", "ledger", f"{server.memory_ratio:.0%} of maxmemory is used: the doors are closed; {_MORE}")
+        )
     engines = has.ledger.engines.count()
     found.append(
         ("ok" if engines else "FAULT", "engines", f"{engines} alive" if engines else "none: start `bridge worker`")
@@ -97,7 +97,7 @@ def _ledger(has: Components) -> list[Finding]:
     return found
 
 
-def _broker(has: Components) -> list[Finding]:
+def _broker(has: Components, *, ledger_answers: bool) -> list[Finding]:
     from bridge.cli.check.durability import of_broker  # noqa: PLC0415
     from bridge.doors.celery import servers  # noqa: PLC0415
     from bridge.doors.celery.consumer.queues import queues_read  # noqa: PLC0415
@@ -105,7 +105,7 @@ def _broker(has: Components) -> list[Finding]:
     try:
         uri = servers.open_broker(has.app)
         read = queues_read(has.app)
-        followed = _follow_ups(has, read)
+        followed = _follow_ups(has, read) if ledger_answers else []
     except BridgeError as error:
         return [("FAULT", "broker", _said(error))]
     doubts = servers.broker_doubts(has.app)
@@ -113,7 +113,11 @@ def _broker(has: Components) -> list[Finding]:
     found += [("WARN", "broker", f"{servers.BROKER}: {says}") for says in doubts]
     if not has.app.connection_for_write().supports_exchange_type("fanout"):  # no worker can be asked what it reads
         return found
-    names = ("bridge.finish", "bridge.control") if _closed(has) else ("bridge.run", "bridge.finish", "bridge.control")
+    names = (
+        ("bridge.finish", "bridge.control")
+        if ledger_answers and _closed(has)
+        else ("bridge.run", "bridge.finish", "bridge.control")
+    )
     unread = [name for name in names if name not in read]
     found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
     return found + followed

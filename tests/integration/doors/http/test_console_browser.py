@@ -104,6 +104,30 @@ def test_a_request_is_found_opened_and_cancelled_by_keyboard_alone(place: tuple[
     eventually(lambda: "ada, console" in tab.text(), timeout=20)
 
 
+def test_marked_letters_are_dropped_from_the_list_and_what_is_marked_stays_marked(
+    place: tuple[House, Tab, str],
+) -> None:
+    """The question is a dialog about those alone; a letter that comes meanwhile does not move the marks."""
+    house, tab, base = place
+    before = {one["id"] for one in house.ledger.dead.newest()}
+    for _ in range(3):
+        house.client.xadd("bridge:requests", {"data": "{"})
+    eventually(lambda: house.ledger.dead.count() == len(before) + 3)
+    mine = [one["id"] for one in house.ledger.dead.newest() if one["id"] not in before]
+    tab.size(1280)
+    tab.open(f"{base}/dead")
+    for letter in mine[:2]:
+        tab.run(f"document.querySelector('input[value=\"{letter}\"]').click()")
+    eventually(lambda: tab.run("document.body.classList.contains('resting')"), timeout=20)
+    tab.click("#selected button.danger")
+    eventually(lambda: tab.run("document.querySelector('dialog').open"))
+    assert tab.run("document.querySelector('dialog [name=letters]').value.split(',').length") == 2
+    tab.run("document.querySelector('dialog form.ask button:not([type])').click()")
+    eventually(lambda: "2 dropped." in tab.text(), timeout=20)
+    left = {one["id"] for one in house.ledger.dead.newest()} - before
+    assert left == {mine[2]}
+
+
 def test_a_console_whose_bridge_is_away_says_so_and_goes_on(place: tuple[House, Tab, str], tmp_path: Path) -> None:
     """The page stays as it is, and says that it is not live."""
     _, tab, base = place
