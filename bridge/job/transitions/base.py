@@ -43,7 +43,7 @@ class Base:
 def forget_attempt(draft: Draft) -> None:
     """What RunPod said of an earlier attempt and how it ended is not told of the end that comes now."""
     draft.set(
-        delay_time=-1, execution_time=-1, worker_id="", platform_retries=0, left_out="", nonfinite="", output_missing=0
+        delay_time=-1, execution_time=-1, worker_id="", platform_retries=0, left_out="", nonfinite=0, output_missing=0
     )
     draft.drop(Long.ERROR).result(None)
 

@@ -15,7 +15,7 @@ from bridge.job.change import Change, Rules, submit_score
 from bridge.job.document import Held, document
 from bridge.job.enums import Phase, Sink, Status, Wish
 from bridge.job.observation import Observation
-from bridge.job.record import Long, Record
+from bridge.job.record import Long, Record, difference, from_row
 from bridge.job.state_table import TABLE
 from bridge.job.transitions import Table
 
@@ -101,6 +101,10 @@ def test_each_cell_moves_as_the_table_says_and_no_other_moves(phase: Phase, even
         assert change.record.phase in allowed
     if change.empty:
         assert not change.events
+    put, drop = difference(None, change.record)
+    row = dict(zip(put[::2], put[1::2], strict=True))
+    assert not set(row) & set(drop)
+    assert from_row(change.record.id, row) == change.record, "what is written can be read"
 
 
 def test_every_cell_of_the_table_can_be_reached() -> None:
