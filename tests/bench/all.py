@@ -82,7 +82,7 @@ def machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
         "cpu": model[1] if model else platform.machine(),
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "server": f"{server.split()[0]} {server.split('v=')[-1].split()[0]}",
         **{name: version(name) for name in ("celery", "kombu", "redis", "runpod", "aiohttp", "gevent")},
