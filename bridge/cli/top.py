@@ -37,8 +37,8 @@ def top(*, every: float, once: bool, as_json: bool) -> int:
     minute; BUDGET how much of RunPod's calls of /run in 10 s is used up; GPU today's executionTime. q ends it.
     """
     from bridge.doors.celery.consumer.queues import broker_answers  # noqa: PLC0415  (heavy)
-    from bridge.doors.http.look import Look  # noqa: PLC0415
     from bridge.engine.control.overview import overview  # noqa: PLC0415
+    from bridge.runtime.look import Look  # noqa: PLC0415
 
     has = bridge()
 
@@ -47,11 +47,7 @@ def top(*, every: float, once: bool, as_json: bool) -> int:
     def look() -> dict[str, Any]:
         flight = broker.begin()
         told = overview(has.ledger, has.control, has.pressure)
-        try:
-            broker.found(flight)
-        except OSError as error:
-            return {**told, "broker": str(error)}
-        return {**told, "broker": "ok" if flight.done.is_set() else f"no answer within {BROKER_S:g} s"}
+        return {**told, "broker": broker.fault(flight) or "ok"}
 
     shown = console()
     if as_json:

@@ -113,12 +113,9 @@ def _broker(has: Components, *, ledger_answers: bool) -> list[Finding]:
     found += [("WARN", "broker", f"{servers.BROKER}: {says}") for says in doubts]
     if not has.app.connection_for_write().supports_exchange_type("fanout"):  # no worker can be asked what it reads
         return found
-    names = (
-        ("bridge.finish", "bridge.control")
-        if ledger_answers and _closed(has)
-        else ("bridge.run", "bridge.finish", "bridge.control")
-    )
-    unread = [name for name in names if name not in read]
+    unread = [name for name in ("bridge.run", "bridge.finish", "bridge.control") if name not in read]
+    if "bridge.run" in unread and ledger_answers and _closed(has):
+        unread.remove("bridge.run")
     found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
     return found + followed
 

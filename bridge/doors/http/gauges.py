@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from bridge.doors.http.look import Flight, Look
 from bridge.engine.control.engine_lag import TOLD, budget_used, engine_lag
 from bridge.errors import BridgeError
 from bridge.job.enums import Phase, Step
 from bridge.ledger import inspect_server, run_a_script
 from bridge.ledger.endpoints import ages, gpu_time
+from bridge.runtime.look import Flight, Look
 
 if TYPE_CHECKING:
     from bridge.engine.accept.back_pressure import Pressure
@@ -37,7 +37,7 @@ class Gauges:
         """(name, help, labels, value); of the ledger nothing while it is away, or writes nothing."""
         ledger, broker = self._ledger.begin(), self._broker.begin()
         yield from self._of_ledger(ledger)
-        yield "bridge_broker_up", "Whether this process reaches the broker.", {}, self._reached(broker)
+        yield "bridge_broker_up", "Whether this process reaches the broker.", {}, not self._broker.fault(broker)
 
     def _of_ledger(self, flight: Flight[list[Gauge]]) -> Iterator[Gauge]:
         try:
@@ -47,13 +47,6 @@ class Gauges:
         yield from found
         up = any(name == "bridge_engines" for name, *_ in found)
         yield "bridge_ledger_up", "Whether this process can read and write the ledger.", {}, up
-
-    def _reached(self, flight: Flight[None]) -> bool:
-        try:
-            self._broker.found(flight)
-        except OSError:
-            return False
-        return flight.done.is_set()
 
 
 def _of_ledger(ledger: Ledger, control: Control, pressure: Pressure, probe: str) -> Iterator[Gauge]:

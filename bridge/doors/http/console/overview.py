@@ -15,10 +15,10 @@ from starlette.routing import Route
 from bridge.doors.http.console.access import SAID, Entrance, Refusal
 from bridge.doors.http.console.render import Pages
 from bridge.doors.http.console.session import Visitor
-from bridge.doors.http.look import Flight, Look
 from bridge.engine.control.overview import overview, told_of
 from bridge.ledger.queries import listing
 from bridge.ledger.queries.listing import Wanted
+from bridge.runtime.look import Look
 
 if TYPE_CHECKING:
     from bridge.engine.accept.back_pressure import Pressure
@@ -67,17 +67,9 @@ class Overviews:
             if time.monotonic() - self._at > older_s:
                 flight = self._broker.begin()
                 told = overview(self._ledger, self._control, self._pressure)
-                self._known = {**told, "broker": self._broker_says(flight)}
+                self._known = {**told, "broker": self._broker.fault(flight)}
                 self._at = time.monotonic()
             return self._known
-
-    def _broker_says(self, flight: Flight[None]) -> str:
-        """Why this process does not reach the broker; "" when it does."""
-        try:
-            self._broker.found(flight)
-        except OSError as error:
-            return str(error)
-        return "" if flight.done.is_set() else f"no answer within {BROKER_S:g} s"
 
     def forget(self) -> None:
         """Something was changed: the next look is a new one."""

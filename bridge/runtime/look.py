@@ -40,6 +40,15 @@ class Look(Generic[T]):
             raise flight.error
         return flight.value
 
+    def fault(self, flight: Flight[T] | None = None) -> str:
+        """Why a server that raises OSError does not answer, or that it takes too long; "" when it does."""
+        flight = flight or self.begin()
+        try:
+            self.found(flight)
+        except OSError as error:
+            return str(error) or type(error).__name__
+        return "" if flight.done.is_set() else f"no answer within {self._wait_s:g} s"
+
 
 class Flight(Generic[T]):
     """One look, and what came of it."""
