@@ -343,11 +343,6 @@ def _count(name: str, fields: Mapping[str, Any]) -> None:
             _counted.dead.labels(fields["reason"]).inc()
 
 
-def _count_ends(name: str, fields: Mapping[str, Any]) -> None:
-    if name == "finish.failed":
-        _counted.finish_failed.labels(fields["endpoint"]).inc()
-
-
 def _count_http(name: str, fields: Mapping[str, Any]) -> None:
     if name == "api.answered":
         _counted.http.labels(fields["route"], fields["method"], str(fields["code"])).inc()
@@ -356,8 +351,10 @@ def _count_http(name: str, fields: Mapping[str, Any]) -> None:
         _counted.followers.set(fields["count"])
 
 
-def _count_callbacks(name: str, fields: Mapping[str, Any]) -> None:
+def _count_tellings(name: str, fields: Mapping[str, Any]) -> None:
     match name:
+        case "finish.failed":
+            _counted.finish_failed.labels(fields["endpoint"]).inc()
         case "callback.delivered" | "callback.failed":
             _counted.callbacks.labels(fields["result"]).inc()
             _counted.callback_seconds.labels(fields["result"]).observe(fields["seconds"])
@@ -366,9 +363,8 @@ def _count_callbacks(name: str, fields: Mapping[str, Any]) -> None:
 
 
 subscribe(_count)
-subscribe(_count_ends)
 subscribe(_count_http)
-subscribe(_count_callbacks)
+subscribe(_count_tellings)
 
 
 class Snapshot(Collector):

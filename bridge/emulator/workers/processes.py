@@ -302,8 +302,7 @@ class ProcessFleet(Fleet):
         else:
             self._tell_stop(worker, job)
             if not worker.jobs:
-                self.clock.cancel(worker.timer)
-                self.workers.pop(worker.id, None)  # it takes no other job
+                super().end(worker)  # it takes no other job
                 worker.ending = True
                 self._loop.call_later(GRACE_S, _signal, worker, signal.SIGKILL)
         self.wake()

@@ -48,12 +48,10 @@ def spans(
 
     `told_ms`: wall time at which the result was stored; 0 where it is not, or nobody waits for one.
     """
-    found = _PARENT.fullmatch(str(event.get("traceparent")))
-    if found and not int(found[3], 16) & TraceFlags.SAMPLED:
-        return []
     request_id, data = event["subject"], event["data"]
-    trace = _Trace(request_id, str(data["round"]), trace_id_of(event.get("traceparent"), request_id), resource)
-    parent = SpanContext(trace.id, int(found[2], 16), is_remote=True) if found else None
+    trace = _trace_of(event, resource)
+    if trace is None:
+        return []
     accepted = _ms(data["accepted_at"])
     times = _Times(
         accepted=accepted,
@@ -80,7 +78,7 @@ def spans(
         "runpod.worker.id": data["workerId"],
     }
     root = trace.span(
-        f"bridge.run {data['endpoint']}", "request", times.accepted, max(times.ended, times.told), parent,
+        f"bridge.run {data['endpoint']}", "request", times.accepted, max(times.ended, times.told), trace.caller,
         kind=SpanKind.CONSUMER, attributes=attributes, status=_outcome(status, data["reason"]),
         events=(Event("accepted", {"bridge.door": record.door}, times.accepted * 1_000_000),),
     )  # fmt: skip
@@ -93,11 +91,11 @@ def earlier_attempt(event: Mapping[str, Any], resource: Resource) -> list[Readab
     Its times are those at which the bridge saw it: RunPod's own lengths are kept of the last attempt alone. None of a
     retry by command: that attempt has been told with its round.
     """
-    found, data = _PARENT.fullmatch(str(event.get("traceparent"))), event["data"]
-    if "door" in data or "by" in data or (found and not int(found[3], 16) & TraceFlags.SAMPLED):
+    data = event["data"]
+    trace = None if "door" in data or "by" in data else _trace_of(event, resource)
+    if trace is None:
         return []
-    request_id, number = event["subject"], data["attempt"]
-    trace = _Trace(request_id, str(data["round"]), trace_id_of(event.get("traceparent"), request_id), resource)
+    number = data["attempt"]
     submitted, started, seen = _ms(data["submitted_at"]), _ms(data["started_at"]), _ms(event["time"])
     about = {"runpod.job.id": data["job_id"], "bridge.attempt": number}
     root, failed = trace.context("request"), _outcome(data["status"], data["reason"])
@@ -143,12 +141,13 @@ def _parts(
 
 @dataclass(frozen=True, slots=True)
 class _Trace:
-    """The trace of one round of a request."""
+    """The trace of one round of a request, inside the span of its caller where that is told."""
 
     request_id: str
     round: str
     trace_id: str
     resource: Resource
+    caller: SpanContext | None
 
     @property
     def id(self) -> int:
@@ -188,6 +187,16 @@ class _Trace:
             start_time=start_ms * 1_000_000,
             end_time=max(start_ms, end_ms) * 1_000_000,
         )
+
+
+def _trace_of(event: Mapping[str, Any], resource: Resource) -> _Trace | None:
+    """Of the request that the event tells of; None where its caller's trace is not sampled."""
+    request_id, told = event["subject"], event.get("traceparent")
+    found, trace_id = _PARENT.fullmatch(str(told)), trace_id_of(told, request_id)
+    if found and not int(found[3], 16) & TraceFlags.SAMPLED:
+        return None
+    caller = SpanContext(int(trace_id, 16), int(found[2], 16), is_remote=True) if found else None
+    return _Trace(request_id, str(event["data"]["round"]), trace_id, resource, caller)
 
 
 def _outcome(status: str, reason: str | None) -> Status:

@@ -66,29 +66,22 @@ class Traces:
         ends = {entry_id: event for entry_id, event in entries if event and event["data"].get("completed") is True}
         records = self._ledger.load_many(list({event["subject"] for event in ends.values()}))
         last, made = "", list[ReadableSpan]()
-        for entry_id, told in entries:
-            event = ends.get(entry_id)
-            if told and told.get("type") == _RETRIED:
-                made += self._attempt(told)
-            held = records.get(event["subject"]) if event else None
-            if event is not None and held is not None:
+        for entry_id, event in entries:
+            if event is not None:
+                held = records.get(event["subject"]) if entry_id in ends else None
                 try:
-                    told_ms = self._told_ms(event, held.record)
-                    if told_ms is None:
-                        return last, made, True
-                    offset = self._ledger.clock.offset
-                    made += spans(event, held.record, self._resource, told_ms=told_ms, clock_offset=offset)
+                    if event.get("type") == _RETRIED:
+                        made += earlier_attempt(event, self._resource)
+                    if held is not None:
+                        told_ms = self._told_ms(event, held.record)
+                        if told_ms is None:
+                            return last, made, True
+                        offset = self._ledger.clock.offset
+                        made += spans(event, held.record, self._resource, told_ms=told_ms, clock_offset=offset)
                 except (KeyError, TypeError, ValueError):  # somebody else has written there
                     tell("events.foreign", entry=str(event.get("id"))[:200], fields="data")
             last = entry_id
         return last, made, False
-
-    def _attempt(self, event: Mapping[str, Any]) -> list[ReadableSpan]:
-        try:
-            return earlier_attempt(event, self._resource)
-        except (KeyError, TypeError, ValueError):  # somebody else has written there
-            tell("events.foreign", entry=str(event.get("id"))[:200], fields="data")
-            return []
 
     def _told_ms(self, event: Mapping[str, Any], record: Record) -> int | None:
         """When the result was stored; 0 for never; None while it is waited for.

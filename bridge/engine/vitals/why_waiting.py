@@ -13,6 +13,8 @@ from bridge.job.record import Long
 from bridge.runpod.batches import ACTIVE_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bridge.engine.vitals import Vitals
     from bridge.job.document import Held
     from bridge.ledger import Ledger
@@ -64,34 +66,31 @@ class WhyWaiting:
             most = self._book.resolve(name).max_in_flight
         except (JobRejected, SettingsError):  # taken off the list: the next turn refuses it
             return None
-        if most is not None and self._flying(("endpoint", name), most) >= most:
+        if most is not None and self._flying(("endpoint", name), most, self._jobs) >= most:
             return Waiting("cap", f"max_in_flight: {most} jobs of {name} are in flight")
         most = self._book.tenant_cap(tenant) if tenant else None
-        if most is not None and self._flying(("tenant", tenant), most) >= most:
+        if most is not None and self._flying(("tenant", tenant), most, self._ledger.flying) >= most:
             return Waiting("cap", f"max_in_flight: {most} jobs of tenant {tenant} are in flight")
         return None
 
     def _batch(self, name: str) -> Waiting:
         """What the next batch of an endpoint waits for."""
         try:
-            full = self._flying(("batches", self._book.resolve(name).id), ACTIVE_MAX) >= ACTIVE_MAX
+            whose = ("batches", self._book.resolve(name).id)
+            full = self._flying(whose, ACTIVE_MAX, self._ledger.batches.active) >= ACTIVE_MAX
         except (JobRejected, SettingsError):  # taken off the list: the next turn refuses it
             full = False
         if full:
             return Waiting("batch", f"{ACTIVE_MAX} batches of {name} are under way, the most that RunPod takes")
         return Waiting("batch", f"a batch of {name} is gathered, or RunPod's Batch API takes none now")
 
-    def _flying(self, whose: tuple[str, str], most: int) -> int:
+    def _jobs(self, name: str) -> int:
+        return self._ledger.counts(name).get("flying", 0)
+
+    def _flying(self, whose: tuple[str, str], most: int, count: Callable[[str], int]) -> int:
         """Jobs or batches in flight. A limit that is used up is believed for a moment: many are told of it at once."""
         at, known = self._known.get(whose, (0.0, 0))
         if known < most or time.monotonic() - at >= CACHE_S:
-            kind, name = whose
-            match kind:
-                case "endpoint":
-                    known = self._ledger.counts(name).get("flying", 0)
-                case "batches":
-                    known = self._ledger.batches.active(name)
-                case _:
-                    known = self._ledger.flying(name)
+            known = count(whose[1])
             self._known[whose] = time.monotonic(), known
         return known
