@@ -9,7 +9,6 @@ A child that ends in any other way is told in the log.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import random
@@ -22,24 +21,8 @@ from bridge.engine.submit import batch as submit_batch
 from bridge.engine.tell import publish
 from bridge.engine.watch import batch as watch_batch
 from tests.chaos.points import Points, _scripts, install
+from tests.support.warm import BRIDGE, dies_with_its_parent
 
-_PR_SET_PDEATHSIG = 1
-#: What a worker imports by itself, sooner or later.
-_WANTED = (
-    "bridge.doors.celery.consumer.consumer",
-    "celery.app.control",
-    "celery.apps.worker",
-    "celery.backends.redis",
-    "celery.bin.celery",
-    "celery.bin.worker",
-    "celery.concurrency.thread",
-    "celery.events.state",
-    "celery.worker.components",
-    "celery.worker.consumer",
-    "celery.worker.loops",
-    "kombu.transport.pyamqp",
-    "kombu.transport.redis",
-)
 #: Of so many children one dies at a call that names no request.
 _PROCESS_PLANS = 5
 #: ... among its first so many of those.
@@ -48,7 +31,7 @@ _UNNAMED = 120
 
 def _warm() -> None:
     """Import and build everything that a worker needs and that opens nothing."""
-    for name in _WANTED:
+    for name in BRIDGE:
         importlib.import_module(name)
     from bridge.app import app  # noqa: PLC0415
 
@@ -61,7 +44,7 @@ def _warm() -> None:
 def _child(number: int, points: Points, chance: random.Random) -> None:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    dies_with_its_parent()
     if chance.randrange(_PROCESS_PLANS) == 0:
         points.process_at, points.process_when = chance.randint(1, _UNNAMED), chance.choice("ba")
     options = ["-P", "threads", "-c", "4", "-l", "WARNING", "--without-gossip", "--without-mingle"]

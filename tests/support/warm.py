@@ -49,6 +49,11 @@ REQUEST_MAX = 1 << 17
 _PR_SET_PDEATHSIG = 1
 
 
+def dies_with_its_parent() -> None:
+    """From here on this process is killed when the one that forked it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Child:
     """A worker, in the words of `subprocess.Popen`."""
 
@@ -131,10 +136,6 @@ def forked(command: list[str], environment: dict[str, str], log: Path, modules: 
 # In the parent
 
 
-def _dies_with_its_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _watch(pid: int, told: socket.socket) -> NoReturn:
     """Say the worker's id and later its end: nobody but its parent can know it."""
     told.send(b"%d" % pid)
@@ -164,13 +165,13 @@ def _children(asked: socket.socket, modules: list[str]) -> list[str]:
         os.close(told)
     asked.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _dies_with_its_parent()
+    dies_with_its_parent()
     words, environment = json.loads(request)
     line = socket.socket(fileno=told)
     if pid := os.fork():
         _watch(pid, line)
     line.close()
-    _dies_with_its_parent()
+    dies_with_its_parent()
     os.setsid()
     os.dup2(out, 1)
     os.dup2(out, 2)

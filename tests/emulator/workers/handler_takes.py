@@ -1,8 +1,9 @@
-"""A RunPod worker that speaks the protocol by hand: six job-takes held at once, as `runpod` 1.6 does it."""
+"""A RunPod worker that speaks the protocol by hand, as `runpod` 1.6 does: six job-takes held at once, no job-stop."""
 
 import json
 import os
 import threading
+import time
 import urllib.request
 
 TAKE = os.environ["RUNPOD_WEBHOOK_GET_JOB"].replace("$ID", os.environ["RUNPOD_POD_ID"])
@@ -17,6 +18,7 @@ def work() -> None:
             if answer.status != 200:
                 continue
             job = json.load(answer)
+        time.sleep(job["input"].get("sleep", 0))
         body = json.dumps({"output": job["input"]}).encode()
         urllib.request.urlopen(urllib.request.Request(DONE.replace("$ID", job["id"]), body, KEY)).close()  # noqa: S310
 

@@ -124,7 +124,7 @@ def test_a_cancelled_worker_that_does_not_ask_what_to_stop_is_killed() -> None:
     """`runpod` before 1.10; one with other jobs goes on, and so does the cancelled job."""
     config = EndpointConfig(workers_max=1, idle_timeout_s=600)
     with (
-        Emulator({"demo": config}, handlers={"demo": HERE / "handler_deaf.py"}) as emulator,
+        Emulator({"demo": config}, handlers={"demo": HERE / "handler_takes.py"}) as emulator,
         Caller(emulator) as call,
     ):
         alone = call.run({"sleep": 600})
