@@ -213,6 +213,12 @@ class Draft:
         self._delay, self._due_set = max(0, delay_ms), True
         return self.set(due=step.value if step else "", lease="", lease_until=0)
 
+    def overdue(self, step: Step, since: int) -> Draft:
+        """It is due at once, and stands before those whose time came after its own."""
+        self.due(step)
+        self._delay = min(0, since - self.now)
+        return self
+
     def cancel_job(self, job_id: str, endpoint_id: str) -> Draft:
         """A job that no longer counts: see OrphanJob."""
         record = self.record

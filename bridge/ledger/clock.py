@@ -53,7 +53,9 @@ class LedgerClock:
         """Ledger time in milliseconds; wall time until a script was heard."""
         if self._ahead_ms is None:
             return int(time.time() * 1000)
-        return int(self._steady() * 1000 + self._ahead_ms + 0.5)  # never behind what a script has said
+        # Never behind what a script has said, whatever the sum rounds off; nor half a millisecond ahead of the server:
+        # what is due at once would not be due to a script that asks at once.
+        return int(self._steady() * 1000 + self._ahead_ms + 0.01)
 
 
 def _boottime() -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.job.change import Change
+from bridge.job.change import Change, rescue_at
 from bridge.job.document import Held
 from bridge.job.enums import Step
 from bridge.job.state_table import C, S, T, U, check
@@ -27,7 +27,7 @@ class Clocks(Submitting, Ending):
         if record.phase is U and record.grace_until <= now:
             return self.grace_ended(held, now)
         if record.phase is T and record.due == Step.POLL:
-            return check(self._draft(held, now).due(Step.RESCUE).done("rescue"), "observed")
+            return check(self._draft(held, now).overdue(Step.RESCUE, rescue_at(record)).done("rescue"), "observed")
         draft = self._draft(held, now)
         if record.phase is T and record.due:  # a cancel that waits; or a deadline that is younger than the last read
             draft.due(Step.POLL if record.due == Step.CANCEL else record.step)
