@@ -1,13 +1,14 @@
-"""How long an idle bridge takes: from `send_task` to RunPod's POST, and from RunPod's end to the stored result.
+"""How late a bridge is: from `send_task` to RunPod's POST, and from RunPod's end to the stored result.
 
     scripts/bench latency [--jobs 100] [--seconds 1] [--spread 0.1] [--at-once 1] [--known] [--webhook]
                           [--beside 0] [--json]
 
-On one bridge worker; the emulator is in this process, so both ends are read from one clock, and its clock runs as fast
-as ours. Run times are log-normal around `--seconds`; `--spread 0` makes all jobs equally long, which flatters polling.
-One request at a time, or `--at-once` so many, sent over a fifth of a run time. Unless the run times are `--known` from
-before (as many drawn from the same distribution are put into the ledger), the first ones teach the others. `--beside`
-so many jobs a second of 2 s each go through the same worker meanwhile, on other endpoints.
+On one bridge worker. The emulator, and what sends the jobs that run `--beside`, are processes of their own: what is
+measured waits for neither. All clocks are this machine's. Run times are log-normal around `--seconds`; `--spread 0`
+makes all jobs equally long, which flatters polling. One request at a time, or `--at-once` so many, sent over a fifth of
+a run time. Unless the run times are `--known` from before (as many drawn from the same distribution are put into the
+ledger), the first ones teach the others. `--beside` so many jobs a second of 2 s each go through the same worker
+meanwhile, on other endpoints.
 """
 
 from __future__ import annotations
@@ -16,22 +17,25 @@ import argparse
 import itertools
 import json
 import math
+import os
 import random
 import statistics
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from bridge.embedded import EmbeddedRedis
-from bridge.emulator import Emulator
-from tests.support.helpers import free_port
-from tests.support.house import API_KEY, House
+from bridge.job.change import Rules
+from bridge.ledger import Ledger, Names
+from tests.bench.processes import cpu_s
+from tests.bench.road import Bench
+from tests.support.helpers import eventually, free_port
+from tests.support.house import API_KEY, foreign_app
 
 #: RunPod's own limit of 10 min would end half of the ten-minute jobs.
 LONG = {"executionTimeout": 3_600_000}
@@ -50,9 +54,13 @@ def main() -> None:
     parser.add_argument("--webhook", action="store_true")
     parser.add_argument("--beside", type=float, default=0.0)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--send-at", type=float, help=argparse.SUPPRESS)  # in the process that sends what is beside
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as directory:
-        told = measure(Path(directory), asked)
+    if asked.send_at:
+        _send_beside(asked.send_at)
+        return
+    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as directory, ExitStack() as stack:
+        told = measure(stack, Path(directory), asked)
     if asked.json:
         print(json.dumps(told))  # noqa: T201
         return
@@ -60,40 +68,34 @@ def main() -> None:
         print(f"{name:28}{value:>10}")  # noqa: T201
 
 
-def measure(directory: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def measure(stack: ExitStack, directory: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Percentiles in milliseconds."""
-    redis = EmbeddedRedis(directory=directory / "redis")
-    redis.start()
-    url, port, draw = f"redis://127.0.0.1:{redis.port}/0", free_port(), random.Random("latency")
-    settings: dict[str, Any] = {"http_bind": f"127.0.0.1:{port}", "endpoints": ",".join(("demo", *BESIDE))}
+    draw = random.Random("latency")
+    bench = Bench(stack, directory, ("demo", *BESIDE))
+    bench.environment["BRIDGE_HTTP_BIND"] = f"127.0.0.1:{free_port()}"
     if asked.webhook:
-        settings["webhook_base_url"] = f"http://127.0.0.1:{port}"
+        bench.environment["BRIDGE_WEBHOOK_BASE_URL"] = f"http://{bench.environment['BRIDGE_HTTP_BIND']}"
     warm = 5 if asked.at_once == 1 else 0
     runs = [asked.seconds * math.exp(draw.gauss(0, asked.spread)) for _ in range(asked.jobs + warm)]
-    try:
-        with (
-            Emulator(endpoints=["demo", *BESIDE], api_keys=[API_KEY]) as emulator,
-            House(directory, broker=url, redis_url=url, emulator=emulator, **settings) as house,
-        ):
-            if asked.known:
-                before = [asked.seconds * math.exp(draw.gauss(0, asked.spread)) for _ in range(128)]
-                house.ledger.runs.remember("demo", [(5, int(run * 1000)) for run in before])
-            house.worker()
-            ahead = _clock_of(house)
-            with _beside(house, asked.beside):
-                sent, stored = _send_all(house, runs, asked.at_once)
-            jobs = {job["input"]["n"]: job for job in emulator.jobs("demo") if job["input"].get("n", -1) >= 0}
-            polls = sum(1 for call in emulator.calls() if call["op"] == "status" and call["endpoint"] == "demo") / len(
-                runs
-            )
-    finally:
-        redis.stop()
+    if asked.known:
+        before = [asked.seconds * math.exp(draw.gauss(0, asked.spread)) for _ in range(128)]
+        ledger = Ledger(bench.client, Names(), Rules())
+        ledger.runs.remember("demo", [(5, int(run * 1000)) for run in before])
+    process = bench.worker(stack, "bridge.app")
+    ahead = _clock_of(bench)
+    with _beside(bench, asked.beside):
+        cpu_before = cpu_s(process.pid), time.monotonic()
+        sent, stored = _send_all(bench, runs, asked.at_once)
+        busy = (cpu_s(process.pid) - cpu_before[0]) / (time.monotonic() - cpu_before[1])
+    jobs = {job["input"]["n"]: job for job in _emulator(bench, "jobs") if job["input"].get("n", -1) >= 0}
+    polls = sum(1 for call in _emulator(bench, "calls") if call["op"] == "status") / len(runs)
     taken = [(jobs[n]["created"] + ahead - sent[n]) * 1000 for n in range(warm, len(runs))]
     seen = [(stored[n] - (jobs[n]["started"] + ahead + runs[n])) * 1000 for n in range(warm, len(runs))]
     return {
         "jobs": asked.jobs,
         "job_seconds": asked.seconds,
         "jobs_per_s_beside": asked.beside,
+        "worker_busy": round(busy, 2),
         "send_to_post_p50_ms": percentile(taken, 50),
         "send_to_post_p95_ms": percentile(taken, 95),
         "send_to_post_p99_ms": percentile(taken, 99),
@@ -107,32 +109,29 @@ def measure(directory: Path, asked: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def _beside(house: House, rate: float) -> Iterator[None]:
+def _beside(bench: Bench, rate: float) -> Iterator[None]:
     """Jobs at a steady pace whose results nobody waits for."""
-    over = threading.Event()
-
-    def send() -> None:
-        with house.app.producer_pool.acquire(block=True) as producer:
-            began = time.monotonic()
-            for n in itertools.count():
-                if over.wait(max(0.0, began + n / rate - time.monotonic())):
-                    return
-                kwargs = {"input": {"n": -1, "mock_delay": 2}, "endpoint": BESIDE[n % len(BESIDE)]}
-                house.app.send_task("bridge.run", kwargs=kwargs, queue="bridge.run", producer=producer)
-
-    thread = threading.Thread(target=send, daemon=True)
-    if rate:
-        thread.start()
-        time.sleep(3)  # until the first of them have ended
-    try:
-        yield
-    finally:
-        over.set()
+    with ExitStack() as stack:
         if rate:
-            thread.join()
+            command = (sys.executable, "-m", "tests.bench.latency", "--send-at", str(rate))
+            sender = bench.process(stack, "beside", *command)
+            eventually(lambda: _emulator(bench, "jobs", BESIDE[0]), timeout=20)
+            time.sleep(3)  # until the first of them have ended
+            assert sender.running, sender.said()
+        yield
 
 
-def _send_all(house: House, runs: list[float], at_once: int) -> tuple[dict[int, float], dict[int, float]]:
+def _send_beside(rate: float) -> None:
+    app = foreign_app(os.environ["CELERY_BROKER_URL"], os.environ["CELERY_RESULT_BACKEND"])
+    began = time.monotonic()
+    with app.producer_pool.acquire(block=True) as producer:
+        for n in itertools.count():
+            time.sleep(max(0.0, began + n / rate - time.monotonic()))
+            kwargs = {"input": {"n": -1, "mock_delay": 2}, "endpoint": BESIDE[n % len(BESIDE)]}
+            app.send_task("bridge.run", kwargs=kwargs, queue="bridge.run", producer=producer)
+
+
+def _send_all(bench: Bench, runs: list[float], at_once: int) -> tuple[dict[int, float], dict[int, float]]:
     """When each was sent, and when its result was there; looked at every millisecond or so."""
     sent: dict[int, float] = {}
     stored: dict[int, float] = {}
@@ -142,9 +141,10 @@ def _send_all(house: House, runs: list[float], at_once: int) -> tuple[dict[int, 
         n = len(sent)
         due = time.time() >= begun + n * apart if at_once > 1 else not waiting
         if n < len(runs) and len(waiting) < at_once and due:
+            kwargs = {"input": {"n": n, "mock_delay": runs[n]}, "endpoint": "demo", "policy": LONG}
             sent[n] = time.time()
-            waiting[n] = f"celery-task-meta-{house.send({'n': n, 'mock_delay': runs[n]}, policy=LONG).id}"
-        found: Any = house.client.mget(waiting.values()) if waiting else ()
+            waiting[n] = f"celery-task-meta-{bench.app.send_task('bridge.run', kwargs=kwargs, queue='bridge.run').id}"
+        found: Any = bench.client.mget(waiting.values()) if waiting else ()
         now = time.time()
         for n, text in zip(list(waiting), found, strict=True):
             if text and json.loads(text)["status"] == "SUCCESS":
@@ -154,17 +154,25 @@ def _send_all(house: House, runs: list[float], at_once: int) -> tuple[dict[int, 
     return sent, stored
 
 
-def _clock_of(house: House) -> float:
+def _emulator(bench: Bench, what: str, endpoint: str = "demo") -> list[dict[str, Any]]:
+    """Its jobs or calls of an endpoint."""
+    origin = bench.environment["RUNPOD_ENDPOINT_BASE_URL"].removesuffix("/v2")
+    answer = requests.get(f"{origin}/_emulator/{what}", params={"endpoint": endpoint}, timeout=30)
+    answer.raise_for_status()
+    found: list[dict[str, Any]] = answer.json()
+    return found
+
+
+def _clock_of(bench: Bench) -> float:
     """What to add to the emulator's times to get wall time."""
-    emulator = house.emulator
     sent_at = time.time()
     answer = requests.post(
-        f"{emulator.base_url}/demo/run",
+        f"{bench.environment['RUNPOD_ENDPOINT_BASE_URL']}/demo/run",
         json={"input": {"n": -2}},
         headers={"Authorization": f"Bearer {API_KEY}"},
         timeout=5,
     )
-    created = next(job["created"] for job in emulator.jobs("demo") if job["id"] == answer.json()["id"])
+    created = next(job["created"] for job in _emulator(bench, "jobs") if job["id"] == answer.json()["id"])
     return float((sent_at + time.time()) / 2 - created)
 
 
