@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bridge.job.enums import Step
-from bridge.telemetry import end_seen, tell
+from bridge.telemetry import tell
+from bridge.telemetry.metrics import end_seen
 
 if TYPE_CHECKING:
     from bridge.engine.accept.accept import Verdict

@@ -12,7 +12,9 @@ from bridge.process.doors import gauges_of, http_parts, json_consumers, webhook_
 from bridge.process.engine import build_engine
 from bridge.runtime import library_logs
 from bridge.runtime.loop import Loop
-from bridge.telemetry import configure_logging, register_snapshot, trace_all
+from bridge.telemetry import configure_logging
+from bridge.telemetry.logs import trace_all
+from bridge.telemetry.metrics import register_snapshot
 
 if TYPE_CHECKING:
     from bridge.doors.celery.worker.task_events import TaskEvents

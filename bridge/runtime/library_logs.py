@@ -23,7 +23,8 @@ from typing import Any
 import structlog
 
 from bridge.errors import JobError
-from bridge.telemetry import known, redact
+from bridge.telemetry import redact
+from bridge.telemetry.logs import known
 
 #: Characters of a text that may be a name or a sentence, and is no payload yet.
 _TEXT_MAX = 200

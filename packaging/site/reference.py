@@ -20,7 +20,8 @@ from bridge.cli.exit_codes import ExitCode
 from bridge.doors.http.problem import REASONS
 from bridge.job import enums
 from bridge.job.contract.models import schemas
-from bridge.telemetry import CATALOGUE, REGISTRY
+from bridge.telemetry.catalogue import CATALOGUE
+from bridge.telemetry.metrics import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "reference"

@@ -23,8 +23,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def measure(stack: ExitStack, directory: Path, asked: argparse.Namespace) -> dic
         ledger = Ledger(bench.client, Names(), Rules())
         ledger.runs.remember("demo", [(5, int(run * 1000)) for run in before])
     process = bench.worker(stack, "bridge.app")
-    ahead = _clock_of(bench)
+    ahead = clock_of(bench.environment["RUNPOD_ENDPOINT_BASE_URL"], partial(_emulator, bench, "jobs"))
     with _beside(bench, asked.beside):
         cpu_before = cpu_s(process.pid), time.monotonic()
         sent, stored = _send_all(bench, runs, asked.at_once)
@@ -163,16 +164,16 @@ def _emulator(bench: Bench, what: str, endpoint: str = "demo") -> list[dict[str,
     return found
 
 
-def _clock_of(bench: Bench) -> float:
-    """What to add to the emulator's times to get wall time."""
+def clock_of(base_url: str, jobs: Callable[[], Iterable[dict[str, Any]]]) -> float:
+    """What to add to the emulator's times, as its `jobs` of the endpoint "demo" have them, to get wall time."""
     sent_at = time.time()
     answer = requests.post(
-        f"{bench.environment['RUNPOD_ENDPOINT_BASE_URL']}/demo/run",
+        f"{base_url}/demo/run",
         json={"input": {"n": -2}},
         headers={"Authorization": f"Bearer {API_KEY}"},
         timeout=5,
     )
-    created = next(job["created"] for job in _emulator(bench, "jobs") if job["id"] == answer.json()["id"])
+    created = next(job["created"] for job in jobs() if job["id"] == answer.json()["id"])
     return float((sent_at + time.time()) / 2 - created)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from bridge.embedded import EmbeddedRedis
 from bridge.emulator import Emulator, EndpointConfig
-from tests.bench.latency import _clock_of
+from tests.bench.latency import clock_of
 from tests.bench.processes import cpu_s, peak_mib
 from tests.support.helpers import eventually
 from tests.support.house import API_KEY, House
@@ -54,7 +54,7 @@ def measure(directory: Path, streams: int, every: float, count: int) -> dict[str
             House(directory, broker=url, redis_url=url, emulator=emulator) as house,
         ):
             worker = house.worker()
-            ahead = _clock_of(house)
+            ahead = clock_of(house.emulator.base_url, lambda: house.emulator.jobs("demo"))
             given = {"mock_stream": count, "mock_delay": every}
             ids = [house.send(given, stream=True, ignore_result=True).id for _ in range(streams)]
             cpu, began = cpu_s(worker.pid), time.monotonic()

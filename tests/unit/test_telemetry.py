@@ -13,17 +13,20 @@ import pytest
 import structlog
 from prometheus_client import generate_latest
 
+import bridge
 from bridge import telemetry
-from bridge.telemetry import CATALOGUE, REGISTRY, Snapshot, configure_logging, redact, subscribe, tell
+from bridge.telemetry import configure_logging, logs, redact, subscribe, tell
+from bridge.telemetry.catalogue import CATALOGUE
+from bridge.telemetry.metrics import REGISTRY, Snapshot
 
-ROOM = Path(telemetry.__file__).parent
+ROOM = Path(bridge.__file__).parent
 
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Logging is one setting of the process: put it back."""
-    monkeypatch.setattr(telemetry, "_threshold", telemetry._threshold)
-    monkeypatch.setattr(telemetry, "_logger", structlog.get_logger("bridge"))
+    monkeypatch.setattr(logs, "_threshold", logs._threshold)
+    monkeypatch.setattr(logs, "_logger", structlog.get_logger("bridge"))
     yield
     structlog.reset_defaults()
 
@@ -180,10 +183,34 @@ def test_gauges_are_read_only_when_somebody_scrapes() -> None:
     assert generate_latest(REGISTRY)
 
 
+def test_one_outage_is_one_line_in_ten_seconds_and_the_next_says_how_many_were_not_written() -> None:
+    """Every loop meets it again and again; tries and what waits differ, the trouble is one. Another is told at once."""
+    repeats, fault = logs.Repeats(), {"loop": "track", "error": "ConnectionError: refused"}
+    said = [repeats.unsaid("loop.failed", {**fault, "fails": n}, now=n / 2) for n in range(41)]
+    assert [(n, unsaid) for n, unsaid in enumerate(said) if unsaid is not None] == [(0, 0), (20, 19), (40, 19)]
+    assert repeats.unsaid("loop.failed", {**fault, "loop": "submit", "fails": 1}, now=20.0) == 0
+    assert repeats.unsaid("loop.failed", {**fault, "error": "TimeoutError", "fails": 1}, now=20.0) == 0
+
+
+def test_what_is_said_of_requests_is_never_left_out() -> None:
+    """Two requests that failed alike are two things to look at."""
+    repeats = logs.Repeats()
+    fields = {"request_id": "r", "error": "ValueError"}
+    assert [repeats.unsaid("record.failed", fields, now=1.0) for _ in range(3)] == [0, 0, 0]
+
+
+def test_troubles_without_end_do_not_fill_the_memory() -> None:
+    """An address in each error's text makes each a new one."""
+    repeats = logs.Repeats()
+    for n in range(3 * logs.TROUBLES_MAX):
+        assert repeats.unsaid("loop.failed", {"error": f"fault {n}"}, now=1.0) == 0
+    assert len(repeats._said) == logs.TROUBLES_MAX
+
+
 @pytest.mark.bench
 def test_an_event_nobody_logs_costs_microseconds() -> None:
     """About six a job, of 4 ms of CPU in all."""
-    telemetry._threshold = logging.WARNING
+    logs._threshold = logging.WARNING
     began = time.process_time()
     for _ in range(20_000):
         tell("finish.sent", request_id="r")

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from bridge.errors import LedgerUnavailable, SettingsError
 from bridge.ledger import run_a_script
 from bridge.runtime.open_files import few_left
-from bridge.telemetry import REGISTRY
+from bridge.telemetry.metrics import REGISTRY
 
 if TYPE_CHECKING:
     from bridge.engine.accept.back_pressure import Pressure

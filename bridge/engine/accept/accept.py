@@ -31,7 +31,8 @@ from bridge.job.request import (
 )
 from bridge.ledger import Accepted
 from bridge.settings.callbacks import allowed_of
-from bridge.telemetry import know, tell
+from bridge.telemetry import tell
+from bridge.telemetry.logs import know
 
 if TYPE_CHECKING:
     from bridge.job.change import Change

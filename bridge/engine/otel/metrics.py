@@ -26,7 +26,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from bridge import __version__
-from bridge.telemetry import REGISTRY, tell
+from bridge.telemetry import tell
+from bridge.telemetry.metrics import REGISTRY
 
 _SCOPE = InstrumentationScope("bridge", __version__)
 _CUMULATIVE = AggregationTemporality.CUMULATIVE

@@ -22,7 +22,7 @@ from opentelemetry.trace.status import Status, StatusCode
 from bridge import __version__
 from bridge.job import enums
 from bridge.job.record import Record
-from bridge.telemetry import trace_id_of
+from bridge.telemetry.logs import trace_id_of
 
 _SCOPE = InstrumentationScope("bridge", __version__)
 _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")

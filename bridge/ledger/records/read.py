@@ -14,7 +14,7 @@ from bridge.job.record import CHANGE_TOKEN, Long, from_row
 from bridge.ledger.clock import LedgerClock
 from bridge.ledger.streams.repair import on_streams
 from bridge.redis.outage import mapped
-from bridge.telemetry import know
+from bridge.telemetry.logs import know
 
 if TYPE_CHECKING:
     import redis

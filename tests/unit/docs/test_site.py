@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bridge.engine.control.health import TROUBLES
-from bridge.telemetry import CATALOGUE
+from bridge.telemetry.catalogue import CATALOGUE
 from tests.support.helpers import COMMAND_S
 
 ROOT = Path(__file__).parents[3]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from billiard.process import current_process
 from celery.signals import worker_process_init
 
-from bridge.telemetry import count_in_files
+from bridge.telemetry.metrics import count_in_files
 
 if TYPE_CHECKING:
     from celery.worker import WorkController

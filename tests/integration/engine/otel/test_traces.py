@@ -18,7 +18,7 @@ from bridge.engine.otel.traces import Traces
 from bridge.errors import JobFailed, SettingsError
 from bridge.process import process
 from bridge.settings import load
-from bridge.telemetry import trace_id_of
+from bridge.telemetry.logs import trace_id_of
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import House
 from tests.support.otlp import Collector, attributes

@@ -30,7 +30,7 @@ from bridge.ledger.stores.callbacks import Lane
 from bridge.settings import load
 from bridge.settings.callbacks import allowed_of
 from bridge.settings.endpoints import EndpointBook
-from bridge.telemetry import REGISTRY
+from bridge.telemetry.metrics import REGISTRY
 from tests.support.helpers import eventually, free_port
 from tests.support.proxy import FaultProxy
 from tests.support.receiver import SECRET, Receiver
