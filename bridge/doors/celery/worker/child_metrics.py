@@ -8,9 +8,12 @@ files are named by the child's place in the pool, not by its pid, so that a pool
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from billiard.process import current_process
@@ -20,6 +23,8 @@ from bridge.telemetry.metrics import count_in_files
 
 if TYPE_CHECKING:
     from celery.worker import WorkController
+
+PREFIX = "bridge-counts-"
 
 
 class ChildCounts:
@@ -44,4 +49,28 @@ def of_worker(worker: WorkController) -> ChildCounts | None:
     """For a worker whose tasks run in children; None for the other pools."""
     if worker.pool_cls.__module__ != "celery.concurrency.prefork":
         return None
-    return ChildCounts(tempfile.mkdtemp(prefix="bridge-counts-"))
+    _tidy()
+    folder = tempfile.mkdtemp(prefix=PREFIX)
+    _locked(Path(folder))  # for as long as this process or one of its children lives
+    return ChildCounts(folder)
+
+
+def _tidy() -> None:
+    """Remove what killed workers have left."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # another user's, or another worker tidies too
+            held = _locked(folder, create=False)
+            if held is not None:
+                shutil.rmtree(folder)
+                os.close(held)
+
+
+def _locked(folder: Path, *, create: bool = True) -> int | None:
+    """The file that holds the folder's lock, which the kernel lets go with the last process that has it open."""
+    lock = os.open(folder / "lock", os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock

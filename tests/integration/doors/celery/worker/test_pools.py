@@ -49,6 +49,28 @@ def counted(bind: str, name: str) -> int:
     return int(sum(one.value for family in families for one in family.samples if one.name == name))
 
 
+def test_the_counts_of_a_killed_worker_go_when_another_starts(redis_url: str, tmp_path: Path) -> None:
+    """A worker that ends removes its files itself; one that was killed cannot. Those of workers that live stay."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+
+    def folders() -> set[str]:
+        return {folder.name for folder in temporary.glob("bridge-counts-*")}
+
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
+        killed = house.worker(pool="prefork", TMPDIR=str(temporary))
+        (left,) = folders()
+        living = house.worker(pool="prefork", TMPDIR=str(temporary))
+        (lives,) = folders() - {left}
+        killed.kill()
+        eventually(lambda: not killed.running)
+        house.worker(pool="prefork", TMPDIR=str(temporary))
+        assert left not in folders()
+        assert lives in folders()
+        living.stop()
+        assert lives not in folders()
+
+
 def test_the_engine_runs_alone_beside_workers_without_one(redis_url: str, tmp_path: Path) -> None:
     """`BRIDGE_ENGINE=off` on the worker, one engine process: the same road, woken over Redis."""
     with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
