@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from bridge import __version__
 from bridge.emulator.config import EndpointConfig, Handler
 from bridge.emulator.server import Emulator
 
@@ -30,6 +31,7 @@ from bridge.emulator.server import Emulator
 @click.option("--speed", default=1.0, show_default=True, type=float, help="Virtual seconds per second.")
 @click.option("--no-echo", is_flag=True, help='Without mock_return "Hello World!", as RunPod\'s mock worker.')
 @click.option("--no-limits", is_flag=True, help="Do not enforce RunPod's rate limits.")
+@click.version_option(__version__, prog_name="runpod-emulator")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS OF THE HANDLERS]")
 def emulate(
     host: str,

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from bridge import __version__
 from bridge.emulator import Emulator, EndpointConfig
 from tests.support.helpers import COMMAND_S, eventually, free_port
 
@@ -25,6 +26,12 @@ def emulate(*arguments: str) -> subprocess.Popen[str]:
     """Start the command."""
     command = [sys.executable, "-m", "bridge.emulator", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def test_it_says_its_version() -> None:
+    """Which a bug report begins with."""
+    with emulate("--version") as process:
+        assert process.communicate(timeout=COMMAND_S)[0] == f"runpod-emulator, version {__version__}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
