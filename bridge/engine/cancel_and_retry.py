@@ -23,7 +23,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
-    from bridge.engine.vitals import Vitals
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.engine.watch.run_times import Pace
     from bridge.engine.watch.unreadable import Unread
     from bridge.job.change import OrphanJob
@@ -49,7 +49,7 @@ class CarryOut:
 
     ledger: Ledger
     commits: Commits
-    vitals: Vitals
+    endpoint_health: EndpointHealth
     callers: Callers
     retriers: Callers
     pace: Pace
@@ -72,7 +72,7 @@ class CarryOut:
         return max(wait, 0.0)
 
     def _endpoint(self, endpoint: str, step: Step, ready: int) -> float:
-        allowed, wait = self.vitals.may_call(endpoint, submitting=False)
+        allowed, wait = self.endpoint_health.may_call(endpoint, submitting=False)
         # Threads of their own: no cancel waits behind a /retry that hangs.
         callers = self.callers if step is Step.CANCEL else self.retriers
         wanted = min(ready, callers.free_for(endpoint), BATCH)
@@ -82,7 +82,7 @@ class CarryOut:
             return wait or IDLE_S
         op = Operation.CANCEL if step is Step.CANCEL else Operation.RETRY
         endpoint_id = self.endpoint_id_of(endpoint)
-        permits = Permits.take(self.vitals.budget, endpoint_id, op, wanted, slot_ms=self.slot_ms)
+        permits = Permits.take(self.endpoint_health.budget, endpoint_id, op, wanted, slot_ms=self.slot_ms)
         if permits.count == 0:
             return permits.retry_after_ms / 1000
         claimed = self.ledger.claim(step, {endpoint: permits.count}, lease_ms=self.lease_ms, long=COMMON)
@@ -126,7 +126,7 @@ class CarryOut:
         client = self.client_of(batch.endpoint)
         call = partial(batches.cancel, client, batch.endpoint_id, batch.id)
         try:
-            answer = self.vitals.permitted(
+            answer = self.endpoint_health.permitted(
                 batch.endpoint, batch.endpoint_id, Operation.BATCH, lambda: (call(),), slot_ms=self.slot_ms
             )
         except (JobUnknown, Refused):  # the next look at it tells how it stands
@@ -146,9 +146,9 @@ class CarryOut:
         except (JobUnknown, Refused):  # ended or gone: the status read that follows tells which
             return True
         except ApiError as error:
-            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.CANCEL, error)
+            self.endpoint_health.failed(record.endpoint, record.endpoint_id, Operation.CANCEL, error)
             return False
-        self.vitals.ok(record.endpoint)
+        self.endpoint_health.ok(record.endpoint)
         named = {"request_id": record.id, "endpoint": record.endpoint, "job_id": record.job_id}
         tell("cancel.sent", **named, answer=answer.status)
         return True
@@ -174,14 +174,14 @@ class CarryOut:
         except (JobUnknown, Refused):
             self.commits.put(change.after, table.retry_refused)
         except ApiError as error:
-            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.RETRY, error)
+            self.endpoint_health.failed(record.endpoint, record.endpoint_id, Operation.RETRY, error)
             if isinstance(error, Throttled | EndpointTrouble | Unreachable):
-                delay_ms = self.vitals.again_ms(record.endpoint, 1.0)
+                delay_ms = self.endpoint_health.again_ms(record.endpoint, 1.0)
                 self.commits.put(change.after, lambda fresh, now: table.retry_deferred(fresh, now, delay_ms=delay_ms))
             else:
                 self.commits.put(change.after, table.retry_unanswered)
         else:
-            self.vitals.ok(record.endpoint)
+            self.endpoint_health.ok(record.endpoint)
             self.commits.put(change.after, lambda fresh, now: table.retry_answered(fresh, now, poll_ms=poll_ms))
 
     def _look(self, held: Held, endpoint_id: str) -> None:
@@ -191,7 +191,7 @@ class CarryOut:
         status = self.client_of(record.endpoint).status
         answer = None
         try:
-            answer = self.vitals.permitted(
+            answer = self.endpoint_health.permitted(
                 record.endpoint, endpoint_id, Operation.STATUS, lambda: status(record.endpoint_id, record.job_id),
                 slot_ms=self.slot_ms,
             )  # fmt: skip
@@ -250,7 +250,7 @@ class CarryOut:
         """One call inside the budget (I9); None when there is no permit now."""
         client = self.client_of(orphan.endpoint)
         call = client.status if op is Operation.STATUS else client.cancel
-        return self.vitals.permitted(
+        return self.endpoint_health.permitted(
             orphan.endpoint, orphan.endpoint_id, op, lambda: call(orphan.endpoint_id, orphan.job_id),
             slot_ms=self.slot_ms,
         )  # fmt: skip

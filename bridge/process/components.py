@@ -16,8 +16,8 @@ from bridge import __version__
 from bridge.engine.accept.accept import Accept
 from bridge.engine.accept.back_pressure import Pressure
 from bridge.engine.control import Control
+from bridge.engine.endpoint_health import EndpointHealth
 from bridge.engine.notifier import Notifier
-from bridge.engine.vitals import Vitals
 from bridge.engine.watch.outputs import Outputs
 from bridge.errors import SettingsError
 from bridge.ledger import Ledger, Names, connect, inspect_server, run_a_script
@@ -64,7 +64,7 @@ class Components:
         self.book = EndpointBook(settings)
         self.budget = Budget(self.client, self.names.prefix, limit_of=self._limit_of, now=self._now)
         self.gate = Gate(self.client, self.names.prefix, self._now)
-        self.vitals = Vitals(
+        self.endpoint_health = EndpointHealth(
             self.gate,
             self.budget,
             self.ledger.now,
@@ -72,7 +72,7 @@ class Components:
             lambda endpoint, endpoint_id: self.client_of(endpoint).health(endpoint_id),
             self.book.stamp,
         )
-        self.vitals.decides = False
+        self.endpoint_health.decides = False
         self.pressure = Pressure(lambda: measure(self.ledger), marks(settings), self.book.max_waiting)
         self.notifier = Notifier(self.ledger, self.pressure, self._states)
         self._clients: dict[str, RunPodClient] = {}
@@ -93,7 +93,7 @@ class Components:
         self.control = Control(
             self.ledger,
             self.book,
-            self.vitals,
+            self.endpoint_health,
             self.client_of,
             self.notifier.changed,
             settings.bridge_inline_limit,

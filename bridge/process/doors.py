@@ -94,7 +94,7 @@ def health_part(has: Components, loops_turn: Callable[[], bool]) -> Part:
         has.ledger,
         has.pressure,
         has.control,
-        has.vitals,
+        has.endpoint_health,
         outbox_max=has.settings.bridge_outbox_max,
         loops_turn=loops_turn,
         broker_answers=partial(broker_answers, has.app),

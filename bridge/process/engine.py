@@ -111,11 +111,11 @@ class Threads:
 
 def build_engine(has: Components, in_process_finish: LocalFinish | None, *, reads_finishes: bool) -> Engine:
     """Nothing runs before its `start`."""
-    s, ledger, vitals = has.settings, has.ledger, has.vitals
-    vitals.decides = True
+    s, ledger, health = has.settings, has.ledger, has.endpoint_health
+    health.decides = True
     threads, commits = Threads.of(s), Commits(ledger, has.notifier.changed)
     observed = partial(has.outputs.observed, commits)
-    unread = Unread(ledger, commits, vitals)
+    unread = Unread(ledger, commits, health)
     pace = Pace(
         ledger.runs, has.budget, has.endpoint_id_of, has.control.heard_lately, lambda: ledger.engines.live
     )  # fmt: skip
@@ -123,22 +123,22 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
     slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
     calling = has.client_of, has.endpoint_id_of
     submit = Submit(
-        ledger, commits, vitals, has.book, threads.submit, threads.sync, pace, has.client_of, lease_ms, slot_ms,
+        ledger, commits, health, has.book, threads.submit, threads.sync, pace, has.client_of, lease_ms, slot_ms,
         observed, s.bridge_webhook_base_url, spending=Spending(ledger), capped=has.notifier.capped,
     )  # fmt: skip
     track = Track(
-        ledger, commits, vitals, threads.track, pace, *calling, lease_ms, slot_ms, has.purged_at, observed, unread
+        ledger, commits, health, threads.track, pace, *calling, lease_ms, slot_ms, has.purged_at, observed, unread
     )  # fmt: skip
     fill = BatchSubmit(
-        ledger, vitals, has.book, threads.fill, has.client_of, has.notifier.changed, slot_ms, s.bridge_batch_gather_s,
+        ledger, health, has.book, threads.fill, has.client_of, has.notifier.changed, slot_ms, s.bridge_batch_gather_s,
         submit.spending,
     )  # fmt: skip
-    batches = BatchWatch(ledger, commits, vitals, threads.look, has.client_of, slot_ms, observed)
+    batches = BatchWatch(ledger, commits, health, threads.look, has.client_of, slot_ms, observed)
     carry_out = CarryOut(
-        ledger, commits, vitals, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed, unread
+        ledger, commits, health, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed, unread
     )  # fmt: skip
     pages = Commits(ledger, has.notifier.changed, "pages")  # chunks never stand between others and their job ids
-    stream = Stream(ledger, pages, vitals, threads.stream, *calling, slot_ms)
+    stream = Stream(ledger, pages, health, threads.stream, *calling, slot_ms)
     finish = Finish(
         ledger, has.app, lease_ms, s.bridge_finish_resend_s, threads.finish, in_process_finish, reads_finishes
     )  # fmt: skip
@@ -163,10 +163,10 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         "finish": Loop("finish", finish.once, at_least_s=BURST_S),
         "follow_ups": Loop("follow-ups", followed.once),
         "states": Loop("states", has.notifier.states.once, at_least_s=STATES_BURST_S),
-        "retell": Loop("retell", Retell(ledger, has.notifier.states, vitals).once),
+        "retell": Loop("retell", Retell(ledger, has.notifier.states, health).once),
         "outputs": Loop("outputs", has.outputs.once),
         "sweep": Loop("sweep", Sweep(ledger, engine_id, has.notifier.changed, has.budget.flush).once),
-        "ask": Loop("ask", WorkerCounts(ledger, vitals, has.endpoint_id_of).once),
+        "ask": Loop("ask", WorkerCounts(ledger, health, has.endpoint_id_of).once),
         "trim": Loop("trim", trim.once),
         "listing": Loop("listing", Listing(ledger).once, at_least_s=LEAST_S),
         "wake": Loop("wake", wake.once),

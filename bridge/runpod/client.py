@@ -31,7 +31,7 @@ from bridge.errors import (
 from bridge.job.lenient_json import whole
 from bridge.runpod.answer_errors import KEY, error_of, without_key
 from bridge.runpod.answers import ABSENT, Health, JobState, Purged, StreamPage, chunk, counters, job, job_of, text
-from bridge.runpod.http import departure
+from bridge.runpod.http import sent
 from bridge.runpod.http.answer_reader import POSSIBLE, Waiting
 from bridge.runpod.http.exchange import Answer, speaking
 from bridge.runpod.http.pools import keep_fresh, open_one
@@ -191,14 +191,14 @@ class RunPodClient:
         headers = self._headers(body)  # before the call: a key that cannot be read is no lost answer
         started = time.monotonic()
         code: int | str = "none"
-        departure.begin()
+        sent.begin()
         try:
             try:
                 answer = self._send(op, url, body, headers, read_s, remove=remove)
             except ApiError:
                 raise
             except Exception as error:
-                raise departure.fault_of(error, url.split("?", maxsplit=1)[0]) from error
+                raise sent.fault_of(error, url.split("?", maxsplit=1)[0]) from error
             code = answer.status
             return self._understood(op, answer, headers)
         except ApiError as error:
@@ -241,7 +241,7 @@ class RunPodClient:
             tell("runpod.call", endpoint=endpoint_id, op=op.value, code=code, seconds=time.monotonic() - started)
             then(told)
 
-        departure.begin()
+        sent.begin()
         try:
             connection.timeout = self._read_s
             method = "GET" if body is None else "POST"
@@ -249,7 +249,7 @@ class RunPodClient:
             self._waiting.add(connection, answered)
         except Exception as error:  # noqa: BLE001  (told as what it is)
             connection.close()
-            if not departure.left():
+            if not sent.left():
                 pool._put_conn(connection)  # noqa: SLF001
                 return False
             answered(error)
@@ -265,7 +265,7 @@ class RunPodClient:
     ) -> tuple[Told, int | str]:
         """What came over a connection as `_call` would have told it, and what it counts as."""
         if isinstance(came, Exception):
-            return Told(None, departure.lost(came, self.base_url + path)), "unanswered"
+            return Told(None, sent.lost(came, self.base_url + path)), "unanswered"
         try:
             return Told(read(self._understood(op, came, headers))), came.status
         except ApiError as error:
@@ -350,13 +350,13 @@ class RunPodClient:
 
     def fault(self) -> str | None:
         """Why no call can leave by these settings (proxy, CA bundle, address), in words; None when one may."""
-        departure.begin()
+        sent.begin()
         try:
             self._pool_for(fresh=True)
         except Unreachable as error:
             return error.message
         except Exception as error:  # noqa: BLE001  (nothing has left, whatever it is)
-            return departure.fault_of(error, self.base_url).message
+            return sent.fault_of(error, self.base_url).message
         return None
 
     def _build(self) -> dict[str, Any]:
@@ -379,7 +379,7 @@ class RunPodClient:
                 )
                 # `requests` names its own CA bundle only here; without it a slim container's empty store would be used.
                 adapter.cert_verify(pool, self.base_url, session.verify, session.cert)  # type: ignore[no-untyped-call]
-                pool.ConnectionCls = speaking(departure.noting(pool.ConnectionCls), self._max_bytes)
+                pool.ConnectionCls = speaking(sent.noting(pool.ConnectionCls), self._max_bytes)
                 pools[name] = pool
         keep_fresh(pools["fresh"])
         self._waiting = Waiting() if POSSIBLE else None

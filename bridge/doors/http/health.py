@@ -21,7 +21,7 @@ from bridge.telemetry.metrics import REGISTRY
 if TYPE_CHECKING:
     from bridge.engine.accept.back_pressure import Pressure
     from bridge.engine.control import Control
-    from bridge.engine.vitals import Vitals
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.ledger import Ledger
 
 #: Seconds. A server that hangs is one that does not answer, and whoever asks hears of it in time.
@@ -36,7 +36,7 @@ class Health:
         ledger: Ledger,
         pressure: Pressure,
         control: Control,
-        vitals: Vitals,
+        endpoint_health: EndpointHealth,
         *,
         outbox_max: int,
         loops_turn: Callable[[], bool],
@@ -46,7 +46,7 @@ class Health:
         self._ledger = ledger
         self._pressure = pressure
         self._control = control
-        self._vitals = vitals
+        self._endpoint_health = endpoint_health
         self._outbox_max = outbox_max
         self._loops_turn = loops_turn
         self._broker_answers = broker_answers
@@ -85,7 +85,7 @@ class Health:
             told["degraded"] = [
                 {"endpoint": name, "waiting_for": why}
                 for name in filter(self._control.in_use, self._ledger.endpoints())
-                if (why := self._vitals.waiting_for(name))
+                if (why := self._endpoint_health.waiting_for(name))
             ]
             if fault := self._control.book.fault:
                 told["degraded"].append({"settings": fault})

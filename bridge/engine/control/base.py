@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.engine.vitals.why_waiting import WhyWaiting
+from bridge.engine.endpoint_health.why_waiting import WhyWaiting
 from bridge.errors import BUSY, ApiError
 from bridge.job.enums import Phase
 from bridge.job.request import rejected
@@ -15,7 +15,7 @@ from bridge.ledger.queries import scan
 from bridge.runpod.limits.permits import Permits
 
 if TYPE_CHECKING:
-    from bridge.engine.vitals import Vitals
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.job.document import Held
     from bridge.ledger import Ledger
     from bridge.runpod.client import RunPodClient
@@ -46,7 +46,7 @@ class Base:
         self,
         ledger: Ledger,
         book: EndpointBook,
-        vitals: Vitals,
+        endpoint_health: EndpointHealth,
         client_of: Callable[[str], RunPodClient],
         noticed: Callable[[Any], None],
         inline_limit: int,
@@ -60,8 +60,8 @@ class Base:
         """
         self.ledger = ledger
         self.book = book
-        self.vitals = vitals
-        self.why = WhyWaiting(ledger, book, vitals)
+        self.endpoint_health = endpoint_health
+        self.why = WhyWaiting(ledger, book, endpoint_health)
         self.client_of = client_of
         self.noticed = noticed
         self.inline_limit = inline_limit
@@ -82,7 +82,7 @@ class Base:
         """
         if name in self.book.all():
             return True
-        state = self.vitals.gate.state(name)
+        state = self.endpoint_health.gate.state(name)
         if state.ever_succeeded or state.paused:
             return True
         counts = self.ledger.counts(name)
@@ -91,7 +91,7 @@ class Base:
     def named(self, endpoint: str) -> Endpoint:
         """The endpoint that a command is about. Raises JobRejected for one that nobody uses: see `in_use`."""
         found = self.book.resolve(endpoint)
-        self.vitals.gate.forget(found.name)
+        self.endpoint_health.gate.forget(found.name)
         if not self.in_use(found.name):
             known = {*self.book.all(), *filter(self.in_use, self.ledger.endpoints())}
             said = f"known are {', '.join(sorted(known)[:20])}" if known else "none is known yet"
@@ -112,15 +112,15 @@ class Base:
             try:
                 answer = call(self.client_of(endpoint.name))
             except ApiError as error:
-                self.vitals.failed(endpoint.name, endpoint.id, op, error)
+                self.endpoint_health.failed(endpoint.name, endpoint.id, op, error)
                 raise
-        self.vitals.ok(endpoint.name)
+        self.endpoint_health.ok(endpoint.name)
         return answer
 
     def _permit(self, endpoint: Endpoint, op: Operation) -> Permits:
         ends = time.monotonic() + PERMIT_S
         while True:
-            permits = Permits.take(self.vitals.budget, endpoint.id, op, slot_ms=SLOT_MS, kind="small")
+            permits = Permits.take(self.endpoint_health.budget, endpoint.id, op, slot_ms=SLOT_MS, kind="small")
             if permits.count:
                 return permits
             wait = permits.retry_after_ms / 1000

@@ -201,7 +201,7 @@ class Changing(Asking):
         data = told_of(found, asker, reason=reason)
         if endpoints.pause(self.ledger, found.name, data, reason=reason or "", by=asker.by or ""):
             tell("endpoint.paused", endpoint=found.name, reason=reason, by=asker.by, door=asker.door)
-        self.vitals.gate.forget(found.name)
+        self.endpoint_health.gate.forget(found.name)
         self.ledger.engines.wake()
         return {"endpoint": found.name, "paused": True, "reason": reason}
 
@@ -210,7 +210,7 @@ class Changing(Asking):
         found = self.named(endpoint)
         if endpoints.resume(self.ledger, found.name, told_of(found, asker, reason=reason)):
             tell("endpoint.resumed", endpoint=found.name, by=asker.by, door=asker.door)
-        self.vitals.gate.forget(found.name)
+        self.endpoint_health.gate.forget(found.name)
         self.ledger.engines.wake()
         return {"endpoint": found.name, "paused": False}
 

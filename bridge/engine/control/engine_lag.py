@@ -36,7 +36,7 @@ def engine_lag(control: Control, name: str) -> float:
     """Of one endpoint, in seconds; 0.0 where nothing waits for an engine."""
     late = ages.late(control.ledger, name, (Step.FINISH, *_SPENDS))
     lag = late.get(Step.FINISH, 0.0)
-    waiting = control.vitals.waiting(name, reads=True) is not None
+    waiting = control.endpoint_health.waiting(name, reads=True) is not None
     held = control.why.of_endpoint(name) is not None
     for step, op in _SPENDS.items():
         seconds = late.get(step, 0.0)
@@ -48,7 +48,7 @@ def engine_lag(control: Control, name: str) -> float:
 def budget_used(control: Control, name: str, op: Operation) -> float:
     """What is used, from 0 to 1, of what all processes together may call now: in 10 s, or at once if that is more."""
     known = control.book.all().get(name)  # one that was taken off the list goes by its name
-    budget, endpoint_id = control.vitals.budget, known.id if known else name
+    budget, endpoint_id = control.endpoint_health.budget, known.id if known else name
     state = budget.state_of(endpoint_id, op)
     window = 1 - state["left"] / max(1, state["limit"])
     return min(1.0, max(window, state["under_way"] / max(1, budget.limit(endpoint_id, op).concurrent)))

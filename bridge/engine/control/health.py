@@ -83,7 +83,7 @@ class Healths(Base):
 
     def verdict(self, name: str) -> str:
         """The verdict by what is known without a call: `ok` while nothing speaks against it."""
-        state = self.vitals.gate.state(name)
+        state = self.endpoint_health.gate.state(name)
         answer, away = self._kept([name]).get(name) or {}, self._away(name)
         if not (state.paused or state.reason or answer or away):
             return "ok"
@@ -106,12 +106,15 @@ class Healths(Base):
         return {
             name: answer
             for name, answer in found.items()
-            if "fault" not in answer or answer["at"] >= fresh or self.vitals.gate.state(name).reason or self._away(name)
+            if "fault" not in answer
+            or answer["at"] >= fresh
+            or self.endpoint_health.gate.state(name).reason
+            or self._away(name)
         }
 
     def _away(self, name: str) -> str:
         """What calls to the endpoint meet instead of answers, as any process says now; "" while they are answered."""
-        found = self.vitals.waiting(name, reads=True)
+        found = self.endpoint_health.waiting(name, reads=True)
         return found.says or found.reason if found is not None and found.reason in AWAY else ""
 
     def _used(self) -> list[str]:
@@ -168,8 +171,8 @@ class Healths(Base):
     def _call(self, name: str) -> dict[str, Any]:
         """`runpod`, or the `fault` for which there is none."""
         endpoint = self.book.resolve(name)
-        state = self.vitals.gate.state(name)
-        if state.reason and not self.vitals.gate.try_turn(name, secrets.token_hex(8)):
+        state = self.endpoint_health.gate.state(name)
+        if state.reason and not self.endpoint_health.gate.try_turn(name, secrets.token_hex(8)):
             return {"fault": state.reason}  # tries of a closed gate are spaced, whoever asks
         try:
             heard = self.call(endpoint, Operation.HEALTH, lambda client: client.health(endpoint.id))
@@ -181,16 +184,16 @@ class Healths(Base):
             return {"fault": "busy"}
         except (ApiError, BridgeError) as error:
             return {"fault": "unreachable", "said": str(error)[:300]}
-        self.vitals.budget.raise_to(endpoint.id, heard.workers.get("running", 0))
+        self.endpoint_health.budget.raise_to(endpoint.id, heard.workers.get("running", 0))
         return {"runpod": {"jobs": dict(heard.jobs), "workers": dict(heard.workers)}}
 
     def _told(self, name: str, heard: Mapping[str, Any] | None) -> dict[str, Any]:
         endpoint = self.book.resolve(name)
         runpod = heard.get("runpod") if heard else None
-        self.vitals.gate.forget(name)
-        state = self.vitals.gate.state(name)
+        self.endpoint_health.gate.forget(name)
+        state = self.endpoint_health.gate.state(name)
         counts = self.ledger.counts(name)
-        budget = self.vitals.budget.state(endpoint.id)
+        budget = self.endpoint_health.budget.state(endpoint.id)
         waiting = self.why.of_endpoint(name)
         own: dict[str, Any] = {
             "phases": {phase.value: counts.get(phase.value, 0) for phase in LIVE_PHASES},

@@ -39,8 +39,8 @@ from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     from bridge.engine.calls.threads import Callers
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.engine.submit.spending import Spending
-    from bridge.engine.vitals import Vitals
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.ledger import Ledger
@@ -93,7 +93,7 @@ class BatchSubmit:
     """One `once()` begins a draft for every endpoint that has requests of the lane, one at a time in each process."""
 
     ledger: Ledger
-    vitals: Vitals
+    endpoint_health: EndpointHealth
     book: EndpointBook
     callers: Callers
     client_of: Callable[[str], RunPodClient]
@@ -123,7 +123,7 @@ class BatchSubmit:
         if ceiling is not None:
             return self._refuse_all(name, ready, ceiling, "endpoint")
         rest = self._rests.get(name, 0.0) - time.monotonic()
-        allowed, wait = self.vitals.may_call(name, submitting=True)
+        allowed, wait = self.endpoint_health.may_call(name, submitting=True)
         if rest > 0 or allowed == 0:
             return max(rest, wait) or IDLE_S
         if self.callers.free == 0 or self.callers.closing:
@@ -325,7 +325,7 @@ class BatchSubmit:
     def _send(self, draft: _Draft) -> bool:
         """Mark all whose finalize leaves now, take the others out, and let it leave. Whether it may have."""
         table, batch = self.ledger.table, draft.batch
-        if self.vitals.waiting_for(draft.endpoint.name) == "paused":
+        if self.endpoint_health.waiting_for(draft.endpoint.name) == "paused":
             return False
         placed = list(draft.placed.items())
         wanted = [
@@ -380,7 +380,7 @@ class BatchSubmit:
             tell("batch.unanswered", endpoint=draft.endpoint.name, batch=draft.batch.id, error=error.logged)
             self._change(going, partial(table.unanswered, seen=True))
         else:
-            self.vitals.ok(draft.endpoint.name, submitted=True)
+            self.endpoint_health.ok(draft.endpoint.name, submitted=True)
             tell("batch.finalized", endpoint=draft.endpoint.name, batch=draft.batch.id, requests=len(going))
             makes = [
                 (held, partial(table.submitted, job_id=job_id, status=Status.IN_QUEUE.value, poll_ms=NET_MS))
@@ -409,7 +409,7 @@ class BatchSubmit:
         """One call inside the budget (I9), which is waited for. Raises ApiError, noted; _EnoughError without time."""
         while True:
             op = Operation.BATCH
-            permits = Permits.take(self.vitals.budget, endpoint.id, op, slot_ms=self.slot_ms, kind="paced")
+            permits = Permits.take(self.endpoint_health.budget, endpoint.id, op, slot_ms=self.slot_ms, kind="paced")
             if permits.count:
                 break
             if self.callers.closing or time.monotonic() >= ends_at:
@@ -421,9 +421,9 @@ class BatchSubmit:
             except (JobUnknown, Refused):
                 raise
             except ApiError as error:
-                self.vitals.failed(endpoint.name, endpoint.id, op, error)
+                self.endpoint_health.failed(endpoint.name, endpoint.id, op, error)
                 raise
-        self.vitals.ok(endpoint.name)
+        self.endpoint_health.ok(endpoint.name)
         return answer
 
     def _change(self, going: dict[str, Held], make: Callable[[Held, int], Change]) -> None:
@@ -451,7 +451,7 @@ class BatchSubmit:
     def _is_missing(self, endpoint: Endpoint, ready: int, error: ApiError) -> None:
         """404 of the API itself: refused in words where the endpoint is well, and only the Batch API is not there."""
         times = self._missing[endpoint.name] = self._missing.get(endpoint.name, 0) + 1
-        well = self.vitals.is_whole(endpoint.name, endpoint.id) is False
+        well = self.endpoint_health.is_whole(endpoint.name, endpoint.id) is False
         if times < MISSING_MAX or not well:
             self._rests[endpoint.name] = time.monotonic() + IDLE_S
             return
@@ -466,9 +466,9 @@ class BatchSubmit:
     def _misnamed(self, endpoint: Endpoint, ready: int, error: ApiError) -> None:
         """An endpoint that has never answered with success is a typing error: told, not waited for (as for /run)."""
         name = endpoint.name
-        if not isinstance(error, EndpointTrouble) or not self.vitals.refuses_at_once(name):
+        if not isinstance(error, EndpointTrouble) or not self.endpoint_health.refuses_at_once(name):
             return
-        if self.vitals.is_whole(name, endpoint.id) is not False:
+        if self.endpoint_health.is_whole(name, endpoint.id) is not False:
             message = f"endpoint: {name} ({endpoint.id}) has never answered with success: {error.message}"
             self._refuse_all(name, ready, message, "endpoint")
 

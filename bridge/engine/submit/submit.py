@@ -51,8 +51,8 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.engine.submit.spending import Spending
-    from bridge.engine.vitals import Vitals
     from bridge.engine.watch.run_times import Pace
     from bridge.job.change import Change
     from bridge.job.document import Held
@@ -76,7 +76,7 @@ class Submit:
 
     ledger: Ledger
     commits: Commits
-    vitals: Vitals
+    endpoint_health: EndpointHealth
     book: EndpointBook
     callers: Callers
     sync_callers: Callers
@@ -128,7 +128,9 @@ class Submit:
             return min(wait, FULL_S) if callers.free_for(name) > part else wait
         free.take(wanted)
         slot_ms = self.slot_ms + (SYNC_WAIT_MAX_MS if sync else 0)
-        permits = yield from Permits.taking(self.vitals.budget, endpoint.id, op, wanted, slot_ms=slot_ms, kind="paced")
+        permits = yield from Permits.taking(
+            self.endpoint_health.budget, endpoint.id, op, wanted, slot_ms=slot_ms, kind="paced"
+        )
         if permits.count == 0:
             return permits.retry_after_ms / 1000
         lease_ms = self.lease_ms + (SYNC_WAIT_MAX_MS if sync else 0)
@@ -157,11 +159,11 @@ class Submit:
         ceiling = self.spending.over(endpoint) if self.spending is not None else None
         if ceiling is not None:
             return 0, self._refuse_all(endpoint.name, step, ready, ceiling)
-        allowed, wait = self.vitals.may_call(endpoint.name, submitting=True)
+        allowed, wait = self.endpoint_health.may_call(endpoint.name, submitting=True)
         if allowed is not None:
             wanted = min(wanted, allowed)
-        trouble = self.vitals.closed_too_long(endpoint.name)
-        if wanted <= 0 and self.vitals.to_be_asked(endpoint.name):
+        trouble = self.endpoint_health.closed_too_long(endpoint.name)
+        if wanted <= 0 and self.endpoint_health.to_be_asked(endpoint.name):
             self.callers.start(self._ask, endpoint, owner=endpoint.name)
         if wanted <= 0 and trouble is not None:  # one at a time still tries: it may be over
             message = f"endpoint: {endpoint.name} has answered {trouble} for too long"
@@ -171,11 +173,11 @@ class Submit:
     def _ask(self, endpoint: Endpoint) -> None:
         """The last submit was not answered: the next one leaves when somebody answers there."""
         try:
-            self.vitals.ask_health(endpoint.name, endpoint.id)
+            self.endpoint_health.ask_health(endpoint.name, endpoint.id)
         except ApiError:  # noted, which spaces the next one
             pass
         finally:
-            self.vitals.asked(endpoint.name)
+            self.endpoint_health.asked(endpoint.name)
 
     def _send(self, endpoint: Endpoint, claimed: Claimed, permits: Permits) -> None:
         """Mark those whose POST leaves now, in one round trip, and let it leave."""
@@ -284,7 +286,7 @@ class Submit:
         except ApiError as error:
             self._not_taken(held, endpoint, op, error)
         else:
-            self.vitals.ok(endpoint.name, submitted=True)
+            self.endpoint_health.ok(endpoint.name, submitted=True)
             heard = observation_of(answer, held.record.attempt) if is_end(answer.status) else None
 
             def ended(change: Change) -> None:  # /runsync brought the end too: written behind the job id
@@ -306,12 +308,12 @@ class Submit:
         table = self.ledger.table
         if isinstance(error, Refused) and not error.foreign:
             message = f"input: RunPod refused the request: {error.message}"
-            self.vitals.ok(endpoint.name, submitted=True)
+            self.endpoint_health.ok(endpoint.name, submitted=True)
             self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
             return
         if isinstance(error, EndpointTrouble | Refused):
             if self._refuses_at_once(endpoint, op, error):
-                why = "is still in trouble" if self.vitals.closed_too_long(endpoint.name) else (
+                why = "is still in trouble" if self.endpoint_health.closed_too_long(endpoint.name) else (
                     "has never answered with success"
                 )  # fmt: skip
                 message = f"endpoint: {endpoint.name} ({endpoint.id}) {why}: {error.message}"
@@ -320,7 +322,7 @@ class Submit:
             if not isinstance(error, KeyUnusable):
                 self._denied(held, endpoint, error)
                 return
-        self.vitals.failed(endpoint.name, endpoint.id, op, error)
+        self.endpoint_health.failed(endpoint.name, endpoint.id, op, error)
         if isinstance(error, EndpointTrouble | Throttled | Unreachable):  # nothing was done
             self.commits.put(held, table.deferred)
             return
@@ -328,14 +330,15 @@ class Submit:
         self.commits.put(held, lambda fresh, now: table.unanswered(fresh, now, seen=True))
 
     def _refuses_at_once(self, endpoint: Endpoint, op: Operation, error: ApiError) -> bool:
-        too_long = self.vitals.closed_too_long(endpoint.name) is not None
+        too_long = self.endpoint_health.closed_too_long(endpoint.name) is not None
         if too_long:
-            self.vitals.failed(endpoint.name, endpoint.id, op, error)  # spaces the next try
+            self.endpoint_health.failed(endpoint.name, endpoint.id, op, error)  # spaces the next try
         if isinstance(error, EndpointPaused):  # no typing error: the endpoint and its key are known
             return too_long
         # Where /health answers, name and key are right.
         return too_long or (
-            self.vitals.refuses_at_once(endpoint.name) and self.vitals.is_whole(endpoint.name, endpoint.id) is not False
+            self.endpoint_health.refuses_at_once(endpoint.name)
+            and self.endpoint_health.is_whole(endpoint.name, endpoint.id) is not False
         )
 
     def _denied(self, held: Held, endpoint: Endpoint, error: ApiError) -> None:
@@ -344,7 +347,9 @@ class Submit:
         However that is, the next try is another request's.
         """
         table, record = self.ledger.table, held.record
-        verdict, reason = self.vitals.denied(endpoint.name, endpoint.id, record.id, error, before_ms=record.denied_at)
+        verdict, reason = self.endpoint_health.denied(
+            endpoint.name, endpoint.id, record.id, error, before_ms=record.denied_at
+        )
         says = (error.answered or error.message)[:300]
         denials = 0 if verdict is Denied.SHARED else record.denials + 1
         if denials >= DENIALS_MAX:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bridge.errors import ApiError
 
 if TYPE_CHECKING:
-    from bridge.engine.vitals import Vitals
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.ledger import Ledger
 
 #: Seconds: between looks; an endpoint that is busy for less is not worth a call; between calls, over all processes.
@@ -24,7 +24,7 @@ class WorkerCounts:
     """One `once()` calls /health of the endpoints that have been busy for a while and whose turn it is."""
 
     ledger: Ledger
-    vitals: Vitals
+    endpoint_health: EndpointHealth
     endpoint_id_of: Callable[[str], str]
     busy_s: float = BUSY_S
     every_s: float = EVERY_S
@@ -42,12 +42,12 @@ class WorkerCounts:
         return min(LOOK_S, self.every_s)
 
     def _ask(self, endpoint: str) -> None:
-        vitals, endpoint_id = self.vitals, self.endpoint_id_of(endpoint)
-        if vitals.waiting_for(endpoint) not in {None, "paused"}:
+        endpoint_health, endpoint_id = self.endpoint_health, self.endpoint_id_of(endpoint)
+        if endpoint_health.waiting_for(endpoint) not in {None, "paused"}:
             return  # in trouble or away: tries are spaced elsewhere
-        if not vitals.budget.may_ask(endpoint_id, int(self.every_s * 1000)):
+        if not endpoint_health.budget.may_ask(endpoint_id, int(self.every_s * 1000)):
             return
         with suppress(ApiError):
-            heard = vitals.ask_health(endpoint, endpoint_id)
+            heard = endpoint_health.ask_health(endpoint, endpoint_id)
             if heard is not None:
-                vitals.budget.raise_to(endpoint_id, heard.workers.get("running", 0))
+                endpoint_health.budget.raise_to(endpoint_id, heard.workers.get("running", 0))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from bridge.engine.vitals import Waiting
+    from bridge.engine.endpoint_health import Waiting
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.job.record import Record

@@ -29,7 +29,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from bridge.job.change import Change
     from bridge.ledger import Ledger
-    from bridge.ledger.streams.outbox import Bounds, Entry, Turn
+    from bridge.ledger.streams.outbox import Bounds, Entry, RelayTurn
 
 #: Entries of one batch, and its bytes: what is on its way unconfirmed stays small.
 BATCH, BATCH_BYTES = 500, 4 * 1024 * 1024
@@ -224,7 +224,7 @@ class Publish:
 
     # Dead letters, and bounds
 
-    def _dead(self, turn: Turn) -> bool:
+    def _dead(self, turn: RelayTurn) -> bool:
         """What could not be taken is told on the queue `bridge.dead` too."""
         letters = self.ledger.dead.after(turn.dead_cursor, DEAD_BATCH)
         if not letters:

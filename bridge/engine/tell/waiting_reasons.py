@@ -9,8 +9,8 @@ from bridge.job.enums import Phase
 from bridge.ledger.queries import scan
 
 if TYPE_CHECKING:
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.engine.tell.celery_states import States
-    from bridge.engine.vitals import Vitals
     from bridge.ledger import Ledger
 
 #: Seconds between looks; how many requests of an endpoint are told at most, those first that are submitted next.
@@ -23,17 +23,20 @@ class Retell:
 
     ledger: Ledger
     states: States
-    vitals: Vitals
+    endpoint_health: EndpointHealth
 
     def once(self) -> float:
         """Returns seconds until the next look."""
         for endpoint in self.ledger.endpoints():
             if self.ledger.counts(endpoint).get(Phase.ACCEPTED.value, 0) <= 0:
                 continue
-            reason, told = self.vitals.waiting_for(endpoint) or "", self.vitals.gate.state(endpoint).told
+            reason, told = (
+                self.endpoint_health.waiting_for(endpoint) or "",
+                self.endpoint_health.gate.state(endpoint).told,
+            )
             if reason != told:
                 self._tell(endpoint)
-                self.vitals.gate.tell(endpoint, reason)
+                self.endpoint_health.gate.tell(endpoint, reason)
         return LOOK_S
 
     def _tell(self, endpoint: str) -> None:

@@ -26,7 +26,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
-    from bridge.engine.vitals import Vitals
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.job.observation import Observation
@@ -69,7 +69,7 @@ class BatchWatch:
 
     ledger: Ledger
     commits: Commits
-    vitals: Vitals
+    endpoint_health: EndpointHealth
     callers: Callers
     client_of: Callable[[str], RunPodClient]
     slot_ms: int
@@ -92,7 +92,7 @@ class BatchWatch:
             pass
         except ApiError as error:
             tell("batch.unread", endpoint=batch.endpoint, batch=batch.id, error=error.logged)
-            again_ms = self.vitals.again_ms(batch.endpoint, FIRST_MS / 1000)
+            again_ms = self.endpoint_health.again_ms(batch.endpoint, FIRST_MS / 1000)
         if again_ms is None:
             self._seen.pop(batch.id, None)
         self.ledger.batches.looked(batch, again_ms=again_ms)
@@ -145,7 +145,7 @@ class BatchWatch:
         now = self.ledger.now()
         if any(held.record.phase is Phase.SUBMITTING and held.record.lease_until > now for held in live.values()):
             return FIRST_MS  # whoever fills it is about to
-        if self.vitals.waiting_for(batch.endpoint) == "paused":
+        if self.endpoint_health.waiting_for(batch.endpoint) == "paused":
             return FIRST_MS
         where = self._client(batch), batch.endpoint_id, batch.id
         for job_id in strays:
@@ -175,7 +175,7 @@ class BatchWatch:
         if record.phase is Phase.UNANSWERED:
             self.commits.put(held, table.batch_unknown)
             return
-        ok_at = self.vitals.ok_at(record.endpoint)
+        ok_at = self.endpoint_health.ok_at(record.endpoint)
 
         def gone(fresh: Held, now: int) -> Change:
             attempt = record.attempt
@@ -197,7 +197,7 @@ class BatchWatch:
             found = self._list(batch, live, state)
             seen.listed_at, seen.listed = now, counts
             if state.over:
-                self.vitals.ok(batch.endpoint)
+                self.endpoint_health.ok(batch.endpoint)
                 for job_id, held in live.items():
                     if job_id not in found:
                         self._gone(held, job_id)
@@ -236,7 +236,7 @@ class BatchWatch:
         """One call inside the budget (I9). Raises ApiError, noted; _NotNowError without a permit."""
         op = Operation.BATCH
         for pause_s in (0.1, 0.3, 1.0, 2.0, None):
-            called = self.vitals.permitted(
+            called = self.endpoint_health.permitted(
                 batch.endpoint, batch.endpoint_id, op, lambda: (call(),), slot_ms=self.slot_ms
             )
             if called is not None:

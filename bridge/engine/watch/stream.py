@@ -24,7 +24,7 @@ from bridge.runpod.operations import LIMITS, Operation
 if TYPE_CHECKING:
     from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
-    from bridge.engine.vitals import Vitals
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.job.document import Held
     from bridge.ledger import Ledger
     from bridge.runpod.client import RunPodClient
@@ -115,7 +115,7 @@ class Stream:
 
     ledger: Ledger
     commits: Commits
-    vitals: Vitals
+    endpoint_health: EndpointHealth
     callers: Callers
     client_of: Callable[[str], RunPodClient]
     endpoint_id_of: Callable[[str], str]
@@ -134,13 +134,15 @@ class Stream:
         wanted = min(ready, self.callers.free_for(endpoint), BATCH)
         if wanted <= 0:
             return IDLE_S  # a thread that becomes free wakes this loop
-        allowed, wait = self.vitals.may_call(endpoint, submitting=False)
+        allowed, wait = self.endpoint_health.may_call(endpoint, submitting=False)
         if allowed is not None:
             wanted = min(wanted, allowed)
         if wanted <= 0:
             return wait or IDLE_S
         endpoint_id = self.endpoint_id_of(endpoint)
-        permits = Permits.take(self.vitals.budget, endpoint_id, Operation.STREAM, wanted, slot_ms=self.lease_ms)
+        permits = Permits.take(
+            self.endpoint_health.budget, endpoint_id, Operation.STREAM, wanted, slot_ms=self.lease_ms
+        )
         if permits.count == 0:
             return permits.retry_after_ms / 1000
         taken = self.ledger.streams({endpoint: permits.count}, lease_ms=self.lease_ms)
@@ -164,12 +166,12 @@ class Stream:
             again = None if record.drain_until else UNKNOWN_MS
             self.commits.put(held, partial(read, chunks=(), again_ms=again, lost=False))
         except ApiError as error:
-            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.STREAM, error)
+            self.endpoint_health.failed(record.endpoint, record.endpoint_id, Operation.STREAM, error)
             # A page may have been in transit: RunPod has dropped it, and nobody can read it again.
             lost = isinstance(error, Unanswered)
             self.commits.put(held, partial(read, chunks=(), again_ms=FAILED_MS, lost=lost))
         else:
-            self.vitals.ok(record.endpoint)
+            self.endpoint_health.ok(record.endpoint)
             chunks = [(chunk.output, chunk.metrics) for chunk in page.chunks]
             over = is_end(page.status) and not chunks  # a terminal status may come before the last chunks
             if over:

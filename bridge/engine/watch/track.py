@@ -31,7 +31,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
-    from bridge.engine.vitals import Vitals
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.engine.watch.run_times import Pace
     from bridge.engine.watch.unreadable import Unread
     from bridge.job.document import Held
@@ -59,7 +59,7 @@ class Track:
 
     ledger: Ledger
     commits: Commits
-    vitals: Vitals
+    endpoint_health: EndpointHealth
     callers: Callers
     pace: Pace
     client_of: Callable[[str], RunPodClient]
@@ -88,7 +88,7 @@ class Track:
 
     def _endpoint(self, endpoint: str, steps: dict[Step, int], free: Planned) -> Work[float]:
         self.pace.refresh(endpoint)
-        allowed, wait = self.vitals.may_call(endpoint, submitting=False)
+        allowed, wait = self.endpoint_health.may_call(endpoint, submitting=False)
         ready = sum(steps.values())
         room = self.commits.room()
         part = free.free_for(endpoint)
@@ -101,7 +101,7 @@ class Track:
         free.take(wanted)
         endpoint_id = self.endpoint_id_of(endpoint)
         permits = yield from Permits.taking(
-            self.vitals.budget, endpoint_id, Operation.STATUS, wanted, slot_ms=self.slot_ms
+            self.endpoint_health.budget, endpoint_id, Operation.STATUS, wanted, slot_ms=self.slot_ms
         )
         left = permits.count
         for step in (Step.RESCUE, Step.POLL):
@@ -163,7 +163,9 @@ class Track:
 
     def _read_other(self, held: Held, job_id: str, endpoint_id: str, *, unknown: bool = False) -> None:
         """A permit of its own (I9); where none is left, the next look at the record tries again."""
-        permits = Permits.take(self.vitals.budget, endpoint_id, Operation.STATUS, slot_ms=self.slot_ms, kind="small")
+        permits = Permits.take(
+            self.endpoint_health.budget, endpoint_id, Operation.STATUS, slot_ms=self.slot_ms, kind="small"
+        )
         if not permits.count:
             return
         with permits.spend():
@@ -182,11 +184,11 @@ class Track:
             tell("webhook.refused", why="unconfirmed", error=str(error), request_id=record.id)
             self.commits.put(held, partial(table.unconfirmed, again_ms=None))
         except ApiError as error:
-            self.vitals.failed(record.endpoint, record.endpoint_id, Operation.STATUS, error)
-            delay_ms = self.vitals.again_ms(record.endpoint, 0.5)
+            self.endpoint_health.failed(record.endpoint, record.endpoint_id, Operation.STATUS, error)
+            delay_ms = self.endpoint_health.again_ms(record.endpoint, 0.5)
             self.commits.put(held, partial(table.unconfirmed, again_ms=delay_ms))
         else:
-            self.vitals.ok(record.endpoint)
+            self.endpoint_health.ok(record.endpoint)
             known = answer.job_id or job_id
             self.commits.put(held, lambda fresh, now: table.submitted(fresh, now, known, "IN_PROGRESS", poll_ms=0))
 
@@ -203,11 +205,11 @@ class Track:
         except (Unanswered, Refused) as error:
             self.unread.heard(held, job_id, endpoint_id, error)
         except ApiError as error:
-            self.vitals.failed(record.endpoint, endpoint_id, Operation.STATUS, error)
-            delay_ms = self.vitals.again_ms(record.endpoint, 0.25)
+            self.endpoint_health.failed(record.endpoint, endpoint_id, Operation.STATUS, error)
+            delay_ms = self.endpoint_health.again_ms(record.endpoint, 0.25)
             self.commits.put(held, lambda fresh, now: table.missed(fresh, now, delay_ms=delay_ms))
         else:
-            self.vitals.ok(record.endpoint)
+            self.endpoint_health.ok(record.endpoint)
             now = self.ledger.now()
             heard = self._with_chunks(record, observation_of(answer, record.attempt).believed(most_ms(record, now)))
             age_ms = now - record.submitted_at
@@ -236,11 +238,11 @@ class Track:
         """404 of a job. It counts only beside a success of the same endpoint and key (HARDENING 2)."""
         record, table = held.record, self.ledger.table
         second = record.gone_at and self.ledger.now() - record.gone_at >= GONE_APART_MS
-        if second and self.vitals.ok_at(record.endpoint) < record.gone_at:
+        if second and self.endpoint_health.ok_at(record.endpoint) < record.gone_at:
             with suppress(ApiError):
-                self.vitals.ask_health(record.endpoint, endpoint_id)
+                self.endpoint_health.ask_health(record.endpoint, endpoint_id)
         known: dict[str, Any] = {
-            "endpoint_ok_at": self.vitals.ok_at(record.endpoint),
+            "endpoint_ok_at": self.endpoint_health.ok_at(record.endpoint),
             "purged_at": self.purged_at(record.endpoint),
             "poll_ms": 1_000,
         }

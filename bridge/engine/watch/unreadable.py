@@ -14,7 +14,7 @@ from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     from bridge.engine.calls.group_commit import Commits
-    from bridge.engine.vitals import Vitals
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.ledger import Ledger
@@ -29,25 +29,25 @@ class Unread:
 
     ledger: Ledger
     commits: Commits
-    vitals: Vitals
+    endpoint_health: EndpointHealth
 
     def heard(self, held: Held, job_id: str, endpoint_id: str, error: ApiError, *, noted: bool = False) -> None:
-        """`noted`: the endpoint's vitals have heard of the error already."""
+        """`noted`: the endpoint's endpoint_health have heard of the error already."""
         record, endpoint = held.record, held.record.endpoint
         since = record.unread_since
-        if not since or self.vitals.ok_at(endpoint) <= since:
+        if not since or self.endpoint_health.ok_at(endpoint) <= since:
             if not noted:
-                self.vitals.failed(endpoint, endpoint_id, Operation.STATUS, error)
+                self.endpoint_health.failed(endpoint, endpoint_id, Operation.STATUS, error)
             if since and self.ledger.now() - since >= UNREAD_TOLD_MS:
                 with suppress(ApiError):
-                    self.vitals.ask_health(endpoint, endpoint_id)
+                    self.endpoint_health.ask_health(endpoint, endpoint_id)
         unread = partial(
             self.ledger.table.unread,
             job_id=job_id,
             attempt=record.attempt,
             why=error.message,
-            endpoint_ok_at=self.vitals.ok_at(endpoint),
-            delay_ms=self.vitals.again_ms(endpoint, 0.25),
+            endpoint_ok_at=self.endpoint_health.ok_at(endpoint),
+            delay_ms=self.endpoint_health.again_ms(endpoint, 0.25),
         )
         self.commits.put(held, unread, partial(_told, error=error.logged))
 

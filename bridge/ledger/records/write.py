@@ -178,7 +178,7 @@ class Writer(Reader):
     def wish(self, request_id: str, wish: Mapping[str, Any]) -> str:
         """Keep a cancel for a request that is not known yet: `kept`, `known`, `ended`, `replaced` (see `replacing`)."""
         args = [request_id, json.dumps(wish), WISH_KEPT_MS, self._wishes_max]
-        return ("known", "kept", "ended", "replaced")[int(run(self.client, "wish", [self.names.prefix], args))]
+        return ("known", "kept", "ended", "replaced")[int(run(self.client, "early_cancel", [self.names.prefix], args))]
 
     def isolate(self, request_id: str, fault: str) -> None:
         """A row that cannot be read stops nobody: its lease runs out, and from the tenth time on it is parked."""

@@ -28,7 +28,7 @@ LATE_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class RelayTurn:
     """The right to tell AMQP: where the last one stopped, in the events and in the dead letters."""
 
     cursor: str
@@ -107,10 +107,10 @@ class Outbox:
 
     # The turn
 
-    def take(self, token: str, *, lease_ms: int) -> Turn | None:
+    def take(self, token: str, *, lease_ms: int) -> RelayTurn | None:
         """The turn, also when it is ours already; None while another process has it."""
         answer = run(self.client, "relay", self._keys(), ["take", token, lease_ms])
-        return Turn(answer[1], answer[2]) if answer[0] == 1 else None
+        return RelayTurn(answer[1], answer[2]) if answer[0] == 1 else None
 
     def entries(self, cursor: str, count: int) -> list[Entry]:
         """What stands behind a cursor."""

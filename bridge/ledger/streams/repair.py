@@ -29,7 +29,7 @@ def on_streams(
         with mapped():
             return call()
     except LedgerFault:
-        if not int(run(client, "aside", [prefix], ["read" if read else "", *streams])):
+        if not int(run(client, "set_aside", [prefix], ["read" if read else "", *streams])):
             raise
     with mapped():
         return call()

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import states
 
-from bridge.doors.celery.finish.finish_lease import Turn
+from bridge.doors.celery.finish.finish_lease import FinishLease
 from bridge.doors.celery.results.known_ids import GuardedBackend
 from bridge.engine.tell.rpc_results import answers_senders, askers
 from bridge.errors import JobError
@@ -53,7 +53,7 @@ class LedgerBackend:
         self.tell_others(turn, states.FAILURE, exc)
         turn.mark_continued()
 
-    def tell_others(self, turn: Turn, state: str, result: Any) -> None:
+    def tell_others(self, turn: FinishLease, state: str, result: Any) -> None:
         """Those who sent the request again and wait at queues of their own."""
         backend, canvas = self.inner, turn.held.json(Long.CANVAS) or {}
         if answers_senders(backend):
@@ -61,6 +61,6 @@ class LedgerBackend:
                 backend.store_result(turn.held.record.id, result, state, request=asker)
 
 
-def turn_of(request: Any) -> Turn | None:
+def turn_of(request: Any) -> FinishLease | None:
     """The turn under way, where an end is told."""
     return getattr(request, "bridge_turn", None) if request is not None else None

@@ -63,7 +63,7 @@ class Finishing:
     notifier: Notifier
 
 
-class Turn:
+class FinishLease:
     """The right to tell one end, for as long as its lease lasts."""
 
     def __init__(self, uses: Finishing, backend: Any, held: Held, token: str, end: CeleryEnd) -> None:
@@ -191,7 +191,7 @@ class Turn:
         tell("finish.failed", request_id=record.id, endpoint=record.endpoint, error=fault, turns=record.turns)
 
 
-def begin(uses: Finishing, backend: Any, context: Context, round_: int, nonce: str) -> Turn:
+def begin(uses: Finishing, backend: Any, context: Context, round_: int, nonce: str) -> FinishLease:
     """Take the turn, or raise Ignore: a copy, a forgery, or an end that has been told."""
     token = secrets.token_hex(8)
     held = wait_for_ledger(lambda: uses.ledger.load(context.id, wanted=_WANTED, output=True))
@@ -223,7 +223,7 @@ def begin(uses: Finishing, backend: Any, context: Context, round_: int, nonce: s
             body=json.dumps(document(mine, inline_limit=uses.settings.bridge_inline_limit, clock_offset=offset)),
             detail=mine.long.get(Long.LAST_FAULT, ""),
         )
-    return Turn(uses, backend, mine, token, end)
+    return FinishLease(uses, backend, mine, token, end)
 
 
 def outlasts(error: BaseException) -> bool:

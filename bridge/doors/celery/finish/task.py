@@ -22,7 +22,7 @@ from celery.exceptions import Ignore
 from bridge.doors.celery.accept.task import AcceptTask, OwnTraceTask, ignored
 from bridge.doors.celery.canvas import followers, put_back
 from bridge.doors.celery.finish.backend import LedgerBackend, turn_of
-from bridge.doors.celery.finish.finish_lease import Finishing, Turn, begin
+from bridge.doors.celery.finish.finish_lease import Finishing, FinishLease, begin
 from bridge.doors.celery.send_follow_ups import sending_behind
 from bridge.engine.tell.celery_result import CeleryEnd
 from bridge.engine.tell.finish import TRACE
@@ -42,7 +42,7 @@ class Telling:
     request_id: str
     round: int
     nonce: str
-    turn: Turn | None = None
+    turn: FinishLease | None = None
 
     def unsendable(self, follow_up: Context, error: Exception) -> None:
         """Nothing is sent before a turn is taken."""
@@ -50,7 +50,7 @@ class Telling:
             self.turn.unsendable(follow_up, error)
 
     def held(self, follow_up: Mapping[str, Any]) -> bool:
-        """See `Turn.held_back`."""
+        """See `FinishLease.held_back`."""
         return self.turn is not None and self.turn.held_back(follow_up)
 
 
@@ -135,7 +135,7 @@ def finish(task: RunTask, telling: Telling, uses: Finishing) -> CeleryEnd:
     return turn.end
 
 
-def _revoke(task: RunTask, context: Context, turn: Turn, *, cancel_is_failure: bool) -> None:
+def _revoke(task: RunTask, context: Context, turn: FinishLease, *, cancel_is_failure: bool) -> None:
     """A cancelled request: REVOKED as Celery's own revoke stores it; the chord it is in fails instead of hanging."""
     inner = task.backend.inner
     ignored = (turn.held.json(Long.CANVAS) or {}).get("options", {}).get("ignore_result")

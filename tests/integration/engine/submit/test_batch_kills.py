@@ -131,7 +131,7 @@ def process(emulator: Emulator, redis_url: str, namespace: str) -> Iterator[Comp
         bridge_redis_url=redis_url, celery_broker_url=redis_url, bridge_namespace=namespace,
     )  # fmt: skip
     has = Components(settings, Celery("none", set_as_current=False))
-    has.vitals.decides = True
+    has.endpoint_health.decides = True
     try:
         yield has
     finally:
@@ -142,8 +142,8 @@ def process(emulator: Emulator, redis_url: str, namespace: str) -> Iterator[Comp
 def loops(has: Components) -> tuple[BatchSubmit, BatchWatch]:
     """The lane's two."""
     here: Any = Here(has)
-    fill = BatchSubmit(has.ledger, has.vitals, has.book, here, has.client_of, lambda _: None, 30_000, 0.0)
-    return fill, BatchWatch(has.ledger, here, has.vitals, here, has.client_of, 30_000, here.observed)
+    fill = BatchSubmit(has.ledger, has.endpoint_health, has.book, here, has.client_of, lambda _: None, 30_000, 0.0)
+    return fill, BatchWatch(has.ledger, here, has.endpoint_health, here, has.client_of, 30_000, here.observed)
 
 
 def pass_ten_minutes(has: Components, names: list[str]) -> None:
@@ -249,7 +249,7 @@ def test_drafts_whose_create_was_not_answered_do_not_take_all_of_an_endpoints_pl
         has.accept("r1", {"input": {"name": "r1"}, "lane": "batch"}, Origin("cli"))
         emulator.fault("502_after", op="batch-create", times=9)
         for _ in range(9):
-            has.vitals.ok("demo")  # RunPod is tried again at once
+            has.endpoint_health.ok("demo")  # RunPod is tried again at once
             fill.once()
         fill.once()  # refused: ten are active, and those that nobody heard of are too young to be given up
         assert [one["status"] for one in emulator.batches("demo")] == ["DRAFT"] * 10

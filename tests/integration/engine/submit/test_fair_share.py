@@ -14,9 +14,9 @@ from bridge.emulator import Emulator, EndpointConfig
 from bridge.emulator.config import PUBLISHED_LIMITS, Limit
 from bridge.engine.calls.group_commit import BACKLOG_MAX, Commits
 from bridge.engine.calls.threads import Callers
+from bridge.engine.endpoint_health import EndpointHealth
 from bridge.engine.submit.submit import Submit
 from bridge.engine.submit.worker_counts import WorkerCounts
-from bridge.engine.vitals import Vitals
 from bridge.engine.watch.run_times import CARRIES, Pace
 from bridge.engine.watch.track import share_of_polls
 from bridge.job.change import Rules
@@ -107,8 +107,10 @@ def test_health_of_a_busy_endpoint_is_asked_by_one_process_and_raises_the_budget
         client.hset(ledger.names.count("demo"), "flying", "3")
         budgets = [Budget(client, limit_of=lambda _id, _op, base: type(base)(10, base.concurrent, 5)) for _ in range(2)]
         for budget in budgets:
-            vitals = Vitals(Gate(client), budget, ledger.now, health=lambda _, endpoint_id: runpod.health(endpoint_id))
-            asks = WorkerCounts(ledger, vitals, lambda name: name, busy_s=0.0)
+            endpoint_health = EndpointHealth(
+                Gate(client), budget, ledger.now, health=lambda _, endpoint_id: runpod.health(endpoint_id)
+            )
+            asks = WorkerCounts(ledger, endpoint_health, lambda name: name, busy_s=0.0)
             asks.once()
         assert [call["op"] for call in emulator.calls()[before:]] == ["health"]
         assert budgets[1].acquire("demo", Operation.RUN, 100, token="t", slot_ms=1_000).count == 15
@@ -175,13 +177,23 @@ def test_no_more_is_sent_than_answers_may_wait_to_be_written(redis_url: str) -> 
     with Emulator(endpoints={"demo": EndpointConfig()}, api_keys=[API_KEY]) as emulator:
         runpod = RunPodClient(emulator.base_url, lambda: API_KEY)
         budget = Budget(client)
-        vitals = Vitals(Gate(client), budget, ledger.now)
+        endpoint_health = EndpointHealth(Gate(client), budget, ledger.now)
         commits = Commits(ledger, lambda _: None)  # never started
         callers = Callers("test", 16)
         pace = Pace(ledger.runs, budget, lambda name: name)
         book = EndpointBook(Settings())
         submit = Submit(
-            ledger, commits, vitals, book, callers, callers, pace, lambda _: runpod, 60_000, 60_000, lambda *_: None
+            ledger,
+            commits,
+            endpoint_health,
+            book,
+            callers,
+            callers,
+            pace,
+            lambda _: runpod,
+            60_000,
+            60_000,
+            lambda *_: None,
         )
         wanted = BACKLOG_MAX + 100
         ledger.accept_many([(f"r{n}", born(f"r{n}", ledger)) for n in range(wanted)])

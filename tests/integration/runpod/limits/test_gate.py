@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from bridge.engine.vitals import Vitals
+from bridge.engine.endpoint_health import EndpointHealth
 from bridge.errors import Forbidden, Unanswered
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names
@@ -197,18 +197,18 @@ def test_a_success_does_not_end_a_pause_nor_a_resume_a_trouble(client: redis.Red
 
 def test_after_an_unanswered_submit_none_leaves_without_a_sign_of_life(client: redis.Redis) -> None:
     """A request has few submits: somebody asks first, one submit follows the answer, and all once it is answered."""
-    vitals = Vitals(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
-    assert vitals.may_call(EP, submitting=True) == (None, 0.0)
-    vitals.failed(EP, EP, Operation.RUN, Unanswered("no answer within 2 s"))
-    eventually(lambda: vitals.wait_s(EP) == 0.0)
-    assert vitals.may_call(EP, submitting=True)[0] == 0
-    assert vitals.may_call(EP, submitting=False)[0] == 1  # reads may try
-    assert (vitals.to_be_asked(EP), vitals.to_be_asked(EP)) == (True, False)  # by one caller
-    vitals.asked(EP)
-    vitals.ok(EP)
-    assert [vitals.may_call(EP, submitting=True)[0] for _ in range(2)] == [1, 0]
-    vitals.ok(EP, submitted=True)
-    assert vitals.may_call(EP, submitting=True) == (None, 0.0)
+    endpoint_health = EndpointHealth(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    assert endpoint_health.may_call(EP, submitting=True) == (None, 0.0)
+    endpoint_health.failed(EP, EP, Operation.RUN, Unanswered("no answer within 2 s"))
+    eventually(lambda: endpoint_health.wait_s(EP) == 0.0)
+    assert endpoint_health.may_call(EP, submitting=True)[0] == 0
+    assert endpoint_health.may_call(EP, submitting=False)[0] == 1  # reads may try
+    assert (endpoint_health.to_be_asked(EP), endpoint_health.to_be_asked(EP)) == (True, False)  # by one caller
+    endpoint_health.asked(EP)
+    endpoint_health.ok(EP)
+    assert [endpoint_health.may_call(EP, submitting=True)[0] for _ in range(2)] == [1, 0]
+    endpoint_health.ok(EP, submitted=True)
+    assert endpoint_health.may_call(EP, submitting=True) == (None, 0.0)
 
 
 def denied(gate: Gate, request: str, **more: object) -> tuple[Denied, str | None]:
@@ -254,26 +254,26 @@ def test_a_foreign_answer_to_one_request_alone_is_its_own(client: redis.Redis) -
 
 def test_a_gate_that_submits_have_closed_is_opened_by_a_submit_alone(client: redis.Redis) -> None:
     """Two requests, and none taken between: submits wait, reads go on and do not open it."""
-    vitals = Vitals(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
-    gate = vitals.gate
+    endpoint_health = EndpointHealth(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    gate = endpoint_health.gate
     denied(gate, "a")
     assert denied(gate, "b") == (Denied.SHARED, "forbidden")
     assert gate.state(EP).request == "b"
-    vitals.ok(EP)
+    endpoint_health.ok(EP)
     assert gate.state(EP).reason == "forbidden"
-    assert vitals.may_call(EP, submitting=False) == (None, 0.0)
-    assert vitals.may_call(EP, submitting=True)[0] == 0
+    assert endpoint_health.may_call(EP, submitting=False) == (None, 0.0)
+    assert endpoint_health.may_call(EP, submitting=True)[0] == 0
     pass_time(client, 5_001)
     gate.forget(EP)
-    eventually(lambda: vitals.may_call(EP, submitting=True)[0] == 1)
-    vitals.ok(EP, submitted=True)
+    eventually(lambda: endpoint_health.may_call(EP, submitting=True)[0] == 1)
+    endpoint_health.ok(EP, submitted=True)
     assert gate.state(EP) == replace(gate.state(EP), reason=None, suspected=False, submits_only=False)
 
 
 def test_that_a_process_gets_no_answer_is_known_to_all_and_passes(client: redis.Redis) -> None:
     """Also when that process has died: a minute later nobody believes it any more."""
     gate = Gate(client, PREFIX)
-    other = Vitals(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    other = EndpointHealth(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
     gate.away(EP, "tls", "cannot connect: TLS")
     assert other.waiting(EP) == ("tls", "cannot connect: TLS", "")
     assert other.may_call(EP, submitting=True) == (None, 0.0)  # another process may well get through
@@ -287,30 +287,30 @@ def test_that_a_process_gets_no_answer_is_known_to_all_and_passes(client: redis.
 
 def test_one_jobs_odd_answers_make_no_other_call_wait(client: redis.Redis) -> None:
     """A status read that is always answered 502, or with a firewall's page, beside others that go well."""
-    vitals = Vitals(
+    endpoint_health = EndpointHealth(
         Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now, health=lambda *_: None
     )
     for error in (Unanswered("HTTP 502", 502), Forbidden("page", 403)):
         for _ in range(10):
-            vitals.ok(EP)
-            vitals.failed(EP, EP, Operation.STATUS, error)
-            assert vitals.may_call(EP, submitting=True) == (None, 0.0)
-            assert vitals.waiting(EP) is None
+            endpoint_health.ok(EP)
+            endpoint_health.failed(EP, EP, Operation.STATUS, error)
+            assert endpoint_health.may_call(EP, submitting=True) == (None, 0.0)
+            assert endpoint_health.waiting(EP) is None
         for _ in range(3):
-            vitals.failed(EP, EP, Operation.STATUS, error)
-        assert vitals.wait_s(EP) > 0  # nobody is answered: tries are spaced
-        vitals.ok(EP)
+            endpoint_health.failed(EP, EP, Operation.STATUS, error)
+        assert endpoint_health.wait_s(EP) > 0  # nobody is answered: tries are spaced
+        endpoint_health.ok(EP)
 
 
 def test_what_runpod_answered_is_shown_to_who_asks_and_stands_in_no_log(client: redis.Redis) -> None:
     """It may repeat the input: a log has the code alone."""
     told: list[dict[str, Any]] = []
     leave = subscribe(lambda _, fields: told.append(dict(fields)))
-    vitals = Vitals(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    endpoint_health = EndpointHealth(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
     for error in (Unanswered("HTTP 500: a secret prompt", 500), Forbidden("a secret prompt", 403)):
         for _ in range(4):
-            vitals.failed(EP, EP, Operation.RUN, error)
-        found = eventually(lambda: vitals.waiting(EP))
+            endpoint_health.failed(EP, EP, Operation.RUN, error)
+        found = eventually(lambda: endpoint_health.waiting(EP))
         assert found is not None
         assert "a secret prompt" in found.says
     leave()

@@ -7,8 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from bridge.engine.vitals.endpoint_or_request import Whole
-from bridge.engine.vitals.hold_submits import Silence
+from bridge.engine.endpoint_health.endpoint_or_request import WholeEndpoint
+from bridge.engine.endpoint_health.hold_submits import UnansweredSubmits
 from bridge.errors import (
     ApiError,
     EndpointTrouble,
@@ -60,7 +60,7 @@ class Waiting(NamedTuple):
         return {name: value for name, value in named.items() if value}
 
 
-class Vitals:
+class EndpointHealth:
     """Thread-safe; one for all loops of a process."""
 
     def __init__(
@@ -80,8 +80,8 @@ class Vitals:
         #: Whether what this process hears counts for all: an engine's word does, that of a single command does not.
         self.decides = True
         self._health, self._stamp = health, stamp
-        self._whole = Whole(budget, health, self._found_well, SLOT_MS) if health is not None else None
-        self._silence = Silence()
+        self._whole = WholeEndpoint(budget, health, self._found_well, SLOT_MS) if health is not None else None
+        self._unanswered = UnansweredSubmits()
         self._stamps: dict[str, object] = {}
         self._taken_at: dict[str, int] = {}
         #: Reads in a row that were answered, and not as they should be.
@@ -102,7 +102,7 @@ class Vitals:
         if submitted:
             self._taken_at[endpoint] = self._now()
             self._stamps.pop(endpoint, None)
-        self._silence.answered(endpoint, submitted=submitted)
+        self._unanswered.answered(endpoint, submitted=submitted)
         if endpoint in self._away:
             with self._lock:
                 self._away.pop(endpoint, None)
@@ -126,7 +126,7 @@ class Vitals:
             return
         elif isinstance(error, Unanswered):
             if op in SUBMITS:
-                self._silence.begins(endpoint)
+                self._unanswered.begins(endpoint)
             if not self._ones_own(endpoint, op, error):
                 self._spaced(endpoint, error, "unreachable")
             return
@@ -137,7 +137,7 @@ class Vitals:
                 return
             self._stamps.setdefault(endpoint, self._stamp(endpoint))
             self.gate.trouble(endpoint, error.reason, error.message[:300])
-        self._silence.answered(endpoint, submitted=False)
+        self._unanswered.answered(endpoint, submitted=False)
 
     def _ones_own(self, endpoint: str, op: Operation, error: ApiError) -> bool:
         """Whether an odd answer is one job's own, so that no other call need wait for it."""
@@ -158,7 +158,7 @@ class Vitals:
         said = (error.answered or error.message)[:300]
         self._stamps.setdefault(endpoint, self._stamp(endpoint))
         whole = self.is_whole(endpoint, endpoint_id)
-        self._silence.answered(endpoint, submitted=False)
+        self._unanswered.answered(endpoint, submitted=False)
         if whole:
             self.gate.trouble(endpoint, reason, said, request_id)
             return Denied.SHARED, reason
@@ -272,8 +272,8 @@ class Vitals:
             if wait > 0:
                 return 0, min(wait, 1.0)
             return (1, 0.0) if self.gate.try_turn(endpoint, secrets.token_hex(8)) else (0, 0.5)
-        silent = submitting and endpoint in self._silence
-        if silent and not self._silence.lets_one_go(endpoint):
+        silent = submitting and endpoint in self._unanswered
+        if silent and not self._unanswered.lets_one_go(endpoint):
             return 0, ASK_S
         return (1 if silent or endpoint in self._away else None), 0.0
 
@@ -289,8 +289,8 @@ class Vitals:
 
     def to_be_asked(self, endpoint: str) -> bool:
         """Whether submits wait for a sign of life that nobody asks for yet. The caller asks, and then calls `asked`."""
-        return self.wait_s(endpoint) <= 0 and self._silence.to_be_asked(endpoint)
+        return self.wait_s(endpoint) <= 0 and self._unanswered.to_be_asked(endpoint)
 
     def asked(self, endpoint: str) -> None:
         """The call that `to_be_asked` wanted is over, whatever came of it."""
-        self._silence.asked(endpoint)
+        self._unanswered.asked(endpoint)

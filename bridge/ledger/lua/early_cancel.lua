@@ -1,4 +1,4 @@
--- wish: remember a cancel whose request is not known yet.
+-- early_cancel: remember a cancel whose request is not known yet.
 -- KEYS 1 prefix
 -- ARGV 1 id  2 wish as JSON  3 ms to keep it  4 how many wishes at most
 -- Returns 1 KEPT   0 KNOWN: the record exists, cancel that   2 ENDED: only its tombstone is left

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WHOLE_S = 2.0
 
 
-class Whole:
+class WholeEndpoint:
     """Thread-safe; of one process."""
 
     def __init__(

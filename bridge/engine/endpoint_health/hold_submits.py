@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 
 
-class Silence:
+class UnansweredSubmits:
     """Thread-safe; of one process."""
 
     def __init__(self) -> None:

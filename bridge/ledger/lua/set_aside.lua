@@ -1,4 +1,4 @@
--- aside: set public keys aside that are no streams, or have no ids left, so that streams can stand there.
+-- set_aside: set public keys aside that are no streams, or have no ids left, so that streams can stand there.
 -- KEYS 1 prefix
 -- ARGV 1 "read": entries that the bridge is to read stay where they are until it has; or ""  then the keys
 -- Returns how many were set aside

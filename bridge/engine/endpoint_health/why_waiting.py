@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from bridge.engine.vitals import Waiting
+from bridge.engine.endpoint_health import Waiting
 from bridge.errors import JobRejected, SettingsError
 from bridge.job.document import stamp
 from bridge.job.enums import Phase, Step
@@ -15,7 +15,7 @@ from bridge.runpod.batches import ACTIVE_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bridge.engine.vitals import Vitals
+    from bridge.engine.endpoint_health import EndpointHealth
     from bridge.job.document import Held
     from bridge.ledger import Ledger
     from bridge.settings.endpoints import EndpointBook
@@ -27,9 +27,9 @@ CACHE_S = 0.05
 class WhyWaiting:
     """One per process."""
 
-    def __init__(self, ledger: Ledger, book: EndpointBook, vitals: Vitals) -> None:
+    def __init__(self, ledger: Ledger, book: EndpointBook, endpoint_health: EndpointHealth) -> None:
         """Asks the gate first, which all requests of an endpoint share."""
-        self._ledger, self._book, self._vitals = ledger, book, vitals
+        self._ledger, self._book, self._endpoint_health = ledger, book, endpoint_health
         self._known: dict[tuple[str, str], tuple[float, int]] = {}
 
     def of(self, held: Held) -> Waiting | None:
@@ -39,14 +39,14 @@ class WhyWaiting:
             return self._of_accepted(held)
         if record.unread_told and not record.phase.ended:
             return Waiting("unreadable")
-        return self._vitals.waiting(record.endpoint, reads=True) if record.phase is Phase.TRACKED else None
+        return self._endpoint_health.waiting(record.endpoint, reads=True) if record.phase is Phase.TRACKED else None
 
     def _of_accepted(self, held: Held) -> Waiting:
         """`budget`, in the batch lane `batch`, is what remains: its turn has not come."""
         record = held.record
         if record.due == Step.SCHEDULED:
             return Waiting("not_before", f"its time is {stamp(record.not_before, self._ledger.clock.offset)}")
-        shared = self._vitals.waiting(record.endpoint)
+        shared = self._endpoint_health.waiting(record.endpoint)
         if shared is not None and (shared.reason == "paused" or not record.denials):
             return shared
         denied = held.json(Long.DENIED) if record.denied_at else None
@@ -58,7 +58,7 @@ class WhyWaiting:
 
     def of_endpoint(self, name: str) -> Waiting | None:
         """What stands in the way of all requests of an endpoint."""
-        return self._vitals.waiting(name) or self._cap(name, "")
+        return self._endpoint_health.waiting(name) or self._cap(name, "")
 
     def _cap(self, name: str, tenant: str) -> Waiting | None:
         """The limit on jobs in flight that is used up: the endpoint's, or the tenant's over all endpoints."""
