@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft
+from bridge.job.change import Change, Draft
+from bridge.job.clocks import RUN_RETENTION_MS, SYNC_RETENTION_MS
 from bridge.job.document import Held
 from bridge.job.enums import EventName, Reason, Sink, Status, Step
 from bridge.job.observation import Observation

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bridge.job.change import Change, rescue_at
+from bridge.job.change import Change
+from bridge.job.clocks import rescue_at
 from bridge.job.document import Held
 from bridge.job.enums import Step
 from bridge.job.state_table import C, S, T, U, check

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bridge.job.change import Change, Draft, rescue_at, unread_until
+from bridge.job.change import Change, Draft
+from bridge.job.clocks import rescue_at, unread_until
 from bridge.job.document import Held
 from bridge.job.enums import Reason, Status, Step
 from bridge.job.record import Long

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from bridge.job.change import RUN_RETENTION_MS, SYNC_RETENTION_MS, Change, Draft
+from bridge.job.change import Change, Draft
+from bridge.job.clocks import RUN_RETENTION_MS, SYNC_RETENTION_MS
 from bridge.job.document import Held, unpack_error
 from bridge.job.enums import EventName, Reason, Status, Step, is_end, rank
 from bridge.job.observation import Observation, most_ms

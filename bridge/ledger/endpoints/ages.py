@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from bridge.job.change import PRIORITY_BAND_MS, RUN_RETENTION_MS
+from bridge.job.clocks import PRIORITY_BAND_MS, RUN_RETENTION_MS
 from bridge.job.enums import SUBMITS, Step
 from bridge.redis.outage import mapped
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.errors import BridgeError
-from bridge.job.change import OrphanJob, submit_score
+from bridge.job.change import OrphanJob
+from bridge.job.clocks import submit_score
 from bridge.job.document import Held
 from bridge.job.enums import SUBMITS, Step
 from bridge.job.record import Long

@@ -6,7 +6,8 @@ import json
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from bridge.job.change import Change, OutgoingEvent, Rules, submit_score
+from bridge.job.change import Change, OutgoingEvent, Rules
+from bridge.job.clocks import submit_score
 from bridge.job.enums import SUBMITS, Step
 from bridge.job.record import Record, difference
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.job.change import Change, Rules, submit_score
+from bridge.job.change import Change, Rules
+from bridge.job.clocks import submit_score
 from bridge.job.document import Held, document
 from bridge.job.enums import Phase, Sink, Status, Wish
 from bridge.job.observation import Observation
