@@ -38,7 +38,7 @@ from bridge.errors import (
     SettingsError,
 )
 from bridge.process import components
-from bridge.process.doors import plain_ends, refusal_uses, task_uses
+from bridge.process.build_doors import plain_ends, refusal_uses, task_uses
 from bridge.process.process import Process
 from bridge.redis.outage import with_remedy
 from bridge.settings import load

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
     from bridge.engine.endpoint_health import EndpointHealth
-    from bridge.engine.watch.run_times import Pace
+    from bridge.engine.watch.poll_pace import Pace
     from bridge.engine.watch.unreadable import Unread
     from bridge.job.change import OrphanJob
     from bridge.job.document import Held

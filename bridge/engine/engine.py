@@ -13,7 +13,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
-    from bridge.engine.watch.outputs import Outputs
+    from bridge.engine.large_outputs import LargeOutputs
     from bridge.job.change import Change
     from bridge.runtime.loop import Loop
 
@@ -39,7 +39,7 @@ class Engine:
     engine_id: str
     loops: Mapping[str, Loop]
     commits: tuple[Commits, ...]
-    callers: tuple[Callers | Outputs, ...]
+    callers: tuple[Callers | LargeOutputs, ...]
     #: Whether an endpoint has had little to submit lately.
     calm: Callable[[str], bool]
     closers: tuple[Callable[[], None], ...] = ()

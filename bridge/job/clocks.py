@@ -56,7 +56,7 @@ def submit_score(record: Record) -> int:
     """The order of submits inside an endpoint: priority (9 first), then age, which begins at `not_before`.
 
     One that was not taken stands behind those that came up to a minute later: the next try is another's.
-    `lua/schedule.lua` spells the same for those that were never tried.
+    `lua/due_requests.lua` spells the same for those that were never tried.
     """
     since = record.denied_at + DENIED_BEHIND_MS if record.denied_at else max(record.accepted_at, record.not_before)
     return (9 - record.priority) * PRIORITY_BAND_MS + since

@@ -12,7 +12,7 @@ SAME_CLOCK_MS, STEP_MS = 1_000, 5_000
 class LedgerClock:
     """Ledger time from this process' own steady clock, set by what the scripts say (I17).
 
-    A step of the server's clock does not move it; the engines' beat takes the step out of the ledger (`beat.lua`).
+    A step of the server's clock does not move it; the engines' beat takes the step out of the ledger (`heartbeat.lua`).
     """
 
     def __init__(self, steady: Callable[[], float] | None = None) -> None:

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 _ALLOW_OOM = frozenset(
     {
         "commit",
-        "beat",
+        "heartbeat",
         "give_back",
         "claim",
         "timers",
         "due",
         "orphan",
         "orphan_seen",
-        "stream",
-        "relay",
+        "claim_chunk_reads",
+        "amqp_turn",
         "endpoint",
         "callback",
         *("list", "tidy"),  # who looks at a full ledger sees it; and room is made

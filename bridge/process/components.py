@@ -17,8 +17,8 @@ from bridge.engine.accept.accept import Accept
 from bridge.engine.accept.back_pressure import Pressure
 from bridge.engine.control import Control
 from bridge.engine.endpoint_health import EndpointHealth
+from bridge.engine.large_outputs import LargeOutputs
 from bridge.engine.notifier import Notifier
-from bridge.engine.watch.outputs import Outputs
 from bridge.errors import SettingsError
 from bridge.ledger import Ledger, Names, connect, inspect_server, run_a_script
 from bridge.ledger.endpoints.load import measure
@@ -28,10 +28,10 @@ from bridge.process.from_settings import marks, rules
 from bridge.redis.address import is_sentinel
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.limits.budget import Budget
-from bridge.runpod.limits.gate import Gate
+from bridge.runpod.limits.circuit_breaker import CircuitBreaker
 from bridge.runpod.operations import Limit, Operation
 from bridge.settings import Settings, load
-from bridge.settings.endpoints import EndpointBook
+from bridge.settings.config_file import EndpointBook
 from bridge.settings.unknown_variables import strange_names
 from bridge.telemetry import tell
 
@@ -63,7 +63,7 @@ class Components:
             self.ledger.disk = Disk(self.client, self.names.key("fsync"), is_sentinel(settings.ledger_url))
         self.book = EndpointBook(settings)
         self.budget = Budget(self.client, self.names.prefix, limit_of=self._limit_of, now=self._now)
-        self.gate = Gate(self.client, self.names.prefix, self._now)
+        self.gate = CircuitBreaker(self.client, self.names.prefix, self._now)
         self.endpoint_health = EndpointHealth(
             self.gate,
             self.budget,
@@ -83,7 +83,7 @@ class Components:
             if settings.bridge_blob_url
             else None
         )
-        self.outputs = Outputs(
+        self.outputs = LargeOutputs(
             self.ledger,
             blobs,
             settings.bridge_inline_limit,

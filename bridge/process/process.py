@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from bridge.doors.http.server import HttpServer
 from bridge.errors import SettingsError
-from bridge.process.doors import gauges_of, http_parts, json_consumers, webhook_part
-from bridge.process.engine import build_engine
+from bridge.process.build_doors import gauges_of, http_parts, json_consumers, webhook_part
+from bridge.process.build_engine import build_engine
 from bridge.runtime import library_logs
 from bridge.runtime.loop import Loop
 from bridge.telemetry import configure_logging

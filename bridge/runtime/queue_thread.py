@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Background(Generic[T]):
+class QueueThread(Generic[T]):
     """Items come out in the order in which they were put in. The thread starts with the first one, after any fork."""
 
     def __init__(self, name: str, work: Callable[[list[T]], None], *, at_once: int = 1) -> None:

@@ -44,7 +44,7 @@ CELERY = (
     "kombu.transport.redis",
 )
 #: What the bridge's imports beside; its module reads no setting.
-BRIDGE = (*CELERY, "bridge.app", "bridge.doors.celery.consumer.consumer", "bridge.process.engine")
+BRIDGE = (*CELERY, "bridge.app", "bridge.doors.celery.consumer.consumer", "bridge.process.build_engine")
 REQUEST_MAX = 1 << 17
 _PR_SET_PDEATHSIG = 1
 

@@ -18,7 +18,7 @@ from bridge.redis.outage import with_remedy
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
-    from bridge.settings.endpoints import Endpoint
+    from bridge.settings.config_file import Endpoint
 
 
 @click.command()
@@ -131,7 +131,7 @@ def _closed(has: Components) -> bool:
 def _follow_ups(has: Components, read: set[str]) -> list[Finding]:
     """Queues of what follows requests. Raises BridgeError."""
     from bridge.doors.celery.follow_up_queues import depths  # noqa: PLC0415
-    from bridge.engine.tell.follow_ups import unread  # noqa: PLC0415
+    from bridge.engine.tell.follow_up_readers import unread  # noqa: PLC0415
 
     try:
         kept = has.ledger.follow_ups

@@ -22,7 +22,7 @@ from bridge.job.transitions import Table
 
 if TYPE_CHECKING:
     from bridge.runpod.client import RunPodClient
-    from bridge.settings.endpoints import EndpointBook
+    from bridge.settings.config_file import EndpointBook
 
 #: Seconds an eager call waits when RunPod says 429.
 THROTTLED_S = 1.0

@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 
 from bridge.doors.celery import servers
 from bridge.doors.celery.consumer.queues import exists
-from bridge.engine.tell.follow_ups import Depth
+from bridge.engine.tell.follow_up_readers import Depth
 from bridge.errors import LedgerError, ServerUnavailable
 from bridge.telemetry import tell
 

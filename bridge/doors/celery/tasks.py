@@ -12,7 +12,7 @@ from celery.exceptions import Ignore, Reject
 
 from bridge.doors.celery import eager
 from bridge.doors.celery.accept import eta
-from bridge.doors.celery.accept.many import STRATEGY, BatchAccept
+from bridge.doors.celery.accept.in_bulk import STRATEGY, BatchAccept
 from bridge.doors.celery.canvas import another, canvas_of, clocks_of, continues, fail_followers, replaced_by
 from bridge.doors.celery.finish.finish_lease import Finishing
 from bridge.doors.celery.finish.rpc_repeat import answer_again
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from bridge.ledger import Ledger
     from bridge.runpod.client import RunPodClient
     from bridge.settings import Settings
-    from bridge.settings.endpoints import EndpointBook
+    from bridge.settings.config_file import EndpointBook
 
 _OPTIONS: dict[str, Any] = {
     "shared": False,  # this app's alone: every other Celery app of the process would get them too

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bridge.ledger import Ledger
     from bridge.ledger.records.write import Build
     from bridge.settings import Settings
-    from bridge.settings.endpoints import Endpoint, EndpointBook
+    from bridge.settings.config_file import Endpoint, EndpointBook
 
 #: RunPod's ttl when none is sent, and the margin that is added to one of ours. Milliseconds.
 DEFAULT_TTL_MS = 24 * 3_600_000

@@ -20,7 +20,7 @@ from bridge.runpod.operations import Operation
 
 if TYPE_CHECKING:
     from bridge.job.document import Held
-    from bridge.settings.endpoints import Endpoint
+    from bridge.settings.config_file import Endpoint
 
 
 class Asking(Base):

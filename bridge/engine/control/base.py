@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bridge.ledger import Ledger
     from bridge.runpod.client import RunPodClient
     from bridge.runpod.operations import Operation
-    from bridge.settings.endpoints import Endpoint, EndpointBook
+    from bridge.settings.config_file import Endpoint, EndpointBook
 
 T = TypeVar("T")
 #: Seconds that a caller waits for a permit of the budget before it is told to come again.

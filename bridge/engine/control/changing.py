@@ -22,7 +22,7 @@ from bridge.telemetry import tell
 if TYPE_CHECKING:
     from bridge.job.change import Change
     from bridge.job.document import Held
-    from bridge.settings.endpoints import Endpoint
+    from bridge.settings.config_file import Endpoint
 
 #: Seconds that a retry waits for the last end to have been told.
 TOLD_S, TOLD_LOOK_S = 2.0, 0.05

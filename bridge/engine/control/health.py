@@ -25,7 +25,7 @@ from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     from bridge.ledger import Ledger
-    from bridge.settings.endpoints import Endpoint
+    from bridge.settings.config_file import Endpoint
 
 #: Seconds that RunPod's answer serves all askers, that one asker waits, and between looks for another's answer.
 HEALTH_CACHE_S, ANSWER_S, LOOK_S = 2.0, 3.0, 0.05

@@ -19,7 +19,7 @@ from bridge.errors import (
     Unreachable,
     Unreadable,
 )
-from bridge.runpod.limits.gate import AWAY_MS, Denied
+from bridge.runpod.limits.circuit_breaker import AWAY_MS, Denied
 from bridge.runpod.limits.permits import Permits
 from bridge.runpod.meaning import OF_A_JOB, SUBMITS
 from bridge.runpod.operations import Operation
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from bridge.runpod.answers import Health
     from bridge.runpod.limits.budget import Budget
-    from bridge.runpod.limits.gate import Gate
+    from bridge.runpod.limits.circuit_breaker import CircuitBreaker
 
 T = TypeVar("T")
 AWAY_BASE_S, AWAY_MAX_S = 0.25, 15.0
@@ -65,7 +65,7 @@ class EndpointHealth:
 
     def __init__(
         self,
-        gate: Gate,
+        gate: CircuitBreaker,
         budget: Budget,
         now: Callable[[], int],
         gate_max_ms: int = 0,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bridge.engine.endpoint_health import EndpointHealth
     from bridge.job.document import Held
     from bridge.ledger import Ledger
-    from bridge.settings.endpoints import EndpointBook
+    from bridge.settings.config_file import EndpointBook
 
 #: Seconds that a used-up cap is believed.
 CACHE_S = 0.05

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from bridge.job.document import Held
     from bridge.ledger import Ledger
     from bridge.runpod.client import RunPodClient
-    from bridge.settings.endpoints import Endpoint, EndpointBook
+    from bridge.settings.config_file import Endpoint, EndpointBook
 
 T = TypeVar("T")
 

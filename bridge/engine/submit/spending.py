@@ -9,7 +9,7 @@ from bridge.ledger.endpoints import gpu_time
 
 if TYPE_CHECKING:
     from bridge.ledger import Ledger
-    from bridge.settings.endpoints import Endpoint
+    from bridge.settings.config_file import Endpoint
 
 #: Seconds that a sum is believed.
 CACHE_S = 1.0

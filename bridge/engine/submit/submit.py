@@ -43,7 +43,7 @@ from bridge.job.request import (
 )
 from bridge.ledger.records.read import COMMON
 from bridge.redis.pipelined import Work, in_step
-from bridge.runpod.limits.gate import Denied
+from bridge.runpod.limits.circuit_breaker import Denied
 from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
@@ -53,14 +53,14 @@ if TYPE_CHECKING:
     from bridge.engine.calls.threads import Callers
     from bridge.engine.endpoint_health import EndpointHealth
     from bridge.engine.submit.spending import Spending
-    from bridge.engine.watch.run_times import Pace
+    from bridge.engine.watch.poll_pace import Pace
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.job.observation import Observation
     from bridge.ledger import Claimed, Ledger
     from bridge.runpod.answers import JobState
     from bridge.runpod.client import RunPodClient, Told
-    from bridge.settings.endpoints import Endpoint, EndpointBook
+    from bridge.settings.config_file import Endpoint, EndpointBook
 
 #: Seconds between looks when nothing is due; new work wakes the loop.
 IDLE_S = 1.0

@@ -6,12 +6,12 @@ Each returns a `Change`: the new row, long values, events, due time. `bridge.job
 from __future__ import annotations
 
 from bridge.job.transitions.accepting import Accepting
-from bridge.job.transitions.finishing import Finishing
+from bridge.job.transitions.clocks_run_out import ClocksRunOut
 from bridge.job.transitions.streaming import Streaming
-from bridge.job.transitions.timeouts import Clocks
+from bridge.job.transitions.telling_the_end import TellingTheEnd
 from bridge.job.transitions.unreadable import Unreading
 from bridge.job.transitions.watching import Watching
 
 
-class Table(Accepting, Watching, Unreading, Streaming, Clocks, Finishing):
+class Table(Accepting, Watching, Unreading, Streaming, ClocksRunOut, TellingTheEnd):
     """All transitions, under one set of rules. `now` is ledger time in milliseconds."""

@@ -12,7 +12,7 @@ from bridge.job.transitions.base import Base, forget_attempt
 CANCEL_AGAIN_MS = 5_000
 
 
-class Ending(Base):
+class Cancelling(Base):
     """Free where nothing has left; elsewhere RunPod is asked, and a status read ends it."""
 
     def wish(self, held: Held, now: int, cause: Wish, *, by: str | None = None, door: str | None = None) -> Change:

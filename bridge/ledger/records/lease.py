@@ -86,7 +86,7 @@ class Leases(Writer):
 
     def begin_scheduled(self, limit: int = 500) -> tuple[int, int]:
         """Let requests whose `not_before` has come be submitted: how many, and ms until the next one (-1: none)."""
-        moved, wait_ms = run(self.client, "schedule", [self.names.prefix], [limit])
+        moved, wait_ms = run(self.client, "due_requests", [self.names.prefix], [limit])
         return int(moved), int(wait_ms)
 
     def streams(self, wanted: Mapping[str, int], *, lease_ms: int) -> Claimed:
@@ -94,7 +94,9 @@ class Leases(Writer):
         token, pairs = secrets.token_hex(8), _pairs(wanted)
         if not pairs:
             return Claimed(token, Step.STREAM, ())
-        answer = run(self.client, "stream", [self.names.prefix], [token, lease_ms, len(COMMON), *COMMON, *pairs])
+        answer = run(
+            self.client, "claim_chunk_reads", [self.names.prefix], [token, lease_ms, len(COMMON), *COMMON, *pairs]
+        )
         self.clock.heard(answer[0])
         return Claimed(token, Step.STREAM, self._read(answer[1:], COMMON))
 

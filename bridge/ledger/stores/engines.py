@@ -46,12 +46,14 @@ class Engines:
     def beat(self, engine: str, *, silent_ms: int = 15_000) -> Beat:
         """Say that an engine lives; follows a step of the server's clock, and finds a ledger that was rolled back."""
         had, asked_at = self._records.changes, self._clock.seconds()
-        answer = run(self._client, "beat", [self._names.prefix], [engine, silent_ms, 0, 0, had])
+        answer = run(self._client, "heartbeat", [self._names.prefix], [engine, silent_ms, 0, 0, had])
         self.live = int(answer[2])
         if self._clock.seconds() - asked_at <= SAME_CLOCK_MS / 1000:  # one that was long on its way tells no time
             step = self._clock.step_ms(answer[0])
             if abs(step) > STEP_MS:
-                answer = run(self._client, "beat", [self._names.prefix], [engine, silent_ms, -step, answer[1], had])
+                answer = run(
+                    self._client, "heartbeat", [self._names.prefix], [engine, silent_ms, -step, answer[1], had]
+                )
             self._clock.correct(answer[0], answer[1])
         self._records.counted(answer[3])
         return Beat(engines=int(answer[2]), doubt=int(answer[4]), lost=int(answer[5]))

@@ -49,7 +49,7 @@ class Later:
 
     def take(self, limit: int) -> tuple[list[tuple[str, str]], int]:
         """Those whose time has come, as (task id, message), and ms until the next one (-1: none)."""
-        wait_ms, *flat = run(self._client, "later", [self._prefix], [limit, LEASE_MS])
+        wait_ms, *flat = run(self._client, "due_commands", [self._prefix], [limit, LEASE_MS])
         return list(zip(flat[::2], flat[1::2], strict=True)), int(wait_ms)
 
     def sent(self, task_id: str) -> None:

@@ -60,7 +60,7 @@ class Inbox:
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + LOOK_S
-        done, at = run(self.client, "inbox", [self.prefix, self.stream], [GROUP, LOOK_MAX])
+        done, at = run(self.client, "repair_inbox_group", [self.prefix, self.stream], [GROUP, LOOK_MAX])
         if done == b"back":
             tell("stream.set_back", stream=self.stream, group=GROUP, to=at.decode())
 
@@ -172,7 +172,7 @@ EntryId = tuple[int, int]
 
 def ends(client: redis.Redis, prefix: str, stream: str) -> tuple[EntryId, EntryId] | None:
     """The first and the last entry that wait in a stream of the doors; None for none. Raises LedgerUnavailable."""
-    first, last = (_id_of(entry_id) for entry_id in run(client, "ends", [prefix, stream], []))
+    first, last = (_id_of(entry_id) for entry_id in run(client, "first_and_last", [prefix, stream], []))
     return (first, last) if first is not None and last is not None else None
 
 

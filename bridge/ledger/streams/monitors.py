@@ -63,7 +63,7 @@ class Monitors:
 
     def _turn(self, lease_ms: int, cursor: str) -> str | None:
         keys = [self.names.prefix, self.names.events]
-        answer = run(self.client, "monitors", keys, [self._token, lease_ms, KEPT_MS, cursor, self.told_to])
+        answer = run(self.client, "event_reader_turn", keys, [self._token, lease_ms, KEPT_MS, cursor, self.told_to])
         return str(answer[1]) if answer[0] else None
 
 

@@ -109,7 +109,7 @@ class Outbox:
 
     def take(self, token: str, *, lease_ms: int) -> RelayTurn | None:
         """The turn, also when it is ours already; None while another process has it."""
-        answer = run(self.client, "relay", self._keys(), ["take", token, lease_ms])
+        answer = run(self.client, "amqp_turn", self._keys(), ["take", token, lease_ms])
         return RelayTurn(answer[1], answer[2]) if answer[0] == 1 else None
 
     def entries(self, cursor: str, count: int) -> list[Entry]:
@@ -124,16 +124,16 @@ class Outbox:
 
     def renew(self, token: str, *, lease_ms: int) -> bool:
         """Whether the turn is still ours; its lease begins anew."""
-        return bool(run(self.client, "relay", self._keys(), ["done", token, lease_ms, "", 0, ""])[0])
+        return bool(run(self.client, "amqp_turn", self._keys(), ["done", token, lease_ms, "", 0, ""])[0])
 
     def done(self, token: str, cursor: str, told: int, *, lease_ms: int, dead: bool = False) -> bool:
         """Everything up to this entry was confirmed; False when the turn was lost, and then nothing is written."""
         args = ["done", token, lease_ms, cursor, told, "dead" if dead else ""]
-        return bool(run(self.client, "relay", self._keys(), args)[0])
+        return bool(run(self.client, "amqp_turn", self._keys(), args)[0])
 
     def release(self, token: str) -> None:
         """Give the turn to another process."""
-        run(self.client, "relay", self._keys(), ["release", token])
+        run(self.client, "amqp_turn", self._keys(), ["release", token])
 
     # Late ones
 

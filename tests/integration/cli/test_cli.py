@@ -17,7 +17,7 @@ from bridge.cli.common import show
 from bridge.cli.exit_codes import ExitCode
 from bridge.errors import JobRejected
 from bridge.ledger.endpoints.answer_cache import OnceForAll
-from bridge.runpod.limits.gate import Gate
+from bridge.runpod.limits.circuit_breaker import CircuitBreaker
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RedisServer
@@ -216,7 +216,10 @@ def test_top_tells_how_an_endpoint_stands_now_and_not_how_it_stood(house: House)
         return str(json.loads(bridge(house, "top", "--json").stdout)["endpoints"][0]["verdict"])
 
     ledger = house.ledger
-    heard, gate = OnceForAll(house.client, ledger.names.key("health:")), Gate(house.client, ledger.names.prefix)
+    heard, gate = (
+        OnceForAll(house.client, ledger.names.key("health:")),
+        CircuitBreaker(house.client, ledger.names.prefix),
+    )
     house.send({"a": 1}).get(timeout=15)
     heard.put("demo", {"fault": "unauthorised", "at": ledger.now() - 10_000})
     assert verdict() in {"ok", "cold"}

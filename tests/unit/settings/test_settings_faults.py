@@ -8,7 +8,7 @@ import pytest
 
 from bridge.errors import SettingsError
 from bridge.settings import Settings, load
-from bridge.settings.endpoints import EndpointBook
+from bridge.settings.config_file import EndpointBook
 from bridge.settings.key_file import KEY_MAX, KeyFile
 
 FILE = {
@@ -68,7 +68,7 @@ def test_a_file_that_is_no_text_is_told_at_start_and_changes_nothing_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last good one stays; a request that came meanwhile is not to blame."""
-    monkeypatch.setattr("bridge.settings.endpoints.RELOAD_S", 0.0)
+    monkeypatch.setattr("bridge.settings.config_file.RELOAD_S", 0.0)
     path = tmp_path / "bridge.toml"
     path.write_text('[endpoints.good]\nid = "good"\n')
     book = EndpointBook(Settings(bridge_config_file=path))
@@ -83,9 +83,9 @@ def test_a_change_of_the_file_is_told_once_whether_it_holds_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who edits it hears what was wrong, for as long as it is, and that the mended one was taken."""
-    monkeypatch.setattr("bridge.settings.endpoints.RELOAD_S", 0.0)
+    monkeypatch.setattr("bridge.settings.config_file.RELOAD_S", 0.0)
     heard: list[tuple[str, str]] = []
-    module = "bridge.settings.endpoints"
+    module = "bridge.settings.config_file"
     monkeypatch.setattr(f"{module}.tell", lambda name, **fields: heard.append((name, fields.get("error", ""))))
     path = tmp_path / "bridge.toml"
     good, bad = '[endpoints.good]\nid = "good"\n', "[endpoints.good\n"
@@ -108,7 +108,7 @@ def test_a_change_of_the_file_is_told_once_whether_it_holds_or_not(
 
 def test_the_stamp_of_an_endpoint_changes_with_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By it a closed gate knows that something was mended here."""
-    monkeypatch.setattr("bridge.settings.endpoints.RELOAD_S", 0.0)
+    monkeypatch.setattr("bridge.settings.config_file.RELOAD_S", 0.0)
     path = tmp_path / "bridge.toml"
     path.write_text('[endpoints.a]\nid = "one"\n[endpoints.b]\nid = "two"\n')
     book = EndpointBook(Settings(bridge_config_file=path))

@@ -30,7 +30,7 @@ from bridge.doors.celery.wait_for_ledger import WAIT_MAX_S, stopping, wait_for_l
 from bridge.job.enums import DeadReason
 from bridge.job.request import REQUEST_ID, rejected
 from bridge.ledger.streams.dead_letters import ORIGINAL_MAX
-from bridge.runtime.queue_thread import Background
+from bridge.runtime.queue_thread import QueueThread
 from bridge.telemetry import blotted, tell
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Refusals:
     def __init__(self, uses: Callable[[], RefusalUses]) -> None:
         """`uses` gives this process' own."""
         self._uses = uses
-        self._background = Background("bridge-refuse", self._work)
+        self._background = QueueThread("bridge-refuse", self._work)
         self._lock = threading.Lock()
         self._held: list[Callable[[], None]] = []
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.concurrency.thread import TaskPool
 
-from bridge.doors.celery.finish.many import PlainEnds
+from bridge.doors.celery.finish.in_bulk import PlainEnds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

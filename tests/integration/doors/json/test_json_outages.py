@@ -16,7 +16,7 @@ from bridge.job.request import RunRequest
 from bridge.ledger import Names, connect
 from bridge.ledger.streams.inbox import GROUP, Inbox
 from bridge.settings import load
-from bridge.settings.endpoints import EndpointBook
+from bridge.settings.config_file import EndpointBook
 from tests.support.helpers import eventually
 from tests.support.house import House, Process
 from tests.support.proxy import FaultProxy

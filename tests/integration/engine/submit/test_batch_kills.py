@@ -97,7 +97,7 @@ class Here:
         return 100
 
     def observed(self, held: Held, heard: Observation, poll_ms: int) -> None:
-        """As Outputs without a store."""
+        """As LargeOutputs without a store."""
         self._has.ledger.change(held, partial(self._has.ledger.table.observed, heard=heard, poll_ms=poll_ms))
 
 

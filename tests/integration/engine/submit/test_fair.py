@@ -21,7 +21,7 @@ from bridge.job.enums import Step
 from bridge.job.record import Long, Record
 from bridge.ledger import Claimed, Ledger, Names, connect
 from bridge.settings import Settings
-from bridge.settings.endpoints import Endpoint, EndpointBook
+from bridge.settings.config_file import Endpoint, EndpointBook
 from tests.support.helpers import eventually
 from tests.support.house import House
 

@@ -17,16 +17,16 @@ from bridge.engine.calls.threads import Callers
 from bridge.engine.endpoint_health import EndpointHealth
 from bridge.engine.submit.submit import Submit
 from bridge.engine.submit.worker_counts import WorkerCounts
-from bridge.engine.watch.run_times import CARRIES, Pace
-from bridge.engine.watch.track import share_of_polls
+from bridge.engine.watch.poll_pace import CARRIES, Pace
+from bridge.engine.watch.status_polls import share_of_polls
 from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names, connect
 from bridge.runpod.client import RunPodClient
 from bridge.runpod.limits.budget import Budget
-from bridge.runpod.limits.gate import Gate
+from bridge.runpod.limits.circuit_breaker import CircuitBreaker
 from bridge.runpod.operations import Operation
 from bridge.settings import Settings
-from bridge.settings.endpoints import EndpointBook
+from bridge.settings.config_file import EndpointBook
 from tests.support.helpers import eventually
 from tests.support.house import API_KEY, House, born
 
@@ -108,7 +108,7 @@ def test_health_of_a_busy_endpoint_is_asked_by_one_process_and_raises_the_budget
         budgets = [Budget(client, limit_of=lambda _id, _op, base: type(base)(10, base.concurrent, 5)) for _ in range(2)]
         for budget in budgets:
             endpoint_health = EndpointHealth(
-                Gate(client), budget, ledger.now, health=lambda _, endpoint_id: runpod.health(endpoint_id)
+                CircuitBreaker(client), budget, ledger.now, health=lambda _, endpoint_id: runpod.health(endpoint_id)
             )
             asks = WorkerCounts(ledger, endpoint_health, lambda name: name, busy_s=0.0)
             asks.once()
@@ -177,7 +177,7 @@ def test_no_more_is_sent_than_answers_may_wait_to_be_written(redis_url: str) -> 
     with Emulator(endpoints={"demo": EndpointConfig()}, api_keys=[API_KEY]) as emulator:
         runpod = RunPodClient(emulator.base_url, lambda: API_KEY)
         budget = Budget(client)
-        endpoint_health = EndpointHealth(Gate(client), budget, ledger.now)
+        endpoint_health = EndpointHealth(CircuitBreaker(client), budget, ledger.now)
         commits = Commits(ledger, lambda _: None)  # never started
         callers = Callers("test", 16)
         pace = Pace(ledger.runs, budget, lambda name: name)
@@ -268,7 +268,9 @@ def test_trouble_that_lasts_too_long_ends_the_wait(redis_url: str, tmp_path: Pat
             "endpoint",
         )
         house.emulator.clear_faults()
-        Gate(house.client).try_now("demo")  # by itself in some ten seconds; tests/integration/runpod/test_gate.py
+        CircuitBreaker(house.client).try_now(
+            "demo"
+        )  # by itself in some ten seconds; tests/integration/runpod/test_circuit_breaker.py
 
         def well() -> bool:
             again = house.send({"n": 9})

@@ -29,7 +29,7 @@ from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.stores.callbacks import Lane
 from bridge.settings import load
 from bridge.settings.callbacks import allowed_of
-from bridge.settings.endpoints import EndpointBook
+from bridge.settings.config_file import EndpointBook
 from bridge.telemetry.metrics import REGISTRY
 from tests.support.helpers import eventually, free_port
 from tests.support.proxy import FaultProxy

@@ -17,7 +17,7 @@ from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.endpoints import gpu_time
-from bridge.settings.endpoints import Endpoint
+from bridge.settings.config_file import Endpoint
 from tests.support.helpers import eventually
 from tests.support.house import House
 

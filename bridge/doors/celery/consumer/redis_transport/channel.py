@@ -14,8 +14,8 @@ from kombu.utils.json import dumps, loads
 from bridge.doors.celery.consumer.redis_transport import scripts
 from bridge.doors.celery.consumer.redis_transport.acks import QoS
 from bridge.doors.celery.consumer.redis_transport.doorbell import Doorbell
+from bridge.doors.celery.consumer.redis_transport.foreign_messages import UNREADABLE_MAX, KeepingChannel
 from bridge.doors.celery.consumer.redis_transport.outages import LOOK_S, UNREADABLE, Away, ResponseError, broken
-from bridge.doors.celery.consumer.redis_transport.unreadable import UNREADABLE_MAX, KeepingChannel
 from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
 from bridge.redis.outage import is_outage, said
 from bridge.telemetry import tell

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from celery import chain, group
 
-from bridge.doors.celery.finish.many import PlainEnds
+from bridge.doors.celery.finish.in_bulk import PlainEnds
 from bridge.engine.notifier import Notifier
 from bridge.errors import JobFailed
 from bridge.job.change import Rules

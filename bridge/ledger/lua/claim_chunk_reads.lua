@@ -1,4 +1,4 @@
--- stream: take records whose stream is to be read now: the token is `reading` them from here on (I13).
+-- claim_chunk_reads: take records whose stream is to be read now: the token is `reading` them from here on (I13).
 -- KEYS 1 prefix
 -- ARGV 1 token  2 lease in ms  3 number of long fields wanted, then these  then pairs: endpoint, how many at most
 -- Returns {now, id, row, long values, ...}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
     from bridge.engine.endpoint_health import EndpointHealth
-    from bridge.engine.watch.run_times import Pace
+    from bridge.engine.watch.poll_pace import Pace
     from bridge.engine.watch.unreadable import Unread
     from bridge.job.document import Held
     from bridge.ledger import Ledger
@@ -54,7 +54,7 @@ def share_of_polls(granted: int, polls: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Track:
+class StatusPolls:
     """One `once()` claims and dispatches a batch of status reads."""
 
     ledger: Ledger

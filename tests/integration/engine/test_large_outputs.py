@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bridge.engine.watch.outputs import Outputs
+from bridge.engine.large_outputs import LargeOutputs
 from bridge.errors import OutputUnavailable, SettingsError
 from bridge.job.change import Rules
 from bridge.job.document import Held
@@ -196,9 +196,9 @@ def settle(ledger: Ledger, held: Held, heard: Observation) -> Held:
     return ledger.change(held, lambda h, now: ledger.table.observed(h, now, heard, poll_ms=0)).after
 
 
-def outputs(ledger: Ledger, blobs: Blobs, timeout_s: float = 5.0) -> Outputs:
+def outputs(ledger: Ledger, blobs: Blobs, timeout_s: float = 5.0) -> LargeOutputs:
     """As the wiring makes it."""
-    return Outputs(ledger, blobs, 4096, timeout_s)
+    return LargeOutputs(ledger, blobs, 4096, timeout_s)
 
 
 def test_the_blob_stands_before_the_end_that_refers_to_it(ledger: Ledger, tmp_path: Path) -> None:

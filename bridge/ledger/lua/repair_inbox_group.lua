@@ -1,4 +1,4 @@
--- inbox: see that what stands in a stream can be read, and that more can be written to it.
+-- repair_inbox_group: see that what stands in a stream can be read, and that more can be written to it.
 -- KEYS 1 prefix  2 the stream
 -- ARGV 1 the group  2 entries looked at, at most
 -- Returns {"", ""}, {"aside", ""} when it was set aside, or {"back", where the group reads on}

@@ -10,7 +10,7 @@ from bridge.job.state_table import C, E, check, same
 from bridge.job.transitions.base import Base
 
 
-class Finishing(Base):
+class TellingTheEnd(Base):
     """One turn at a time (I8); the last sink closes the record."""
 
     def finish_sent(self, held: Held, now: int, *, delay_ms: int, sent: bool = True) -> Change:

@@ -1,4 +1,4 @@
--- monitors: the turn of the one process that tells others (Celery's monitors, OpenTelemetry) what the event stream holds,
+-- event_reader_turn: the turn of the one process that tells others (Celery's monitors, OpenTelemetry) what the event stream holds,
 -- and its cursor.
 -- KEYS 1 prefix  2 events stream
 -- ARGV 1 token  2 lease in ms; 0 gives the turn back  3 how long the cursor is kept, in ms  4 the new cursor or ""  5 whom it tells

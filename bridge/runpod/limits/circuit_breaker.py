@@ -71,7 +71,7 @@ class Denied(IntEnum):
     SHARED = 2  # not only its own, as far as anybody knows
 
 
-class Gate:
+class CircuitBreaker:
     """Thread-safe; every method may raise LedgerUnavailable."""
 
     def __init__(

@@ -30,25 +30,25 @@ from bridge.engine.submit.worker_counts import WorkerCounts
 from bridge.engine.tell.amqp_publisher import Broker
 from bridge.engine.tell.callbacks import Callbacks
 from bridge.engine.tell.finish import Finish, LocalFinish
-from bridge.engine.tell.follow_ups import FollowUpReaders
+from bridge.engine.tell.follow_up_readers import FollowUpReaders
 from bridge.engine.tell.publish import Publish
-from bridge.engine.tell.waiting_reasons import Retell
+from bridge.engine.tell.retell_waiting import Retell
 from bridge.engine.upkeep.listing import LEAST_S, Listing
 from bridge.engine.upkeep.scheduled_commands import CommandsLater
 from bridge.engine.upkeep.sweep import Sweep
 from bridge.engine.upkeep.trim import Trim
 from bridge.engine.upkeep.wake import Wake
 from bridge.engine.watch.batch import BatchWatch
-from bridge.engine.watch.run_times import Pace
+from bridge.engine.watch.poll_pace import Pace
+from bridge.engine.watch.status_polls import StatusPolls
 from bridge.engine.watch.stream import Stream
-from bridge.engine.watch.track import Track
 from bridge.engine.watch.unreadable import Unread
 from bridge.process.from_settings import bounds
 from bridge.runtime.loop import Loop
 from bridge.settings.callbacks import allowed_of
 
 if TYPE_CHECKING:
-    from bridge.engine.watch.outputs import Outputs
+    from bridge.engine.large_outputs import LargeOutputs
     from bridge.process.components import Components
     from bridge.settings import Settings
 
@@ -126,7 +126,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         ledger, commits, health, has.book, threads.submit, threads.sync, pace, has.client_of, lease_ms, slot_ms,
         observed, s.bridge_webhook_base_url, spending=Spending(ledger), capped=has.notifier.capped,
     )  # fmt: skip
-    track = Track(
+    track = StatusPolls(
         ledger, commits, health, threads.track, pace, *calling, lease_ms, slot_ms, has.purged_at, observed, unread
     )  # fmt: skip
     fill = BatchSubmit(
@@ -176,7 +176,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         publish = _publish(has)
         loops["publish"] = Loop("publish", publish.once, at_least_s=BURST_S)
         closers.append(publish.close)
-    pools: list[Callers | Outputs] = [*threads.all(), has.outputs]
+    pools: list[Callers | LargeOutputs] = [*threads.all(), has.outputs]
     if s.bridge_callback_secret_file is not None:
         callbacks = _callbacks(has, s.bridge_callback_secret_file)
         loops["callbacks"] = Loop("callbacks", callbacks.once, at_least_s=BURST_S)

@@ -1,4 +1,4 @@
--- later: hand out commands whose time has come; who got them sends them on, and then says so.
+-- due_commands: hand out commands whose time has come; who got them sends them on, and then says so.
 -- KEYS 1 prefix
 -- ARGV 1 how many at most  2 lease in ms
 -- Returns {next one in ms or -1, id, message, id, message, ...}

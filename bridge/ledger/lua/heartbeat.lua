@@ -1,4 +1,4 @@
--- beat: an engine says that it lives, and corrects the ledger's clock after a step of Redis' own (I17).
+-- heartbeat: an engine says that it lives, and corrects the ledger's clock after a step of Redis' own (I17).
 -- KEYS 1 prefix
 -- ARGV 1 engine  2 ms after which a silent engine counts as gone  3 correction of the clock in ms  4 offset it was measured at
 --      5 the most changes this engine has heard of

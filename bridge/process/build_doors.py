@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from bridge.doors.celery.consumer.queues import broker_answers
 from bridge.doors.celery.consumer.refuse import RefusalUses
-from bridge.doors.celery.finish.many import PlainEnds
+from bridge.doors.celery.finish.in_bulk import PlainEnds
 from bridge.doors.celery.tasks import Uses
 from bridge.doors.http.gauges import Gauges
-from bridge.doors.http.health import Health
 from bridge.doors.http.part import Part
+from bridge.doors.http.probes import Health
 from bridge.doors.http.webhooks import Webhooks
 from bridge.doors.json.command_order import Ahead, Queues
 from bridge.doors.json.handler import CommandPool, Handler

@@ -7,12 +7,12 @@ from bridge.job.clocks import rescue_at
 from bridge.job.document import Held
 from bridge.job.enums import Step
 from bridge.job.state_table import C, S, T, U, check
-from bridge.job.transitions.cancelling import Ending
+from bridge.job.transitions.cancelling import Cancelling
 from bridge.job.transitions.due import passed, step_of
 from bridge.job.transitions.submitting import Submitting
 
 
-class Clocks(Submitting, Ending):
+class ClocksRunOut(Submitting, Cancelling):
     """A lease, a deadline, a grace, or a retention."""
 
     def tick(self, held: Held, now: int) -> Change:

@@ -1,4 +1,4 @@
--- schedule: requests whose time has come stand among those that wait to be submitted.
+-- due_requests: requests whose time has come stand among those that wait to be submitted.
 -- KEYS 1 prefix
 -- ARGV 1 how many at most
 -- Returns {how many were moved, next one in ms or -1}

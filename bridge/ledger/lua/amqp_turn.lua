@@ -1,4 +1,4 @@
--- relay: the turn of the one publisher that tells AMQP what the event stream holds, and its cursor.
+-- amqp_turn: the turn of the one publisher that tells AMQP what the event stream holds, and its cursor.
 -- KEYS 1 prefix  2 events stream  3 dead letters
 -- ARGV 1 verb  2 token  then by verb:
 --   take     3 lease in ms            Returns {1, cursor} or {0} when another has the turn. A cursor that stands behind

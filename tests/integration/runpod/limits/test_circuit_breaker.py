@@ -17,7 +17,7 @@ from bridge.job.change import Rules
 from bridge.ledger import Ledger, Names
 from bridge.ledger.endpoints.pause import pause, resume
 from bridge.runpod.limits.budget import Budget
-from bridge.runpod.limits.gate import Denied, Gate
+from bridge.runpod.limits.circuit_breaker import CircuitBreaker, Denied
 from bridge.runpod.operations import Operation
 from bridge.telemetry import subscribe
 from tests.support.helpers import eventually
@@ -50,13 +50,13 @@ def pass_time(client: redis.Redis, milliseconds: int) -> None:
 
 def test_an_endpoint_nobody_has_used_is_open_and_has_never_succeeded(client: redis.Redis) -> None:
     """So that a typing error can be told at once."""
-    state = Gate(client, PREFIX).state(EP)
+    state = CircuitBreaker(client, PREFIX).state(EP)
     assert (state.reason, state.paused, state.ever_succeeded) == (None, False, False)
 
 
 def test_trouble_closes_the_gate_for_every_process_and_is_told_once(client: redis.Redis, told: list[str]) -> None:
     """A hundred calls that fail together are one piece of news."""
-    one, other = Gate(client, PREFIX), Gate(client, PREFIX)
+    one, other = CircuitBreaker(client, PREFIX), CircuitBreaker(client, PREFIX)
     assert [one.trouble(EP, "out_of_credit") for _ in range(3)] == [True, False, False]
     assert not other.trouble(EP, "out_of_credit")
     assert other.state(EP).reason == "out_of_credit"
@@ -66,7 +66,7 @@ def test_trouble_closes_the_gate_for_every_process_and_is_told_once(client: redi
 
 def test_another_reason_is_news_but_no_reason_to_try_sooner(client: redis.Redis) -> None:
     """401 and 402 in turn must not keep the tries at their shortest distance."""
-    gate = Gate(client, PREFIX)
+    gate = CircuitBreaker(client, PREFIX)
     distances = []
     for number in range(8):
         assert gate.trouble(EP, ("unauthorised", "out_of_credit")[number % 2])
@@ -81,7 +81,7 @@ def test_another_reason_is_news_but_no_reason_to_try_sooner(client: redis.Redis)
 
 def test_tries_are_spaced_from_five_seconds_to_five_minutes_by_one_caller_each(client: redis.Redis) -> None:
     """HARDENING 2: a turn is one caller's, ends with its answer, and each failed one doubles the distance."""
-    gate = Gate(client, PREFIX)
+    gate = CircuitBreaker(client, PREFIX)
     gate.trouble(EP, "out_of_credit")
     distances = []
     for number in range(9):
@@ -102,7 +102,7 @@ def test_tries_are_spaced_from_five_seconds_to_five_minutes_by_one_caller_each(c
 
 def test_failures_of_calls_that_were_under_way_do_not_space_the_tries(client: redis.Redis) -> None:
     """Fifty calls that left before the gate closed fail after it; the first try still comes after 5 s."""
-    gate = Gate(client, PREFIX)
+    gate = CircuitBreaker(client, PREFIX)
     for _ in range(50):
         gate.trouble(EP, "out_of_credit")
     pass_time(client, 5_001)
@@ -111,7 +111,7 @@ def test_failures_of_calls_that_were_under_way_do_not_space_the_tries(client: re
 
 def test_the_turn_of_a_caller_that_died_is_given_to_another(client: redis.Redis) -> None:
     """A turn has a deadline."""
-    gate = Gate(client, PREFIX)
+    gate = CircuitBreaker(client, PREFIX)
     gate.trouble(EP, "out_of_credit")
     pass_time(client, 5_001)
     assert gate.try_turn(EP, "dead")
@@ -122,11 +122,12 @@ def test_the_turn_of_a_caller_that_died_is_given_to_another(client: redis.Redis)
 
 def test_of_many_callers_one_gets_the_turn(client: redis.Redis) -> None:
     """Whatever runs at once."""
-    Gate(client, PREFIX).trouble(EP, "out_of_credit")
+    CircuitBreaker(client, PREFIX).trouble(EP, "out_of_credit")
     pass_time(client, 5_001)
     got: list[bool] = []
     threads = [
-        threading.Thread(target=lambda n=n: got.append(Gate(client, PREFIX).try_turn(EP, f"t{n}"))) for n in range(12)
+        threading.Thread(target=lambda n=n: got.append(CircuitBreaker(client, PREFIX).try_turn(EP, f"t{n}")))
+        for n in range(12)
     ]
     for thread in threads:
         thread.start()
@@ -137,7 +138,7 @@ def test_of_many_callers_one_gets_the_turn(client: redis.Redis) -> None:
 
 def test_the_first_success_opens_the_gate_and_is_told_once(client: redis.Redis, told: list[str]) -> None:
     """Also where another process still believes that the gate is closed."""
-    one, other = Gate(client, PREFIX), Gate(client, PREFIX)
+    one, other = CircuitBreaker(client, PREFIX), CircuitBreaker(client, PREFIX)
     one.trouble(EP, "unauthorised")
     assert other.state(EP).reason == "unauthorised"
     assert one.succeeded(EP)
@@ -150,7 +151,7 @@ def test_the_first_success_opens_the_gate_and_is_told_once(client: redis.Redis, 
 
 def test_a_success_costs_nothing_while_all_is_well(client: redis.Redis) -> None:
     """The hot path: no round trip once a success is known."""
-    gate = Gate(client, PREFIX)
+    gate = CircuitBreaker(client, PREFIX)
     gate.succeeded(EP)
     gate.state(EP)
     before = client.info("stats")["total_commands_processed"]
@@ -161,7 +162,7 @@ def test_a_success_costs_nothing_while_all_is_well(client: redis.Redis) -> None:
 
 def test_after_an_opening_a_new_trouble_begins_at_the_shortest_distance(client: redis.Redis) -> None:
     """Old tries are forgotten."""
-    gate = Gate(client, PREFIX)
+    gate = CircuitBreaker(client, PREFIX)
     for _ in range(5):
         gate.trouble(EP, "out_of_credit")
         pass_time(client, 300_001)
@@ -173,7 +174,7 @@ def test_after_an_opening_a_new_trouble_begins_at_the_shortest_distance(client: 
 
 def test_a_pause_reaches_every_process_within_a_second(client: redis.Redis) -> None:
     """Contract of `bridge.pause`; who and why are kept, and it is no trouble."""
-    ledger, other = Ledger(client, Names(), Rules()), Gate(client, PREFIX)
+    ledger, other = Ledger(client, Names(), Rules()), CircuitBreaker(client, PREFIX)
     assert not other.state(EP).paused
     assert pause(ledger, EP, {}, reason="maintenance", by="ann")
     eventually(lambda: other.state(EP).paused, timeout=1.0)
@@ -185,7 +186,7 @@ def test_a_pause_reaches_every_process_within_a_second(client: redis.Redis) -> N
 
 def test_a_success_does_not_end_a_pause_nor_a_resume_a_trouble(client: redis.Redis) -> None:
     """Two reasons to stop, each ended by its own means."""
-    gate, ledger = Gate(client, PREFIX), Ledger(client, Names(), Rules())
+    gate, ledger = CircuitBreaker(client, PREFIX), Ledger(client, Names(), Rules())
     pause(ledger, EP, {}, reason="maintenance", by="ann")
     gate.trouble(EP, "out_of_credit")
     gate.succeeded(EP)
@@ -197,7 +198,9 @@ def test_a_success_does_not_end_a_pause_nor_a_resume_a_trouble(client: redis.Red
 
 def test_after_an_unanswered_submit_none_leaves_without_a_sign_of_life(client: redis.Redis) -> None:
     """A request has few submits: somebody asks first, one submit follows the answer, and all once it is answered."""
-    endpoint_health = EndpointHealth(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    endpoint_health = EndpointHealth(
+        CircuitBreaker(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now
+    )
     assert endpoint_health.may_call(EP, submitting=True) == (None, 0.0)
     endpoint_health.failed(EP, EP, Operation.RUN, Unanswered("no answer within 2 s"))
     eventually(lambda: endpoint_health.wait_s(EP) == 0.0)
@@ -211,7 +214,7 @@ def test_after_an_unanswered_submit_none_leaves_without_a_sign_of_life(client: r
     assert endpoint_health.may_call(EP, submitting=True) == (None, 0.0)
 
 
-def denied(gate: Gate, request: str, **more: object) -> tuple[Denied, str | None]:
+def denied(gate: CircuitBreaker, request: str, **more: object) -> tuple[Denied, str | None]:
     """A submit that was not taken, and the gate's reason after it."""
     told: dict[str, Any] = {"foreign": False, "before_ms": 0, "taken_ms": 0, **more}
     verdict = gate.denied(EP, request, "forbidden", "HTTP 403", **told)
@@ -220,7 +223,7 @@ def denied(gate: Gate, request: str, **more: object) -> tuple[Denied, str | None
 
 def test_one_request_alone_closes_no_gate(client: redis.Redis) -> None:
     """However often it is not taken; and while nobody else is, it is not to blame either."""
-    gate, now = Gate(client, PREFIX), Ledger(client, Names(), Rules()).now
+    gate, now = CircuitBreaker(client, PREFIX), Ledger(client, Names(), Rules()).now
     gate.succeeded(EP)
     assert denied(gate, "a") == (Denied.FIRST, None)
     for _ in range(20):
@@ -230,7 +233,11 @@ def test_one_request_alone_closes_no_gate(client: redis.Redis) -> None:
 
 def test_a_request_is_to_blame_when_another_was_taken_between(client: redis.Redis) -> None:
     """By this process, or by another that has told the gate."""
-    gate, other, now = Gate(client, PREFIX), Gate(client, PREFIX), Ledger(client, Names(), Rules()).now
+    gate, other, now = (
+        CircuitBreaker(client, PREFIX),
+        CircuitBreaker(client, PREFIX),
+        Ledger(client, Names(), Rules()).now,
+    )
     before = now()
     assert denied(gate, "a")[0] is Denied.FIRST
     other.state(EP)
@@ -244,7 +251,7 @@ def test_a_request_is_to_blame_when_another_was_taken_between(client: redis.Redi
 
 def test_a_foreign_answer_to_one_request_alone_is_its_own(client: redis.Redis) -> None:
     """RunPod answers health and never so: nobody else need be asked. Five requests in a row are not one."""
-    gate = Gate(client, PREFIX)
+    gate = CircuitBreaker(client, PREFIX)
     assert denied(gate, "a", foreign=True) == (Denied.FIRST, None)
     assert denied(gate, "a", foreign=True, before_ms=1) == (Denied.OWN, None)
     for name in "bcd":
@@ -254,7 +261,9 @@ def test_a_foreign_answer_to_one_request_alone_is_its_own(client: redis.Redis) -
 
 def test_a_gate_that_submits_have_closed_is_opened_by_a_submit_alone(client: redis.Redis) -> None:
     """Two requests, and none taken between: submits wait, reads go on and do not open it."""
-    endpoint_health = EndpointHealth(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    endpoint_health = EndpointHealth(
+        CircuitBreaker(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now
+    )
     gate = endpoint_health.gate
     denied(gate, "a")
     assert denied(gate, "b") == (Denied.SHARED, "forbidden")
@@ -272,8 +281,8 @@ def test_a_gate_that_submits_have_closed_is_opened_by_a_submit_alone(client: red
 
 def test_that_a_process_gets_no_answer_is_known_to_all_and_passes(client: redis.Redis) -> None:
     """Also when that process has died: a minute later nobody believes it any more."""
-    gate = Gate(client, PREFIX)
-    other = EndpointHealth(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    gate = CircuitBreaker(client, PREFIX)
+    other = EndpointHealth(CircuitBreaker(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
     gate.away(EP, "tls", "cannot connect: TLS")
     assert other.waiting(EP) == ("tls", "cannot connect: TLS", "")
     assert other.may_call(EP, submitting=True) == (None, 0.0)  # another process may well get through
@@ -288,7 +297,10 @@ def test_that_a_process_gets_no_answer_is_known_to_all_and_passes(client: redis.
 def test_one_jobs_odd_answers_make_no_other_call_wait(client: redis.Redis) -> None:
     """A status read that is always answered 502, or with a firewall's page, beside others that go well."""
     endpoint_health = EndpointHealth(
-        Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now, health=lambda *_: None
+        CircuitBreaker(client, PREFIX),
+        Budget(client, PREFIX),
+        Ledger(client, Names(), Rules()).now,
+        health=lambda *_: None,
     )
     for error in (Unanswered("HTTP 502", 502), Forbidden("page", 403)):
         for _ in range(10):
@@ -306,7 +318,9 @@ def test_what_runpod_answered_is_shown_to_who_asks_and_stands_in_no_log(client: 
     """It may repeat the input: a log has the code alone."""
     told: list[dict[str, Any]] = []
     leave = subscribe(lambda _, fields: told.append(dict(fields)))
-    endpoint_health = EndpointHealth(Gate(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now)
+    endpoint_health = EndpointHealth(
+        CircuitBreaker(client, PREFIX), Budget(client, PREFIX), Ledger(client, Names(), Rules()).now
+    )
     for error in (Unanswered("HTTP 500: a secret prompt", 500), Forbidden("a secret prompt", 403)):
         for _ in range(4):
             endpoint_health.failed(EP, EP, Operation.RUN, error)

@@ -26,7 +26,7 @@ from bridge.doors.celery.accept.eta import at_once, keep_eta_apart
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.doors.celery.worker.listeners import heard, task_events_wanted
 from bridge.doors.celery.worker.redacted_request import shown, shown_args
-from bridge.runtime.queue_thread import Background
+from bridge.runtime.queue_thread import QueueThread
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bridge.engine.notifier import Notifier
 
 #: Where Celery finds `strategy`.
-STRATEGY = "bridge.doors.celery.accept.many:strategy"
+STRATEGY = "bridge.doors.celery.accept.in_bulk:strategy"
 #: Messages in one round trip; the broker hands out no more than the worker's prefetch count anyway.
 BATCH = 64
 #: Makes a record of a message's context, args and kwargs. Raises JobRejected.
@@ -60,7 +60,7 @@ class BatchAccept:
         """`into` gives what this process accepts into; `prepare` writes nothing."""
         self._into = into
         self._prepare = prepare
-        self._background = Background("bridge-accept", self._work, at_once=BATCH)
+        self._background = QueueThread("bridge-accept", self._work, at_once=BATCH)
 
     def put(self, taken: _Taken) -> None:
         """Have a message accepted soon."""

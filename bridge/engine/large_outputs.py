@@ -53,7 +53,7 @@ class _Pending:
 
 
 @dataclass(slots=True)
-class Outputs:
+class LargeOutputs:
     """`later` from any thread; `once` keeps the time limit, and deletes."""
 
     ledger: Ledger
