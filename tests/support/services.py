@@ -39,6 +39,9 @@ class AmqpService:
         """To the exchange, by its keys."""
         key = properties.pop("key", "job.submit.demo" if kind == "requests" else "job.command")
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
+        if self.channel.is_closed:  # by the broker: the exchange was not there
+            self.channel = self.connection.channel()
+            self.channel.confirm_delivery()
         self.channel.basic_publish("bridge.jobs", key, body, pika.BasicProperties(**properties))
 
     def own(self, name: str) -> None:

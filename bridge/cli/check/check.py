@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ from bridge.redis.outage import with_remedy
 if TYPE_CHECKING:
     from bridge.process.components import Components
     from bridge.settings.config_file import Endpoint
+
+#: Seconds in which a worker that serves `/readyz` begins to read its queues.
+STARTING_S = 3.0
 
 
 @click.command()
@@ -113,7 +117,11 @@ def _broker(has: Components, *, ledger_answers: bool) -> list[Finding]:
     found += [("WARN", "broker", f"{servers.BROKER}: {says}") for says in doubts]
     if not has.app.connection_for_write().supports_exchange_type("fanout"):  # no worker can be asked what it reads
         return found
-    unread = [name for name in ("bridge.run", "bridge.finish", "bridge.control") if name not in read]
+    wanted, until = ("bridge.run", "bridge.finish", "bridge.control"), time.monotonic() + STARTING_S
+    while not read.issuperset(wanted) and time.monotonic() < until:  # a worker that has just been started
+        time.sleep(0.2)
+        read = queues_read(has.app)
+    unread = [name for name in wanted if name not in read]
     if "bridge.run" in unread and ledger_answers and _closed(has):
         unread.remove("bridge.run")
     found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
