@@ -225,7 +225,7 @@ class _Reader:
             raise Fault("malformed", f"specversion: {str(event.get('specversion'))[:20]!r} is not 1.0")
         self.trace = _fitting(event.get("traceparent"), _TRACE) or self.trace
         if self.id is None and self.kind == "requests":
-            self.id = _fitting(event.get("id"), REQUEST_ID)
+            self.id = _request_id_of(event)
 
     def _sender(self, document: dict[str, Any]) -> None:
         """Note early whom a refusal is to be told to, and of what."""
@@ -308,12 +308,32 @@ def _fitting(value: object, pattern: re.Pattern[str]) -> str | None:
     return value if isinstance(value, str) and pattern.fullmatch(value) else None
 
 
+def _request_id_of(event: Mapping[str, Any]) -> str | None:
+    """The same for the same event, however its producer writes ids (`partition:0/offset:5`); None where it has none.
+
+    CloudEvents makes source and id together unique. One that cannot be a request's id as it stands becomes `ce-` and 32
+    hex digits of the SHA-256 of `<source> <id>`: an event that is sent twice is one job.
+    """
+    said = event.get("id")
+    if said is None:
+        return None
+    text = str(said) if isinstance(said, str | int) and not isinstance(said, bool) else ""
+    if not text:
+        raise Fault("malformed", "id: of a CloudEvent must be a string, and not empty", "id")
+    if REQUEST_ID.fullmatch(text):
+        return text
+    both = f"{event.get('source', '')} {text}".encode(errors="surrogatepass")
+    return f"ce-{hashlib.sha256(both).hexdigest()[:32]}"
+
+
 def _texts(given: Mapping[str, Any] | None) -> dict[str, str]:
-    """Only what is text, or bytes that are: headers of odd types say nothing that a request could need."""
+    """Only what is text, or bytes or numbers that are: headers of odder types say nothing that a request could need."""
     found: dict[str, str] = {}
     for name, value in (given or {}).items():
         if isinstance(value, bytes | bytearray):
             found[str(name)] = value.decode(errors="replace")
         elif isinstance(value, str):
             found[str(name)] = value
+        elif isinstance(value, int) and not isinstance(value, bool):
+            found[str(name)] = str(value)
     return found

@@ -93,6 +93,10 @@ class _File(BaseModel):
     s3Config: dict[str, S3Config] = {}
 
 
+def _named(known: Mapping[str, Endpoint], word: str) -> bool:
+    return word in known or any(endpoint.id == word for endpoint in known.values())
+
+
 class EndpointBook:
     """Looks up endpoints, tenants and named s3Configs; thread-safe."""
 
@@ -107,6 +111,12 @@ class EndpointBook:
         #: Why the file, as it is now, was not taken: the one that was read last stays in force.
         self.fault: str | None = None
         self._file = self._read() if settings.bridge_config_file else _File()
+        default = settings.runpod_endpoint_id
+        if default and not self._any_id and not _named(self.all(), default):
+            raise SettingsError(
+                f"RUNPOD_ENDPOINT_ID: {default!r} is not among BRIDGE_ENDPOINTS, which is an allow-list when set, "
+                "and BRIDGE_CONFIG_FILE has no table for it"
+            )
 
     def resolve(self, name: str | None) -> Endpoint:
         """The endpoint of a request. Raises JobRejected naming the field and the rule."""
@@ -122,13 +132,14 @@ class EndpointBook:
         for endpoint in known.values():
             if endpoint.id == name:
                 return endpoint
-        if known and not self._open:
+        if not self._any_id:
             raise rejected("endpoint", f"endpoint: {name!r} is not allowed; allowed: {', '.join(sorted(known))}")
         return Endpoint(name=name, id=name)
 
     @property
-    def _open(self) -> bool:
-        return not self._settings.bridge_endpoints and not self._file.endpoints
+    def _any_id(self) -> bool:
+        """Whether an endpoint that no setting names may be used. BRIDGE_ENDPOINTS alone is a list of what is allowed."""
+        return not self._settings.bridge_endpoints
 
     def all(self) -> Mapping[str, Endpoint]:
         """Every endpoint that is named in the settings. Asked for each call to RunPod, so it is made once a file."""
@@ -146,7 +157,7 @@ class EndpointBook:
             endpoint_id = endpoint.id or (before.id if before else name)
             found[name] = endpoint.model_copy(update={"name": name, "id": endpoint_id})
         default = self._settings.runpod_endpoint_id
-        if default and self._open:
+        if default and self._any_id and not _named(found, default):
             found[default] = Endpoint(name=default, id=default)
         return found
 

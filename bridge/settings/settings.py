@@ -335,7 +335,8 @@ def _endpoint_faults(settings: Settings) -> list[str]:
     if fault := _not_a_queue(settings.runpod_endpoint_base_url):
         faults.append(f"RUNPOD_ENDPOINT_BASE_URL: {fault}")
     known = settings.bridge_endpoints
-    if default and known and default not in known and default not in known.values():
+    in_file = settings.bridge_config_file is not None  # which may name more, and is looked at when it is read
+    if default and known and not in_file and default not in known and default not in known.values():
         faults.append(f"RUNPOD_ENDPOINT_ID: {default!r} is not among BRIDGE_ENDPOINTS, which is an allow-list when set")
     return faults
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.errors import SettingsError
+from bridge.errors import JobRejected, SettingsError
 from bridge.settings import Settings, load
 from bridge.settings.config_file import EndpointBook
 from bridge.settings.key_file import KEY_MAX, KeyFile
@@ -120,3 +120,35 @@ def test_the_stamp_of_an_endpoint_changes_with_its_id(tmp_path: Path, monkeypatc
 def test_a_key_file_that_never_ends_is_read_to_a_bound() -> None:
     """/dev/zero is no key, and no reason to hang."""
     assert len(KeyFile(Path("/dev/zero")).read()) == KEY_MAX
+
+
+def test_a_table_for_one_endpoint_forbids_no_other(tmp_path: Path) -> None:
+    """Who names a second endpoint in the file goes on using the first. BRIDGE_ENDPOINTS alone is a list of the allowed."""
+    path = tmp_path / "bridge.toml"
+    path.write_text('[endpoints.big]\nid = "big-id"\nmax_in_flight = 3\n')
+    book = EndpointBook(Settings(bridge_config_file=path, runpod_endpoint_id="first"))
+    assert (book.resolve(None).id, book.resolve("big").id, book.resolve("other").id) == ("first", "big-id", "other")
+    assert set(book.all()) == {"first", "big"}
+    by_id = EndpointBook(Settings(bridge_config_file=path, runpod_endpoint_id="big-id"))
+    assert by_id.resolve(None).max_in_flight == 3
+    assert set(by_id.all()) == {"big"}
+    listed = EndpointBook(Settings(bridge_config_file=path, bridge_endpoints={"sdxl": "abc"}))
+    assert listed.resolve("big").id == "big-id"
+    with pytest.raises(JobRejected, match="'other' is not allowed; allowed: big, sdxl"):
+        listed.resolve("other")
+
+
+def test_the_default_may_stand_in_the_file_beside_a_list(tmp_path: Path) -> None:
+    """One that stands in neither is a fault at the start, and not of each request."""
+    path = tmp_path / "bridge.toml"
+    path.write_text('[endpoints.big]\nid = "big-id"\n')
+    for default in ("big", "big-id", "sdxl"):
+        settings = load(
+            bridge_redis_url="redis://127.0.0.1:1/0",
+            bridge_config_file=path,
+            bridge_endpoints={"sdxl": "abc"},
+            runpod_endpoint_id=default,
+        )
+        assert EndpointBook(settings).resolve(None).name == ("sdxl" if default == "sdxl" else "big")
+    with pytest.raises(SettingsError, match="RUNPOD_ENDPOINT_ID: 'none' is not among BRIDGE_ENDPOINTS"):
+        EndpointBook(settings.model_copy(update={"runpod_endpoint_id": "none"}))

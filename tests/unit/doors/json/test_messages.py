@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from bridge.doors.parse import NO_DATA, Command, RefusedMessage, Request, take
 from bridge.errors import JobRejected
-from bridge.job.request import RUN_BODY_MAX, RUNSYNC_BODY_MAX, RunRequest, parse_run
+from bridge.job.request import REQUEST_ID, RUN_BODY_MAX, RUNSYNC_BODY_MAX, RunRequest, parse_run
 from bridge.job.strict_json import BODY_MAX, NAMES_MAX, Fault, read_object
 
 
@@ -52,6 +53,36 @@ def test_the_id_is_the_documents_else_the_brokers_else_the_events_else_none() ->
     assert request({**event, "data": {"input": {"a": 1}}}, message_id="broker").id == "broker"
     assert request({**event, "data": {"input": {"a": 1}}}).id == "event-1"
     assert request({"input": {"a": 1}}).id is None
+
+
+@pytest.mark.parametrize("said", ["partition:0/offset:5", "shop/4711", "café", "x" * 201, " 7"])
+def test_an_event_sent_twice_is_one_request_however_its_producer_writes_ids(said: str) -> None:
+    """Source and id make it: the same event gives the same id, another source another one."""
+    event = {"specversion": "1.0", "id": said, "source": "/shop", "type": "job", "data": {"input": {"a": 1}}}
+    first, again, other = (request({**event, "source": source}).id for source in ("/shop", "/shop", "/till"))
+    assert first == again != other
+    assert first is not None
+    assert REQUEST_ID.fullmatch(first)
+    assert request({**event, "data": {"input": {"a": 1}, "id": "mine"}}).id == "mine"
+
+
+def test_an_events_id_by_the_documented_rule_in_either_mode() -> None:
+    """`ce-` and 32 hex digits of the SHA-256 of source, space, id; numbers are their digits."""
+    expected = "ce-" + hashlib.sha256(b"/shop a/1").hexdigest()[:32]
+    event = {"specversion": "1.0", "id": "a/1", "source": "/shop", "type": "job", "data": {"input": {"a": 1}}}
+    assert request(event).id == expected
+    headers: dict[str, Any] = {"ce-specversion": "1.0", "ce-id": "a/1", "ce-source": "/shop"}
+    found = take(b'{"input": {"a": 1}}', headers, "amqp", {})
+    assert isinstance(found, Request)
+    assert found.id == expected
+    numbered = take(b'{"input": {"a": 1}}', {**headers, "ce-id": 5}, "amqp", {})
+    assert isinstance(numbered, Request)
+    assert numbered.id == "5" == request({**event, "id": 5}).id
+    for nothing in ("", [], {"a": 1}, True, 1.5):
+        assert (request({**event, "id": nothing}).reason, request({**event, "id": nothing}).field) == (
+            "malformed",
+            "id",
+        )
 
 
 def test_the_endpoint_is_the_documents_else_the_keys_third_word() -> None:
