@@ -138,7 +138,7 @@ class EndpointBook:
 
     @property
     def _any_id(self) -> bool:
-        """Whether an endpoint that no setting names may be used. BRIDGE_ENDPOINTS alone is a list of what is allowed."""
+        """Whether an endpoint that no setting names may be used. BRIDGE_ENDPOINTS alone lists what is allowed."""
         return not self._settings.bridge_endpoints
 
     def all(self) -> Mapping[str, Endpoint]:

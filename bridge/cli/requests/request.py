@@ -68,20 +68,34 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
     # Nothing of a new request is told before it is sent; one that exists may have told all of it already.
     after = "-" if options["request_id"] else f"({has.ledger.outbox.newest()}"
     arguments = {"input": _object(given), **_arguments(options)}
-    check(has, request_id, arguments)
+    fingerprint = check(has, request_id, arguments)
+    if options["request_id"]:
+        refuse_another(has, request_id, fingerprint)
     send(has, request_id, arguments)
     if options["no_wait"]:
         show({"id": request_id}, as_json=as_json)
         return ExitCode.OK
-    return follow(has, request_id, as_json=as_json, stream=options["stream"], after=after)
+    return follow(has, request_id, as_json=as_json, stream=options["stream"], after=after, fingerprint=fingerprint)
 
 
-def check(has: Components, request_id: str, arguments: dict[str, Any]) -> None:
-    """What any door would refuse is not sent. Raises JobRejected."""
+def check(has: Components, request_id: str, arguments: dict[str, Any]) -> str:
+    """What any door would refuse is not sent; answers the request's fingerprint. Raises JobRejected."""
     from bridge.engine.accept.accept import Origin  # noqa: PLC0415
     from bridge.job.request import parse_run  # noqa: PLC0415
 
-    has.accept.prepare(request_id, parse_run(arguments), Origin(door="cli"))
+    return has.accept.prepare(request_id, parse_run(arguments), Origin(door="cli")).held.record.fingerprint
+
+
+def refuse_another(has: Components, request_id: str, fingerprint: str) -> bool:
+    """Whether the id is known, as this request. Raises JobRejected where it is another's, whose output is not ours."""
+    from bridge.engine.accept.accept import id_conflict  # noqa: PLC0415
+
+    held = has.ledger.load(request_id)
+    tombstone = has.ledger.tombstone(request_id) if held is None else None
+    known = held.record.fingerprint if held is not None else (tombstone or {}).get("fp")
+    if known is not None and known != fingerprint:
+        raise id_conflict(request_id)
+    return known is not None
 
 
 def send(has: Components, request_id: str, arguments: dict[str, Any]) -> None:
@@ -147,9 +161,13 @@ def watch(request_id: str, *, as_json: bool) -> int:
     return follow(has, told["id"], as_json=as_json, stream=True)
 
 
-def follow(has: Components, request_id: str, *, as_json: bool, stream: bool, after: str = "-") -> int:
-    """Show each event as it comes; the exit code tells the end."""
+def follow(
+    has: Components, request_id: str, *, as_json: bool, stream: bool, after: str = "-", fingerprint: str | None = None
+) -> int:
+    """Show each event as it comes; the exit code tells the end. Raises JobRejected where the id was another's first."""
     for event in events(has, request_id, after):
+        if fingerprint is not None and refuse_another(has, request_id, fingerprint):
+            fingerprint = None  # looked at once: an id's first request stays its request
         name, data = event["type"].rpartition(".")[2], event["data"]
         if as_json:
             if name in ENDS:

@@ -89,6 +89,14 @@ class Verdict:
     fault: JobRejected | None = None
 
 
+def id_conflict(request_id: str) -> JobRejected:
+    """The refusal of a request whose id another one has used."""
+    return JobRejected(
+        f"id: {request_id} has been used for another request (endpoint, input or policy differ)",
+        {"id": request_id, "status": "REJECTED", "reason": Reason.ID_CONFLICT.value, "field": "id"},
+    )
+
+
 class Accept:
     """Checks a request whole, and writes it with its first event."""
 
@@ -174,10 +182,7 @@ class Accept:
                 if not call_again(self._ledger, request_id, callback, inline_limit=limit):
                     return Verdict("conflict", request_id, accepted, _too_many(request_id))
             return Verdict("repeat", request_id, accepted)
-        fault = JobRejected(
-            f"id: {request_id} has been used for another request (endpoint, input or policy differ)",
-            {"id": request_id, "status": "REJECTED", "reason": Reason.ID_CONFLICT.value, "field": "id"},
-        )
+        fault = id_conflict(request_id)
         tell("request.conflict", request_id=request_id, endpoint=record.endpoint, door=record.door)
         return Verdict("conflict", request_id, accepted, fault)
 

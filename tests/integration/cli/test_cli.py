@@ -65,6 +65,33 @@ def test_run_tells_a_failure_by_its_exit_code(house: House) -> None:
     assert "timeout" in refused.stderr
 
 
+def test_an_id_of_another_request_is_refused_and_its_output_shown_to_nobody(house: House) -> None:
+    """The same request may be asked for again, while it is known and when its tombstone is left."""
+    first = ("run", "--id", "one-id", "--input", '{"n": 1}')
+    assert json.loads(bridge(house, *first).stdout) == {"n": 1}
+    assert json.loads(bridge(house, *first).stdout) == {"n": 1}
+    for more in ((), ("--no-wait",), ("--json",)):
+        other = bridge(house, "run", "--id", "one-id", "--input", '{"n": 2}', *more)
+        assert (other.returncode, other.stdout) == (ExitCode.REJECTED, ""), other
+        assert "one-id has been used for another request" in other.stderr
+
+
+def test_an_id_that_another_request_takes_on_the_way_is_refused_too(redis_url: str, tmp_path: Path) -> None:
+    """Both were sent before a worker had accepted one."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as empty:
+        assert bridge(empty, "run", "--id", "raced", "--input", '{"n": 1}', "--no-wait").returncode == ExitCode.OK
+        with subprocess.Popen(
+            [sys.executable, "-m", "bridge.cli", "run", "--id", "raced", "--input", '{"n": 2}'],
+            cwd=ROOT, env=empty.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as second:  # fmt: skip
+            with redis.Redis.from_url(redis_url) as broker:
+                eventually(lambda: broker.llen("bridge.run") == 2)
+            empty.worker()
+            out, said = second.communicate(timeout=COMMAND_S)
+        assert (second.returncode, out) == (ExitCode.REJECTED, ""), said
+        assert "raced has been used for another request" in said
+
+
 def test_status_watch_and_cancel(house: House) -> None:
     """No worker is needed for them: they ask the ledger."""
     sent = json.loads(bridge(house, "run", "--input", '{"mock_delay": 60}', "--no-wait", "--json").stdout)

@@ -123,7 +123,7 @@ def test_a_key_file_that_never_ends_is_read_to_a_bound() -> None:
 
 
 def test_a_table_for_one_endpoint_forbids_no_other(tmp_path: Path) -> None:
-    """Who names a second endpoint in the file goes on using the first. BRIDGE_ENDPOINTS alone is a list of the allowed."""
+    """Who names a second endpoint in the file goes on using the first. BRIDGE_ENDPOINTS alone lists what is allowed."""
     path = tmp_path / "bridge.toml"
     path.write_text('[endpoints.big]\nid = "big-id"\nmax_in_flight = 3\n')
     book = EndpointBook(Settings(bridge_config_file=path, runpod_endpoint_id="first"))

@@ -78,11 +78,10 @@ def test_an_events_id_by_the_documented_rule_in_either_mode() -> None:
     numbered = take(b'{"input": {"a": 1}}', {**headers, "ce-id": 5}, "amqp", {})
     assert isinstance(numbered, Request)
     assert numbered.id == "5" == request({**event, "id": 5}).id
-    for nothing in ("", [], {"a": 1}, True, 1.5):
-        assert (request({**event, "id": nothing}).reason, request({**event, "id": nothing}).field) == (
-            "malformed",
-            "id",
-        )
+    unusable: list[Any] = ["", [], {"a": 1}, True, 1.5]
+    for said in unusable:
+        refused = request({**event, "id": said})
+        assert (refused.reason, refused.field) == ("malformed", "id")
 
 
 def test_the_endpoint_is_the_documents_else_the_keys_third_word() -> None:
