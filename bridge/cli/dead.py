@@ -104,16 +104,22 @@ def dead_replay(letter_ids: tuple[str, ...], *, reason: str | None, request_id: 
 @as_json
 def dead_drop(letter_ids: tuple[str, ...], *, as_json: bool) -> int:
     """Forget some. A parked request is not dropped: cancel it."""
+    from bridge.job.request import REQUEST_ID  # noqa: PLC0415
+
     has = bridge()
     letters = [one for one in letter_ids if _is_letter(one)]
     dropped = has.ledger.dead.drop(letters)
     others = [one for one in letter_ids if one not in letters]
+    requests = [one for one in others if REQUEST_ID.fullmatch(one) and has.ledger.knows(one)]
     if as_json:
         show({"dropped": dropped, "not_letters": others}, as_json=True)
     else:
         click.echo(f"{dropped} dropped")
         for one in others:
-            click.echo(f"{one} is a request: `bridge cancel {one}` ends it", err=True)
+            said = f"is a request: `bridge cancel {one}` ends it" if one in requests else "is no dead letter"
+            click.echo(f"{one} {said}", err=True)
+        if dropped < len(letters):
+            click.echo(f"{len(letters) - dropped} not there: dropped before, or trimmed", err=True)
     return ExitCode.OK if dropped == len(letter_ids) else ExitCode.UNKNOWN
 
 
@@ -131,7 +137,7 @@ def _found(has: Components, letter_id: str) -> dict[str, Any]:
         letter = next((one for one in parked(has.ledger) if one["id"] == letter_id), None)
     if letter is None:
         fault = f"there is no dead letter and no parked request {letter_id}"
-        raise JobRejected(fault, {"field": "id", "id": letter_id})
+        raise JobRejected(fault, {"field": "id", "id": letter_id, "unknown": True})
     return letter
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from bridge.cli.exit_codes import ExitCode
@@ -23,8 +25,11 @@ def token(name: str, tenant: str | None, rights: tuple[str, ...], rate: float) -
 
     bridge token web --tenant acme >> tokens.toml
     """
-    from bridge.doors.http.api.tokens import Tokens, hashed, new_token, row  # noqa: PLC0415  (heavy)
+    from bridge.doors.http.api.tokens import NAME, Tokens, hashed, new_token, row  # noqa: PLC0415  (heavy)
 
+    for what, given in (("NAME", name), ("--tenant", tenant)):
+        if given is not None and not re.fullmatch(NAME, given):
+            raise click.UsageError(f"{what}: must be 1 to 40 of A-Z a-z 0-9 . _ -")
     made = new_token()
     lines = row(name, hashed(made), tenant, rights or ("submit", "read"), rate)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -113,8 +114,21 @@ def jobs(
     if page.goes_on and len(found) >= count:
         click.echo(f"more: --after {page.goes_on}", err=True)
     elif not found:
-        click.echo("none", err=True)
+        click.echo(f"none{_misspelt(has, named)}", err=True)
     return ExitCode.OK
+
+
+def _misspelt(has: Components, named: Mapping[str, Sequence[str]]) -> str:
+    """Which words of the filters nobody knows: they are not refused, since RunPod may have statuses of its own."""
+    from bridge.job.enums import Reason, Status  # noqa: PLC0415  (heavy)
+
+    known = {"status": [*Status], "reason": [*Reason], "endpoint": sorted({*has.book.all(), *has.ledger.endpoints()})}
+    return "".join(
+        f"; {word!r} is no {name} that is known here: {', '.join(words)}"
+        for name, words in known.items()
+        for word in named[name]
+        if word not in words
+    )
 
 
 def _shifted(moment: int, offset: int) -> int:

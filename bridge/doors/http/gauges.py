@@ -83,7 +83,12 @@ def _read(ledger: Ledger, control: Control, pressure: Pressure) -> Iterator[Gaug
     yield "bridge_oldest_seconds", "Age of the oldest request that waits to be submitted.", {}, lags["oldest"]
     yield "bridge_due_lag_seconds", "How late the latest due poll is.", {}, lags[Step.POLL.value]
     yield "bridge_finish_lag_seconds", "How late the latest due finish is.", {}, lags[Step.FINISH.value]
-    yield "bridge_outbox_lag_seconds", "How far the AMQP relay is behind.", {}, lags["outbox"]
+    yield (
+        "bridge_outbox_lag_seconds",
+        "How long the oldest event has waited for RabbitMQ.",
+        {},
+        lags["outbox"],
+    )
     owed_since = ledger.callbacks.oldest_ms()
     late = max(0, ledger.now() - owed_since) / 1000 if owed_since else 0
     yield "bridge_callbacks_owed", "Callbacks that no receiver has taken yet.", {}, ledger.callbacks.count()

@@ -51,7 +51,7 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """What AMQP has not confirmed yet: entries, and the seconds between its last entry and the newest."""
+    """What AMQP has not confirmed yet: how many entries, and for how many seconds the oldest of them has waited."""
 
     entries: int
     seconds: float
@@ -185,9 +185,13 @@ class Outbox:
             info: Any = self.client.xinfo_stream(self.names.events) if self.client.xlen(self.names.events) else {}
         if not info or not info["last-entry"]:
             return Lag(0, 0.0)
-        (cursor, relayed), oldest, newest = known, info["first-entry"][0], info["last-entry"][0]
-        entries = 0 if cursor == newest else int(info["entries-added"]) - int(relayed or 0)
-        return Lag(max(0, entries), max(0.0, (_ms(newest) - _ms(cursor or oldest)) / 1000))
+        cursor, relayed = known
+        waiting = self.entries(cursor or "0-0", 1)
+        if not waiting:
+            return Lag(0, 0.0)
+        seconds, micros = self.client.time()  # ids of entries are made by this clock
+        entries = int(info["entries-added"]) - int(relayed or 0)
+        return Lag(max(0, entries), max(0.0, seconds + micros / 1e6 - _ms(waiting[0][0]) / 1000))
 
     def missing(self, cursor: str) -> int:
         """Entries that somebody else took off the stream before AMQP had confirmed them: at least so many.

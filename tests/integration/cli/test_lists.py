@@ -19,6 +19,7 @@ import pytest
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.terminal.times import moment_ms, span
 from bridge.cli.top import sparkline
+from bridge.doors.http.api.tokens import Tokens
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RedisServer
@@ -137,6 +138,34 @@ def test_an_empty_list_of_dead_letters_says_so(house: House) -> None:
     """Silence could be a fault."""
     assert "none" in bridge(house, "dead", "list").stdout
     assert "none with the reason malformed" in bridge(house, "dead", "list", "--reason", "malformed").stdout
+
+
+def test_a_filter_that_nobody_knows_is_told_beside_the_empty_list(house: House) -> None:
+    """A misspelt word does not look like a quiet system."""
+    done = bridge(house, "jobs", "--status", "nope", "--endpoint", "ghost")
+    assert (done.returncode, done.stdout) == (ExitCode.OK, "")
+    assert "'NOPE' is no status that is known here: IN_QUEUE, " in done.stderr
+    assert "'ghost' is no endpoint that is known here: demo" in done.stderr
+    assert bridge(house, "jobs", "--status", "lost").stderr.strip() == "none"
+
+
+def test_a_dead_letter_that_is_not_there_is_told_from_a_request(house: House) -> None:
+    """An id of nothing is unknown (8) to each verb, and a request is named as one."""
+    done = bridge(house, "dead", "drop", "nothing", "order-1", "1-1")
+    assert (done.returncode, done.stdout) == (ExitCode.UNKNOWN, "0 dropped\n")
+    for said in ("nothing is no dead letter", "order-1 is a request: `bridge cancel order-1`", "1 not there"):
+        assert said in done.stderr
+    for verb in ("show", "replay"):
+        assert bridge(house, "dead", verb, "nothing").returncode == ExitCode.UNKNOWN
+
+
+def test_a_token_has_a_name_that_its_file_can_hold(house: House) -> None:
+    """A dot is no table within a table; a space is refused in words of the command."""
+    made = bridge(house, "token", "web.eu", "--tenant", "acme")
+    assert Tokens.parse(made.stdout) == ["web.eu"]
+    for words in (("a b", "--tenant", "acme"), ("web", "--tenant", 'a"b')):
+        refused = bridge(house, "token", *words)
+        assert (refused.returncode, "must be 1 to 40 of A-Z" in refused.stderr) == (ExitCode.USAGE, True)
 
 
 def test_what_a_stranger_wrote_commands_no_terminal(house: House) -> None:

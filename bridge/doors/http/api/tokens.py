@@ -182,7 +182,12 @@ class Tokens:
 def row(name: str, sha256: str, tenant: str | None, rights: Sequence[str], rate: float) -> str:
     """The file's lines of one token."""
     said = ", ".join(f'"{right}"' for right in rights)
-    lines = [f"[tokens.{name}]", f'sha256 = "{sha256}"', f'tenant = "{tenant}"' if tenant else "", f"rights = [{said}]"]
+    lines = [
+        f'[tokens."{name}"]',
+        f'sha256 = "{sha256}"',
+        f'tenant = "{tenant}"' if tenant else "",
+        f"rights = [{said}]",
+    ]
     return "\n".join([*filter(None, lines), f"rate = {rate:g}"]) + "\n\n"
 
 

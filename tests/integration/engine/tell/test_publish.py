@@ -251,6 +251,20 @@ def test_the_lag_counts_what_was_not_confirmed(ledger: Ledger, relay: Publish, c
     assert ledger.outbox.lag().entries == 0
 
 
+def test_the_lag_is_the_age_of_the_oldest_event_that_waits(ledger: Ledger) -> None:
+    """A quiet hour before it is no lag, and one event alone grows older."""
+    now = int(ledger.client.time()[0] * 1000)
+    quiet = ledger.client.xadd(ledger.names.events, {"data": "{}"}, id=f"{now - 3_600_000}-0")
+    ledger.client.hset(ledger.names.key("meta"), mapping={"cursor": quiet, "relayed": 1})
+    assert ledger.outbox.lag().seconds == 0.0
+    ledger.client.xadd(ledger.names.events, {"data": "{}"}, id=f"{now - 30_000}-0")
+    first = ledger.outbox.lag().seconds
+    assert 30 <= first < 60
+    eventually(lambda: ledger.outbox.lag().seconds > first)
+    ledger.client.xadd(ledger.names.events, {"data": "{}"}, id=f"{now}-0")
+    assert first < ledger.outbox.lag().seconds < 90
+
+
 # Bounds
 
 
