@@ -27,6 +27,7 @@ _ALLOW_OOM = frozenset(
         "commit",
         "heartbeat",
         "give_back",
+        "poison_count",
         "claim",
         "timers",
         "due",

@@ -240,8 +240,14 @@ class BatchSubmit:
         left, unplaced = list(claimed.records), []
         try:
             while left and not self._over(draft):
-                if not self._place(draft, left[0], claimed.token):
-                    unplaced.append(left[0])
+                held = left[0]
+                if self.ledger.begins(claimed.token, held.record.id):
+                    try:
+                        placed = self._place(draft, held, claimed.token)
+                    finally:
+                        self.ledger.survived(claimed.token, held.record.id)
+                    if not placed:
+                        unplaced.append(held)
                 left.pop(0)
                 if len(unplaced) >= DENIED_MAX and not draft.placed:
                     return False

@@ -80,6 +80,9 @@ end
 
 local function submits(step) return step == 'submit' or step == 'submit_sync' or step == 'submit_batch' end
 
+-- Whether a claim counts as a try of the record (HARDENING 14); where it does not, `poison_count` counts.
+local function counts_claims(step) return step ~= 'submit_batch' end
+
 local function tenant_of(id) return redis.call('HGET', p .. 'r:' .. id, 'tn') or '' end
 
 -- Submits stand in their tenant's set too, so that tenants can be served in turn. One that comes (again) begins at the

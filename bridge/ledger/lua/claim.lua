@@ -6,7 +6,8 @@
 -- Returns {now, id, row, long values, id, row, long values, ...}
 -- Invariant: the same token is handed the same records again (I15). A lease that ends makes its record due again (I5).
 -- `max_in_flight` of an endpoint and of a tenant hold exactly, over all processes.
--- A record that was claimed over and over without a recorded change is worked alone, then parked (HARDENING 14).
+-- Poison: a record that was claimed over and over without a recorded change is worked alone, then parked (HARDENING 14).
+-- Of those that are worked one by one under a long lease, `poison_count` counts the one at work.
 local token, step, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local fields, first_pair = wanted(6)
 local now = ledger_now()
@@ -27,18 +28,20 @@ local function lease(endpoint, id)
     unstand(endpoint, step, id, tenant)
     return 'gone'
   end
-  local version, claims = tonumber(has[1] or '0') + 1, tonumber(has[2] or '0') + 1
+  local version, counted = tonumber(has[1] or '0') + 1, tonumber(has[2] or '0')
+  local claims = counted + 1
+  if counts_claims(step) then counted = claims end
   if claims > 10 then
     unstand(endpoint, step, id, tenant)
     redis.call('ZADD', due_key(endpoint, 'parked'), now + 86400000, id)
     redis.call('ZADD', p .. 'timer', now + 86400000, id)
-    redis.call('HSET', row, 'cl', claims, 'v', version, 'xp', 1, 'du', 'parked')
+    redis.call('HSET', row, 'cl', counted, 'v', version, 'xp', 1, 'du', 'parked')
     return 'gone'
   end
   if claims > 2 and #ids > 0 then return 'later' end -- keeps its place
   unstand(endpoint, step, id, tenant)
   local lease_end = now + lease_ms
-  redis.call('HSET', row, 'cl', claims, 'lt', token, 'le', lease_end, 'v', version)
+  redis.call('HSET', row, 'cl', counted, 'lt', token, 'le', lease_end, 'v', version)
   redis.call('HDEL', row, 'du')
   redis.call('ZADD', p .. 'leased:' .. endpoint, lease_end, id)
   redis.call('ZADD', p .. 'timer', 'LT', lease_end, id)

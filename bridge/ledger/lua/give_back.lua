@@ -12,7 +12,7 @@ for i = 3, #ARGV, 3 do
   if fields[1] == token and (not submits(step) or fields[2] == 'ACCEPTED') then
     redis.call('HDEL', row, 'lt', 'le')
     redis.call('HSET', row, 'du', step)
-    redis.call('HINCRBY', row, 'cl', -1)
+    if counts_claims(step) then redis.call('HINCRBY', row, 'cl', -1) end
     redis.call('HINCRBY', row, 'v', 1)
     redis.call('ZREM', p .. 'leased:' .. endpoint, id)
     stand(endpoint, step, score, id, fields[3] or '')

@@ -116,6 +116,17 @@ class Leases(Writer):
             args += (record.endpoint, record.id, submit_score(record) if claimed.step in SUBMITS else now)
         return int(run(self.client, "give_back", [self.names.prefix], args)) if len(args) > 2 else 0  # noqa: PLR2004
 
+    def begins(self, token: str, request_id: str) -> bool:
+        """This one of many claimed records is worked on now; whether the lease still holds.
+
+        A process that dies before `survived` counts against it alone: after ten of them it is parked (HARDENING 14).
+        """
+        return bool(run(self.client, "poison_count", [self.names.prefix], [token, request_id, "begins"]))
+
+    def survived(self, token: str, request_id: str) -> None:
+        """Nothing died of it."""
+        run(self.client, "poison_count", [self.names.prefix], [token, request_id, "survived"])
+
     def _read(self, flat: Sequence[Any], long: Sequence[Long]) -> list[Held]:
         found = []
         for i in range(0, len(flat), 3):

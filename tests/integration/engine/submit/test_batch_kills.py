@@ -259,3 +259,55 @@ def test_drafts_whose_create_was_not_answered_do_not_take_all_of_an_endpoints_pl
         assert [held.record.status for held in has.ledger.load_many(["r1"]).values()] == ["COMPLETED"]
         assert next(one["status"] for one in emulator.batches("demo") if one["id"] == others) == "DRAFT"
         assert has.ledger.batches.unheard("demo") == {}
+
+
+def lives_that_end_in(
+    call: str, has: Components, names: list[str], mortal: Mortal, monkeypatch: pytest.MonkeyPatch, *, name: str = ""
+) -> None:
+    """Fifteen lives that fill drafts, each of which dies in a call of the Batch API (for one request's input)."""
+    real = getattr(api, call)
+
+    def dies(*args: Any) -> Any:
+        if name and name.encode() not in args[-1]:
+            return real(*args)
+        return mortal._die()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, call, dies)
+        for _ in range(15):
+            mortal.dead, mortal.at, mortal.calls = False, CALLS_MAX * 1_000, 0
+            try:
+                loops(has)[0].once()
+            except KilledError:
+                pass
+            finally:
+                mortal.at = 0
+            pass_ten_minutes(has, names)
+
+
+def test_kills_of_processes_that_hold_a_full_draft_park_none_of_its_requests(
+    emulator: Emulator, redis_url: str, mortal: Mortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draft of thousands is filled for minutes: whoever dies meanwhile does not die of each of them."""
+    names = ["held-1", "held-2"]
+    with process(emulator, redis_url, "held") as has:
+        for name in names:
+            has.accept(name, {"input": {"name": name}, "lane": "batch"}, Origin("cli"))
+        lives_that_end_in("finalize", has, names, mortal, monkeypatch)
+        assert road(has, names, mortal, rounds=ROUNDS)
+        assert [held.record.status for held in has.ledger.load_many(names).values()] == ["COMPLETED"] * 2
+
+
+def test_a_request_of_which_each_process_dies_is_parked_and_the_others_of_its_draft_go_on(
+    emulator: Emulator, redis_url: str, mortal: Mortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HARDENING 14: the one at work is to blame."""
+    names = ["good-1", "poison", "good-2"]
+    with process(emulator, redis_url, "poison") as has:
+        for name in names:
+            has.accept(name, {"input": {"name": name}, "lane": "batch"}, Origin("cli"))
+        lives_that_end_in("append", has, names, mortal, monkeypatch, name='"poison"')
+        assert road(has, ["good-1", "good-2"], mortal, rounds=ROUNDS)
+        held = has.ledger.load("poison")
+        assert held is not None
+        assert (held.record.due, held.record.claims, held.record.phase.value) == ("parked", 10, "ACCEPTED")
