@@ -21,8 +21,8 @@ from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
+    from bridge.engine.calls.write_queue import WriteQueue
     from bridge.engine.endpoint_health import EndpointHealth
     from bridge.engine.watch.poll_pace import Pace
     from bridge.engine.watch.unreadable import Unread
@@ -48,7 +48,7 @@ class CarryOut:
     """`once()` claims and dispatches cancels and retries; `orphans()` does the same for jobs that no longer count."""
 
     ledger: Ledger
-    commits: Commits
+    writes: WriteQueue
     endpoint_health: EndpointHealth
     callers: Callers
     retriers: Callers
@@ -99,7 +99,7 @@ class CarryOut:
     def _cancel(self, held: Held, permits: Permits, _lease: str) -> None:
         with permits.spend():
             landed = self._send_cancel(held.record)
-        self.commits.put(held, lambda fresh, now: self.ledger.table.cancel_called(fresh, now, landed=landed))
+        self.writes.put(held, lambda fresh, now: self.ledger.table.cancel_called(fresh, now, landed=landed))
 
     def _cancel_in_batch(self, held: Held) -> None:
         """RunPod cancels whole batches only: so it is when all who wait for it want that, within a while.
@@ -114,10 +114,10 @@ class CarryOut:
             one.record.batch_id == batch.id and not one.record.phase.ended and not one.record.wish for one in others
         )
         if wanted and record.cancels:
-            self.commits.put(held, table.batch_goes_on)
+            self.writes.put(held, table.batch_goes_on)
             return
         landed = not wanted and self._send_batch_cancel(batch)
-        self.commits.put(held, lambda fresh, now: table.cancel_called(fresh, now, landed=landed))
+        self.writes.put(held, lambda fresh, now: table.cancel_called(fresh, now, landed=landed))
 
     def _send_batch_cancel(self, batch: Batch) -> bool:
         """Whether RunPod has heard it; sent once for all of its requests."""
@@ -172,17 +172,17 @@ class CarryOut:
         try:
             self.client_of(record.endpoint).retry(record.endpoint_id, record.job_id)
         except (JobUnknown, Refused):
-            self.commits.put(change.after, table.retry_refused)
+            self.writes.put(change.after, table.retry_refused)
         except ApiError as error:
             self.endpoint_health.failed(record.endpoint, record.endpoint_id, Operation.RETRY, error)
             if isinstance(error, Throttled | EndpointTrouble | Unreachable):
                 delay_ms = self.endpoint_health.again_ms(record.endpoint, 1.0)
-                self.commits.put(change.after, lambda fresh, now: table.retry_deferred(fresh, now, delay_ms=delay_ms))
+                self.writes.put(change.after, lambda fresh, now: table.retry_deferred(fresh, now, delay_ms=delay_ms))
             else:
-                self.commits.put(change.after, table.retry_unanswered)
+                self.writes.put(change.after, table.retry_unanswered)
         else:
             self.endpoint_health.ok(record.endpoint)
-            self.commits.put(change.after, lambda fresh, now: table.retry_answered(fresh, now, poll_ms=poll_ms))
+            self.writes.put(change.after, lambda fresh, now: table.retry_answered(fresh, now, poll_ms=poll_ms))
 
     def _look(self, held: Held, endpoint_id: str) -> None:
         """A status read, with a status read's permit (I9)."""
@@ -196,7 +196,7 @@ class CarryOut:
                 slot_ms=self.slot_ms,
             )  # fmt: skip
         except JobUnknown:
-            self.commits.put(loaded, table.retry_refused)
+            self.writes.put(loaded, table.retry_refused)
             return
         except (Unanswered, Refused) as error:
             self.unread.heard(loaded, record.job_id, endpoint_id, error, noted=True)
@@ -204,7 +204,7 @@ class CarryOut:
         except ApiError:  # noted by `permitted`
             pass
         if answer is None:
-            self.commits.put(loaded, lambda fresh, now: table.missed(fresh, now, delay_ms=LOOK_AGAIN_MS))
+            self.writes.put(loaded, lambda fresh, now: table.missed(fresh, now, delay_ms=LOOK_AGAIN_MS))
         else:
             self.observed(loaded, observation_of(answer, record.attempt), 500)
 

@@ -11,8 +11,8 @@ from bridge.job.enums import Step
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
+    from bridge.engine.calls.write_queue import WriteQueue
     from bridge.engine.large_outputs import LargeOutputs
     from bridge.job.change import Change
     from bridge.runtime.loop import Loop
@@ -38,7 +38,7 @@ class Engine:
 
     engine_id: str
     loops: Mapping[str, Loop]
-    commits: tuple[Commits, ...]
+    writes: tuple[WriteQueue, ...]
     callers: tuple[Callers | LargeOutputs, ...]
     #: Whether an endpoint has had little to submit lately.
     calm: Callable[[str], bool]
@@ -46,8 +46,8 @@ class Engine:
 
     def start(self) -> None:
         """Begin working."""
-        for commits in self.commits:
-            commits.start()
+        for writes in self.writes:
+            writes.start()
         for loop in self.loops.values():
             loop.start()
         tell("engine.started", engine=self.engine_id)
@@ -64,8 +64,8 @@ class Engine:
         while any(callers.busy for callers in self.callers) and time.monotonic() < ends:
             time.sleep(0.02)
         clean = not any(callers.busy for callers in self.callers)
-        for commits in self.commits:
-            clean = commits.stop(max(0.5, ends - time.monotonic())) and clean
+        for writes in self.writes:
+            clean = writes.stop(max(0.5, ends - time.monotonic())) and clean
         for close in self.closers:
             close()
         tell("engine.stopped", engine=self.engine_id, clean=clean)

@@ -24,7 +24,7 @@ from bridge.job.record import Long, dumps
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.calls.group_commit import Commits
+    from bridge.engine.calls.write_queue import WriteQueue
     from bridge.job.document import Held
     from bridge.job.observation import Observation
     from bridge.job.record import Record
@@ -70,13 +70,13 @@ class LargeOutputs:
 
     # In
 
-    def observed(self, commits: Commits, held: Held, heard: Observation, poll_ms: int) -> None:
+    def observed(self, writes: WriteQueue, held: Held, heard: Observation, poll_ms: int) -> None:
         """Have an observation written: the way of everything that was heard of a job."""
         table = self.ledger.table
         self.later(
             held.record,
             heard,
-            lambda told: commits.put(held, lambda fresh, now: table.observed(fresh, now, told, poll_ms=poll_ms)),
+            lambda told: writes.put(held, lambda fresh, now: table.observed(fresh, now, told, poll_ms=poll_ms)),
         )
 
     def later(self, record: Record, heard: Observation, then: Callable[[Observation], None]) -> None:

@@ -18,8 +18,8 @@ from bridge.callbacks.signer import Signer
 from bridge.doors.celery.accept.eta import send
 from bridge.doors.celery.consumer.queues import queues_read
 from bridge.doors.celery.follow_up_queues import depths
-from bridge.engine.calls.group_commit import Commits
 from bridge.engine.calls.threads import Callers
+from bridge.engine.calls.write_queue import WriteQueue
 from bridge.engine.cancel_and_retry import CarryOut
 from bridge.engine.engine import Engine
 from bridge.engine.submit.batch import BatchSubmit
@@ -113,9 +113,9 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
     """Nothing runs before its `start`."""
     s, ledger, health = has.settings, has.ledger, has.endpoint_health
     health.decides = True
-    threads, commits = Threads.of(s), Commits(ledger, has.notifier.changed)
-    observed = partial(has.outputs.observed, commits)
-    unread = Unread(ledger, commits, health)
+    threads, writes = Threads.of(s), WriteQueue(ledger, has.notifier.changed)
+    observed = partial(has.outputs.observed, writes)
+    unread = Unread(ledger, writes, health)
     pace = Pace(
         ledger.runs, has.budget, has.endpoint_id_of, has.control.heard_lately, lambda: ledger.engines.live
     )  # fmt: skip
@@ -123,21 +123,21 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
     slot_ms = int((s.bridge_connect_timeout_s + s.bridge_read_timeout_s + 5) * 1000)
     calling = has.client_of, has.endpoint_id_of
     submit = Submit(
-        ledger, commits, health, has.book, threads.submit, threads.sync, pace, has.client_of, lease_ms, slot_ms,
+        ledger, writes, health, has.book, threads.submit, threads.sync, pace, has.client_of, lease_ms, slot_ms,
         observed, s.bridge_webhook_base_url, spending=Spending(ledger), capped=has.notifier.capped,
     )  # fmt: skip
     track = StatusPolls(
-        ledger, commits, health, threads.track, pace, *calling, lease_ms, slot_ms, has.purged_at, observed, unread
+        ledger, writes, health, threads.track, pace, *calling, lease_ms, slot_ms, has.purged_at, observed, unread
     )  # fmt: skip
     fill = BatchSubmit(
         ledger, health, has.book, threads.fill, has.client_of, has.notifier.changed, slot_ms, s.bridge_batch_gather_s,
         submit.spending,
     )  # fmt: skip
-    batches = BatchWatch(ledger, commits, health, threads.look, has.client_of, slot_ms, observed)
+    batches = BatchWatch(ledger, writes, health, threads.look, has.client_of, slot_ms, observed)
     carry_out = CarryOut(
-        ledger, commits, health, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed, unread
+        ledger, writes, health, threads.cancel, threads.retry, pace, *calling, lease_ms, slot_ms, observed, unread
     )  # fmt: skip
-    pages = Commits(ledger, has.notifier.changed, "pages")  # chunks never stand between others and their job ids
+    pages = WriteQueue(ledger, has.notifier.changed, "pages")  # chunks never stand between others and their job ids
     stream = Stream(ledger, pages, health, threads.stream, *calling, slot_ms)
     finish = Finish(
         ledger, has.app, lease_ms, s.bridge_finish_resend_s, threads.finish, in_process_finish, reads_finishes
@@ -184,7 +184,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         pools.append(callbacks.callers)
     threads.wake(loops)
     has.notifier.states.wake, has.outputs.wake = loops["states"].wake, loops["outputs"].wake
-    engine = Engine(engine_id, loops, (commits, pages), tuple(pools), submit.calm, tuple(closers))
+    engine = Engine(engine_id, loops, (writes, pages), tuple(pools), submit.calm, tuple(closers))
     wake.woken = engine.wake_all
     return engine
 

@@ -15,8 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bridge.engine.calls.endpoint_isolation import apart_in_step
-from bridge.engine.calls.group_commit import FULL_S
 from bridge.engine.calls.threads import Planned
+from bridge.engine.calls.write_queue import FULL_S
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import (
     ApiError,
@@ -49,8 +49,8 @@ from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
+    from bridge.engine.calls.write_queue import WriteQueue
     from bridge.engine.endpoint_health import EndpointHealth
     from bridge.engine.submit.spending import Spending
     from bridge.engine.watch.poll_pace import Pace
@@ -75,7 +75,7 @@ class Submit:
     """One `once()` claims, marks and dispatches a batch for every endpoint that has something to submit."""
 
     ledger: Ledger
-    commits: Commits
+    writes: WriteQueue
     endpoint_health: EndpointHealth
     book: EndpointBook
     callers: Callers
@@ -150,7 +150,7 @@ class Submit:
 
     def _wanted(self, endpoint: Endpoint, step: Step, ready: int, free: int) -> tuple[int, float]:
         """How many may be submitted as far as threads, caps and the gate go; else the seconds until another look."""
-        room = self.commits.room()
+        room = self.writes.room()
         if room <= 0:  # what is with RunPod must reach the ledger before more is sent there
             return 0, FULL_S
         wanted = min(ready, free, room, self._room(endpoint))
@@ -209,7 +209,7 @@ class Submit:
                     callers.start(self._post, change.after, body, client, endpoint, permits, owner=endpoint.name)
             else:
                 unused += 1
-                self.commits.notice(change)
+                self.writes.notice(change)
         permits.give_back(unused)
 
     def _take_back(self) -> None:
@@ -223,7 +223,7 @@ class Submit:
                 found = self.ledger.load_many([held.record.id for held in claimed.records])
                 marked = [held for held in found.values() if held.record.lease == claimed.token]
                 for change in self.ledger.change_many([(held, self.ledger.table.deferred) for held in marked]):
-                    self.commits.notice(change)
+                    self.writes.notice(change)
                 self.ledger.give_back(claimed, claimed.records)
             except LedgerUnavailable:
                 self._unsent.append(claimed)
@@ -270,7 +270,7 @@ class Submit:
     def _post(self, held: Held, body: bytes, client: RunPodClient, endpoint: Endpoint, permits: Permits) -> None:
         if permits.halted():  # RunPod has just said 429 to a call that left with this one
             permits.give_back(1)
-            self.commits.put(held, self.ledger.table.deferred)
+            self.writes.put(held, self.ledger.table.deferred)
             return
         if permits.op is Operation.RUNSYNC:
             call = partial(client.runsync, endpoint.id, body, held.record.sync_wait_ms)
@@ -293,7 +293,7 @@ class Submit:
                 if heard is not None:
                     self.observed(change.after, heard, 1_000)
 
-            self.commits.put(held, self._taken(answer), ended)
+            self.writes.put(held, self._taken(answer), ended)
 
     def _taken(self, answer: JobState) -> Callable[[Held, int], Change]:
         status = answer.status if not is_end(answer.status) else "IN_PROGRESS"
@@ -309,7 +309,7 @@ class Submit:
         if isinstance(error, Refused) and not error.foreign:
             message = f"input: RunPod refused the request: {error.message}"
             self.endpoint_health.ok(endpoint.name, submitted=True)
-            self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
+            self.writes.put(held, lambda fresh, now: table.refused(fresh, now, message))
             return
         if isinstance(error, EndpointTrouble | Refused):
             if self._refuses_at_once(endpoint, op, error):
@@ -317,17 +317,17 @@ class Submit:
                     "has never answered with success"
                 )  # fmt: skip
                 message = f"endpoint: {endpoint.name} ({endpoint.id}) {why}: {error.message}"
-                self.commits.put(held, partial(table.refused, message=message, field="endpoint"))
+                self.writes.put(held, partial(table.refused, message=message, field="endpoint"))
                 return
             if not isinstance(error, KeyUnusable):
                 self._denied(held, endpoint, error)
                 return
         self.endpoint_health.failed(endpoint.name, endpoint.id, op, error)
         if isinstance(error, EndpointTrouble | Throttled | Unreachable):  # nothing was done
-            self.commits.put(held, table.deferred)
+            self.writes.put(held, table.deferred)
             return
         tell("submit.unanswered", request_id=held.record.id, endpoint=endpoint.name, error=error.logged)
-        self.commits.put(held, lambda fresh, now: table.unanswered(fresh, now, seen=True))
+        self.writes.put(held, lambda fresh, now: table.unanswered(fresh, now, seen=True))
 
     def _refuses_at_once(self, endpoint: Endpoint, op: Operation, error: ApiError) -> bool:
         too_long = self.endpoint_health.closed_too_long(endpoint.name) is not None
@@ -354,7 +354,7 @@ class Submit:
         denials = 0 if verdict is Denied.SHARED else record.denials + 1
         if denials >= DENIALS_MAX:
             message = f"input: not taken in {denials} tries, while the endpoint answers others: {says}"
-            self.commits.put(held, lambda fresh, now: table.refused(fresh, now, message))
+            self.writes.put(held, lambda fresh, now: table.refused(fresh, now, message))
             return
         if verdict is not Denied.SHARED:
             tell(
@@ -366,7 +366,7 @@ class Submit:
                 tries=denials,
             )
         put = partial(table.denied, denials=denials, reason=reason, says=says, rest_ms=REST_MS)
-        self.commits.put(held, put)
+        self.writes.put(held, put)
 
     def _room(self, endpoint: Endpoint) -> int:
         """About how many more jobs of this endpoint may be in flight; the claim itself is exact, over all processes."""
@@ -383,5 +383,5 @@ class Submit:
         claimed = self.ledger.claim(step, {name: min(ready, 50)}, lease_ms=self.lease_ms)
         refused = partial(self.ledger.table.refused, message=message, field="endpoint")
         for change in self.ledger.change_many([(held, refused) for held in claimed.records]):
-            self.commits.notice(change)
+            self.writes.notice(change)
         return 0.0 if claimed.records else IDLE_S

@@ -24,8 +24,8 @@ from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
+    from bridge.engine.calls.write_queue import WriteQueue
     from bridge.engine.endpoint_health import EndpointHealth
     from bridge.job.change import Change
     from bridge.job.document import Held
@@ -68,7 +68,7 @@ class BatchWatch:
     """One `once()` dispatches a look at every batch that is due."""
 
     ledger: Ledger
-    commits: Commits
+    writes: WriteQueue
     endpoint_health: EndpointHealth
     callers: Callers
     client_of: Callable[[str], RunPodClient]
@@ -114,7 +114,7 @@ class BatchWatch:
         untold = {job_id: held for job_id, held in live.items() if held.record.phase is not Phase.TRACKED}
         for job_id, held in untold.items():
             make = partial(self.ledger.table.submitted, job_id=job_id, status=Status.IN_QUEUE.value, poll_ms=NET_MS)
-            self.commits.put(held, make)
+            self.writes.put(held, make)
         return SOON_MS if untold else self._read(batch, live, state)
 
     def _live(self, batch: Batch, jobs: dict[str, str]) -> dict[str, Held]:
@@ -156,7 +156,7 @@ class BatchWatch:
             if held.record.wish:  # it has not run, and never will
                 with suppress(JobUnknown):
                     self._call(batch, partial(api.remove, *where, job_id))
-                self.commits.put(held, self.ledger.table.batch_removed)
+                self.writes.put(held, self.ledger.table.batch_removed)
                 del live[job_id]
         if not live:
             return SOON_MS
@@ -173,7 +173,7 @@ class BatchWatch:
     def _gone(self, held: Held, job_id: str) -> None:
         table, record = self.ledger.table, held.record
         if record.phase is Phase.UNANSWERED:
-            self.commits.put(held, table.batch_unknown)
+            self.writes.put(held, table.batch_unknown)
             return
         ok_at = self.endpoint_health.ok_at(record.endpoint)
 
@@ -181,7 +181,7 @@ class BatchWatch:
             attempt = record.attempt
             return table.gone(fresh, now, job_id, attempt, endpoint_ok_at=ok_at, purged_at=0, poll_ms=NET_MS)
 
-        self.commits.put(held, gone)
+        self.writes.put(held, gone)
 
     # Its jobs
 
@@ -217,7 +217,7 @@ class BatchWatch:
                     raise
                 size = max(1, size // 4)  # the outputs of a page may be too large together
                 continue
-            while self.commits.room() <= 0:  # the ledger is slow: no more outputs in memory than it takes
+            while self.writes.room() <= 0:  # the ledger is slow: no more outputs in memory than it takes
                 time.sleep(0.05)
             for job in page.jobs:
                 if job.job_id in live:

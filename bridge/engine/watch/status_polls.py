@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.calls.endpoint_isolation import apart_in_step
-from bridge.engine.calls.group_commit import FULL_S
 from bridge.engine.calls.threads import Planned
+from bridge.engine.calls.write_queue import FULL_S
 from bridge.engine.watch.batch import NET_MS
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, JobUnknown, Refused, Unanswered
@@ -29,8 +29,8 @@ from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
+    from bridge.engine.calls.write_queue import WriteQueue
     from bridge.engine.endpoint_health import EndpointHealth
     from bridge.engine.watch.poll_pace import Pace
     from bridge.engine.watch.unreadable import Unread
@@ -58,7 +58,7 @@ class StatusPolls:
     """One `once()` claims and dispatches a batch of status reads."""
 
     ledger: Ledger
-    commits: Commits
+    writes: WriteQueue
     endpoint_health: EndpointHealth
     callers: Callers
     pace: Pace
@@ -90,7 +90,7 @@ class StatusPolls:
         self.pace.refresh(endpoint)
         allowed, wait = self.endpoint_health.may_call(endpoint, submitting=False)
         ready = sum(steps.values())
-        room = self.commits.room()
+        room = self.writes.room()
         part = free.free_for(endpoint)
         wanted = min(ready, part, BATCH, room)
         if allowed is not None:
@@ -125,7 +125,7 @@ class StatusPolls:
         record = held.record
         batch = Batch(record.batch_id, record.endpoint, record.endpoint_id, record.base_url)
         self.ledger.batches.watched(batch)
-        self.commits.put(held, partial(self.ledger.table.batch_rests, delay_ms=NET_MS))
+        self.writes.put(held, partial(self.ledger.table.batch_rests, delay_ms=NET_MS))
 
     def _begin(self, held: Held, permits: Permits) -> bool:
         """Let the read leave at once, over a connection that is open; False where a thread must see to it.
@@ -182,15 +182,15 @@ class StatusPolls:
             answer = self.client_of(record.endpoint).status(record.endpoint_id, job_id)
         except (JobUnknown, ValueError) as error:
             tell("webhook.refused", why="unconfirmed", error=str(error), request_id=record.id)
-            self.commits.put(held, partial(table.unconfirmed, again_ms=None))
+            self.writes.put(held, partial(table.unconfirmed, again_ms=None))
         except ApiError as error:
             self.endpoint_health.failed(record.endpoint, record.endpoint_id, Operation.STATUS, error)
             delay_ms = self.endpoint_health.again_ms(record.endpoint, 0.5)
-            self.commits.put(held, partial(table.unconfirmed, again_ms=delay_ms))
+            self.writes.put(held, partial(table.unconfirmed, again_ms=delay_ms))
         else:
             self.endpoint_health.ok(record.endpoint)
             known = answer.job_id or job_id
-            self.commits.put(held, lambda fresh, now: table.submitted(fresh, now, known, "IN_PROGRESS", poll_ms=0))
+            self.writes.put(held, lambda fresh, now: table.submitted(fresh, now, known, "IN_PROGRESS", poll_ms=0))
 
     def _read_job(self, held: Held, job_id: str, endpoint_id: str) -> None:
         self._hear(held, job_id, endpoint_id, partial(self.client_of(held.record.endpoint).status, endpoint_id, job_id))
@@ -207,7 +207,7 @@ class StatusPolls:
         except ApiError as error:
             self.endpoint_health.failed(record.endpoint, endpoint_id, Operation.STATUS, error)
             delay_ms = self.endpoint_health.again_ms(record.endpoint, 0.25)
-            self.commits.put(held, lambda fresh, now: table.missed(fresh, now, delay_ms=delay_ms))
+            self.writes.put(held, lambda fresh, now: table.missed(fresh, now, delay_ms=delay_ms))
         else:
             self.endpoint_health.ok(record.endpoint)
             now = self.ledger.now()
@@ -246,4 +246,4 @@ class StatusPolls:
             "purged_at": self.purged_at(record.endpoint),
             "poll_ms": 1_000,
         }
-        self.commits.put(held, lambda fresh, now: table.gone(fresh, now, job_id, record.attempt, **known))
+        self.writes.put(held, lambda fresh, now: table.gone(fresh, now, job_id, record.attempt, **known))

@@ -22,8 +22,8 @@ from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import LIMITS, Operation
 
 if TYPE_CHECKING:
-    from bridge.engine.calls.group_commit import Commits
     from bridge.engine.calls.threads import Callers
+    from bridge.engine.calls.write_queue import WriteQueue
     from bridge.engine.endpoint_health import EndpointHealth
     from bridge.job.document import Held
     from bridge.ledger import Ledger
@@ -114,7 +114,7 @@ class Stream:
     """One `once()` takes streams that are due, as many as there are permits and free threads."""
 
     ledger: Ledger
-    commits: Commits
+    writes: WriteQueue
     endpoint_health: EndpointHealth
     callers: Callers
     client_of: Callable[[str], RunPodClient]
@@ -164,12 +164,12 @@ class Stream:
         except JobUnknown:
             # One 404 proves nothing; the status reads find out. Where they have told an end, nothing is left to read.
             again = None if record.drain_until else UNKNOWN_MS
-            self.commits.put(held, partial(read, chunks=(), again_ms=again, lost=False))
+            self.writes.put(held, partial(read, chunks=(), again_ms=again, lost=False))
         except ApiError as error:
             self.endpoint_health.failed(record.endpoint, record.endpoint_id, Operation.STREAM, error)
             # A page may have been in transit: RunPod has dropped it, and nobody can read it again.
             lost = isinstance(error, Unanswered)
-            self.commits.put(held, partial(read, chunks=(), again_ms=FAILED_MS, lost=lost))
+            self.writes.put(held, partial(read, chunks=(), again_ms=FAILED_MS, lost=lost))
         else:
             self.endpoint_health.ok(record.endpoint)
             chunks = [(chunk.output, chunk.metrics) for chunk in page.chunks]
@@ -182,7 +182,7 @@ class Stream:
             else:
                 age_ms = self.ledger.now() - record.submitted_at
                 again = after_nothing_ms(page.status, age_ms, hasty=time.monotonic() - started < hold / 2000)
-            self.commits.put(held, partial(read, chunks=(), again_ms=again, lost=False))
+            self.writes.put(held, partial(read, chunks=(), again_ms=again, lost=False))
 
     def _keep(self, held: Held, reader: str, chunks: Sequence[tuple[Any, Any]]) -> None:
         """Write a page part by part; what other streams brought is written between them.
@@ -198,7 +198,7 @@ class Stream:
                 self.ledger.table.stream_read, chunks=part, reader=reader, again_ms=again, lost=False,
                 part=f"{reader}/{number}", more=left > 0,
             )  # fmt: skip
-            written = self.commits.write(held, read, weight)
+            written = self.writes.write(held, read, weight)
             if written is None or written.verdict not in {"read", "written"} or written.record.stream_done:
                 return
             held = written.after

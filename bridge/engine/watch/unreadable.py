@@ -13,7 +13,7 @@ from bridge.runpod.operations import Operation
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
-    from bridge.engine.calls.group_commit import Commits
+    from bridge.engine.calls.write_queue import WriteQueue
     from bridge.engine.endpoint_health import EndpointHealth
     from bridge.job.change import Change
     from bridge.job.document import Held
@@ -28,7 +28,7 @@ class Unread:
     """
 
     ledger: Ledger
-    commits: Commits
+    writes: WriteQueue
     endpoint_health: EndpointHealth
 
     def heard(self, held: Held, job_id: str, endpoint_id: str, error: ApiError, *, noted: bool = False) -> None:
@@ -49,7 +49,7 @@ class Unread:
             endpoint_ok_at=self.endpoint_health.ok_at(endpoint),
             delay_ms=self.endpoint_health.again_ms(endpoint, 0.25),
         )
-        self.commits.put(held, unread, partial(_told, error=error.logged))
+        self.writes.put(held, unread, partial(_told, error=error.logged))
 
 
 def _told(change: Change, error: str) -> None:

@@ -76,7 +76,7 @@ class Mortal:
 
 
 class Here:
-    """Callers and commits that do all at once, in this thread."""
+    """Callers and writes that do all at once, in this thread."""
 
     free, closing = 1, False
 
@@ -89,11 +89,11 @@ class Here:
         call(*args)
 
     def put(self, held: Held, make: Callable[..., Any]) -> None:
-        """As Commits."""
+        """As WriteQueue."""
         self._has.ledger.change(held, make)
 
     def room(self) -> int:
-        """As Commits."""
+        """As WriteQueue."""
         return 100
 
     def observed(self, held: Held, heard: Observation, poll_ms: int) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from bridge.emulator import Emulator, EndpointConfig
 from bridge.emulator.config import PUBLISHED_LIMITS, Limit
-from bridge.engine.calls.group_commit import BACKLOG_MAX, Commits
 from bridge.engine.calls.threads import Callers
+from bridge.engine.calls.write_queue import BACKLOG_MAX, WriteQueue
 from bridge.engine.endpoint_health import EndpointHealth
 from bridge.engine.submit.submit import Submit
 from bridge.engine.submit.worker_counts import WorkerCounts
@@ -178,13 +178,13 @@ def test_no_more_is_sent_than_answers_may_wait_to_be_written(redis_url: str) -> 
         runpod = RunPodClient(emulator.base_url, lambda: API_KEY)
         budget = Budget(client)
         endpoint_health = EndpointHealth(CircuitBreaker(client), budget, ledger.now)
-        commits = Commits(ledger, lambda _: None)  # never started
+        writes = WriteQueue(ledger, lambda _: None)  # never started
         callers = Callers("test", 16)
         pace = Pace(ledger.runs, budget, lambda name: name)
         book = EndpointBook(Settings())
         submit = Submit(
             ledger,
-            commits,
+            writes,
             endpoint_health,
             book,
             callers,
@@ -200,17 +200,17 @@ def test_no_more_is_sent_than_answers_may_wait_to_be_written(redis_url: str) -> 
 
         def full() -> bool:
             submit.once()
-            return callers.busy == 0 and not commits.room()
+            return callers.busy == 0 and not writes.room()
 
         eventually(full, timeout=30)
         for _ in range(20):
             submit.once()
         eventually(lambda: callers.busy == 0)
         assert BACKLOG_MAX <= len(emulator.jobs("demo")) < BACKLOG_MAX + 16
-        commits.start()
+        writes.start()
         eventually(lambda: (submit.once(), len(emulator.jobs("demo")) == wanted)[1], timeout=30)
         eventually(lambda: callers.busy == 0)  # the last answers are still on their way here
-        assert commits.stop(10)
+        assert writes.stop(10)
         assert ledger.counts("demo")["TRACKED"] == wanted
         callers.close()
         runpod.close()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.engine.calls.group_commit import Commits
+from bridge.engine.calls.write_queue import WriteQueue
 from bridge.job.change import Change
 from bridge.job.document import Held
 from bridge.job.enums import Wish
@@ -246,15 +246,15 @@ def test_a_write_that_is_waited_for_ends_also_where_nothing_can_be_written(house
     ledger.accept_many([("waits", born("waits", ledger))])
     held = ledger.load("waits")
     assert held is not None
-    commits = Commits(ledger, lambda _: None)
+    writes = WriteQueue(ledger, lambda _: None)
 
     def cannot(_held: Held, _now: int) -> Change:
         raise RecursionError("as deep as it gets")
 
-    assert commits.write(held, cannot) is None  # nobody writes
-    commits.start()
-    assert commits.write(held, cannot) is None
-    assert commits.stop(60)
+    assert writes.write(held, cannot) is None  # nobody writes
+    writes.start()
+    assert writes.write(held, cannot) is None
+    assert writes.stop(60)
     house.client.delete(ledger.names.key("unreadable"))
     house.ask("cancel", id="waits")
 
@@ -262,7 +262,7 @@ def test_a_write_that_is_waited_for_ends_also_where_nothing_can_be_written(house
 def test_a_change_that_cannot_be_made_ends_no_thread(house: House) -> None:
     """It is told and noted; the changes beside it and behind it are written."""
     ledger, told = house.ledger, threading.Event()
-    commits = Commits(ledger, lambda _: None)
+    writes = WriteQueue(ledger, lambda _: None)
     ledger.accept_many([(name, born(name, ledger)) for name in ("bad", "beside", "behind")])
     held = ledger.load_many(["bad", "beside", "behind"])
 
@@ -270,14 +270,14 @@ def test_a_change_that_cannot_be_made_ends_no_thread(house: House) -> None:
         raise RecursionError("as deep as it gets")
 
     cancel = partial(ledger.table.wish, cause=Wish.CANCEL)
-    commits.put(held["bad"], cannot)
-    commits.put(held["beside"], cancel)
-    commits.start()
+    writes.put(held["bad"], cannot)
+    writes.put(held["beside"], cancel)
+    writes.start()
     eventually(lambda: ledger.phases(["beside"]) == ["CLOSED"])
-    commits.put(held["behind"], cancel, lambda _: told.set())
+    writes.put(held["behind"], cancel, lambda _: told.set())
     eventually(told.is_set)
     assert "as deep as it gets" in ledger.unreadable()["bad"]
-    assert commits.stop(60)
+    assert writes.stop(60)
     house.client.delete(ledger.names.key("unreadable"))
     house.ask("cancel", id="bad")
 

@@ -1,7 +1,7 @@
-"""Group commit: the changes that calls to RunPod come back with, written many at a time by one thread.
+"""Where RunPod's answers wait for the ledger: changes that calls came back with, written many at a time by one thread.
 
-A change that was put here is a fact (a job id, an end) and must reach the ledger: while Redis is away it is
-held and tried again, however long that takes.
+A change that was put here is a fact (a job id, an end) and must reach the ledger: while Redis is away it is held here
+and tried again, however long that takes.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class _Put:
             self.answer.put(change)
 
 
-class Commits:
+class WriteQueue:
     """`put` from any thread; `noticed` hears of every change that was written."""
 
-    def __init__(self, ledger: Ledger, noticed: Callable[[Change], None], name: str = "commits") -> None:
+    def __init__(self, ledger: Ledger, noticed: Callable[[Change], None], name: str = "writes") -> None:
         """`noticed` must be quick: it runs between two batches."""
         self._name = name
         self._ledger = ledger
