@@ -1,6 +1,6 @@
 """The manifests of docker/k8s: they fit together, they start a bridge that works, and Kubernetes' schemas take them.
 
-`kubectl` and `kustomize` are not run by any test.
+`kubectl kustomize` was run on both by hand (docs/deploying.md), and by no test.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from bridge.settings import Settings
 from tests.support.helpers import COMMAND_S, eventually, free_ports
 from tests.support.house import API_KEY, ROOT, House
 
-FOLDER = ROOT / "docker" / "k8s"
+K8S = ROOT / "docker" / "k8s"
+FOLDER = K8S / "base"
 
 
 def manifests() -> dict[tuple[str, str], Any]:
     """What the kustomizations name, by kind and name."""
     found = {}
-    for folder in (FOLDER, FOLDER / "keda"):
+    for folder in (FOLDER, K8S / "keda"):
         for name in yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]:
-            if name != "..":
+            if (folder / name).is_file():
                 for one in yaml.safe_load_all((folder / name).read_text()):
                     found[one["kind"], one["metadata"]["name"]] = one
     return found
@@ -72,6 +73,18 @@ def test_each_file_is_named_and_each_name_leads_somewhere() -> None:
     assert 1 <= scaled["minReplicaCount"] < scaled["maxReplicaCount"], "RunPod forgets results while no engine lives"
     (trigger,) = scaled["triggers"]
     assert "bridge_engine_lag_seconds" in trigger["metadata"]["query"]
+
+
+def test_no_kustomization_stands_inside_of_one_that_it_takes() -> None:
+    """Kustomize refuses that as a cycle; and each folder that is named has one."""
+    files = sorted(K8S.rglob("kustomization.yaml"))
+    assert [file.parent.name for file in files] == ["base", "keda", "k8s"]
+    for file in files:
+        for name in yaml.safe_load(file.read_text())["resources"]:
+            taken = (file.parent / name).resolve()
+            if taken.is_dir():
+                assert (taken / "kustomization.yaml").exists()
+                assert not file.parent.resolve().is_relative_to(taken)
 
 
 @pytest.mark.parametrize("name", sorted(pods()))

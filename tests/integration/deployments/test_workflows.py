@@ -59,5 +59,5 @@ def test_only_the_jobs_that_publish_may_write() -> None:
 
 def test_the_version_is_one() -> None:
     """What cannot take it from the package says the same."""
-    assert f'newTag: "{bridge.__version__}"' in (ROOT / "docker" / "k8s" / "kustomization.yaml").read_text()
+    assert f'newTag: "{bridge.__version__}"' in (ROOT / "docker" / "k8s" / "base" / "kustomization.yaml").read_text()
     assert re.search(rf"^## {re.escape(bridge.__version__)}, ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
