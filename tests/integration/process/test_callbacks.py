@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,6 +231,21 @@ def test_the_receivers_of_the_documentation_take_what_comes_and_no_forgery(
     assert posted(port, call._replace(body=call.body.replace(b"Kranich", b"Reiher"))) == 400
     assert posted(port, call._replace(headers={**call.headers, "webhook-id": "order-2:5"})) == 400
     assert len(lines(program)) == 1
+
+
+def test_who_hangs_up_in_the_middle_of_a_body_does_not_end_the_receiver_in_node(house: House, called: Receiver) -> None:
+    """It takes the next callback."""
+    node, folder, port = shutil.which("node"), EXAMPLES / "callback-node", free_port()
+    if node is None or not (folder / "node_modules" / "standardwebhooks").is_dir():
+        pytest.skip(HOW_TO_GET_IT)
+    program = house.start("node", node, str(folder / "receiver.mjs"), CALLBACK_SECRET=SECRET, PORT=str(port))
+    eventually(lambda: "listening" in program.said(), timeout=20)
+    with socket.create_connection(("127.0.0.1", port)) as half:
+        half.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+    eventually(lambda: "not received" in program.said() or not program.running, timeout=20)
+    called.answer = lambda call: posted(port, call)
+    house.send({"n": 1}, callback={"url": called.url()}, task_id="after-half")
+    eventually(lambda: [told["id"] for told in lines(program)] == ["after-half"], timeout=30)
 
 
 def test_check_says_who_cannot_be_reached(house: House) -> None:

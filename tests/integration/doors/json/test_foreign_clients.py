@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from tests.support.helpers import COMMAND_S, eventually, free_port
 from tests.support.house import ROOT, House
+from tests.support.proxy import FaultProxy
 from tests.support.servers import RabbitServer, RedisServer
 from tests.support.services import AmqpService, doors_are_open
 
@@ -111,17 +113,82 @@ def test_python_pika(house: House) -> None:
 @pytest.mark.parametrize(("name", "package"), [("node-amqplib", "amqplib"), ("node-redis", "redis")])
 def test_node(house: House, name: str, package: str) -> None:
     """RabbitMQ by amqplib, Redis streams by redis."""
-    folder, node = EXAMPLES / name, shutil.which("node")
-    if node is None or not (folder / "node_modules" / package).is_dir():
-        pytest.skip(f"needs Node.js 18 or later and: npm install --no-package-lock --prefix docs/examples/{name}")
+    node, folder = node_for(name, package), EXAMPLES / name
     check(json.loads(run(house, folder, node, "client.mjs").splitlines()[-1]))
+
+
+def node_for(name: str, package: str) -> str:
+    """Node, where the example's packages are installed."""
+    node = shutil.which("node")
+    if node is None or not (EXAMPLES / name / "node_modules" / package).is_dir():
+        pytest.skip(f"needs Node.js 18 or later and: npm install --no-package-lock --prefix docs/examples/{name}")
+    return node
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "variable"), [("node-amqplib", "amqplib", "AMQP_URL"), ("node-redis", "redis", "REDIS_URL")]
+)
+def test_a_lost_connection_does_not_end_a_program_in_node(
+    house: House, tmp_path: Path, name: str, package: str, variable: str
+) -> None:
+    """It says so, connects again, and hears all of the request that it has sent before."""
+    node = node_for(name, package)
+    real = {"AMQP_URL": house.broker, "REDIS_URL": house.environment["BRIDGE_REDIS_URL"]}[variable]
+    parts = urlsplit(real)
+    assert parts.port is not None
+    before = house.submits()
+    with FaultProxy("127.0.0.1", parts.port) as proxy:
+        told = json.dumps({"mock_stream": ["once", "upon", "a time"], "mock_return": "the end", "mock_delay": 1.5})
+        more = {variable: real.replace(f":{parts.port}", f":{proxy.port}"), "INPUT": told}
+        program = house.start(name, node, str(EXAMPLES / name / "client.mjs"), **more)
+        eventually(lambda: house.submits() > before, timeout=20)
+        proxy.refuse()
+        eventually(lambda: f"{parts.scheme}:" in program.said(), timeout=20)
+        assert program.running
+        proxy.restore()
+        eventually(lambda: not program.running, timeout=60)
+        assert program.stop() == 0, program.said()[-2000:]
+    check(json.loads(program.said().splitlines()[-1]))
+
+
+@pytest.mark.parametrize(("name", "package"), [("node-amqplib", "amqplib"), ("node-redis", "redis")])
+def test_a_program_in_node_gets_an_output_over_8_mib_whole_or_says_where_it_is(
+    redis_server: RedisServer, rabbitmq_server: RabbitServer, tmp_path: Path, name: str, package: str
+) -> None:
+    """From the HTTP API; without its address, an error names the variable."""
+    node, port = node_for(name, package), free_port()
+    amqp, redis_url = rabbitmq_server.start().fresh_url(), redis_server.start().fresh_url()
+    huge = "heron " * 1_500_000
+    source = tmp_path / "input.json"
+    source.write_text(json.dumps({"mock_return": huge}))
+    with House(tmp_path, broker=amqp, redis_url=redis_url, http_bind=f"127.0.0.1:{port}", api="on") as own:
+        own.worker()
+        program = tmp_path / "client.mjs"
+        text = (EXAMPLES / name / "client.mjs").read_text()
+        # 9 MB do not fit into a variable of the environment.
+        text = text.replace("process.env.INPUT ??", f"(await import('node:fs')).readFileSync('{source}', 'utf8') ??")
+        text = text.replace(f'from "{package}"', f'from "{_entry(EXAMPLES / name, package)}"')
+        program.write_text(text)
+        more = {"AMQP_URL": amqp, "REDIS_URL": redis_url}
+        whole = own.start("whole", node, str(program), **more, BRIDGE_HTTP_URL=f"http://127.0.0.1:{port}")
+        eventually(lambda: not whole.running, timeout=60)
+        assert json.loads(whole.said().splitlines()[-1])["output"] == huge
+        without = own.start("without", node, str(program), **more)
+        eventually(lambda: not without.running, timeout=60)
+        assert without.stop() != 0
+        assert re.search(
+            r"its output of \d+ bytes is at /v1/requests/story-.*/output: set BRIDGE_HTTP_URL", without.said()
+        )
+
+
+def _entry(folder: Path, package: str) -> str:
+    main: str = json.loads((folder / "node_modules" / package / "package.json").read_text())["main"]
+    return (folder / "node_modules" / package / main).resolve().as_uri()
 
 
 def test_typescript(house: House) -> None:
     """Redis streams, by a client that is typed by the bridge's schemas."""
-    folder, node = EXAMPLES / "typescript", shutil.which("node")
-    if node is None or not (folder / "node_modules" / "typescript").is_dir():
-        pytest.skip("needs Node.js 18 or later and: npm install --no-package-lock --prefix docs/examples/typescript")
+    node, folder = node_for("typescript", "typescript"), EXAMPLES / "typescript"
     run(house, folder, node, "node_modules/typescript/bin/tsc")
     check(json.loads(run(house, folder, node, "dist/main.js").splitlines()[-1]))
 
