@@ -1,6 +1,7 @@
 """How an endpoint stood in the last hour: one engine writes its sums down every 20 s, so that no request pays for it.
 
 The sums are kept anyway (`count:<ep>`): a record that is closed counts there for ever, so differences are rates.
+An endpoint's first request writes a sample of nothing (accept.lua), so that what happens before the first turn counts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bridge.redis.outage import mapped
 if TYPE_CHECKING:
     from bridge.ledger.ledger import Ledger
 
-EVERY_MS, HOUR_MS = 20_000, 3_600_000
+EVERY_MS, MINUTE_MS, HOUR_MS = 20_000, 60_000, 3_600_000
 KEPT = HOUR_MS // EVERY_MS + 1
 
 
@@ -35,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Requests a minute, lately and in each step of the last hour (the oldest first)."""
+    """Requests in the last minute, and a minute in each step of the last hour (the oldest first)."""
 
     accepted: float
     ended: float
@@ -86,7 +87,7 @@ def last_hour(ledger: Ledger, endpoint: str) -> list[Sample]:
 
 
 def rates(samples: Sequence[Sample], current: Sample, steps: int = 60) -> Rates:
-    """Of the last minute or so, and of the hour in so many steps; a step that nobody has written down counts as 0."""
+    """Of the last minute, and of the hour in so many steps; a step that nobody has written down counts as 0."""
     accepted, ended, waiting, flying = ([0.0] * steps for _ in range(4))
     width = HOUR_MS / steps
     line = [*samples, current]
@@ -100,19 +101,28 @@ def rates(samples: Sequence[Sample], current: Sample, steps: int = 60) -> Rates:
         step = _step(one.at, current.at, width, steps)
         if step >= 0:
             waiting[step], flying[step] = max(waiting[step], one.waiting), max(flying[step], one.flying)
-    base = next(
-        (one for one in reversed(samples) if current.at - one.at >= EVERY_MS), samples[0] if samples else current
-    )
-    minutes = max(current.at - base.at, 1_000) / 60_000
+    accepted_before, ended_before = _a_minute_ago(samples, current)
     per_step = width / 60_000
     return Rates(
-        accepted=max(0, current.accepted - base.accepted) / minutes,
-        ended=max(0, current.ended - base.ended) / minutes,
+        accepted=max(0, current.accepted - accepted_before),
+        ended=max(0, current.ended - ended_before),
         accepted_history=[count / per_step for count in accepted],
         ended_history=[count / per_step for count in ended],
         waiting_history=[int(count) for count in waiting],
         flying_history=[int(count) for count in flying],
     )
+
+
+def _a_minute_ago(samples: Sequence[Sample], current: Sample) -> tuple[float, float]:
+    """Accepted and ended ever, a minute before `current`; as the oldest sample has them where it is younger."""
+    line, then = [*samples, current], current.at - MINUTE_MS
+    newer = next(i for i, one in enumerate(line) if one.at > then)
+    if newer == 0:
+        return line[0].accepted, line[0].ended
+    one, two = line[newer - 1], line[newer]
+    # Where nobody has written for longer, no engine ran: what has changed in between has done so since it runs again.
+    share = (then - one.at) / (two.at - one.at) if two.at - one.at <= 2 * EVERY_MS else 0
+    return one.accepted + share * (two.accepted - one.accepted), one.ended + share * (two.ended - one.ended)
 
 
 def _step(at: int, until: int, width: float, steps: int) -> int:

@@ -38,7 +38,10 @@ end
 if n_long > 0 then redis.call('HSET', p .. 'd:' .. id, unpack(ARGV, at, at + 2 * n_long - 1)) end
 at = at + 2 * n_long
 tell(KEYS[2], ARGV, at, n_events)
-redis.call('SADD', p .. 'endpoints', endpoint)
+if redis.call('SADD', p .. 'endpoints', endpoint) == 1 then -- its history begins with nothing (samples.py)
+  redis.pcall('LPUSH', p .. 'samples:' .. endpoint, now .. ':0:0:0:0:0')
+  redis.pcall('PEXPIRE', p .. 'samples:' .. endpoint, 7200000)
+end
 redis.pcall('ZADD', p .. 'accepted', now, id) -- the listing: a key that somebody has edited stops nothing
 redis.call('HINCRBY', p .. 'count:' .. endpoint, ARGV[3], 1)
 if bytes > 0 then

@@ -125,6 +125,19 @@ def test_top_shows_each_endpoint_and_ends_with_q(house: House) -> None:
     assert bridge(house, "top").returncode == ExitCode.USAGE  # no terminal: it would never end
 
 
+def test_top_counts_all_that_ended_in_the_last_minute(
+    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Also on an endpoint whose first requests these were."""
+    url = redis_server.start().fresh_url()
+    with House(tmp_path_factory.mktemp("minute"), broker=url, redis_url=url) as own:
+        own.worker()
+        jobs = [own.send({"n": n}) for n in range(6)]
+        eventually(lambda: own.ledger.phases([job.id for job in jobs]) == ["CLOSED"] * 6)
+        [row] = json.loads(bridge(own, "top", "--json").stdout)["endpoints"]
+        assert row["ended_per_min"] == 6
+
+
 def test_check_breaks_no_word_on_a_terminal_and_prints_no_python(house: House) -> None:
     """A finding that is longer than a line goes on under its own beginning."""
     shown = on_terminal(house, "check")

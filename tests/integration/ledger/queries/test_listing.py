@@ -166,12 +166,46 @@ def test_a_listing_that_somebody_has_edited_into_another_type_refuses_no_request
     assert ledger.load("a") is not None
 
 
+def test_the_last_minute_counts_what_ended_before_anybody_has_written_it_down(ledger: Ledger) -> None:
+    """An endpoint's first requests may have ended when the first turn comes, 20 s later."""
+
+    def ended(name: str) -> tuple[str, Build]:
+        record = Record(id=name, endpoint="demo", endpoint_id="demo", door="json", fingerprint="f")
+        return name, lambda now, _wish: ledger.table.reject(Held(record, {}), now, "input", "input: no")
+
+    def a_minute() -> float:
+        return samples.rates(samples.last_hour(ledger, "demo"), samples.now(ledger, "demo")).ended
+
+    ledger.accept_many([ended(f"a{n}") for n in range(4)])
+    assert a_minute() == 4
+    assert samples.take(ledger)
+    assert a_minute() == 4
+    ledger.accept_many([ended(f"b{n}") for n in range(3)])
+    assert a_minute() == 7
+
+
+@pytest.mark.parametrize(
+    ("at_s", "told"), [(100, 30), (110, 15), (120, 0)], ids=["all within", "half of them", "a minute ago"]
+)
+def test_a_minute_is_a_minute_wherever_the_turns_fall(at_s: int, told: float) -> None:
+    """Of what ended between two turns a part is counted; 30 have, from 40 s to 60 s."""
+    line = [Sample(n * 1000, 30, 0 if n < 60 else 30, 0, 0) for n in range(0, at_s, 20)]
+    assert samples.rates(line, Sample(at_s * 1000, 30, 30, 0, 0)).ended == told
+
+
+def test_what_has_ended_since_the_engines_run_again_counts_whole() -> None:
+    """Nobody has written for ten minutes, and nothing ended then."""
+    line = [Sample(0, 50, 0, 0, 0), Sample(600_000, 50, 40, 0, 0)]
+    assert samples.rates(line, Sample(610_000, 50, 50, 0, 0)).ended == 50
+
+
 def test_samples_make_rates_and_one_engine_takes_them_for_all(ledger: Ledger) -> None:
     """What the counts have become since; a second taker within the turn writes nothing."""
     ledger.accept_many([born(ledger, "a")])
     assert samples.take(ledger)
     assert not samples.take(ledger)
-    (sample,) = samples.last_hour(ledger, "demo")
+    nothing, sample = samples.last_hour(ledger, "demo")
+    assert (nothing.accepted, nothing.ended, nothing.waiting) == (0, 0, 0)
     assert (sample.accepted, sample.ended, sample.waiting) == (1, 0, 1)
     minute = 60_000
     line = [Sample(n * minute, 10 * n, 6 * n, 4 * n, 2) for n in range(60)]
