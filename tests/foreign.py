@@ -85,6 +85,7 @@ def what_came(self: Any, *args: Any, key: str, **kwargs: Any) -> str:
 def becomes_a_job(self: Any, value: Any, **more: Any) -> Any:
     """An old task kept by name, which replaces itself by a job and what was done with its result."""
     job = app.signature("bridge.run", kwargs={"input": {"value": value, **more}}, queue="bridge.run")
+    job.set(task_id=f"{self.request.id}-job")
     raise self.replace(job | tail.s())
 
 

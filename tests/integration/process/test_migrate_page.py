@@ -19,7 +19,7 @@ import yaml
 from celery import Celery
 
 from tests.support.helpers import COMMAND_S, eventually
-from tests.support.house import ROOT, Process, hang_up
+from tests.support.house import ROOT, House, Process, hang_up
 from tests.support.servers import RedisServer
 from tests.support.studio import EXAMPLE, Studio
 
@@ -90,6 +90,45 @@ def _rendered(studio: Studio, folder: Path, module: str) -> dict[str, Any]:
         assert studio.house.ask("status", id=slow.id)["status"] == "CANCELLED"
     assert worker.stop() == 0
     return result
+
+
+#: The first run of the task is over, its chain is sent, and its message is not acked yet: then its worker is killed.
+KILLED_ONCE = """
+import os
+import signal
+from pathlib import Path
+
+from celery.signals import task_postrun
+
+app.conf.task_acks_late = True
+
+
+@task_postrun.connect(sender=render)
+def killed_once(**_):
+    if not (flag := Path(__file__).with_name("killed")).exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_task_that_is_delivered_again_because_its_worker_was_killed_runs_one_job(
+    amqp_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """The page's task under `acks_late`: both runs send the same job, and the caller has its one result."""
+    with House(tmp_path, broker=amqp_url, redis_url=redis_url, default_queue="studio") as house:
+        house.worker()
+        (tmp_path / "after.py").write_text(PLAIN["after.py"] + KILLED_ONCE)
+        path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+        own = (sys.executable, "-m", "celery", "-A", "after", "worker", "-P", "threads", "-l", "INFO")
+        first = house.start("own", *own, **path)
+        sent = house.app.send_task("studio.render", args=["a heron"], queue="studio")
+        eventually(lambda: not first.running, timeout=30)
+        assert (tmp_path / "killed").exists(), first.said()[-2000:]
+        second = house.start("own", *own, **path)
+        eventually(lambda: f"Task studio.render[{sent.id}] ignored" in second.said(), timeout=30)  # it has run again
+        assert sent.get(timeout=60) == {"published": {"prompt": "a heron"}}
+        assert house.send({"n": 1}).get(timeout=60) == {"n": 1}  # so what was sent before it has been taken too
+        assert house.submits() == 2
 
 
 def test_autoretry_for_has_no_effect_on_a_job(studio: Studio, tmp_path: Path) -> None:
