@@ -23,7 +23,7 @@ ENDS, STUCK_S = (signal.SIGTERM, signal.SIGINT), 30.0
 @click.option(
     "-Q", "--queues", metavar="NAMES", help="Read these alone (all: bridge.run,bridge.finish,bridge.control)."
 )
-@click.option("-P", "--pool", metavar="NAME", help="threads (the default), prefork or gevent.")
+@click.option("-P", "--pool", metavar="NAME", help="threads (the default), prefork, gevent or solo.")
 @click.option("-c", "--concurrency", metavar="N", help="Threads that take messages; jobs in flight need none.")
 @click.option("-n", "--hostname", metavar="NAME", help="This worker's name among the others.")
 @click.option("-l", "--loglevel", metavar="LEVEL", help="Of Celery's log; BRIDGE_LOG_LEVEL is the bridge's.")

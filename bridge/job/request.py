@@ -238,6 +238,8 @@ def parse_run(arguments: Mapping[str, Any]) -> RunRequest:
     except (ValueError, TypeError, RecursionError) as error:
         strange = isinstance(error, TypeError) and "keys must be" in str(error)
         said = STRANGE_NAME if strange else f"cannot be sent as JSON: {error}"
+        if "is not JSON serializable" in said:  # of a type that Celery's JSON carries, and RunPod's cannot
+            said += "; send it as text or a number"
         raise rejected("input", f"input: {said}") from None
     if len(text) > RUN_BODY_MAX:  # escapes make it longer than what is sent
         check_body(dumps(request.input), "", sync=request.sync_wait_ms is not None)

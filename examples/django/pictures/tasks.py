@@ -1,7 +1,6 @@
 """The team's own tasks: short ones. What took minutes on a GPU is `bridge.run`, which the bridge worker does."""
 
 from celery import chord, current_app, shared_task
-from django.utils import timezone
 
 from pictures.models import Picture
 
@@ -44,7 +43,9 @@ def failed(picture_id):
 @shared_task
 def picture_of_the_day():
     """By beat. The day is part of the row, so that a message that is delivered twice makes one picture."""
-    picture, _ = Picture.objects.get_or_create(user="beat", prompt=f"the picture of the day, {timezone.localdate()}")
+    picture, _ = Picture.objects.get_or_create(
+        user="beat", prompt=f"the picture of the day, {current_app.now().date()}"
+    )
     start(picture)
 
 

@@ -195,6 +195,8 @@ def test_the_workers_help_is_the_bridges_own_and_celerys_is_one_option_away(hous
     own = bridge(house, "worker", "--help").stdout
     assert "bridge.run,bridge.finish,bridge.control" in own.replace("\n", "").replace(" ", "") or "bridge.run" in own
     assert "--celery-help" in own
+    for pool in ("threads", "prefork", "gevent", "solo"):
+        assert pool in own
     assert "--max-tasks-per-child" in bridge(house, "worker", "--celery-help").stdout
 
 

@@ -181,6 +181,13 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_glossary_says_each_word_once() -> None:
+    """One word, one meaning; several in one line are words too."""
+    cells = re.findall(r"^\| ([^|]+) \|", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    words = [word for cell in cells for word in cell.split(", ")]
+    assert len(words) == len(set(words)), sorted(word for word in words if words.count(word) > 1)
+
+
 def test_links_lead_somewhere() -> None:
     """No page points at one that is not there, nor at a heading that it has not."""
     for page in PAGES:

@@ -250,6 +250,20 @@ def test_expires_ends_only_what_has_not_started(house: House) -> None:
     assert sent.get(timeout=20)["value"] == 1
 
 
+def test_expires_that_passes_before_the_job_runs_is_a_queue_timeout_once_the_message_is_taken(house: House) -> None:
+    """Before that it is Celery's own: REVOKED, and no record. As docs/migrate-from-celery.md says."""
+    house.ask("pause", endpoint="demo", reason="nothing starts")
+    try:
+        taken = house.send({"value": 1}, expires=1.5)
+        told = taken.get(timeout=20, propagate=False)
+    finally:
+        house.ask("resume", endpoint="demo")
+    assert (taken.state, type(told).__name__, told.args[1]["reason"]) == ("FAILURE", "JobTimedOut", "queue_timeout")
+    passed = house.send({"value": 1}, expires=-10)
+    assert type(passed.get(timeout=20, propagate=False)).__name__ == "TaskRevokedError"
+    assert (passed.state, house.phase(passed.id)) == ("REVOKED", None)
+
+
 def test_headers_and_ids_are_kept(house: House) -> None:
     """The request's own id is the result's id, and its parent stays its parent."""
     sent = chain(task(house, "make", 1), run(house)).apply_async()
@@ -291,6 +305,18 @@ def test_every_type_that_celerys_json_carries_may_follow_a_job(house: House, pla
             chain(run(house, 1), told).apply_async()
     came = eventually(lambda: noted(house, key), timeout=20)[0].split()
     assert came[-len(TYPES) :] == list(TYPES)
+
+
+@pytest.mark.parametrize("name", ["datetime", "date", "Decimal", "UUID", "bytes"])
+def test_what_only_celerys_json_carries_is_refused_in_an_input_and_the_sender_hears_what_to_do(
+    house: House, name: str
+) -> None:
+    """Sent directly, and as the result of the task before; a tail hears of it too."""
+    said = f"input: cannot be sent as JSON: Object of type {name} is not JSON serializable; send it as text or a number"
+    made = chain(task(house, "make", TYPES[name]), run(house), task(house, "tail"))
+    for sent in (house.send({"at": TYPES[name]}), made.apply_async()):
+        told = sent.get(timeout=20, propagate=False)
+        assert (type(told).__name__, told.args[0]) == ("JobRejected", said)
 
 
 def test_a_later_members_eta_and_stamps_are_kept(house: House) -> None:
