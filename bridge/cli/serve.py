@@ -37,6 +37,8 @@ def worker(args: tuple[str, ...], *, celery_help: bool, **said: str | None) -> N
     """
     if celery_help:
         args = ("--help",)
+    if said.get("pool") == "gevent":
+        _find_gevent()
     args = (*(part for name, value in said.items() if value for part in (SHORT[name], value)), *args)
     from bridge.settings import load  # noqa: PLC0415
 
@@ -44,6 +46,15 @@ def worker(args: tuple[str, ...], *, celery_help: bool, **said: str | None) -> N
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in args) else ["-l", settings.bridge_log_level]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "bridge.app", "worker", *level, *args])  # noqa: S606
+
+
+def _find_gevent() -> None:
+    """Celery imports it before anything else, and would end in a traceback."""
+    try:
+        importlib.import_module("gevent")
+    except ImportError:
+        fault = "-P gevent: gevent is not installed: pip install gevent. The default pool, threads, needs nothing more"
+        raise click.UsageError(fault) from None
 
 
 @click.command()

@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +124,19 @@ def test_top_shows_each_endpoint_and_ends_with_q(house: House) -> None:
     assert "\x1b" not in once
     assert "ENDPOINT" in on_terminal(house, "top", keys="q", wait_for="demo")
     assert bridge(house, "top").returncode == ExitCode.USAGE  # no terminal: it would never end
+
+
+def test_a_worker_with_gevent_where_it_is_not_installed_says_what_to_install(house: House, tmp_path: Path) -> None:
+    """One line, and no traceback."""
+    (tmp_path / "gevent.py").write_text("raise ModuleNotFoundError('gevent')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge.cli", "worker", "-P", "gevent"],
+        cwd=ROOT, env={**house.environment, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True, text=True, timeout=COMMAND_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == ExitCode.USAGE
+    assert "gevent is not installed: pip install gevent" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_top_counts_all_that_ended_in_the_last_minute(
