@@ -71,18 +71,21 @@ class Flows:
         check_correlation_id(correlation_id)
         arguments = json.loads(check_json(arguments))
         request = parse_run(arguments)
-        reply = self.reply_of(request_id, fingerprint(request.endpoint or "", request))
+        reply, after = self.reply_of(request_id, fingerprint(request.endpoint or "", request)), "0"
         if "reply_to" in arguments:
             reply = ""  # the caller's own stream may hear of other requests too
         else:
             arguments["reply_to"] = reply
             arguments.setdefault("reply_on", TRANSITIONS if events else ("end",))
+            if id is not None:  # what an earlier sending was told (a refusal, say) is not this one's answer
+                newest = yield self._do(None, "XREVRANGE", self.names.reply(reply), "+", "-", "COUNT", 1)
+                after = newest[0][0] if newest else after
         told: dict[str, Any] = {"id": request_id, **arguments}
         if correlation_id is not None:
             told["correlation_id"] = correlation_id
         if len(self._submitted) >= REMEMBERED:
             self._older, self._submitted = self._submitted, {}
-        self._submitted[request_id] = Submitted(bool(arguments.get("stream")), reply)
+        self._submitted[request_id] = Submitted(bool(arguments.get("stream")), reply, after)
         yield self._do(None, "XADD", self.names.requests, "*", "data", check_json(told))
         return request_id
 
@@ -97,10 +100,10 @@ class Flows:
         """  # noqa: D205
         return f"client.{request_id}.{mark[:8]}"
 
-    def _replies(self, request_id: str) -> str | None:
-        """The stream of the replies to what was submitted here."""
+    def _replies(self, request_id: str) -> tuple[str | None, str]:
+        """The stream of the replies to what was submitted here, and the entry behind which they begin."""
         ours = self._ours(request_id)
-        return self.names.reply(ours.reply) if ours is not None and ours.reply else None
+        return (self.names.reply(ours.reply), ours.after) if ours is not None and ours.reply else (None, "0")
 
     def command(self, op: str, arguments: Mapping[str, Any], timeout: float | None) -> Flow:
         """Send a command and wait for its answer. Raises JobRejected, Refused, UnknownRequest, TimeoutError.
@@ -149,19 +152,19 @@ class Flows:
     def end(self, request_id: str, timeout: float | None) -> Flow:
         """Wait for the end: its document."""
         check_seconds("timeout", timeout)
-        reply = self._replies(check_request_id(request_id))
+        reply, begin = self._replies(check_request_id(request_id))
         until = None if timeout is None else time.monotonic() + timeout
         if reply is None:
             return (yield from self._end_of_others(request_id, until))
-        last, found, asks = "0", None, Asks()
+        last, found, asks = begin, None, Asks()
         while found is None:
             entries = (yield from self._read({reply: last}, until, f"{request_id} has not ended")).get(reply, ())
             for entry_id, fields in entries:
                 last, event = entry_id, Event.of(fields.get("data"))
                 found = event.data if event.ends else found  # of several rounds the newest counts
-            if found is None and not entries and last == "0" and asks.now():
+            if found is None and not entries and last == begin and asks.now():
                 found = yield from self._asked(request_id, until)
-        if last != "0":
+        if last != begin:
             yield self._do(until, "EXPIRE", reply, FETCHED_KEPT_S, "LT")
         return found
 
@@ -219,7 +222,7 @@ class Flows:
                     return
 
     def _source(self, request_id: str) -> Flow:
-        own = self._replies(request_id)
+        own, _ = self._replies(request_id)
         if own is None:
             return self.names.events
         first = yield from self._read({own: "0"}, time.monotonic() + self._answer_s, "")
@@ -234,13 +237,13 @@ class Flows:
         return self._stream(request_id, start, timeout)
 
     def _stream(self, request_id: str, start: int, timeout: float | None) -> Following:
-        chunks, own = self.names.chunks(request_id), self._replies(request_id)
+        chunks, (own, begin) = self.names.chunks(request_id), self._replies(request_id)
         until = None if timeout is None else time.monotonic() + timeout
         if (yield from self._over(request_id, chunks, until, timeout)):
             return
         places, status = {chunks: f"{start}-0" if start else "0"}, None
         if own is not None:
-            places[own] = "0"
+            places[own] = begin
         asks = Asks()
         while status is None:
             found = yield from self._read(places, until, f"{request_id} has streamed nothing more")
@@ -305,6 +308,7 @@ class Submitted:
 
     streams: bool
     reply: str
+    after: str = "0"  # the last entry that stood there before
 
 
 class Asks:

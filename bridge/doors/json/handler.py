@@ -241,7 +241,12 @@ class Handler:
                     "correlation_id": request.correlation_id,
                 }
                 limit = self._message_limit
-                bodies = answer_again(self._ledger, verdict.request_id, reply, message_limit=limit)
+                try:
+                    bodies = answer_again(self._ledger, verdict.request_id, reply, message_limit=limit)
+                except JobRejected as fault:
+                    item.prepared = None
+                    item.taken = _refused(request, "rejected", "reply_to", fault.message)
+                    continue
                 item.answers = [Answer(request.run.reply_to, body, request.correlation_id) for body in bodies]
             item.held = True
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridge.callbacks.addresses import Addresses
-from bridge.engine.accept.repeated import call_again
+from bridge.engine.accept.repeated import call_again, too_many
 from bridge.errors import JobRejected
 from bridge.job.callback import Callback
 from bridge.job.document import Held
@@ -180,7 +180,7 @@ class Accept:
             for callback in asked.json(Long.CALLBACK) or ():
                 limit = self._settings.bridge_inline_limit
                 if not call_again(self._ledger, request_id, callback, inline_limit=limit):
-                    return Verdict("conflict", request_id, accepted, _too_many(request_id))
+                    return Verdict("conflict", request_id, accepted, too_many(request_id, "callback"))
             return Verdict("repeat", request_id, accepted)
         fault = id_conflict(request_id)
         tell("request.conflict", request_id=request_id, endpoint=record.endpoint, door=record.door)
@@ -349,13 +349,6 @@ class Accept:
                     "timeout", f"timeout: needs a ttl of {policy['ttl']} ms; RunPod keeps a job at most {MAX_POLICY_MS}"
                 )
         return policy
-
-
-def _too_many(request_id: str) -> JobRejected:
-    return JobRejected(
-        f"callback: at most eight further addresses can be added to a request, and {request_id} has them all",
-        {"id": request_id, "status": "REJECTED", "reason": Reason.REJECTED.value, "field": "callback"},
-    )
 
 
 def _reply(name: str | None, on: tuple[str, ...], origin: Origin) -> str:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bridge.errors import JobRejected
 from bridge.job.change import lane_of
 from bridge.job.document import cloud_event, document, remembered, stamp, transition
-from bridge.job.enums import END_EVENT, EventName, Phase, Status
+from bridge.job.enums import END_EVENT, EventName, Phase, Reason, Status
 from bridge.job.record import Long, altered
 from bridge.job.transitions.accepting import ALSO_MAX
 from bridge.ledger.records.read import COMMON
@@ -23,17 +24,28 @@ def answer_again(ledger: Ledger, request_id: str, reply: Mapping[str, Any], *, m
     """Events to send to `reply` (as in Long.REPLY) now; what is still to come reaches it with the first sender's.
 
     The events are copies: same id, same sequence. An end whose output is gone says `retained: false`.
+    Raises JobRejected where the request has as many places of reply as it may have: this one would be told nothing.
     """
     held = ledger.load(request_id, wanted=COMMON, output=True)
     if held is None:
         return _from_tombstone(ledger, request_id, reply)
     if not held.record.phase.ended:
         change: Change = ledger.change(held, lambda fresh, now: ledger.table.also_reply(fresh, now, reply))
+        if change.verdict == "full":
+            raise too_many(request_id, "reply_to")
         if not change.after.record.phase.ended:
             wanted = change.verdict == "noted" and "accepted" in reply.get("on", ())
             return [_accepted(ledger, change.after, reply)] if wanted else []
         held = ledger.load(request_id, wanted=COMMON, output=True) or change.after
     return [_end(ledger, held, reply, message_limit)] if "end" in reply.get("on", ()) else []
+
+
+def too_many(request_id: str, field: str) -> JobRejected:
+    """The refusal of who sent a request again and cannot be told its end, at one more `reply_to` or `callback`."""
+    return JobRejected(
+        f"{field}: at most {ALSO_MAX} further addresses can be added to a request, and {request_id} has them all",
+        {"id": request_id, "status": "REJECTED", "reason": Reason.REJECTED.value, "field": field},
+    )
 
 
 def call_again(ledger: Ledger, request_id: str, callback: Mapping[str, Any], *, inline_limit: int) -> bool:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +93,42 @@ def test_an_id_that_another_request_has_is_refused_to_who_used_it_again(house: H
             with pytest.raises(JobRejected):
                 other.result(f"twice-{n}", timeout=20)
             assert client.result(f"twice-{n}", timeout=20)["animal"] == "fox"
+
+
+def test_a_request_that_was_refused_and_is_sent_again_has_the_new_end_and_not_the_old_refusal(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """What it lacked is there now; id and content are the same."""
+    file = tmp_path / "bridge.toml"
+    file.write_text("")
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house, Client(redis_url) as client:
+        house.worker(BRIDGE_CONFIG_FILE=str(file), BRIDGE_ENDPOINTS="demo")
+
+        def sent() -> object:
+            client.submit({"a": 1}, id="again", endpoint="later")
+            with suppress(JobRejected):
+                return client.result("again", timeout=30)
+            return None
+
+        client.submit({"a": 1}, id="again", endpoint="later")
+        with pytest.raises(JobRejected, match="'later' is not allowed"):
+            client.result("again", timeout=30)
+        file.write_text('[endpoints.later]\nid = "demo"\n')
+        assert eventually(sent) == {"a": 1}
+        assert sent() == {"a": 1}, "it has ended: the same end again"
+
+
+def test_a_sender_too_many_of_one_request_is_told_that_it_hears_nothing(house: House, client: Client) -> None:
+    """The tenth place of reply is one more than a request can have; who knows that can ask."""
+    for n in range(10):
+        client.submit({"mock_delay": 2}, id="crowd", reply_to=f"place.{n}")
+    names = [f"bridge:reply:place.{n}" for n in range(10)]
+    eventually(lambda: house.client.exists(*names) == len(names))
+    ends: list[Any] = [house.client.xrevrange(name, count=1) for name in names]
+    told = [json.loads(found[0][1]["data"]) for found in ends]
+    assert [one["type"] for one in told[:9]] == ["bridge.job.completed"] * 9
+    assert (told[9]["type"], told[9]["data"]["reason"]) == ("bridge.job.rejected", "rejected")
+    assert "at most 8 further addresses" in told[9]["data"]["error"]
 
 
 def test_a_request_of_another_process_is_waited_for_by_its_id(house: House, client: Client) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 
+from bridge.engine.accept.repeated import too_many
 from bridge.engine.tell.celery_result import celery_end
 from bridge.engine.tell.rpc_results import askers
 from bridge.errors import JobRejected
@@ -36,6 +37,9 @@ def answer_again(backend: Any, ledger: Ledger, context: Context, limit: int, ref
     if held is not None and not held.record.phase.ended:
         asker = {"reply_to": context.reply_to, "correlation_id": context.correlation_id}
         change: Change = ledger.change(held, lambda fresh, now: ledger.table.also_answer(fresh, now, asker))
+        if change.verdict == "full":
+            backend.store_result(context.id, too_many(context.id, "reply_to"), states.FAILURE, request=context)
+            return
         if not change.after.record.phase.ended:
             return
         held = ledger.load(context.id, wanted=wanted, output=True)
