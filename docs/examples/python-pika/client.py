@@ -7,6 +7,7 @@ AMQP_URL=amqp://guest:guest@127.0.0.1:5672/ python client.py
 import json
 import os
 import sys
+import urllib.request
 import uuid
 
 import pika
@@ -49,21 +50,46 @@ def send(key: str, document: dict) -> None:
     channel.basic_publish("bridge.jobs", key, json.dumps(document), properties, mandatory=True)
 
 
-def follow(queue: str, request_id: str):
-    """The events of one request in order, each once: one whose sequence is not above the last is a copy."""
-    last = ""
+# Both queues tell of all requests at once: what is heard of one while another is followed is kept for who asks for it.
+heard: dict[tuple[str, str], list[dict]] = {}
+
+
+def hear(queue: str, request_id: str):
+    """The events of one request on a queue, as they come."""
+    yield from heard.pop((queue, request_id), [])
     for method, _, body in channel.consume(queue, inactivity_timeout=60):
         if method is None:
             sys.exit(f"nothing was heard of {request_id} for 60 s")
         channel.basic_ack(method.delivery_tag)
         event = json.loads(body)
-        if event.get("subject") != request_id or event.get("sequence", "") <= last:
+        if event.get("subject") == request_id:
+            yield event
+        elif queue == replies:
+            heard.setdefault((queue, str(event.get("subject"))), []).append(event)
+
+
+def follow(queue: str, request_id: str):
+    """Those events in order, each once, to the end: one whose sequence is not above the last is a copy."""
+    last = ""
+    for event in hear(queue, request_id):
+        if event.get("sequence", "") <= last:
             continue
         last = event["sequence"]
         yield event
         if event["data"].get("completed"):
             break
     channel.cancel()
+
+
+def output_of(data: dict):
+    """The whole output. One over 8 MiB (BRIDGE_MESSAGE_LIMIT) is in no message: the bridge's HTTP API gives it."""
+    if "output_ref" not in data:
+        return data["output"]
+    base, where = os.environ.get("BRIDGE_HTTP_URL"), data["output_ref"]
+    if not base:
+        sys.exit(f"{data['id']}: its output of {where['size']} bytes is at {where['href']}: set BRIDGE_HTTP_URL")
+    with urllib.request.urlopen(base + where["href"]) as answer:  # noqa: S310
+        return json.load(answer)
 
 
 # The id is yours: the same id with the same content is never run twice, however often it is sent.
@@ -82,7 +108,7 @@ print(
     json.dumps(
         {
             "chunks": [event["data"]["output"] for event in told if event["type"] == "bridge.job.chunk"],
-            "output": told[-1]["data"]["output"],
+            "output": output_of(told[-1]["data"]),
             "correlation_id": told[-1]["data"]["correlation_id"],
             "events": seen,
             "cancelled": cancelled["data"]["status"],

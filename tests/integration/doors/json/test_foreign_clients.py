@@ -151,29 +151,34 @@ def test_a_lost_connection_does_not_end_a_program_in_node(
     check(json.loads(program.said().splitlines()[-1]))
 
 
-@pytest.mark.parametrize(("name", "package"), [("node-amqplib", "amqplib"), ("node-redis", "redis")])
-def test_a_program_in_node_gets_an_output_over_8_mib_whole_or_says_where_it_is(
+@pytest.mark.parametrize(
+    ("name", "package"), [("node-amqplib", "amqplib"), ("node-redis", "redis"), ("python-pika", "pika")]
+)
+def test_a_program_gets_an_output_over_8_mib_whole_or_says_where_it_is(
     redis_server: RedisServer, rabbitmq_server: RabbitServer, tmp_path: Path, name: str, package: str
 ) -> None:
     """From the HTTP API; without its address, an error names the variable."""
-    node, port = node_for(name, package), free_port()
+    port, python = free_port(), name.startswith("python")
+    runs = sys.executable if python else node_for(name, package)
     amqp, redis_url = rabbitmq_server.start().fresh_url(), redis_server.start().fresh_url()
     huge = "heron " * 1_500_000
     source = tmp_path / "input.json"
     source.write_text(json.dumps({"mock_return": huge}))
     with House(tmp_path, broker=amqp, redis_url=redis_url, http_bind=f"127.0.0.1:{port}", api="on") as own:
         own.worker()
-        program = tmp_path / "client.mjs"
-        text = (EXAMPLES / name / "client.mjs").read_text()
+        program = tmp_path / f"client.{'py' if python else 'mjs'}"
+        text = (EXAMPLES / name / program.name).read_text()
         # 9 MB do not fit into a variable of the environment.
+        text = text.replace('os.environ.get("INPUT",', f"(lambda _: open('{source}').read())(")
         text = text.replace("process.env.INPUT ??", f"(await import('node:fs')).readFileSync('{source}', 'utf8') ??")
-        text = text.replace(f'from "{package}"', f'from "{_entry(EXAMPLES / name, package)}"')
+        if not python:
+            text = text.replace(f'from "{package}"', f'from "{_entry(EXAMPLES / name, package)}"')
         program.write_text(text)
         more = {"AMQP_URL": amqp, "REDIS_URL": redis_url}
-        whole = own.start("whole", node, str(program), **more, BRIDGE_HTTP_URL=f"http://127.0.0.1:{port}")
+        whole = own.start("whole", runs, str(program), **more, BRIDGE_HTTP_URL=f"http://127.0.0.1:{port}")
         eventually(lambda: not whole.running, timeout=60)
         assert json.loads(whole.said().splitlines()[-1])["output"] == huge
-        without = own.start("without", node, str(program), **more)
+        without = own.start("without", runs, str(program), **more)
         eventually(lambda: not without.running, timeout=60)
         assert without.stop() != 0
         assert re.search(
