@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class Asker:
 
     by: str | None = None
     door: str = "celery"
+    #: Whose requests it may cancel; None: everybody's.
+    tenant: str | None = None
 
 
 class Base:
@@ -125,6 +128,7 @@ class Base:
                 return permits
             wait = permits.retry_after_ms / 1000
             if time.monotonic() + wait > ends:
-                said = f"endpoint: {op.value} is busy; try again in {wait:.1f} s"
-                raise rejected("endpoint", said, reason=BUSY)
+                after_s = max(1, math.ceil(wait))
+                said = f"endpoint: {op.value} is busy; try again in {after_s} s"
+                raise rejected("endpoint", said, reason=BUSY, retry_after_s=after_s)
             time.sleep(wait)

@@ -52,13 +52,14 @@ class Changing(Asking):
     def cancel_many(self, request_ids: Sequence[str], asker: Asker) -> Iterator[dict[str, Any]]:
         """The same for many, a round trip for a batch: the answers come as they are made, in the order of the ids.
 
-        Those that nobody has sent yet end at once and cost nothing; put them first (`find` does).
+        Those that nobody has sent yet end at once and cost nothing; put them first (`find` does). To an asker of one
+        tenant another's requests are ones that nobody has sent.
         """
         for request_id in request_ids:
             check_request_id(request_id)
         for batch in scan.batches(request_ids, BATCH):
             held = scan.load_many(self.ledger, batch)
-            known = [held[request_id] for request_id in batch if request_id in held]
+            known = [held[request_id] for request_id in batch if request_id in held and _may(asker, held[request_id])]
             wish = partial(self._wish, asker)
             changes = {c.record.id: c for c in self.ledger.change_many([(one, wish) for one in known])}
             for change in changes.values():
@@ -80,12 +81,12 @@ class Changing(Asking):
 
     def _wish_unknown(self, request_id: str, asker: Asker) -> Change | str:
         """Kept for a request that has not come in yet (HARDENING 7), or carried out on those that have replaced it."""
-        kept = self.ledger.wish(request_id, {"by": asker.by, "door": asker.door})
+        kept = self.ledger.wish(request_id, {"by": asker.by, "door": asker.door}, asker.tenant)
         if kept == "replaced":
             return self._wish_replaced(request_id, asker)
         if kept == "known":
             held = self.ledger.load(request_id, output=True)
-            if held is not None:
+            if held is not None and _may(asker, held):
                 change = self.ledger.change(held, partial(self._wish, asker))
                 self.noticed(change)
                 return change
@@ -213,6 +214,10 @@ class Changing(Asking):
         self.endpoint_health.gate.forget(found.name)
         self.ledger.engines.wake()
         return {"endpoint": found.name, "paused": False}
+
+
+def _may(asker: Asker, held: Held) -> bool:
+    return asker.tenant is None or held.record.tenant == asker.tenant
 
 
 def told_of(endpoint: Endpoint, asker: Asker, **more: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@
 --   <p>stray             zset    orphans: jobs of ended requests still to be cancelled, by due time
 --   <p>grant:<token>     string  what a claim handed out, so that a repeated call hands out the same (I15)
 --   <p>wish:<id>         string  a cancel that came before its request; <p>wishes zset, by age
+--   <p>wish:<tenant>/<id>  string  the same, for a request of that tenant alone; <p>wishes:<tenant>/ zset
 --   <p>replaced:<task>   set     ids of the requests by which a Celery task has replaced itself, by that task's id
 --   <p>cb:<lane>         list    callbacks owed, in their order: "<ms owed since> <url>", a line end, the event; a lane is one address of
 --                                one request, <8 hex>:<id>

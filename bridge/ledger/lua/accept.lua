@@ -12,23 +12,26 @@ local now = ledger_now()
 if redis.call('EXISTS', row) == 1 then return {0, now, redis.call('HGETALL', row)} end
 local tomb = redis.call('GET', p .. 't:' .. id)
 if tomb then return {2, now, tomb} end
-local wish = redis.call('GET', p .. 'wish:' .. id)
--- A cancel of the task that has replaced itself by this request; it stays, for there may be more of them.
-if not wish and ARGV[14] ~= '' then wish = redis.call('GET', p .. 'wish:' .. ARGV[14]) end
-if wish and ARGV[7] == '' then return {3, now, wish} end
-if wish then
-  redis.call('DEL', p .. 'wish:' .. id)
-  redis.call('ZREM', p .. 'wishes', id)
-end
-for _, key in ipairs({p .. 'd:' .. id, p .. 'count:' .. endpoint}) do
-  local kind = redis.call('TYPE', key).ok
-  if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
-end
 local at = 15
 local n_row, n_long, n_events = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local tenant, bytes = '', 0
 for i = at, at + 2 * n_row - 1, 2 do
   if ARGV[i] == 'tn' then tenant = ARGV[i + 1] end
+end
+-- Anybody's cancel, and one that may reach this tenant's requests alone.
+local wishes = redis.call('MGET', p .. 'wish:' .. id, p .. 'wish:' .. tenant .. '/' .. id)
+local wish = wishes[1] or wishes[2]
+-- A cancel of the task that has replaced itself by this request; it stays, for there may be more of them.
+if not wish and ARGV[14] ~= '' then wish = redis.call('GET', p .. 'wish:' .. ARGV[14]) end
+if wish and ARGV[7] == '' then return {3, now, wish} end
+if wish then
+  redis.call('DEL', p .. 'wish:' .. id, p .. 'wish:' .. tenant .. '/' .. id)
+  redis.call('ZREM', p .. 'wishes', id)
+  redis.call('ZREM', p .. 'wishes:' .. tenant .. '/', id)
+end
+for _, key in ipairs({p .. 'd:' .. id, p .. 'count:' .. endpoint}) do
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
 end
 redis.call('HSET', row, 'v', 1, unpack(ARGV, at, at + 2 * n_row - 1))
 at = at + 2 * n_row

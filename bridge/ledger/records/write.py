@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 TRIES = 50
 FAULTS_MAX = 10_000
 WISH_KEPT_MS = 24 * 3_600_000
+#: Of so many parts of the room for wishes each tenant has one more, of its own.
+TENANTS_PART = 10
 
 Make = Callable[[Held, int], Change]
 #: Makes the first change of a request, from the time and a cancel that came before it.
@@ -175,9 +177,15 @@ class Writer(Reader):
         fault = f"record {request_id} changed {TRIES} times while one change was made"
         raise LedgerError(fault)
 
-    def wish(self, request_id: str, wish: Mapping[str, Any]) -> str:
-        """Keep a cancel for a request that is not known yet: `kept`, `known`, `ended`, `replaced` (see `replacing`)."""
-        args = [request_id, json.dumps(wish), WISH_KEPT_MS, self._wishes_max]
+    def wish(self, request_id: str, wish: Mapping[str, Any], tenant: str | None = None) -> str:
+        """Keep a cancel for a request that is not known yet: `kept`, `known`, `ended`, `replaced` (see `replacing`).
+
+        Of a `tenant` it waits for a request of that tenant alone; each has room for a part of `wishes_max`.
+        """
+        most, whose = self._wishes_max, ""
+        if tenant is not None:
+            most, whose = max(1, most // TENANTS_PART), f"{tenant}/"
+        args = [request_id, json.dumps(wish), WISH_KEPT_MS, most, whose]
         return ("known", "kept", "ended", "replaced")[int(run(self.client, "early_cancel", [self.names.prefix], args))]
 
     def isolate(self, request_id: str, fault: str) -> None:

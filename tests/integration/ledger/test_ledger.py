@@ -94,6 +94,46 @@ def test_wishes_are_capped(redis_url: str) -> None:
     assert sorted(ledger.client.keys("bridge:_:wish:*")) == [f"bridge:_:wish:{name}" for name in "cde"]
 
 
+def test_a_tenants_early_cancel_reaches_its_own_request_alone(ledger: Ledger) -> None:
+    """Another's of the same id comes in as if nobody had asked; nobody's request is its too, and a wish of all is."""
+    for tenant, whose, status in (
+        ("acme", "acme", "CANCELLED"), ("acme", "other", "ACCEPTED"), ("acme", "", "ACCEPTED"),
+        ("", "", "CANCELLED"), ("", "acme", "ACCEPTED"), (None, "acme", "CANCELLED"),
+    ):  # fmt: skip
+        name = f"{tenant}.{whose}"
+        assert ledger.wish(name, {"by": "me", "door": "http"}, tenant) == "kept"
+        accept(ledger, name, tenant=whose)
+        held = ledger.load(name)
+        assert held is not None
+        assert held.record.status == status, name
+        kept = f"wish:{name}" if tenant is None else f"wish:{tenant}/{name}"
+        assert bool(ledger.client.exists(ledger.names.key(kept))) == (status == "ACCEPTED")
+
+
+def test_to_a_tenants_early_cancel_another_tenants_request_is_one_that_nobody_has_sent(ledger: Ledger) -> None:
+    """Live or only remembered: `kept` in both cases, and its own is told as what it is."""
+
+    def told() -> list[str]:
+        return [ledger.wish("a", {}, tenant) for tenant in ("acme", "other", "", None)]
+
+    accept(ledger, "a", tenant="acme")
+    assert told() == ["known", "kept", "kept", "known"]
+    ledger.client.delete(ledger.names.row("a"))
+    ledger.client.set(ledger.names.key("t:a"), '{"tn": "acme"}')
+    assert told() == ["ended", "kept", "kept", "ended"]
+
+
+def test_a_tenants_early_cancels_push_out_none_but_its_own(redis_url: str) -> None:
+    """I16: each tenant has room of its own, and it ends with the last of its wishes."""
+    ledger = Ledger(connect(redis_url), Names(), Rules(), wishes_max=20)
+    ledger.wish("first", {})
+    for number in range(30):
+        ledger.wish(f"n{number}", {}, "acme")
+    found = sorted(str(key).removeprefix("bridge:_:wish:") for key in ledger.client.keys("bridge:_:wish:*"))
+    assert found == ["acme/n28", "acme/n29", "first"]
+    assert ledger.client.ttl("bridge:_:wishes:acme/") > 0
+
+
 def test_the_same_token_is_handed_the_same_records(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """I15: a claim whose answer was lost gets the same batch again, and nothing belongs to nobody."""
     for name in "abcd":

@@ -127,7 +127,8 @@ class Guard:
     @staticmethod
     def asker(caller: Caller, by: str | None = None) -> Asker:
         """Who is told to have asked: the token, and whom it speaks for."""
-        return Asker(by="/".join(filter(None, (caller.name, by))) or None, door=DOOR)
+        said = "/".join(filter(None, (caller.name, by))) or None
+        return Asker(by=said, door=DOOR, tenant=None if caller.may("control") else caller.tenant)
 
     # What
 
@@ -150,21 +151,29 @@ class Guard:
             return False
         return True
 
-    def known(self, request_id: str, caller: Caller, *all_of_any: Right) -> str:
-        """The tenant of a request that this caller may see. Blocks; raises Problem `unknown`, whatever the cause is.
+    def known(self, request_id: str, caller: Caller, of_anybody: Right) -> None:
+        """Pass a request of the caller's own tenant, or anybody's with the right `of_anybody`. Blocks.
 
-        `all_of_any` are the rights with which a request may be anybody's.
+        Raises Problem: `forbidden` for one that the caller may see in another way, else `unknown`.
         """
+        tenant = self.tenant_of(request_id)
+        if tenant is None:
+            raise unknown(request_id)
+        if caller.owns(tenant) or caller.may(of_anybody):
+            return
+        if caller.may("read_all", "control"):
+            raise Problem("forbidden", f"this request is not the token's own: it needs the right {of_anybody}")
+        raise unknown(request_id)
+
+    def tenant_of(self, request_id: str) -> str | None:
+        """Whose request it is; None for one that nobody has sent. Blocks; raises Problem for what is no id."""
         if not REQUEST_ID.fullmatch(request_id):
             raise unknown(request_id[:200])
         held = self._ledger.load(request_id, wanted=(Long.OUTPUT_REF,))
-        tenant: str | None = held.record.tenant if held is not None else None
-        if tenant is None:
-            tomb = self._ledger.tombstone(request_id)
-            tenant = None if tomb is None else str(tomb.get("tn", ""))
-        if tenant is None or not (caller.owns(tenant) or caller.may(*all_of_any)):
-            raise unknown(request_id)
-        return tenant
+        if held is not None:
+            return held.record.tenant
+        tomb = self._ledger.tombstone(request_id)
+        return None if tomb is None else str(tomb.get("tn", ""))
 
     async def body(self, request: Request, most: int = BODY_MAX) -> bytes:
         """All of the body. Raises Problem where it is too long, or where too much is read already."""

@@ -23,6 +23,8 @@ TOKENS = {
     "auditor": ("--right", "read_all"),
     "operator": ("--right", "control"),
     "slow": ("--tenant", "acme", "--rate", "0.5"),
+    "clerk": ("--right", "submit", "--right", "read_all"),
+    "foreman": ("--tenant", "acme", "--right", "read", "--right", "control"),
 }
 
 
@@ -98,11 +100,11 @@ def test_a_tenant_sees_its_own_requests_and_of_others_not_even_that_they_are(doo
             foreign, unknown = doors.get(who, f"/v1/requests/{path}"), doors.get(who, f"/v1/requests/x{path}")
             assert foreign.status_code == unknown.status_code == (404 if who == "other" else 403)
             assert foreign.text == unknown.text.replace("xacmes", "acmes")
-    for verb in ("cancel", "retry"):
+    for verb, code in (("cancel", 202), ("retry", 404)):
         foreign, unknown = (doors.post("other", f"/v1/requests/{name}/{verb}") for name in ("acmes", "xacmes"))
-        assert foreign.status_code == unknown.status_code == 404
+        assert foreign.status_code == unknown.status_code == code
         assert foreign.text == unknown.text.replace("xacmes", "acmes")
-    assert doors.house.client.exists(doors.house.ledger.names.key("wish:xacmes")) == 0
+    assert doors.get("acme", "/v1/requests/acmes").json()["status"] == "COMPLETED"
     # The same request again, by another tenant: it is told no more than of any id that is taken.
     headers = {**doors.headers["other"], "idempotency-key": "acmes"}
     again = doors.client.post("/v1/requests", json={"input": {"a": 1}}, headers=headers)
@@ -148,6 +150,41 @@ def test_each_token_may_what_its_rights_say(doors: Doors) -> None:
     assert doors.post("operator", "/v1/endpoints/demo/resume").status_code == 200
     assert doors.get("auditor", "/v1/endpoints/demo/health").status_code == 200
     assert doors.get("acme", "/v1/endpoints/demo/health").status_code == 403
+
+
+def test_a_cancel_that_comes_before_its_request_is_kept_for_the_token_that_may_cancel_it(doors: Doors) -> None:
+    """By a tenant's token for that tenant's request, by `control` for anybody's; another's runs as if nobody asked."""
+    for who, sender, status in (
+        ("acme", "acme", "CANCELLED"), ("operator", "acme", "CANCELLED"), ("foreman", "other", "CANCELLED"),
+        ("other", "acme", "COMPLETED"), ("clerk", "acme", "COMPLETED"),
+    ):  # fmt: skip
+        name = f"early-{who}-{sender}"
+        told = doors.post(who, f"/v1/requests/{name}/cancel")
+        assert (told.status_code, told.json()["outcome"]) == (202, "unknown")
+        submit(doors.client, {"a": 1}, id=name, headers=doors.headers[sender])
+        eventually(lambda name=name: doors.get("auditor", f"/v1/requests/{name}").json()["completed"])  # type: ignore[misc]
+        ended = doors.get("auditor", f"/v1/requests/{name}").json()
+        assert (ended["status"], bool(ended["jobs"])) == (status, status == "COMPLETED"), name
+    assert doors.post("acme", "/v1/requests/a%20b/cancel").status_code == 404
+
+
+def test_who_may_read_a_request_and_not_change_it_is_told_the_right_that_is_missing(doors: Doors) -> None:
+    """And who may change but not read it: 403, for it is no secret to them that it is there."""
+    submit(doors.client, {"mock_error": "no"}, id="seen", headers=doors.headers["acme"])
+    eventually(lambda: doors.get("acme", "/v1/requests/seen").json()["completed"])
+    for who, verb, right in (
+        ("reader", "cancel", "control or submit"), ("auditor", "retry", "control or submit"),
+        ("clerk", "cancel", "the right control"), ("clerk", "retry", "the right control"),
+    ):  # fmt: skip
+        told = doors.post(who, f"/v1/requests/seen/{verb}")
+        assert (told.status_code, told.json()["reason"]) == (403, "forbidden")
+        assert right in told.json()["detail"], told.text
+    submit(doors.client, {"a": 1}, id="unseen", headers=doors.headers["other"])
+    for path in ("", "/output", "/events"):
+        told = doors.get("foreman", f"/v1/requests/unseen{path}")
+        assert (told.status_code, told.json()["reason"]) == (403, "forbidden")
+        assert "read_all" in told.json()["detail"]
+    assert doors.post("foreman", "/v1/requests/unseen/cancel").status_code in {200, 202}
 
 
 def test_a_token_asks_no_faster_than_its_rate(doors: Doors) -> None:
