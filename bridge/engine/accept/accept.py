@@ -343,11 +343,12 @@ class Accept:
         policy = endpoint.policy.model_dump(exclude_none=True) | request.policy.model_dump(exclude_none=True)
         needed = request.timeout or (request.queue_timeout or 0) + policy.get("executionTimeout", 0)
         if "ttl" not in policy and needed > DEFAULT_TTL_MS:
-            policy["ttl"] = needed + TTL_MARGIN_MS
-            if policy["ttl"] > MAX_POLICY_MS:
-                raise rejected(
-                    "timeout", f"timeout: needs a ttl of {policy['ttl']} ms; RunPod keeps a job at most {MAX_POLICY_MS}"
-                )
+            policy["ttl"] = min(needed + TTL_MARGIN_MS, MAX_POLICY_MS)
+            if needed > MAX_POLICY_MS:
+                field = "timeout" if request.timeout else "queue_timeout"
+                more = "" if request.timeout else " together with policy.executionTimeout"
+                said = f"{field}: must be at most {MAX_POLICY_MS}{more} (7 days: RunPod keeps no job longer)"
+                raise rejected(field, said)
         return policy
 
 

@@ -13,7 +13,9 @@ from bridge.doors.commands import COMMANDS
 from bridge.doors.json import amqp
 from bridge.doors.parse import Command, Request, take
 from bridge.job.contract.models import schemas
+from bridge.job.document import Held, document
 from bridge.job.enums import DeadReason, EventName
+from bridge.job.record import Record
 from bridge.ledger import Names
 from tests.support.house import ROOT
 
@@ -62,6 +64,14 @@ def test_the_commands_and_their_names_are_those_of_the_door() -> None:
 def test_the_reasons_are_those_of_dead_letters() -> None:
     """A closed list."""
     assert first_column("Refusals") == {reason.value for reason in DeadReason}
+
+
+def test_the_page_says_which_names_of_a_document_may_be_null() -> None:
+    """Each name that every document has stands in one of the two lists."""
+    told = document(Held(Record(id="a", endpoint="demo"), {}))
+    never = re.findall(r"`(\w+)`", section("What may be null").partition("|")[0])
+    assert set(never) == {name for name, value in told.items() if value is not None}
+    assert first_column("What may be null") == {name for name, value in told.items() if value is None}
 
 
 def test_the_events_are_those_that_are_told() -> None:
