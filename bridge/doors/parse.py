@@ -27,8 +27,9 @@ Kind = Literal["requests", "commands"]
 
 #: What may stand before the name of a CloudEvents attribute in a header.
 CE_PREFIXES = ("ce-", "cloudEvents:", "cloudEvents_", "cloudevents:", "cloudevents_", "ce_")
-_JSON_TYPE = re.compile(r"(application|text)/([\w.\-]+\+)?json")
+_JSON_TYPE = re.compile(r"(application|text)/json")
 _CLOUD_EVENT = re.compile(r"application/cloudevents(\+json)?")
+_TYPES = "application/json or application/cloudevents+json"
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 #: Commands whose endpoint may come from the routing key.
 _OF_ENDPOINTS = frozenset({"health", "purge", "pause", "resume"})
@@ -207,7 +208,7 @@ class _Reader:
                 raise Fault("malformed", f"content_type: charset {value[:60]} is not taken; JSON is UTF-8")
         media = media.strip()
         if media and not _JSON_TYPE.fullmatch(media) and not _CLOUD_EVENT.fullmatch(media):
-            raise Fault("malformed", f"content_type: {media[:100]!r} is not taken; send application/json")
+            raise Fault("malformed", f"content_type: {media[:100]!r} is not taken; send {_TYPES}")
         return media
 
     def _attributes(self) -> dict[str, str]:

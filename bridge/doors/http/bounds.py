@@ -7,11 +7,14 @@ an orchestrator's probe away too. Here the one that has been idle for longest ma
 from __future__ import annotations
 
 import asyncio
+import sys
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bridge.doors.http.problem import Problem
+from bridge.doors.http.problem import REASONS, Problem
 from bridge.job.strict_json import BODY_MAX
 from bridge.telemetry import tell
 
@@ -72,6 +75,8 @@ def bounded(app: ASGIApp) -> ASGIApp:
 
 def _unreadable(scope: Scope) -> Problem | None:
     """A request with two lengths may be two requests to a proxy before us (RFC 9112 6.3); a large one is not begun."""
+    if scope["type"] == "http" and _head_size(scope) > HEAD_MAX:  # h11 bounds a head only until it is whole
+        return _head_too_large()
     told = dict(scope.get("headers", ()))
     length = told.get(b"content-length", b"0")
     if b"transfer-encoding" in told and b"content-length" in told:
@@ -80,6 +85,18 @@ def _unreadable(scope: Scope) -> Problem | None:
     if length.isdigit() and int(length[:20]) > 2 * BODY_MAX:  # less is read to its end, so that its sender hears why
         return Problem("too_large", f"body: {length[:20].decode()} bytes; at most {BODY_MAX} are taken", headers=_LAST)
     return None
+
+
+def _head_size(scope: Scope) -> int:
+    """Bytes as they came, but for spaces around values."""
+    line = len(scope["method"]) + len(scope["raw_path"]) + len(scope["query_string"]) + len("  HTTP/1.1\r\n\r\n")
+    line += bool(scope["query_string"])
+    return line + sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
+
+
+def _head_too_large() -> Problem:
+    said = f"head: the request line and the headers may have {HEAD_MAX} bytes together"
+    return Problem("head_too_large", said, headers=_LAST)
 
 
 def answers_for_long(scope: Scope) -> None:
@@ -95,6 +112,7 @@ class Bounded(H11Protocol):
     connections_max: ClassVar[int]
     _ends: asyncio.TimerHandle | None = None
     _idle_since = 0.0
+    _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Where there are too many, the one goes that has been idle for longest, or whose body has not come yet."""
@@ -123,6 +141,33 @@ class Bounded(H11Protocol):
         """The next request has its own time."""
         super().on_response_complete()
         self._wait()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is answered as a problem, too, and the connection closed."""
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # an answer has begun: it is cut off
+            self.transport.abort()
+            return
+        error = sys.exception()
+        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == REASONS["head_too_large"][0]:
+            problem = _head_too_large()
+        else:
+            why = str(error or msg).partition(": bytearray")[0]  # what was sent may hold a token
+            problem = Problem("malformed", f"this is not valid HTTP/1.1: {why}", headers=_LAST)
+        answer, reason = problem.response(), HTTPStatus(problem.status).phrase.encode()
+        head = h11.Response(status_code=problem.status, headers=answer.raw_headers, reason=reason)
+        for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        if self.busy or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        # Who is still sending would lose the answer if the connection was closed; `_expired` ends it.
+        self._refused = True
+        self.transport.write_eof()
+
+    def data_received(self, data: bytes) -> None:
+        """What comes after bytes that are no HTTP is not read."""
+        if not self._refused:
+            super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from bridge.errors import (
@@ -45,6 +46,7 @@ REASONS: Mapping[str, tuple[int, str]] = {
     "range": (416, "The output has no such part"),
     "rejected": (422, "A rule is broken"),
     "rate": (429, "Too many requests"),
+    "head_too_large": (431, "The request's head is too large"),
     "failed": (500, "The bridge has failed"),
     "runpod": (502, "RunPod did not do it"),
     "busy": (503, "The bridge is busy"),
@@ -102,7 +104,8 @@ def problem_of(error: Exception) -> Problem:  # noqa: C901, PLR0911  (a table)
         case OutputUnavailable():
             return Problem("output_unavailable", str(error))
         case Throttled():
-            return Problem("busy", f"RunPod is busy: {error}", retry_after_s=int(error.delay_s or AGAIN_S) + 1)
+            after_s = max(1, math.ceil(error.delay_s or AGAIN_S))
+            return Problem("busy", f"RunPod is busy: {error}; try again in {after_s} s", retry_after_s=after_s)
         case ApiError():
             return Problem("runpod", f"{type(error).__name__}: {error}")
         case BridgeError() | JobError():
@@ -110,9 +113,12 @@ def problem_of(error: Exception) -> Problem:  # noqa: C901, PLR0911  (a table)
         case ClientDisconnect():  # nobody hears it
             return Problem("timeout", "the body has not come to its end")
         case HTTPException(status_code=405):
-            return Problem("method_not_allowed", "see /v1/openapi.json", headers=error.headers)
+            said = f"this address takes {(error.headers or {}).get('Allow', 'other methods')}"
+            return Problem("method_not_allowed", said, headers=error.headers)
+        case HTTPException(status_code=404):
+            return Problem("unknown", "there is nothing at this address; docs/http-api.md lists those of the API")
         case HTTPException():
-            return Problem("unknown" if error.status_code == 404 else "malformed", str(error.detail))  # noqa: PLR2004
+            return Problem("malformed", str(error.detail))
     tell("api.failed", error=f"{type(error).__name__}: {error}")
     return Problem("failed", f"{type(error).__name__}; the bridge's log has more")
 
@@ -122,5 +128,10 @@ def _of_rejected(fault: JobRejected) -> Problem:
     if told.get("unknown"):
         return Problem("unknown", fault.message, field=field)
     if told.get("reason") == BUSY:
-        return Problem("busy", fault.message, field=field)
+        return Problem("busy", fault.message, field=field, retry_after_s=told.get("retry_after_s"))
     return Problem("rejected", fault.message, field=field)
+
+
+async def http_error(_request: Request, error: Exception) -> Response:
+    """What the routes themselves refuse, an address or a method, as a problem document: an app's exception handler."""
+    return problem_of(error).response()

@@ -10,9 +10,11 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 
 from bridge.doors.http.bounds import HEAD_MAX, bounded, bounded_protocol
 from bridge.doors.http.part import Part
+from bridge.doors.http.problem import http_error
 from bridge.errors import SettingsError
 from bridge.runtime import open_files
 from bridge.telemetry import tell
@@ -52,6 +54,7 @@ class HttpServer:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # uvloop would block the one thread of a gevent pool; asyncio's own loop goes through gevent's patched select.
         options: dict[str, Any] = {"loop": "asyncio", "log_level": "critical", "access_log": False, "lifespan": "off"}
+        options["ws"] = "none"  # nothing here speaks it, whatever is installed
         options["proxy_headers"] = False  # who asks is who has connected; whoever trusts a proxy looks at its header
         options["log_config"] = None  # its lines go where all lines go
         options["timeout_graceful_shutdown"] = int(STOP_S)
@@ -60,7 +63,8 @@ class HttpServer:
         most = max(1, min(self._connections_max, open_files.limit() // 4))
         if held:
             most += max(0, min(held, open_files.at_least(4 * (most + held)) // 4 - most))
-        app = Starlette(routes=[route for part in parts for route in part.routes])
+        routes = [route for part in parts for route in part.routes]
+        app = Starlette(routes=routes, exception_handlers={HTTPException: http_error})
         app.router.redirect_slashes = False  # it would lead to whatever Host a stranger names
         config = uvicorn.Config(
             bounded(app),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bridge.ledger import Ledger
     from bridge.object_store import Blobs
 
+_TAG = re.compile(r'(?:W/)?("[^"]*")')
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -59,7 +60,7 @@ class WholeOutput:
         if source.url is not None:
             return Response(status_code=307, headers={"location": source.url, "cache-control": "no-store"})
         headers = {"accept-ranges": "bytes", "etag": source.tag, "cache-control": "private, no-cache"}
-        if source.tag in {tag.strip() for tag in request.headers.get("if-none-match", "").split(",")}:
+        if _has_it(request, source.tag):
             return Response(status_code=304, headers=headers)
         start, stop, code = 0, source.size, 200
         asked = request.headers.get("range")
@@ -117,6 +118,12 @@ class WholeOutput:
             raise Problem("not_retained", "output: its retention is over (BRIDGE_OUTPUT_RETENTION_S)")
         reason = f" ({record.reason})" if record.reason else ""
         raise Problem("no_output", f"output: the request has ended {record.status}{reason}, without one")
+
+
+def _has_it(request: Request, tag: str) -> bool:
+    """Whether `If-None-Match` names this output: a list of tags, compared weakly, or `*` (RFC 9110, 13.1.2)."""
+    said = ",".join(request.headers.getlist("if-none-match"))
+    return said.strip() == "*" or tag in _TAG.findall(said)
 
 
 def _range_of(asked: str, size: int) -> tuple[int, int] | None:

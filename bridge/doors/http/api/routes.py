@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount
 
@@ -27,7 +27,7 @@ from bridge.doors.http.api.reading import Reading
 from bridge.doors.http.api.submitting import Submitting
 from bridge.doors.http.api.tokens import Tokens
 from bridge.doors.http.part import Part
-from bridge.doors.http.problem import problem_of
+from bridge.doors.http.problem import Problem, http_error
 
 if TYPE_CHECKING:
     from bridge.engine.accept.accept import Accept
@@ -74,7 +74,7 @@ def build(
         Describing(guard),
     )
     cors = Middleware(
-        CORSMiddleware,
+        _Preflight,
         allow_origins=list(origins),
         allow_methods=["GET", "HEAD", "POST"],
         allow_headers=SENT,
@@ -84,7 +84,7 @@ def build(
     app = Starlette(
         routes=[route for part in parts for route in part.routes],
         middleware=[cors] if origins else [],
-        exception_handlers={HTTPException: _not_here},
+        exception_handlers={HTTPException: http_error},
     )
     app.router.redirect_slashes = False  # see `server.py`
     mount = Mount("/v1", app=app)
@@ -92,5 +92,13 @@ def build(
     return Part([mount], followers.close, followers_max)
 
 
-async def _not_here(_request: Request, error: Exception) -> Response:
-    return problem_of(error).response()
+class _Preflight(CORSMiddleware):
+    """Starlette's own; what it refuses is a problem document, like every error here."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """To a browser that asks whether a page may ask."""
+        told = super().preflight_response(request_headers)
+        if told.status_code < 400:  # noqa: PLR2004
+            return told
+        kept = {name: value for name, value in told.headers.items() if not name.startswith("content-")}
+        return Problem("forbidden", bytes(told.body).decode(), headers=kept).response()

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from bridge.engine.notifier import Notifier
     from bridge.ledger import Ledger
 
-_JSON = re.compile(r"(application|text)/([\w.\-]+\+)?json|application/cloudevents", re.IGNORECASE)
+_JSON = re.compile(r"application/(json|cloudevents\+json)\s*(;|$)", re.IGNORECASE)
+_TAKEN = {"accept-post": "application/json, application/cloudevents+json"}
 #: What a refusal says of the bytes themselves, as HTTP has it.
 _OF_TYPE = ("content_type:", "content_encoding:")
 
@@ -59,7 +60,8 @@ class Submitting:
 
     async def _submit(self, http: HttpRequest, caller: Caller) -> Response:
         if not _JSON.match(http.headers.get("content-type", "").strip()):
-            raise Problem("unsupported_media_type", "content_type: send application/json", field="content_type")
+            said = "content_type: send application/json or application/cloudevents+json, one request at a time"
+            raise Problem("unsupported_media_type", said, field="content_type", headers=_TAKEN)
         body = await self._guard.body(http)
         told, ended = await self._guard.asked(lambda: self._held(http, body, caller))
         headers = {"location": f"/v1/requests/{told['id']}"}

@@ -78,6 +78,21 @@ def test_the_same_id_again_is_the_same_request(api: Api) -> None:
     [
         (b'{"input": {"a": 1}, "priority": 12}', 422, "rejected", "priority", "0 to 9"),
         (b'{"input": {}}', 422, "rejected", "input", "must not be empty"),
+        (b'{"input": {"a": 1}, "timeout": 604800001}', 422, "rejected", "timeout", "at most 604800000"),
+        (
+            b'{"input": {"a": 1}, "queue_timeout": 604795001, "policy": {"executionTimeout": 5000}}',
+            422,
+            "rejected",
+            "queue_timeout",
+            "together with policy.executionTimeout",
+        ),
+        (
+            b'{"input": {"a": 1}, "correlation_id": "' + "é".encode() * 128 + b'"}',
+            422,
+            "rejected",
+            "correlation_id",
+            "255 bytes",
+        ),
         (b'{"input": {"a": 1}, "id": "with space"}', 422, "rejected", "id", "1 to 200"),
         (b'{"input": {"a": 1}, "endpoint": "nobody here"}', 422, "rejected", "endpoint", "1 to 64"),
         (b'{"input": {"a": 1}, "nonsense": 1}', 422, "rejected", "nonsense", "unknown argument"),
@@ -102,6 +117,14 @@ def test_what_cannot_be_taken_is_told_with_field_and_rule(
     )
     assert told["field"] == field
     assert says in str(told["detail"])
+
+
+def test_the_longest_timeouts_and_correlation_id_that_the_pages_name_are_taken(api: Api) -> None:
+    """Seven days, which the ttl does not exceed; 255 bytes."""
+    said = "é" * 127 + "e"
+    for given in ({"timeout": 604_800_000}, {"policy": {"executionTimeout": 604_800_000}}):
+        told = submit(api[1], {"a": 1}, correlation_id=said, **given)
+        assert (told["correlation_id"], told["policy"]["ttl"]) == (said, 604_800_000)
 
 
 def test_who_has_heard_the_end_is_told_204_and_comes_no_more(api: Api) -> None:
@@ -145,6 +168,22 @@ def test_only_json_is_taken(api: Api) -> None:
         headers={"content-type": "application/json", "content-encoding": "gzip"},
     )
     problem(told, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/vnd.api+json", "application/cloudevents-batch+json", "application/problem+json", "application/jsonx"],
+)
+def test_another_kind_of_json_is_refused_with_those_that_are_taken(api: Api, kind: str) -> None:
+    """It would mean something else than a request: a batch, for one."""
+    told = api[1].post("/v1/requests", content=b'{"input": {"a": 1}}', headers={"content-type": kind})
+    detail = str(problem(told, 415, "unsupported_media_type")["detail"])
+    assert "application/json or application/cloudevents+json" in detail
+    assert told.headers["accept-post"] == "application/json, application/cloudevents+json"
+    taken = api[1].post(
+        "/v1/requests", content=b'{"input": {"a": 1}}', headers={"content-type": "Application/JSON ; a=b"}
+    )
+    assert taken.status_code == 202
 
 
 def test_an_id_that_no_address_can_name_and_a_key_that_is_none_are_refused(api: Api) -> None:
@@ -191,6 +230,12 @@ def test_what_is_not_there_is_404_and_what_is_not_taken_405(api: Api) -> None:
     client = api[1]
     for path in ("/v1/requests/nobody", "/v1/requests/nobody/output", "/v1/requests/nobody/events", "/v1/nowhere"):
         problem(client.get(path), 404, "unknown")
+    for path in ("/v1", "/v1/", "/v1x", "/nowhere", "/"):
+        for method in ("GET", "POST", "DELETE", "NONSENSE"):
+            problem(client.request(method, path), 404, "unknown")
+    for path in ("/v1/requests", "/healthz"):
+        told = client.put(path)
+        assert told.headers["allow"] in str(problem(told, 405, "method_not_allowed")["detail"])
     problem(client.get("/v1/requests/a%20b"), 404, "unknown")
     problem(client.post("/v1/requests/nobody/retry"), 404, "unknown")
     told = client.delete("/v1/requests/nobody")
@@ -231,7 +276,12 @@ def test_an_output_of_any_size_comes_whole_and_in_ranges(api: Api) -> None:
         assert part(ignored).status_code == 200
     assert part("bytes=0-0", **{"if-range": '"another"'}).status_code == 200
     assert part("bytes=0-0", **{"if-range": tag}).status_code == 206
-    assert client.get("/v1/requests/large/output", headers={"if-none-match": tag}).status_code == 304
+    for said in (tag, "*", f"W/{tag}", f'"a, b", W/{tag}', f'"another",{tag}'):
+        assert client.get("/v1/requests/large/output", headers={"if-none-match": said}).status_code == 304, said
+    two = client.get("/v1/requests/large/output", headers=[("if-none-match", '"another"'), ("if-none-match", tag)])
+    assert two.status_code == 304
+    for said in ('"another"', tag.strip('"'), f'"*", W/"x{tag[1:]}'):
+        assert client.head("/v1/requests/large/output", headers={"if-none-match": said}).status_code == 200, said
     head = client.head("/v1/requests/large/output")
     assert (head.status_code, head.headers["content-length"], head.content) == (200, str(size), b"")
 
@@ -355,6 +405,14 @@ def test_an_endpoint_is_paused_resumed_purged_and_asked_how_it_is(api: Api) -> N
         problem(client.post(f"/v1/endpoints/nobody/{verb}"), 404, "unknown")
     problem(client.get("/v1/endpoints/nobody/health"), 404, "unknown")
     problem(client.post(f"{path}/purge", json={"pending": "yes"}), 422, "rejected")
+
+
+def test_who_is_told_to_come_again_reads_the_same_time_in_header_and_text(api: Api) -> None:
+    """RunPod allows two purges in 10 s; the next one is told how long it has to wait, rounded up."""
+    told = [api[1].post("/v1/endpoints/demo/purge") for _ in range(3)][-1]
+    said, after_s = str(problem(told, 503, "busy")["detail"]), int(told.headers["retry-after"])
+    assert said.endswith(f"try again in {after_s} s")
+    assert 3 <= after_s <= 12
 
 
 def test_the_door_is_counted(api: Api) -> None:

@@ -107,6 +107,35 @@ def test_a_request_whose_end_could_be_read_in_two_ways_is_refused_and_the_last_o
             assert answer.count(b"HTTP/1.1 ") == 1
 
 
+def test_what_is_no_http_and_a_head_over_16_kib_are_answered_as_problems(redis_url: str, tmp_path: Path) -> None:
+    """Whether the head comes at once, and is whole, or has no end; nothing that was sent is repeated."""
+    start = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: "
+    room = 16 * 1024 - len(start) - len(b"\r\n\r\n")
+    cases = (
+        (b"a secret\r\n\r\n", 400, "malformed"),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", 400, "malformed"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\na secret\r\n\r\n", 400, "malformed"),
+        (HALF.replace(b"Content-Length: 17", b"Transfer-Encoding: chunked") + b"\r\n", 400, "malformed"),
+        (start + b"x" * (room + 1) + b"\r\n\r\n", 431, "head_too_large"),
+        (start + b"x" * 2_000_000 + b"\r\n\r\n", 431, "head_too_large"),
+        (start + b"x" * 2_000_000, 431, "head_too_large"),
+    )
+    with started(redis_url, tmp_path) as (_, _process, port):
+        for text, status, reason in cases:
+            with socket.create_connection(("127.0.0.1", port), timeout=COMMAND_S) as one:
+                one.sendall(text)
+                head, _, body = b"".join(iter(lambda one=one: one.recv(65_536), b"")).partition(b"\r\n\r\n")  # type: ignore[misc]
+            assert head.startswith(f"HTTP/1.1 {status} ".encode()), text[:80]
+            assert b"content-type: application/problem+json" in head
+            assert b"connection: close" in head.lower()
+            told = json.loads(body)
+            assert (told["status"], told["reason"]) == (status, reason)
+            assert "secret" not in told["detail"]
+        with socket.create_connection(("127.0.0.1", port), timeout=COMMAND_S) as one:
+            one.sendall(start + b"x" * room + b"\r\n\r\n")
+            assert one.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
 def closed(connection: socket.socket, drip: bytes = b"") -> bool:
     """Whether the other side has closed; until then another byte."""
     connection.settimeout(0.05)

@@ -142,6 +142,7 @@ POISON = {
     "charset": (b'{"id":"x","input":{"a":1}}', {"content_type": "application/json; charset=latin-1"}),
     "compressed": (b'{"id":"x","input":{"a":1}}', {"content_encoding": "gzip"}),
     "pickle": (b"\x80\x04.", {"content_type": "application/x-python-serialize"}),
+    "a batch": (b'{"id":"x","input":{"a":1}}', {"content_type": "application/cloudevents-batch+json"}),
     "1,000 levels": (NESTED, {}),
     "100,000 levels": (b'{"a":' * 100_000, {}),
     "101 levels": (b'{"id":"x","input":' + b'{"a":' * 101 + b"1" + b"}" * 102, {}),

@@ -34,7 +34,7 @@ class CancelAnswer(Told):
     job_id: str | None = None
     status: str | None = None
     outcome: Literal["cancelled", "requested", "already_ended", "unknown"] = Field(
-        description="unknown: nobody has sent it yet; it will be born cancelled"
+        description="unknown: nobody has sent it yet; if it comes within a day, it is cancelled at once"
     )
 
 

@@ -29,7 +29,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     ReasonBody, PurgeBody,
 )  # fmt: skip
 #: What any route may answer that needs a token and the ledger.
-_ALWAYS = ("unauthorised", "forbidden", "rate", "failed", "ledger_unavailable")
+_ALWAYS = ("unauthorised", "forbidden", "rate", "head_too_large", "failed", "ledger_unavailable")
 
 
 def _in_path(name: str, pattern: str, **more: str) -> dict[str, Any]:
