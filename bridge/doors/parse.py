@@ -198,18 +198,7 @@ class _Reader:
         """The media type in small letters; nothing said means JSON."""
         if self.properties.get("content_type") == NO_DATA:
             raise Fault("malformed", "data: the entry has no field `data`, which is to hold the JSON document", "data")
-        encoding = self.properties.get("content_encoding", "").strip().lower()
-        if encoding not in {"", "utf-8", "utf8", "us-ascii", "ascii", "identity"}:
-            raise Fault("malformed", f"content_encoding: {encoding[:60]!r} is not taken; send UTF-8, uncompressed")
-        media, *parameters = self.properties.get("content_type", "").lower().split(";")
-        for parameter in parameters:
-            name, _, value = parameter.strip().partition("=")
-            if name == "charset" and value.strip('" ') not in {"utf-8", "utf8", "us-ascii", "ascii"}:
-                raise Fault("malformed", f"content_type: charset {value[:60]} is not taken; JSON is UTF-8")
-        media = media.strip()
-        if media and not _JSON_TYPE.fullmatch(media) and not _CLOUD_EVENT.fullmatch(media):
-            raise Fault("malformed", f"content_type: {media[:100]!r} is not taken; send {_TYPES}")
-        return media
+        return media_type(self.properties.get("content_type", ""), self.properties.get("content_encoding", ""))
 
     def _attributes(self) -> dict[str, str]:
         """CloudEvents attributes that came as headers."""
@@ -222,8 +211,10 @@ class _Reader:
 
     def _event(self, event: Mapping[str, Any]) -> None:
         """What the envelope says. Its id serves where the data and the broker name none."""
-        if event.get("specversion") != "1.0":
-            raise Fault("malformed", f"specversion: {str(event.get('specversion'))[:20]!r} is not 1.0")
+        said = event.get("specversion")
+        if said != "1.0":
+            wrong = "is required of a CloudEvent: 1.0" if said is None else f"{str(said)[:20]!r} is not 1.0"
+            raise Fault("malformed", f"specversion: {wrong}")
         self.trace = _fitting(event.get("traceparent"), _TRACE) or self.trace
         if self.id is None and self.kind == "requests":
             self.id = _request_id_of(event)
@@ -299,6 +290,22 @@ class _Reader:
             "trace": self.trace,
             "digest": self.digest,
         }
+
+
+def media_type(content_type: str, encoding: str) -> str:
+    """The kind of document in small letters, "" for none said. Raises Fault for one that is no JSON in UTF-8."""
+    encoding = encoding.strip().lower()
+    if encoding not in {"", "utf-8", "utf8", "us-ascii", "ascii", "identity"}:
+        raise Fault("malformed", f"content_encoding: {encoding[:60]!r} is not taken; send UTF-8, uncompressed")
+    media, *parameters = content_type.lower().split(";")
+    for parameter in parameters:
+        name, _, value = parameter.strip().partition("=")
+        if name == "charset" and value.strip('" ') not in {"utf-8", "utf8", "us-ascii", "ascii"}:
+            raise Fault("malformed", f"content_type: charset {value[:60]} is not taken; JSON is UTF-8")
+    media = media.strip()
+    if media and not _JSON_TYPE.fullmatch(media) and not _CLOUD_EVENT.fullmatch(media):
+        raise Fault("malformed", f"content_type: {media[:100]!r} is not taken; send {_TYPES}")
+    return media
 
 
 def _rejected(field: str, rule: str) -> JobRejected:

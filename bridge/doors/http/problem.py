@@ -41,6 +41,7 @@ REASONS: Mapping[str, tuple[int, str]] = {
     "not_ended": (409, "The request has not ended"),
     "not_retryable": (409, "The request cannot be retried"),
     "not_retained": (410, "The output is no longer kept"),
+    "changed": (412, "The output is another one"),
     "too_large": (413, "This is too large"),
     "unsupported_media_type": (415, "This content type is not taken"),
     "range": (416, "The output has no such part"),

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from bridge.doors.http.problem import Problem
 from bridge.errors import BridgeError
 from bridge.job.enums import Phase
 from bridge.job.request import REQUEST_ID
@@ -69,7 +70,8 @@ class Webhooks:
             tell("webhook.refused", why="malformed", request_id=None)
         if whole:
             return JSONResponse({"ok": True})
-        return PlainTextResponse("too large", 413, headers={"connection": "close"})
+        said = f"body: at most {CALLBACK_MAX} bytes are taken"
+        return Problem("too_large", said, headers={"connection": "close"}).response()
 
     def _called_back(self, request_id: str, token: str, body: bytes, whole: bool) -> None:
         """A hint only: the record is made due, and the engines' next read, inside the budget, tells what is true."""

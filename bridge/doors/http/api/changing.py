@@ -14,6 +14,7 @@ from bridge.doors.http.api.guard import Guard
 from bridge.doors.http.api.reading import Reading, of_endpoint
 from bridge.doors.http.api.tokens import Caller
 from bridge.doors.http.problem import Problem, unknown
+from bridge.doors.parse import media_type
 from bridge.engine.control import Asker
 from bridge.errors import BUSY, JobRejected
 from bridge.job.enums import Outcome
@@ -108,8 +109,13 @@ class Changing:
         raw = await self._guard.body(request, COMMAND_MAX)
         if not raw.strip():
             return {}
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        kind = request.headers.get("content-type", "")
+        if kind.partition(";")[0].strip().lower() != "application/json":
             raise Problem("unsupported_media_type", "content_type: send application/json", field="content_type")
+        try:
+            media_type(kind, request.headers.get("content-encoding", ""))
+        except Fault as fault:
+            raise Problem("unsupported_media_type", fault.text, field=fault.text.partition(":")[0]) from None
         try:
             said = read_object(raw)
         except Fault as fault:

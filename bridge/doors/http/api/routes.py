@@ -40,7 +40,16 @@ if TYPE_CHECKING:
 #: Seconds for which a browser need not ask again whether it may.
 PREFLIGHT_S = 600
 #: What a page may send and read beside what every page may.
-SENT = ("authorization", "content-type", "idempotency-key", "if-none-match", "if-range", "last-event-id", "range")
+SENT = (
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "if-match",
+    "if-none-match",
+    "if-range",
+    "last-event-id",
+    "range",
+)
 TOLD = ("accept-ranges", "content-length", "content-range", "etag", "location", "retry-after")
 
 

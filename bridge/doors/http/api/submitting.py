@@ -15,7 +15,7 @@ from bridge.doors.http.api.tokens import Caller
 from bridge.doors.http.problem import Problem
 from bridge.doors.parse import RefusedMessage, Request, take
 from bridge.engine.accept.accept import Origin, Prepared, Verdict
-from bridge.job.request import RunRequest, rejected
+from bridge.job.request import REQUEST_ID, RunRequest, rejected
 
 if TYPE_CHECKING:
     from bridge.doors.http.api.reading import Reading
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _JSON = re.compile(r"application/(json|cloudevents\+json)\s*(;|$)", re.IGNORECASE)
 _TAKEN = {"accept-post": "application/json, application/cloudevents+json"}
+_QUOTED = re.compile(r'".*"')
 #: What a refusal says of the bytes themselves, as HTTP has it.
 _OF_TYPE = ("content_type:", "content_encoding:")
 
@@ -138,7 +139,8 @@ class Submitting:
 def _key(http: HttpRequest) -> str:
     """The header, as it is or as the string of a structured field. Raises JobRejected where it names none, or two."""
     given = http.headers.getlist("idempotency-key")
-    found = {text.strip().strip('"') for text in given}
-    if len(found) > 1 or (given and not all(found)):
-        raise rejected("idempotency_key", "idempotency_key: must be one id, or left out")
+    found = {text[1:-1] if _QUOTED.fullmatch(text) else text for text in map(str.strip, given)}
+    if len(found) > 1 or not all(map(REQUEST_ID.fullmatch, found)):
+        said = "idempotency_key: must be one id (1 to 200 of A-Z a-z 0-9 . _ : -), or left out"
+        raise rejected("idempotency_key", said)
     return found.pop() if found else ""

@@ -192,7 +192,11 @@ def test_an_id_that_no_address_can_name_and_a_key_that_is_none_are_refused(api: 
     for name in (".", ".."):
         told = problem(client.post("/v1/requests", json={"id": name, "input": {"a": 1}}), 422, "rejected")
         assert told["field"] == "id"
-    for given in ([("idempotency-key", "")], [("idempotency-key", "a"), ("idempotency-key", "b")]):
+    key = "idempotency-key"
+    for given in (
+        [(key, "")], [(key, "a"), (key, "b")], [(key, '"a')], [(key, '""')], [(key, "a b")], [(key, '"a";b=1')],
+        [(key, "a" * 201)],
+    ):  # fmt: skip
         told = problem(client.post("/v1/requests", json={"input": {"a": 1}}, headers=given), 422, "rejected")
         assert told["field"] == "idempotency_key"
 
@@ -218,6 +222,8 @@ def test_a_cloud_event_is_taken_in_both_modes(api: Api) -> None:
     event = {"specversion": "1.0", "id": "ce-1", "source": "/s", "type": "t", "data": {"input": {"a": 1}}}
     kind = {"content-type": "application/cloudevents+json"}
     assert client.post("/v1/requests", content=json.dumps(event), headers=kind).json()["id"] == "ce-1"
+    told = client.post("/v1/requests", content=b'{"input": {"a": 1}}', headers=kind)
+    assert "specversion: is required" in str(problem(told, 400, "malformed")["detail"])
     headers = {"ce-specversion": "1.0", "ce-id": "ce-2", "ce-source": "/s", "ce-type": "t"}
     assert client.post("/v1/requests", json={"input": {"a": 1}}, headers=headers).json()["id"] == "ce-2"
 
@@ -265,6 +271,8 @@ def test_an_output_of_any_size_comes_whole_and_in_ranges(api: Api) -> None:
         (f"bytes=5-{2 << 20}", 5, (2 << 20) + 1),
         (f"bytes={size - 3}-", size - 3, size),
         ("bytes=-7", size - 7, size),
+        ("Bytes=-7", size - 7, size),
+        (f"bytes=7-{'9' * 30}", 7, size),
         (f"bytes=7-{size * 9}", 7, size),
     ):
         got = part(asked)
@@ -280,6 +288,10 @@ def test_an_output_of_any_size_comes_whole_and_in_ranges(api: Api) -> None:
         assert client.get("/v1/requests/large/output", headers={"if-none-match": said}).status_code == 304, said
     two = client.get("/v1/requests/large/output", headers=[("if-none-match", '"another"'), ("if-none-match", tag)])
     assert two.status_code == 304
+    for said, code in ((tag, 200), ("*", 200), (f'"another", {tag}', 200), (f"W/{tag}", 412), ('"another"', 412)):
+        told = client.get("/v1/requests/large/output", headers={"if-match": said})
+        assert told.status_code == code, said
+    assert problem(told, 412, "changed")["field"] == "if_match"
     for said in ('"another"', tag.strip('"'), f'"*", W/"x{tag[1:]}'):
         assert client.head("/v1/requests/large/output", headers={"if-none-match": said}).status_code == 200, said
     head = client.head("/v1/requests/large/output")
@@ -371,7 +383,15 @@ def test_a_cancel_reaches_the_job_and_a_follower_hears_of_it(api: Api) -> None:
         "CANCELLED"
     )
     problem(client.post("/v1/requests/cancelled/cancel", json={"reason": "no"}), 422, "rejected")
-    problem(client.post("/v1/requests/cancelled/cancel", content=b"{"), 415, "unsupported_media_type")
+    for headers in (
+        {}, {"content-type": "text/plain"}, {"content-type": "application/json; charset=latin1"},
+        {"content-type": "application/json", "content-encoding": "gzip"}, {"content-type": "application/jsonx"},
+    ):  # fmt: skip
+        told = client.post("/v1/requests/cancelled/cancel", content=b"{}", headers=headers)
+        problem(told, 415, "unsupported_media_type")
+    for kind in ("application/json", "Application/JSON;charset=UTF-8", 'application/json; a=b; charset="utf-8"'):
+        told = client.post("/v1/requests/cancelled/cancel", content=b"{}", headers={"content-type": kind})
+        assert told.status_code == 200
 
 
 def test_a_failed_request_is_retried_and_another_is_not(api: Api) -> None:

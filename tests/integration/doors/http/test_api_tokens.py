@@ -204,6 +204,9 @@ def test_a_page_of_an_allowed_origin_may_ask_after_its_preflight(doors: Doors) -
     }
     told = doors.client.options("/v1/requests", headers=asks)
     assert (told.status_code, told.headers["access-control-allow-origin"]) == (200, "*")
+    told = doors.client.options("/v1/requests", headers={**asks, "access-control-request-headers": "x-strange"})
+    assert (told.status_code, told.headers["content-type"]) == (403, "application/problem+json")
+    assert (told.json()["reason"], told.json()["detail"]) == ("forbidden", "Disallowed CORS headers")
     got = doors.client.get("/v1/requests/nobody", headers={**doors.headers["acme"], "origin": "https://shop.example"})
     assert (got.status_code, got.headers["access-control-allow-origin"]) == (404, "*")
     assert "location" in got.headers["access-control-expose-headers"].lower()

@@ -96,7 +96,7 @@ def _paths() -> dict[str, Any]:
         f"{of_request}/cancel": {
             "post": _operation(
                 "cancelRequest", "Cancel in whatever phase it is; a running job is cancelled at RunPod.", _ID,
-                {200: ("It has ended.", CancelAnswer), 202: ("It is being cancelled.", CancelAnswer)},
+                {200: ("It has ended.", CancelAnswer), 202: ("It is being cancelled, or not known.", CancelAnswer)},
                 ("malformed", "unknown", "too_large", "unsupported_media_type", "rejected"), body=ByBody,
             )
         },
@@ -175,7 +175,7 @@ def _output() -> dict[str, Any]:
         "The output whole, whatever its size.",
         _ID,
         {200: ("All of it, as the job gave it.", None), 206: ("A part of it.", None)},
-        ("unknown", "no_output", "not_ended", "not_retained", "range", "output_unavailable"),
+        ("unknown", "no_output", "not_ended", "not_retained", "changed", "range", "output_unavailable"),
     )
     told["parameters"] += [
         _header_parameter("Range", "bytes=FIRST-LAST", {"type": "string"}),
