@@ -25,7 +25,7 @@ RESEND_S = "0.2"
 def unread(house: House) -> Process:
     """An engine of its own, and a worker that takes requests and no finishes."""
     house.worker("-Q", "bridge.run,bridge.control", BRIDGE_ENGINE="off")
-    engine = house.start("engine", sys.executable, "-m", "bridge.cli", "engine")
+    engine = house.engine()
     eventually(lambda: house.ledger.engines.count() > 0, timeout=30)
     return engine
 

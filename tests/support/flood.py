@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -223,9 +222,7 @@ def resident_mib(pid: int) -> float:
 
 def run(house: House, count: int, timeout: float) -> dict[str, float]:
     """The whole flood; figures for people."""
-    process = house.start(
-        "engine", sys.executable, "-m", "bridge.cli", "engine", BRIDGE_DEAD_MAX="200000", BRIDGE_LOG_LEVEL="error"
-    )
+    process = house.engine(BRIDGE_DEAD_MAX="200000", BRIDGE_LOG_LEVEL="error")
     eventually(lambda: "ready" in process.said() and house.client.exists("bridge:commands"), timeout=30, every=0.1)
     flood = Flood(house)
     begun, samples = time.monotonic(), []

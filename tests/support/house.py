@@ -29,6 +29,7 @@ from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.records.write import Build
 from bridge.redis.address import as_celery_has_it
+from tests.support import warm
 from tests.support.helpers import PATIENCE, eventually
 from tests.support.warm import BRIDGE, CELERY, Child, forked
 
@@ -42,14 +43,14 @@ class Process:
     def __init__(
         self, name: str, command: list[str], environment: Mapping[str, str], log: Path, *, modules: tuple[str, ...] = ()
     ) -> None:
-        """Started at once; dies with the test run. One of Celery's may be forked from a parent that has `modules`."""
+        """Started at once; dies with the test run. It may be forked from a parent that has `modules`."""
         self.name = name
         self.log = log
         self._process: Child | subprocess.Popen[bytes]
-        if modules and (child := forked(command, dict(environment), log, modules)):
-            self._process = child
-            return
-        with log.open("ab") as out:
+        with log.open("ab") as out, Path(os.devnull).open("rb") as nothing:
+            if modules and (child := forked(command, environment, (nothing, out, out), modules)):
+                self._process = child
+                return
             self._process = subprocess.Popen(
                 tied(*command),
                 cwd=ROOT,
@@ -137,6 +138,10 @@ class House:
         """A process of the house; `more` are further variables."""
         return self._start(name, list(command), more)
 
+    def fork(self, name: str, *command: str, **more: str) -> Process:
+        """The same, from a warm parent where that can be; for one that is not a test's subject."""
+        return self._start(name, list(command), more, BRIDGE)
+
     def _start(self, name: str, command: list[str], more: Mapping[str, str], modules: tuple[str, ...] = ()) -> Process:
         self._count += 1
         log = self.directory / f"{name}-{self._count}.log"
@@ -151,6 +156,17 @@ class House:
         if ready:
             _await_ready(process)
         return process
+
+    def engine(self, *, ready: str = "", **more: str) -> Process:
+        """`bridge engine`; with `ready` once it has said so."""
+        process = self.fork("engine", sys.executable, "-m", "bridge.cli", "engine", **more)
+        if ready:
+            _await_ready(process, ready)
+        return process
+
+    def bridge(self, *words: str, given: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        """One run of the command to its end; `given` is what it reads."""
+        return warm.bridge(*words, environment={**self.environment, **more}, given=given)
 
     def foreign_worker(self, *args: str, python: str = sys.executable) -> Process:
         """A worker of the other team's app, on its default queue; `python` may have another Celery."""
@@ -214,9 +230,9 @@ def born(name: str, ledger: Ledger) -> Build:
     return lambda now, wish: ledger.table.accept(Held(record, {Long.INPUT: '{"a":1}'}), now, wish)
 
 
-def _await_ready(worker: Process) -> None:
-    eventually(lambda: "ready." in worker.said() or not worker.running, timeout=30)
-    assert worker.running, worker.said()[-3000:]
+def _await_ready(process: Process, says: str = "ready.") -> None:
+    eventually(lambda: says in process.said() or not process.running, timeout=30)
+    assert process.running, process.said()[-3000:]
 
 
 def hang_up(app: Celery) -> None:

@@ -1,8 +1,8 @@
-"""Celery workers that are forked from a parent which has imported what they need: a second of CPU less for each start.
+"""Workers, engines and commands, forked from a parent that has imported what they need: a second of CPU less for each.
 
-A child is what `python -m celery ...` is: a session, variables, output, signals and an end of its own. Where that
-cannot be, it is started by its command: Python's and the linker's variables are read before any import, and gevent must
-come before it. Tests about commands, starts and ends start theirs by `House.start`.
+A child is what `python -m celery ...` or `python -m bridge.cli ...` is: a session, variables, files, signals and an end
+of its own. Where that cannot be, it is started by its command: Python's, the linker's and the locale's variables are
+read before any import, and gevent must come before it. Tests about starts and ends start theirs by `House.start`.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from tempfile import TemporaryFile
+from typing import IO, NoReturn
 
 from bridge.embedded import tied
+from tests.support.helpers import COMMAND_S
 
 ROOT = Path(__file__).parents[2]
 #: What every worker of Celery's imports by itself, sooner or later.
 CELERY = (
-    "celery.__main__",
     "celery.app.control",
     "celery.apps.worker",
     "celery.backends.redis",
@@ -43,8 +45,16 @@ CELERY = (
     "kombu.transport.pyamqp",
     "kombu.transport.redis",
 )
-#: What the bridge's imports beside; its module reads no setting.
-BRIDGE = (*CELERY, "bridge.app", "bridge.doors.celery.consumer.consumer", "bridge.process.build_engine")
+#: What the bridge's imports beside, and its commands; its modules read no setting.
+BRIDGE = (
+    *CELERY,
+    "bridge.app",
+    "bridge.doors.celery.consumer.consumer",
+    "bridge.process.build_engine",
+    "bridge.cli.requests.request",
+    "bridge.client",
+)
+PROGRAMS = ("celery", "bridge.cli")
 REQUEST_MAX = 1 << 17
 _PR_SET_PDEATHSIG = 1
 
@@ -55,7 +65,7 @@ def dies_with_its_parent() -> None:
 
 
 class Child:
-    """A worker, in the words of `subprocess.Popen`."""
+    """A forked process, in the words of `subprocess.Popen`."""
 
     def __init__(self, told: socket.socket) -> None:
         """`told` brings a line with the process' id, and one with its end."""
@@ -65,7 +75,7 @@ class Child:
         self._code: int | None = None
 
     def _line(self) -> int:
-        """Without one, the process that watches was killed and the worker with it."""
+        """Without one, the process that watches was killed and the child with it."""
         return int(self._told.recv(16) or -signal.SIGKILL)
 
     def poll(self) -> int | None:
@@ -80,7 +90,7 @@ class Child:
         with self._lock:
             if self._code is None:
                 if not select.select([self._told], [], [], timeout)[0]:
-                    raise subprocess.TimeoutExpired("celery", timeout or 0)
+                    raise subprocess.TimeoutExpired("forked", timeout or 0)
                 self._code = self._line()
                 self._told.close()
             return self._code
@@ -96,12 +106,12 @@ class _Parent:
             self._process = subprocess.Popen(command, cwd=ROOT, env=_environment(), pass_fds=[theirs.fileno()])
         atexit.register(self._end)
 
-    def fork(self, words: list[str], environment: dict[str, str], log: Path) -> Child:
+    def fork(self, program: list[str], environment: Mapping[str, str], files: list[int]) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, log.open("ab") as out:
-            request = json.dumps([words, environment]).encode()
+        with theirs:
+            request = json.dumps([program, dict(environment)]).encode()
             assert len(request) <= REQUEST_MAX
-            socket.send_fds(self._asked, [request], [out.fileno(), theirs.fileno()])
+            socket.send_fds(self._asked, [request], [*files, theirs.fileno()])
         return Child(ours)
 
     def _end(self) -> None:
@@ -113,31 +123,70 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-@cache
-def _parent(modules: tuple[str, ...]) -> _Parent:
-    return _Parent(modules)
+_parents: dict[tuple[str, ...], _Parent] = {}
 
 
-def forked(command: list[str], environment: dict[str, str], log: Path, modules: tuple[str, ...]) -> Child | None:
-    """What this command of Celery's would be in the root, from a parent with these modules; None where it differs."""
+def _parent(modules: tuple[str, ...]) -> _Parent | None:
+    """Made by the main thread alone: it would end with another one (`tied`)."""
+    if modules not in _parents and threading.current_thread() is threading.main_thread():
+        _parents[modules] = _Parent(modules)
+    return _parents.get(modules)
+
+
+def forked(
+    command: list[str], environment: Mapping[str, str], files: tuple[IO[bytes], IO[bytes], IO[bytes]],
+    modules: tuple[str, ...],
+) -> Child | None:  # fmt: skip
+    """What this command would be in the root, from a parent with these modules; None where it differs.
+
+    `files` are its own: what it reads, writes, and writes of errors.
+    """
     own = _environment()
-    early = {name for name in own.keys() | environment.keys() if name.startswith(("PYTHON", "LD_"))}
+    early = {
+        name for name in own.keys() | environment.keys() if name.startswith(("PYTHON", "LD_", "LC_", "LANG", "TZ"))
+    }
     if (
-        command[:3] != [sys.executable, "-m", "celery"]
+        command[:2] != [sys.executable, "-m"]
+        or command[2] not in PROGRAMS
         or "gevent" in command
         or any(own.get(name) != environment.get(name) for name in early)
         or sys.platform != "linux"
-        or threading.current_thread() is not threading.main_thread()  # the parent would end with it (`tied`)
+        or (parent := _parent(modules)) is None
     ):
         return None
-    return _parent(modules).fork(command[3:], environment, log)
+    return parent.fork(command[2:], environment, [file.fileno() for file in files])
+
+
+def bridge(
+    *words: str, environment: Mapping[str, str], given: str = "", timeout: float = COMMAND_S
+) -> subprocess.CompletedProcess[str]:
+    """One run of `bridge WORDS` to its end, as `subprocess.run` tells it; `given` is what it reads."""
+    command = [sys.executable, "-m", "bridge.cli", *words]
+    with TemporaryFile() as reads, TemporaryFile() as says, TemporaryFile() as complains:
+        reads.write(given.encode())
+        reads.seek(0)
+        child = forked(command, environment, (reads, says, complains), BRIDGE)
+        if child is None:
+            return subprocess.run(
+                command, cwd=ROOT, env=dict(environment), input=given, capture_output=True, text=True, timeout=timeout,
+                check=False,
+            )  # fmt: skip
+        try:
+            code = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait(COMMAND_S)
+            raise
+        for file in (says, complains):
+            file.seek(0)
+        return subprocess.CompletedProcess(command, code, says.read().decode(), complains.read().decode())
 
 
 # In the parent
 
 
 def _watch(pid: int, told: socket.socket) -> NoReturn:
-    """Say the worker's id and later its end: nobody but its parent can know it."""
+    """Say the child's id and later its end: nobody but its parent can know it."""
     told.send(b"%d" % pid)
     ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert ended is not None
@@ -148,43 +197,42 @@ def _watch(pid: int, told: socket.socket) -> NoReturn:
 
 
 def _children(asked: socket.socket, modules: list[str]) -> list[str]:
-    """Fork for each request until nobody can send one; returns in a child alone, with the words of its command."""
+    """Fork for each request until nobody can send one; returns in a child alone, with its program and words."""
     for name in modules:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who watches needs no burial
     while True:
-        request, files, *_ = socket.recv_fds(asked, REQUEST_MAX, 2)
+        request, files, *_ = socket.recv_fds(asked, REQUEST_MAX, 4)
         if not request:
             os._exit(0)
-        out, told = files
+        *standard, told = files
         if os.fork() == 0:
             break
-        os.close(out)
-        os.close(told)
+        for file in files:
+            os.close(file)
     asked.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     dies_with_its_parent()
-    words, environment = json.loads(request)
+    program, environment = json.loads(request)
     line = socket.socket(fileno=told)
     if pid := os.fork():
+        for file in standard:
+            os.close(file)
         _watch(pid, line)
     line.close()
     dies_with_its_parent()
     os.setsid()
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    os.close(out)
+    for number, file in enumerate(standard):
+        os.dup2(file, number)
+        os.close(file)
     os.environ.clear()
     os.environ.update(environment)
-    return [str(word) for word in words]
+    return [str(word) for word in program]
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = _children(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
-    from celery.__main__ import __file__ as program
-    from celery.__main__ import main
-
-    sys.argv[0] = program
-    main()
+    program, *words = _children(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
+    sys.argv[1:] = words
+    runpy.run_module(program, run_name="__main__", alter_sys=True)

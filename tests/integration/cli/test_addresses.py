@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +19,7 @@ from bridge.doors.celery import servers
 from bridge.errors import ServerUnavailable, SettingsError
 from bridge.ledger import connect
 from bridge.settings import load
-from tests.support.helpers import COMMAND_S
-from tests.support.house import ROOT, House
+from tests.support.house import House
 from tests.support.servers import RabbitServer, RedisServer
 
 #: Each half would betray the other.
@@ -39,10 +36,7 @@ def house(redis_url: str, tmp_path: Path) -> Iterator[House]:
 
 def bridge(house: House, *words: str, **more: str) -> tuple[int, str]:
     """Code and everything that was written."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bridge.cli", *words],
-        cwd=ROOT, env={**house.environment, **more}, capture_output=True, text=True, timeout=COMMAND_S, check=False,
-    )  # fmt: skip
+    done = house.bridge(*words, **more)
     said = done.stdout + done.stderr
     assert "Traceback" not in said, said
     assert not any(half in said for half in HALVES), said
@@ -50,7 +44,7 @@ def bridge(house: House, *words: str, **more: str) -> tuple[int, str]:
 
 
 RUN = ("run", "--input", '{"a": 1}', "--no-wait")
-VERBS = {"check": ("check",), "run": RUN, "topology": ("topology",), "worker": ("worker",)}
+VERBS = {"check": ("check",), "run": RUN, "worker": ("worker",)}
 
 
 def tells(house: House, says: str, code: int, verbs: tuple[str, ...] = tuple(VERBS), **more: str) -> None:

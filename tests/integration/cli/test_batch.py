@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from bridge.cli.exit_codes import ExitCode
-from tests.support.helpers import COMMAND_S, eventually
-from tests.support.house import ROOT, House
+from tests.support.helpers import eventually
+from tests.support.house import House
 from tests.support.servers import RedisServer
 
 
@@ -35,10 +35,7 @@ def command(lines: Path, out: Path, *more: str) -> list[str]:
 
 def run(house: House, lines: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """One run to its end."""
-    return subprocess.run(
-        command(lines, out, *more), cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=COMMAND_S,
-        check=False,
-    )  # fmt: skip
+    return house.bridge("run", "--file", str(lines), "--out", str(out), *more)
 
 
 def told(out: Path) -> list[dict[str, Any]]:

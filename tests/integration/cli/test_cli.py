@@ -33,7 +33,7 @@ def house(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def bridge(house: House, *words: str, given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-    """One run of the command."""
+    """One run of the command itself: of each verb one at least. Further runs are forked (`House.bridge`)."""
     return subprocess.run(
         [sys.executable, "-m", "bridge.cli", *words],
         cwd=ROOT,
@@ -48,7 +48,7 @@ def bridge(house: House, *words: str, given: str | None = None, **more: str) -> 
 
 def test_run_shows_the_way_and_prints_the_output(house: House) -> None:
     """Transitions on stderr, the output on stdout, exit 0."""
-    done = bridge(house, "run", "--input", '{"prompt": "hi"}', "--metadata", "campaign=42")
+    done = house.bridge("run", "--input", '{"prompt": "hi"}', "--metadata", "campaign=42")
     assert done.returncode == ExitCode.OK, done.stderr
     assert json.loads(done.stdout) == {"prompt": "hi"}
     for word in ("accepted", "submitted", "completed"):
@@ -57,10 +57,10 @@ def test_run_shows_the_way_and_prints_the_output(house: House) -> None:
 
 def test_run_tells_a_failure_by_its_exit_code(house: House) -> None:
     """And says what the handler said."""
-    done = bridge(house, "run", "--input", "-", given='{"mock_error": "no luck"}')
+    done = house.bridge("run", "--input", "-", given='{"mock_error": "no luck"}')
     assert done.returncode == ExitCode.FAILED
     assert "no luck" in done.stderr
-    refused = bridge(house, "run", "--input", '{"a": 1}', "--timeout", "5")
+    refused = house.bridge("run", "--input", '{"a": 1}', "--timeout", "5")
     assert refused.returncode == ExitCode.REJECTED
     assert "timeout" in refused.stderr
 
@@ -68,10 +68,10 @@ def test_run_tells_a_failure_by_its_exit_code(house: House) -> None:
 def test_an_id_of_another_request_is_refused_and_its_output_shown_to_nobody(house: House) -> None:
     """The same request may be asked for again, while it is known and when its tombstone is left."""
     first = ("run", "--id", "one-id", "--input", '{"n": 1}')
-    assert json.loads(bridge(house, *first).stdout) == {"n": 1}
-    assert json.loads(bridge(house, *first).stdout) == {"n": 1}
+    assert json.loads(house.bridge(*first).stdout) == {"n": 1}
+    assert json.loads(house.bridge(*first).stdout) == {"n": 1}
     for more in ((), ("--no-wait",), ("--json",)):
-        other = bridge(house, "run", "--id", "one-id", "--input", '{"n": 2}', *more)
+        other = house.bridge("run", "--id", "one-id", "--input", '{"n": 2}', *more)
         assert (other.returncode, other.stdout) == (ExitCode.REJECTED, ""), other
         assert "one-id has been used for another request" in other.stderr
 
@@ -79,7 +79,7 @@ def test_an_id_of_another_request_is_refused_and_its_output_shown_to_nobody(hous
 def test_an_id_that_another_request_takes_on_the_way_is_refused_too(redis_url: str, tmp_path: Path) -> None:
     """Both were sent before a worker had accepted one."""
     with House(tmp_path, broker=redis_url, redis_url=redis_url) as empty:
-        assert bridge(empty, "run", "--id", "raced", "--input", '{"n": 1}', "--no-wait").returncode == ExitCode.OK
+        assert empty.bridge("run", "--id", "raced", "--input", '{"n": 1}', "--no-wait").returncode == ExitCode.OK
         with subprocess.Popen(
             [sys.executable, "-m", "bridge.cli", "run", "--id", "raced", "--input", '{"n": 2}'],
             cwd=ROOT, env=empty.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -94,17 +94,17 @@ def test_an_id_that_another_request_takes_on_the_way_is_refused_too(redis_url: s
 
 def test_status_watch_and_cancel(house: House) -> None:
     """No worker is needed for them: they ask the ledger."""
-    sent = json.loads(bridge(house, "run", "--input", '{"mock_delay": 60}', "--no-wait", "--json").stdout)
+    sent = json.loads(house.bridge("run", "--input", '{"mock_delay": 60}', "--no-wait", "--json").stdout)
     eventually(lambda: "started" in house.names_of(sent["id"]))
-    told = json.loads(bridge(house, "status", sent["id"], "--json").stdout)
+    told = json.loads(house.bridge("status", sent["id"], "--json").stdout)
     assert told["status"] == "IN_PROGRESS"
-    done = bridge(house, "cancel", sent["id"], "--json")
+    done = house.bridge("cancel", sent["id"], "--json")
     assert json.loads(done.stdout)["outcome"] == "requested"
-    watched = bridge(house, "watch", sent["id"])
+    watched = house.bridge("watch", sent["id"])
     assert watched.returncode == ExitCode.CANCELLED
     assert "cancelled" in watched.stderr
     for verb in ("status", "watch"):
-        assert bridge(house, verb, "nobody").returncode == ExitCode.UNKNOWN
+        assert house.bridge(verb, "nobody").returncode == ExitCode.UNKNOWN
 
 
 def test_a_reader_that_goes_away_ends_watch_as_a_stop(house: House) -> None:
@@ -131,22 +131,22 @@ def test_what_cannot_be_is_told_apart_from_what_is_unknown(house: House) -> None
     sent = house.send({"a": 1})
     sent.get(timeout=15)
     eventually(lambda: house.phase(sent.id) == "CLOSED")
-    done = bridge(house, "retry", sent.id)
+    done = house.bridge("retry", sent.id)
     assert (done.returncode, "only FAILED and TIMED_OUT" in done.stderr) == (ExitCode.REJECTED, True)
     for verb in ("retry", "status"):
-        done = bridge(house, verb, "nobody")
+        done = house.bridge(verb, "nobody")
         assert (done.returncode, "knows no request nobody" in done.stderr) == (ExitCode.UNKNOWN, True)
-    assert bridge(house, "status", "no spaces").returncode == ExitCode.REJECTED
-    done = bridge(house, "cancel", "nobody")
+    assert house.bridge("status", "no spaces").returncode == ExitCode.REJECTED
+    done = house.bridge("cancel", "nobody")
     assert done.returncode == ExitCode.UNKNOWN
     assert "nobody: the bridge knows no such request (yet); the cancel is kept for 24 h" in done.stderr
 
 
 def test_one_schema_is_printed_by_its_name(house: House) -> None:
     """As the file of that name; an unknown name is told the others."""
-    done = bridge(house, "schema", "request")
+    done = house.bridge("schema", "request")
     assert done.stdout == (ROOT / "docs" / "schema" / "request.json").read_text()
-    done = bridge(house, "schema", "nonsense")
+    done = house.bridge("schema", "nonsense")
     assert (done.returncode, "command-answer" in done.stderr) == (ExitCode.USAGE, True)
 
 
@@ -155,7 +155,7 @@ def test_cancel_by_metadata(house: House) -> None:
     sent = [house.send({"mock_delay": 60}, metadata={"campaign": "c7"}) for _ in range(3)]
     other = house.send({"mock_delay": 0.1}, metadata={"campaign": "c8"})
     eventually(lambda: all("started" in house.names_of(one.id) for one in sent))
-    done = bridge(house, "cancel", "--where", "campaign=c7", "--json")
+    done = house.bridge("cancel", "--where", "campaign=c7", "--json")
     assert len(json.loads(done.stdout)) == 3
     eventually(lambda: all(house.names_of(one.id)[-1] == "cancelled" for one in sent))
     assert other.get(timeout=15)
@@ -167,38 +167,38 @@ def test_a_batch_goes_on_where_it_stopped(house: House, tmp_path: Path) -> None:
     lines.write_text("\n".join(json.dumps({"n": n}) for n in range(20)))
     out.write_text(json.dumps({"id": "nightly:1", "status": "COMPLETED", "output": {"n": 0}}) + "\n")
     before = house.submits()
-    done = bridge(house, "run", "--file", str(lines), "--out", str(out), "--json")
+    done = house.bridge("run", "--file", str(lines), "--out", str(out), "--json")
     assert done.returncode == ExitCode.OK, done.stderr
     assert house.submits() - before == 19
     told = [json.loads(line) for line in out.read_text().splitlines()]
     assert sorted(one["output"]["n"] for one in told) == list(range(20))
-    again = bridge(house, "run", "--file", str(lines), "--out", str(out), "--json")
+    again = house.bridge("run", "--file", str(lines), "--out", str(out), "--json")
     assert again.returncode == ExitCode.OK
     assert house.submits() - before == 19
 
 
 def test_pause_holds_submits_and_resume_lets_them_go(house: House) -> None:
     """In every process within a second; health says so."""
-    assert bridge(house, "pause", "demo", "--reason", "maintenance").returncode == ExitCode.OK
-    eventually(lambda: json.loads(bridge(house, "health", "demo", "--json").stdout)["verdict"] == "paused")
+    assert house.bridge("pause", "demo", "--reason", "maintenance").returncode == ExitCode.OK
+    eventually(lambda: json.loads(house.bridge("health", "demo", "--json").stdout)["verdict"] == "paused")
     before = house.submits()
     sent = house.send({"a": 1})
     eventually(lambda: house.phase(sent.id) == "ACCEPTED")
     assert house.submits() == before
-    assert bridge(house, "resume", "demo").returncode == ExitCode.OK
+    assert house.bridge("resume", "demo").returncode == ExitCode.OK
     assert sent.get(timeout=15) == {"a": 1}
 
 
 def test_check_says_what_is_wrong(house: House) -> None:
     """All well with a worker; a wrong key is named."""
-    well = bridge(house, "check")
+    well = house.bridge("check")
     assert well.returncode == ExitCode.OK, well.stdout
-    wrong = bridge(house, "check", RUNPOD_API_KEY="wrong")
+    wrong = house.bridge("check", RUNPOD_API_KEY="wrong")
     assert wrong.returncode == ExitCode.UNHEALTHY
     assert "Unauthorised" in wrong.stdout
     assert "RUNPOD_API_KEY" in wrong.stdout
     assert "wrong" not in wrong.stdout.replace("missing or wrong", "")
-    none = bridge(house, "check", BRIDGE_REDIS_URL="memcached://x", BRIDGE_LEASE_S="1")
+    none = house.bridge("check", BRIDGE_REDIS_URL="memcached://x", BRIDGE_LEASE_S="1")
     assert none.returncode == ExitCode.SETTINGS
     assert "BRIDGE_REDIS_URL" in none.stderr
     assert "BRIDGE_LEASE_S" in none.stderr
@@ -207,11 +207,11 @@ def test_check_says_what_is_wrong(house: House) -> None:
 
 def test_check_says_what_to_do_about_an_endpoint_that_runpod_does_not_know(house: House) -> None:
     """Its id, and where that is set; one that does not answer is waited for."""
-    unknown = bridge(house, "check", RUNPOD_ENDPOINT_ID="typo")
+    unknown = house.bridge("check", RUNPOD_ENDPOINT_ID="typo")
     assert "RunPod knows no endpoint typo: mend the id in RUNPOD_ENDPOINT_ID" in unknown.stdout
     house.emulator.fault("502", "health", times=None)
     try:
-        away = bridge(house, "check")
+        away = house.bridge("check")
     finally:
         house.emulator.clear_faults()
     assert "HTTP 502; RunPod, or the way to it, is in trouble: requests wait" in away.stdout
@@ -225,14 +225,14 @@ def test_check_finds_servers_that_are_full_and_sends_nobody_to_start_workers(tmp
         with house, redis.Redis(port=ledger.port) as full, redis.Redis(port=results.port) as store:
             worker = house.worker()
             store.config_set("maxmemory", 1)
-            says = bridge(house, "check").stdout
+            says = house.bridge("check").stdout
             (fault,) = [line for line in says.splitlines() if line.startswith("FAULT")]
             assert "CELERY_RESULT_BACKEND" in fault
             assert "its memory is full: `redis-cli CONFIG SET maxmemory`" in fault
             store.config_set("maxmemory", 0)
             full.config_set("maxmemory", int(full.info("memory")["used_memory"] * 1.2))
             eventually(lambda: "door.closed" in worker.said())
-            (fault,) = [line for line in bridge(house, "check").stdout.splitlines() if line.startswith("FAULT")]
+            (fault,) = [line for line in house.bridge("check").stdout.splitlines() if line.startswith("FAULT")]
             assert "the doors are closed; `redis-cli CONFIG SET maxmemory`" in fault
 
 
@@ -240,7 +240,7 @@ def test_top_tells_how_an_endpoint_stands_now_and_not_how_it_stood(house: House)
     """A key that was mended is no trouble any more; calls that are not answered outweigh counters heard before."""
 
     def verdict() -> str:
-        return str(json.loads(bridge(house, "top", "--json").stdout)["endpoints"][0]["verdict"])
+        return str(json.loads(house.bridge("top", "--json").stdout)["endpoints"][0]["verdict"])
 
     ledger = house.ledger
     heard, gate = (
@@ -291,10 +291,16 @@ def test_a_worker_without_a_key_says_so_once(redis_url: str, tmp_path: Path) -> 
 
 def test_purge_asks_first(house: House) -> None:
     """Without a yes nothing is purged."""
-    done = bridge(house, "purge", "demo", given="n\n")
+    done = house.bridge("purge", "demo", given="n\n")
     assert done.returncode == ExitCode.STOPPED
     assert not any(call["op"] == "purge-queue" for call in house.emulator.calls())
-    assert bridge(house, "purge", "demo", "--yes").returncode == ExitCode.OK
+    assert house.bridge("purge", "demo", "--yes").returncode == ExitCode.OK
+
+
+def test_topology_names_the_queues(house: House) -> None:
+    """Redis declares none, so that none can be missing."""
+    told = {one["queue"]: one["existed"] for one in json.loads(house.bridge("topology", "--json").stdout)}
+    assert told == dict.fromkeys(("bridge.run", "bridge.finish", "bridge.control"))
 
 
 def test_the_engine_runs_alone_and_stops_in_good_order(house: House) -> None:

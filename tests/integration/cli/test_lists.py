@@ -39,14 +39,6 @@ def house(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
         yield made
 
 
-def bridge(house: House, *words: str) -> subprocess.CompletedProcess[str]:
-    """One run in a pipe."""
-    return subprocess.run(
-        [sys.executable, "-m", "bridge.cli", *words],
-        cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=COMMAND_S, check=False,
-    )  # fmt: skip
-
-
 def on_terminal(house: House, *words: str, keys: str = "", wait_for: str = "", columns: int = 80) -> str:
     """What a terminal of so many columns is sent; `keys` are pressed once `wait_for` was seen."""
     ours, theirs = pty.openpty()
@@ -77,7 +69,7 @@ def on_terminal(house: House, *words: str, keys: str = "", wait_for: str = "", c
 
 def listed(house: House, *words: str) -> list[str]:
     """Ids."""
-    done = bridge(house, "jobs", "--json", *words)
+    done = house.bridge("jobs", "--json", *words)
     assert done.returncode == ExitCode.OK, done.stderr
     return [one["id"] for one in json.loads(done.stdout)["requests"]]
 
@@ -92,18 +84,18 @@ def test_jobs_lists_the_newest_first_and_filters(house: House) -> None:
     job = house.ledger.load("order-2")
     assert job is not None
     assert listed(house, job.record.job_id) == ["order-2"]
-    wrong = bridge(house, "jobs", "--since", "yesterday")
+    wrong = house.bridge("jobs", "--since", "yesterday")
     assert (wrong.returncode, "15m" in wrong.stderr) == (ExitCode.USAGE, True)
 
 
 def test_jobs_in_a_pipe_has_whole_ids_and_no_colour_and_goes_on_where_it_stopped(house: House) -> None:
     """One line a request under a head; on a terminal there is colour, and no line is longer than it is wide."""
-    done = bridge(house, "jobs", "--count", "2")
+    done = house.bridge("jobs", "--count", "2")
     lines = done.stdout.splitlines()
     assert len(lines) == 3
     assert "\x1b" not in done.stdout
     after = done.stderr.split("--after ")[1].strip()
-    rest = bridge(house, "jobs", "--after", after)
+    rest = house.bridge("jobs", "--after", after)
     assert sorted(line.split()[1] for line in [*lines[1:], *rest.stdout.splitlines()[1:]]) == [
         "broken-1",
         "order-1",
@@ -115,15 +107,15 @@ def test_jobs_in_a_pipe_has_whole_ids_and_no_colour_and_goes_on_where_it_stopped
 
 def test_top_shows_each_endpoint_and_ends_with_q(house: House) -> None:
     """Live on a terminal, once in a pipe, whole as JSON."""
-    told = json.loads(bridge(house, "top", "--json").stdout)
+    told = json.loads(house.bridge("top", "--json").stdout)
     assert told["engines"] == 1
     assert [one["endpoint"] for one in told["endpoints"]] == ["demo"]
     assert told["lately"] == {"COMPLETED": 2, "FAILED": 1}
-    once = bridge(house, "top", "--once").stdout
+    once = house.bridge("top", "--once").stdout
     assert "demo" in once
     assert "\x1b" not in once
     assert "ENDPOINT" in on_terminal(house, "top", keys="q", wait_for="demo")
-    assert bridge(house, "top").returncode == ExitCode.USAGE  # no terminal: it would never end
+    assert house.bridge("top").returncode == ExitCode.USAGE  # no terminal: it would never end
 
 
 def test_a_worker_with_gevent_where_it_is_not_installed_says_what_to_install(house: House, tmp_path: Path) -> None:
@@ -148,7 +140,7 @@ def test_top_counts_all_that_ended_in_the_last_minute(
         own.worker()
         jobs = [own.send({"n": n}) for n in range(6)]
         eventually(lambda: own.ledger.phases([job.id for job in jobs]) == ["CLOSED"] * 6)
-        [row] = json.loads(bridge(own, "top", "--json").stdout)["endpoints"]
+        [row] = json.loads(own.bridge("top", "--json").stdout)["endpoints"]
         assert row["ended_per_min"] == 6
 
 
@@ -163,35 +155,35 @@ def test_check_breaks_no_word_on_a_terminal_and_prints_no_python(house: House) -
 
 def test_an_empty_list_of_dead_letters_says_so(house: House) -> None:
     """Silence could be a fault."""
-    assert "none" in bridge(house, "dead", "list").stdout
-    assert "none with the reason malformed" in bridge(house, "dead", "list", "--reason", "malformed").stdout
+    assert "none" in house.bridge("dead", "list").stdout
+    assert "none with the reason malformed" in house.bridge("dead", "list", "--reason", "malformed").stdout
 
 
 def test_a_filter_that_nobody_knows_is_told_beside_the_empty_list(house: House) -> None:
     """A misspelt word does not look like a quiet system."""
-    done = bridge(house, "jobs", "--status", "nope", "--endpoint", "ghost")
+    done = house.bridge("jobs", "--status", "nope", "--endpoint", "ghost")
     assert (done.returncode, done.stdout) == (ExitCode.OK, "")
     assert "'NOPE' is no status that is known here: IN_QUEUE, " in done.stderr
     assert "'ghost' is no endpoint that is known here: demo" in done.stderr
-    assert bridge(house, "jobs", "--status", "lost").stderr.strip() == "none"
+    assert house.bridge("jobs", "--status", "lost").stderr.strip() == "none"
 
 
 def test_a_dead_letter_that_is_not_there_is_told_from_a_request(house: House) -> None:
     """An id of nothing is unknown (8) to each verb, and a request is named as one."""
-    done = bridge(house, "dead", "drop", "nothing", "order-1", "1-1")
+    done = house.bridge("dead", "drop", "nothing", "order-1", "1-1")
     assert (done.returncode, done.stdout) == (ExitCode.UNKNOWN, "0 dropped\n")
     for said in ("nothing is no dead letter", "order-1 is a request: `bridge cancel order-1`", "1 not there"):
         assert said in done.stderr
     for verb in ("show", "replay"):
-        assert bridge(house, "dead", verb, "nothing").returncode == ExitCode.UNKNOWN
+        assert house.bridge("dead", verb, "nothing").returncode == ExitCode.UNKNOWN
 
 
 def test_a_token_has_a_name_that_its_file_can_hold(house: House) -> None:
     """A dot is no table within a table; a space is refused in words of the command."""
-    made = bridge(house, "token", "web.eu", "--tenant", "acme")
+    made = house.bridge("token", "web.eu", "--tenant", "acme")
     assert Tokens.parse(made.stdout) == ["web.eu"]
     for words in (("a b", "--tenant", "acme"), ("web", "--tenant", 'a"b')):
-        refused = bridge(house, "token", *words)
+        refused = house.bridge("token", *words)
         assert (refused.returncode, "must be 1 to 40 of A-Z" in refused.stderr) == (ExitCode.USAGE, True)
 
 
@@ -199,19 +191,19 @@ def test_what_a_stranger_wrote_commands_no_terminal(house: House) -> None:
     """An escape in a letter's reason would clear the screen, or rename the window."""
     house.client.xadd("bridge:requests", {"data": '{"endpoint": "demo", "input": {"a": 1}, "x\\u001b[2Jy": 1}'})
     eventually(lambda: house.ledger.dead.count() == 1)
-    for shown in (bridge(house, "dead", "list").stdout, on_terminal(house, "dead", "list")):
+    for shown in (house.bridge("dead", "list").stdout, on_terminal(house, "dead", "list")):
         assert "[2Jy" in shown
         assert "\x1b[2J" not in shown
 
 
 def test_the_workers_help_is_the_bridges_own_and_celerys_is_one_option_away(house: House) -> None:
     """What is most used, and where the rest stands."""
-    own = bridge(house, "worker", "--help").stdout
+    own = house.bridge("worker", "--help").stdout
     assert "bridge.run,bridge.finish,bridge.control" in own.replace("\n", "").replace(" ", "") or "bridge.run" in own
     assert "--celery-help" in own
     for pool in ("threads", "prefork", "gevent", "solo"):
         assert pool in own
-    assert "--max-tasks-per-child" in bridge(house, "worker", "--celery-help").stdout
+    assert "--max-tasks-per-child" in house.bridge("worker", "--celery-help").stdout
 
 
 def test_options_of_celerys_worker_are_handed_on(house: House) -> None:

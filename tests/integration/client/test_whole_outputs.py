@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ import pytest
 import requests
 
 from bridge.client import AsyncClient, Client, OutputUnavailable
-from tests.support.helpers import COMMAND_S, eventually
-from tests.support.house import ROOT, House
+from tests.support.helpers import eventually
+from tests.support.house import House
 from tests.support.moto import S3Server
 from tests.support.servers import RedisServer
 
@@ -45,10 +43,7 @@ def request_id(house: House) -> str:
 
 def command(house: House, *words: str) -> Any:
     """What the command says, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bridge.cli", *words], cwd=ROOT, env=house.environment, capture_output=True, text=True,
-        timeout=COMMAND_S, check=False,
-    )  # fmt: skip
+    done = house.bridge(*words)
     assert done.returncode == 0, done.stderr[-500:]
     return json.loads(done.stdout)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,8 +21,8 @@ from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
 from bridge.object_store import Blobs
-from tests.support.helpers import COMMAND_S, eventually
-from tests.support.house import ROOT, House
+from tests.support.helpers import eventually
+from tests.support.house import House
 from tests.support.moto import S3Server
 from tests.support.proxy import FaultProxy
 from tests.support.servers import RedisServer
@@ -96,8 +94,8 @@ def test_status_gives_the_reference_and_the_content_when_asked(house: House) -> 
     closed(house, sent.id)
     assert house.ask("status", id=sent.id)["output_ref"]["sha256"] == DIGEST
     assert house.ask("status", id=sent.id, content=True)["output"] == LARGE
-    command = [sys.executable, "-m", "bridge.cli", "run", "--input", json.dumps(LARGE), "--id", "by-command"]
-    done = subprocess.run(command, cwd=ROOT, env=house.environment, capture_output=True, timeout=COMMAND_S, check=True)
+    done = house.bridge("run", "--input", json.dumps(LARGE), "--id", "by-command")
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == LARGE
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import JobRejected
-from tests.support.helpers import COMMAND_S, eventually, free_port
+from tests.support.helpers import eventually, free_port
 from tests.support.house import ROOT, House, Process
 from tests.support.receiver import OLD_SECRET, SECRET, Call, Receiver
 from tests.support.servers import RedisServer
@@ -187,16 +187,14 @@ def test_a_dead_letter_is_sent_again_by_hand(tmp_path: Path, receiver: Receiver,
         assert "secret" not in json.dumps(letter)
         receiver.answer = lambda _: 200
         came = len(receiver.calls)
-        replay = house.start("replay", sys.executable, "-m", "bridge.cli", "dead", "replay", letter["id"])
-        eventually(lambda: not replay.running, timeout=COMMAND_S)
+        house.bridge("dead", "replay", letter["id"])
         eventually(lambda: len(receiver.calls) > came, timeout=20)
         assert receiver.calls[-1].path == "/hooks/pathsecret?token=querysecret"
         assert receiver.calls[-1].verified()["type"] == "bridge.job.completed"
         eventually(lambda: not house.ledger.dead.newest())
-        shown = house.start("show", sys.executable, "-m", "bridge.cli", "status", "a", "--json")
-        eventually(lambda: not shown.running, timeout=COMMAND_S)
-        assert "COMPLETED" in shown.said()
-        for told in (worker.said(), shown.said(), json.dumps(house.events())):
+        shown = house.bridge("status", "a", "--json")
+        assert "COMPLETED" in shown.stdout
+        for told in (worker.said(), shown.stdout, shown.stderr, json.dumps(house.events())):
             assert "pathsecret" not in told
             assert "querysecret" not in told
 
@@ -253,9 +251,8 @@ def test_check_says_who_cannot_be_reached(house: House) -> None:
     port = free_port()
     house.send({"n": 1}, callback={"url": f"https://localhost:{port}/"}, task_id="away")
     eventually(house.ledger.callbacks.failing, timeout=20)
-    check = house.start("check", sys.executable, "-m", "bridge.cli", "check")
-    eventually(lambda: not check.running, timeout=COMMAND_S)
-    assert f"WARN  callbacks  1 are owed; no answer of localhost:{port} for " in check.said()
+    check = house.bridge("check")
+    assert f"WARN  callbacks  1 are owed; no answer of localhost:{port} for " in check.stdout
 
 
 def posted(port: int, call: Call) -> int:

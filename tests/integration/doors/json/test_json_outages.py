@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,7 +48,7 @@ def amqp(house: House) -> Iterator[AmqpService]:
 
 def engine(house: House, **more: str) -> Process:
     """A process whose doors are open."""
-    process = house.start("engine", sys.executable, "-m", "bridge.cli", "engine", **more)
+    process = house.engine(**more)
     eventually(lambda: doors_are_open(house.broker) and "ready" in process.said(), timeout=30, every=0.1)
     return process
 
@@ -261,7 +260,7 @@ def test_accepting_a_batch_again_is_accepting_it_once(house: House, monkeypatch:
 
 def test_the_doors_can_be_off(house: House) -> None:
     """BRIDGE_JSON_DOORS=off: a process that only runs the engine, or only Celery."""
-    process = house.start("engine", sys.executable, "-m", "bridge.cli", "engine", BRIDGE_JSON_DOORS="off")
+    process = house.engine(BRIDGE_JSON_DOORS="off")
     eventually(lambda: "ready" in process.said(), timeout=20)
     assert not doors_are_open(house.broker)
     assert not house.client.exists("bridge:requests")

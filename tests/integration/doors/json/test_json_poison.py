@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +51,7 @@ def house(
 @pytest.fixture(scope="module")
 def engine(house: House) -> Process:
     """The process under attack."""
-    process = house.start("engine", sys.executable, "-m", "bridge.cli", "engine")
+    process = house.engine()
     eventually(lambda: doors_are_open(house.broker), timeout=30, every=0.2)
     return process
 

@@ -222,7 +222,7 @@ def test_a_batch_waits_while_its_endpoint_has_its_share(redis_url: str, tmp_path
         house.worker()
         house.ask("pause", endpoint="demo", reason="test")
         files = ["--file", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl")]
-        batch = house.start("batch", sys.executable, "-m", "bridge.cli", "run", *files)
+        batch = house.fork("batch", sys.executable, "-m", "bridge.cli", "run", *files)
         eventually(lambda: house.ledger.counts("demo").get("ACCEPTED", 0) >= 20, timeout=20)
         assert house.ledger.counts("demo")["ACCEPTED"] <= 21
         assert batch.running

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +18,8 @@ from bridge.client import Client
 from bridge.emulator import Emulator
 from bridge.errors import JobFailed, JobRejected, JobTimedOut
 from bridge.job.contract.events import EndpointEvent
-from tests.support.helpers import COMMAND_S, eventually
-from tests.support.house import API_KEY, ROOT, House
+from tests.support.helpers import eventually
+from tests.support.house import API_KEY, House
 from tests.support.servers import RedisServer
 
 LONG = {"mock_delay": 120}
@@ -47,14 +45,6 @@ def house(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
         made.worker()
         made.foreign_worker()
         yield made
-
-
-def bridge(house: House, *words: str) -> subprocess.CompletedProcess[str]:
-    """One run of the command."""
-    command = [sys.executable, "-m", "bridge.cli", *words]
-    return subprocess.run(
-        command, cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=COMMAND_S, check=False
-    )
 
 
 def job(house: House, given: dict[str, Any] | None = None, **kwargs: Any) -> Signature:
@@ -88,7 +78,7 @@ def test_five_thousand_are_cancelled_inside_runpods_limit(house: House) -> None:
     eventually(lambda: house.ledger.counts("held").get("ACCEPTED", 0) >= 4880, timeout=60)
     eventually(lambda: len(ops(house, "many", "run")) == 120, timeout=30)
     running(house, "mass-0", "mass-119")
-    done = bridge(house, "cancel", "--where", "campaign=mass", "--wait", "--json")
+    done = house.bridge("cancel", "--where", "campaign=mass", "--wait", "--json")
     answers = json.loads(done.stdout)
     assert [answer["outcome"] for answer in answers] == ["cancelled"] * 4880 + ["requested"] * 120
     assert {answer["status"] for answer in answers} == {"CANCELLED"}
@@ -98,7 +88,7 @@ def test_five_thousand_are_cancelled_inside_runpods_limit(house: House) -> None:
     times = sorted(call["time"] for call in calls)
     assert all(later - earlier >= 10 for earlier, later in zip(times, times[100:], strict=False))
     assert not ops(house, "held", "run")
-    assert bridge(house, "cancel", "--where", "campaign=mass").returncode == 8
+    assert house.bridge("cancel", "--where", "campaign=mass").returncode == 8
 
 
 def test_a_group_is_cancelled_by_its_id(house: House) -> None:
@@ -195,14 +185,14 @@ def test_pause_and_resume_are_events_of_the_endpoint(house: House) -> None:
     house.ask("pause", endpoint="quiet", reason="new image", by="ann")
 
     def since() -> str | None:
-        told: dict[str, Any] = json.loads(bridge(house, "health", "quiet", "--json").stdout)["bridge"]
+        told: dict[str, Any] = json.loads(house.bridge("health", "quiet", "--json").stdout)["bridge"]
         return told["paused_since"]  # type: ignore[no-any-return]
 
     first_pause = since()
     assert first_pause
     house.ask("pause", endpoint="quiet", reason="new image", by="ann")
     assert since() == first_pause
-    assert bridge(house, "resume", "quiet", "--reason", "done").returncode == 0
+    assert house.bridge("resume", "quiet", "--reason", "done").returncode == 0
     assert since() is None
     told = house.events("quiet")
     assert all(EndpointEvent.model_validate(event) for event in told)
@@ -274,7 +264,7 @@ def test_a_third_purge_within_ten_seconds_is_refused_with_the_time_to_wait(house
     ]
     told = [one.get(timeout=30, propagate=False) for one in asked]
     refused = [one for one in told if isinstance(one, Exception)]
-    code = bridge(house, "purge", "quiet", "--yes").returncode
+    code = house.bridge("purge", "quiet", "--yes").returncode
     if time.monotonic() - began < 10:  # a slow machine has asked for no third within them
         assert len(refused) == 1
         assert code == 9  # as of what does not answer: try again
@@ -425,7 +415,7 @@ def test_an_endpoint_that_is_not_allowed_is_refused_at_every_door(house: House) 
     with Client(house.environment["BRIDGE_REDIS_URL"]) as client, pytest.raises(JobRejected, match="not allowed"):
         client.result(client.submit({"a": 1}, endpoint="stranger"), timeout=15)
     for more in ((), ("--no-wait",)):
-        done = bridge(house, "run", "--input", '{"a": 1}', "--endpoint", "stranger", *more)
+        done = house.bridge("run", "--input", '{"a": 1}', "--endpoint", "stranger", *more)
         assert (done.returncode, "'stranger' is not allowed" in done.stderr) == (3, True)
     assert house.submits() == before
 
@@ -436,10 +426,7 @@ def test_what_is_too_large_for_runpod_is_refused_before_it_is_sent(house: House)
     before = int(house.client.info("stats")["total_net_input_bytes"])
     with Client(house.environment["BRIDGE_REDIS_URL"]) as client, pytest.raises(JobRejected, match=r"^input: "):
         client.submit(large)
-    command = [sys.executable, "-m", "bridge.cli", "run", "--input", "-", "--no-wait"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=house.environment, input=json.dumps(large), capture_output=True, text=True, check=False
-    )
+    done = house.bridge("run", "--input", "-", "--no-wait", given=json.dumps(large))
     assert (done.returncode, "RunPod takes at most 10485760" in done.stderr) == (3, True)
     assert int(house.client.info("stats")["total_net_input_bytes"]) - before < 5 * 1024 * 1024
 

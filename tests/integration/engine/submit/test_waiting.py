@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +13,8 @@ import pytest
 from bridge.emulator import Emulator
 from bridge.settings.key_file import KeyFile
 from tests.support.firewall import Firewall, Page
-from tests.support.helpers import COMMAND_S, eventually, free_port
-from tests.support.house import API_KEY, ROOT, House
+from tests.support.helpers import eventually, free_port
+from tests.support.house import API_KEY, House
 from tests.support.servers import RedisServer
 
 
@@ -37,11 +35,7 @@ def told_elsewhere(house: House, request_id: str, reason: str) -> dict[str, Any]
 
 
 def _command(house: House, request_id: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bridge.cli", "status", request_id, "--json"]
-    environment = {**house.environment, "RUNPOD_ENDPOINT_BASE_URL": "http://127.0.0.1:9"}
-    ran = subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_S, check=False
-    )
+    ran = house.bridge("status", request_id, "--json", RUNPOD_ENDPOINT_BASE_URL="http://127.0.0.1:9")
     found: dict[str, Any] = json.loads(ran.stdout)
     return found
 
@@ -76,12 +70,8 @@ def test_what_a_worker_cannot_do_is_told_by_every_process(house: House, reason: 
 
 def test_check_says_in_words_why_no_call_can_leave(house: House) -> None:
     """Instead of one error for each endpoint."""
-    environment = {**house.environment, "RUNPOD_ENDPOINT_BASE_URL": "https://127.0.0.1:9/v2"}
-    environment["REQUESTS_CA_BUNDLE"] = "/no/such.pem"
-    command = [sys.executable, "-m", "bridge.cli", "check", "--json"]
-    ran = subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_S, check=False
-    )
+    away = {"RUNPOD_ENDPOINT_BASE_URL": "https://127.0.0.1:9/v2", "REQUESTS_CA_BUNDLE": "/no/such.pem"}
+    ran = house.bridge("check", "--json", **away)
     (found,) = [one for one in json.loads(ran.stdout) if one["about"] == "route"]
     assert found["level"] == "FAULT"
     assert "there is no file or folder /no/such.pem" in found["says"]

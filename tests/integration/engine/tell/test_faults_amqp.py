@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +41,7 @@ def taken(channel: Any, queue: str) -> list[dict[str, Any]]:
 
 def test_a_full_reply_queue_that_refuses_jams_the_amqp_door_for_nobody(house: House) -> None:
     """Its answers become dead letters; those of others arrive."""
-    process = house.start("engine", sys.executable, "-m", "bridge.cli", "engine")
+    process = house.engine()
     eventually(lambda: doors_are_open(house.broker) and "ready" in process.said(), timeout=30, every=0.1)
     service = AmqpService(house.broker)
     fill(service.channel, "full")

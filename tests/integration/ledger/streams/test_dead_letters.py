@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,8 +18,8 @@ from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.queries.parked_requests import parked, unpark
 from bridge.ledger.streams.dead_letters import original_of
-from tests.support.helpers import COMMAND_S, eventually
-from tests.support.house import ROOT, House
+from tests.support.helpers import eventually
+from tests.support.house import House
 from tests.support.servers import RedisServer
 
 
@@ -44,10 +42,7 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
 
 def dead(house: House, *words: str) -> tuple[int, Any]:
     """`bridge dead WORDS --json`: the code and what it said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bridge.cli", "dead", *words, "--json"],
-        cwd=ROOT, env=house.environment, capture_output=True, text=True, timeout=COMMAND_S, check=False,
-    )  # fmt: skip
+    done = house.bridge("dead", *words, "--json")
     return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 
 

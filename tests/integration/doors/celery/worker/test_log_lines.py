@@ -60,7 +60,8 @@ def test_with_json_every_line_is_one_object(pool: str, tmp_path: Path, redis_url
     broker = amqp_url if pool == "threads" else redis_url
     with House(tmp_path, broker=broker, redis_url=redis_url, log_json="on", http_bind="127.0.0.1:0") as house:
         # gevent's word about ssl comes before anything of the bridge is loaded (docs/configuration.md).
-        worker = house.worker(pool=pool, PYTHONWARNINGS="ignore:Monkey-patching ssl:RuntimeWarning")
+        more = {"PYTHONWARNINGS": "ignore:Monkey-patching ssl:RuntimeWarning"} if pool == "gevent" else {}
+        worker = house.worker(pool=pool, **more)  # type: ignore[arg-type]
         traffic(house, worker)
         assert worker.stop() == 0
         events = set()

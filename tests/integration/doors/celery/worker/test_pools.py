@@ -77,7 +77,7 @@ def test_the_engine_runs_alone_beside_workers_without_one(redis_url: str, tmp_pa
         house.worker(BRIDGE_ENGINE="off")
         sent = house.send({"a": 1})
         eventually(lambda: house.phase(sent.id) == "ACCEPTED")
-        house.start("engine", sys.executable, "-m", "bridge.cli", "engine")
+        house.engine()
         assert sent.get(timeout=20) == {"a": 1}
 
 

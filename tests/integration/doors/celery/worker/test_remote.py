@@ -59,7 +59,7 @@ def test_the_celery_command_speaks_to_the_bridge(house: House) -> None:
     eventually(lambda: "started" in house.names_of(sent.id))
 
     def celery(*words: str) -> str:
-        process = house.start("command", sys.executable, "-m", "celery", "-A", "bridge.app", *words)
+        process = house.fork("command", sys.executable, "-m", "celery", "-A", "bridge.app", *words)
         eventually(lambda: not process.running, timeout=20)
         return process.said()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -159,7 +158,7 @@ def test_an_end_is_told_by_whoever_comes_after_a_kill(redis_url: str, tmp_path: 
 
         eventually(lambda: "task-started" in told(), timeout=20)
         first.kill()
-        house.start("engine", sys.executable, "-m", "bridge.cli", "engine")
+        house.engine()
         eventually(lambda: "completed" in house.names_of(sent.id), timeout=20)
         house.worker("-E")
         eventually(lambda: "task-succeeded" in told(), timeout=20)
