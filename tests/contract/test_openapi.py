@@ -12,11 +12,7 @@ from typing import Any
 import httpx
 import hypothesis
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, Phase
-from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi import checks
 
 from bridge.doors.http.api.description import openapi
 from bridge.job.contract.compatibility import of_openapi
@@ -26,22 +22,14 @@ from tests.support.house import House
 from tests.support.servers import RedisServer
 
 DOCS = Path(__file__).parents[2] / "docs"
-DOCUMENT = openapi.document()
+#: As it is committed; schemathesis is loaded by the tests that use it: either takes half a second of each test process.
+DOCUMENT = json.loads((DOCS / "openapi.json").read_text())
 OPERATIONS = [
     (path, method, mode)
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
-    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-    if operation["parameters"] or mode is GenerationMode.POSITIVE  # else there is nothing that could be said wrongly
-]
-#: Not that all valid data is taken: an endpoint of any name is valid, and nobody knows it.
-CHECKS = [
-    not_a_server_error,
-    checks.status_code_conformance,
-    checks.content_type_conformance,
-    checks.response_headers_conformance,
-    checks.response_schema_conformance,
-    checks.negative_data_rejection,
+    for mode in ("positive", "negative")
+    if operation["parameters"] or mode == "positive"  # else there is nothing that could be said wrongly
 ]
 EXAMPLES = 12
 
@@ -56,21 +44,40 @@ def api(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def schema() -> Any:
     """As schemathesis reads it."""
+    import schemathesis  # noqa: PLC0415  (heavy)
+
     return schemathesis.openapi.from_dict(DOCUMENT)
+
+
+def promises() -> list[Any]:
+    """Not that all valid data is taken: an endpoint of any name is valid, and nobody knows it."""
+    from schemathesis.checks import not_a_server_error  # noqa: PLC0415  (heavy)
+    from schemathesis.specs.openapi import checks  # noqa: PLC0415
+
+    return [
+        not_a_server_error,
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_headers_conformance,
+        checks.response_schema_conformance,
+        checks.negative_data_rejection,
+    ]
 
 
 def test_the_committed_document_is_the_code_s_and_is_served(api: tuple[House, httpx.Client]) -> None:
     """And every path of it is one that the door has."""
-    assert json.loads((DOCS / "openapi.json").read_text()) == DOCUMENT
+    assert openapi.document() == DOCUMENT
     assert api[1].get("/v1/openapi.json").json() == DOCUMENT
 
 
 @pytest.mark.parametrize(("path", "method", "mode"), OPERATIONS)
 def test_whatever_is_asked_is_answered_as_promised(
-    api: tuple[House, httpx.Client], path: str, method: str, mode: GenerationMode
+    api: tuple[House, httpx.Client], path: str, method: str, mode: str
 ) -> None:
     """Made up by the schema, or against it."""
-    operation = schema()[path][method.upper()]
+    from schemathesis import GenerationMode  # noqa: PLC0415  (heavy)
+
+    operation, checks = schema()[path][method.upper()], promises()
 
     @hypothesis.settings(
         max_examples=EXAMPLES,
@@ -79,24 +86,24 @@ def test_whatever_is_asked_is_answered_as_promised(
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    @hypothesis.given(case=operation.as_strategy(generation_mode=GenerationMode(mode)))
     def asked(case: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            case.call_and_validate(base_url=str(api[1].base_url), checks=CHECKS, timeout=60)
+            case.call_and_validate(base_url=str(api[1].base_url), checks=checks, timeout=60)
 
     asked()
 
 
 def test_the_answers_about_real_requests_are_as_promised(api: tuple[House, httpx.Client]) -> None:
     """Which nobody finds by making up ids."""
-    client, known = api[1], schema()
+    client, known, checks = api[1], schema(), promises()[1:-1]
 
     def told(path: str, method: str, response: httpx.Response, code: int) -> None:
         assert response.status_code == code, response.text
         names = {"id": "real", "endpoint": "demo"}
         named = {name: value for name, value in names.items() if f"{{{name}}}" in path}
-        known[path][method].Case(path_parameters=named).validate_response(response, checks=CHECKS[1:-1])
+        known[path][method].Case(path_parameters=named).validate_response(response, checks=checks)
 
     of_request, of_endpoint = "/v1/requests/{id}", "/v1/endpoints/{endpoint}"
     body = {"id": "real", "input": {"text": "x" * 2_000}, "metadata": {"a": 1}, "policy": {"ttl": 60_000}}

@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import trustme
 from standardwebhooks.webhooks import Webhook
 
 SECRET = "whsec_" + "c2VjcmV0cyBvZiB0ZXN0cyBhcmUgbm8gc2VjcmV0cw=="
@@ -95,6 +94,8 @@ class Receiver:
         self.calls: list[Call] = []
         self.closing = False
         self.answer: Callable[[Call], int | tuple[int, Mapping[str, str]]] = lambda _: 204
+        import trustme  # noqa: PLC0415  (heavy: most test processes need none)
+
         authority = trustme.CA()
         self.ca_file = directory / "ca.pem"
         authority.cert_pem.write_to_path(str(self.ca_file))

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
-import nats
 import pytest
 
 from bridge.embedded import tied
@@ -53,6 +51,8 @@ def test_the_page_shows_a_program_for_each_and_nothing_else() -> None:
 
 def test_sqs(house: House, tmp_path: Path) -> None:
     """In and out by queues; a message that is no request stays for SQS to move; a kill loses and repeats nothing."""
+    import boto3  # noqa: PLC0415  (heavy)
+
     with S3Server(tmp_path) as moto:
         at = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{moto.port}", "AWS_DEFAULT_REGION": "us-east-1",
@@ -136,6 +136,8 @@ def nats_url(tmp_path: Path) -> Iterator[str]:
 
 def test_nats(house: House, nats_url: str) -> None:
     """In and out by a JetStream; what is no request is refused by a subject; a kill loses and repeats nothing."""
+    import nats  # noqa: PLC0415  (heavy)
+
     first = started(house, "nats", NATS_URL=nats_url)
 
     async def through() -> tuple[list[dict[str, Any]], list[bytes]]:
