@@ -1,23 +1,31 @@
 """Fixtures for all tests: private servers, and a fresh place in them for each test.
 
-There is one Redis and one RabbitMQ node per test process, that is: per run, or per worker of pytest-xdist, so
-that a test which hurts its servers disturbs no other.
+There is one Redis per test process, that is: per run, or per worker of pytest-xdist, so that a test which hurts it
+disturbs no other. The processes of a run share a RabbitMQ node, but for the files that hurt it (tests.support.shared).
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from tests.support.servers import HOW_TO_GET_RABBITMQ, RabbitServer, RedisServer, find_rabbitmq
+from tests.support.shared import HURTS, Lender, LentRabbit, Scheduling
 
 # A slow example on a busy machine is no failure; the timeout of the test is.
 hypothesis.settings.register_profile("bridge", deadline=None)
 hypothesis.settings.load_profile("bridge")
+
+#: By this name a test process is told whom to ask for the node of all.
+LENDER = "lends_rabbitmq"
+_lender = pytest.StashKey[Lender]()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -48,16 +56,60 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+def own_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
     """A private RabbitMQ node for this test process; skips where there is no RabbitMQ."""
-    script = find_rabbitmq()
-    if script is None:
-        pytest.skip(HOW_TO_GET_RABBITMQ)
-    server = RabbitServer(script, tmp_path_factory.mktemp("rabbitmq"))
+    server = RabbitServer(_rabbitmq(), tmp_path_factory.mktemp("rabbitmq"))
     try:
         yield server.start()
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def lent_rabbitmq(request: pytest.FixtureRequest) -> RabbitServer:
+    """That of the whole run; of a run of one process its own."""
+    told = getattr(request.config, "workerinput", {})
+    if LENDER not in told:
+        own: RabbitServer = request.getfixturevalue("own_rabbitmq")
+        return own
+    return LentRabbit(_rabbitmq(), told[LENDER], told["workerid"])
+
+
+@pytest.fixture(scope="module")
+def rabbitmq_server(request: pytest.FixtureRequest) -> RabbitServer:
+    """The node that this file may use. One that hurts it stands in `HURTS`, and leaves it running."""
+    file = request.path.relative_to(request.config.rootpath).as_posix()
+    server: RabbitServer = request.getfixturevalue("own_rabbitmq" if file in HURTS else "lent_rabbitmq")
+    return server
+
+
+def _rabbitmq() -> Path:
+    script = find_rabbitmq()
+    if script is None:
+        pytest.skip(HOW_TO_GET_RABBITMQ)
+    return script
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that leads others has what they share."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        home = tempfile.TemporaryDirectory(prefix="lent-rabbitmq-")
+        config.add_cleanup(home.cleanup)
+        config.stash[_lender] = Lender(Path(home.name))
+        config.add_cleanup(config.stash[_lender].stop)  # before the other: last in, first out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a test process where to ask."""
+    if lender := node.config.stash.get(_lender, None):
+        node.workerinput[LENDER] = lender.port
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Files that need a node of their own share it."""
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -147,7 +148,19 @@ class RabbitServer(CanBeHurt):
         )
         self._epmd: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._names = itertools.count(1)
+        self._names = (f"test-{number}" for number in itertools.count(1))
+
+    def told(self) -> dict[str, Any]:
+        """What another process of this machine must know to use it."""
+        own = {"home": str(self._home), "cookie": self._cookie}
+        return {**own, "port": self.port, "distribution": self._distribution, "mapper": self._mapper}
+
+    def _take(self, told: Mapping[str, Any], *, names: str) -> None:
+        """Be the node that another process told of; virtual hosts are named apart from those of others."""
+        self._home, self._cookie = Path(told["home"]), told["cookie"]
+        self.port, self._distribution, self._mapper = told["port"], told["distribution"], told["mapper"]
+        self.node = f"t{self.port}@localhost"
+        self._names = (f"{names}-{number}" for number in itertools.count(1))
 
     @property
     def pid(self) -> int:
@@ -166,7 +179,7 @@ class RabbitServer(CanBeHurt):
 
     def fresh_url(self) -> str:
         """Return the URL of a new virtual host, which takes about 0.1 s to make."""
-        name = f"test-{next(self._names)}"
+        name = next(self._names)
         self.erl(
             f'ok = case rabbit_vhost:add(<<"{name}">>, <<"guest">>) of {{error, W}} -> W; _ -> ok end, '
             f'ok = rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>, '
