@@ -191,7 +191,9 @@ class RabbitServer(CanBeHurt):
         """Evaluate an Erlang expression in the node and return its printed value."""
         if erl_call := shutil.which("erl_call"):
             # A small C program: 15 ms a call. rabbitmqctl, an Erlang node of its own, takes a second.
-            command = [erl_call, "-c", self._cookie, "-address", f"127.0.0.1:{self._distribution}", "-e"]
+            # By a name of its own: a node takes no second one of the same name, and others may call at this moment.
+            name, place = f"c{secrets.token_hex(4)}", f"127.0.0.1:{self._distribution}"
+            command = [erl_call, "-h", name, "-c", self._cookie, "-address", place, "-e"]
         else:
             command = [str(self._script.with_name("rabbitmqctl")), "-n", self.node, "eval", f"{expression}."]
         done = subprocess.run(

@@ -1,8 +1,8 @@
 """Workers, engines and commands, forked from a parent that has imported what they need: a second of CPU less for each.
 
 A child is what `python -m celery ...` or `python -m bridge.cli ...` is: a session, variables, files, signals and an end
-of its own. Where that cannot be, it is started by its command: Python's, the linker's and the locale's variables are
-read before any import, and gevent must come before it. Tests about starts and ends start theirs by `House.start`.
+of its own. Where that cannot be, it is started by its command: some variables are read as Python starts or as modules
+are imported, and gevent must come before them. Tests about starts and ends start theirs by `House.start`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ BRIDGE = (
     "bridge.client",
 )
 PROGRAMS = ("celery", "bridge.cli")
+#: How variables begin that are read before an import or by one.
+EARLY = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "DJANGO_")
 REQUEST_MAX = 1 << 17
 _PR_SET_PDEATHSIG = 1
 
@@ -106,11 +108,9 @@ class _Parent:
             self._process = subprocess.Popen(command, cwd=ROOT, env=_environment(), pass_fds=[theirs.fileno()])
         atexit.register(self._end)
 
-    def fork(self, program: list[str], environment: Mapping[str, str], files: list[int]) -> Child:
+    def fork(self, request: bytes, files: list[int]) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            request = json.dumps([program, dict(environment)]).encode()
-            assert len(request) <= REQUEST_MAX
             socket.send_fds(self._asked, [request], [*files, theirs.fileno()])
         return Child(ours)
 
@@ -142,19 +142,19 @@ def forked(
     `files` are its own: what it reads, writes, and writes of errors.
     """
     own = _environment()
-    early = {
-        name for name in own.keys() | environment.keys() if name.startswith(("PYTHON", "LD_", "LC_", "LANG", "TZ"))
-    }
+    early = {name for name in own.keys() | environment.keys() if name.startswith(EARLY)}
+    request = json.dumps([command[2:], dict(environment)]).encode()
     if (
         command[:2] != [sys.executable, "-m"]
         or command[2] not in PROGRAMS
-        or "gevent" in command
+        or any(word.endswith("gevent") for word in command)
         or any(own.get(name) != environment.get(name) for name in early)
+        or len(request) > REQUEST_MAX
         or sys.platform != "linux"
         or (parent := _parent(modules)) is None
     ):
         return None
-    return parent.fork(command[2:], environment, [file.fileno() for file in files])
+    return parent.fork(request, [file.fileno() for file in files])
 
 
 def bridge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import kombu
@@ -42,6 +43,13 @@ def test_two_who_ask_use_one_node_and_no_virtual_host_of_each_other(lender: Lend
     for url in urls:
         with kombu.Connection(url) as connection:
             connection.ensure_connection(max_retries=1)
+
+
+def test_calls_at_one_moment_do_not_disturb_each_other(lent_rabbitmq: RabbitServer) -> None:
+    """Each is a node for Erlang, and needs a name of its own."""
+    lent_rabbitmq.start()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda n: lent_rabbitmq.erl(f"timer:sleep(50), {n}"), range(24))) == [*map(str, range(24))]
 
 
 @pytest.mark.parametrize("hurt", ["kill", "freeze", "thaw", "restart"])

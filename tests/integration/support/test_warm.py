@@ -68,7 +68,7 @@ def test_it_ends_with_a_code_of_its_own(house: House) -> None:
 
 def test_what_is_read_before_the_first_import_starts_the_command(house: House) -> None:
     """So do a pool that must come first, and another interpreter."""
-    threads = [("threads", {name: "1"}) for name in ("PYTHONHASHSEED", "LD_BIND_NOW", "LC_TIME")]
+    threads = [("threads", {name: "1"}) for name in ("PYTHONHASHSEED", "LC_TIME", "DJANGO_SETTINGS_MODULE")]
     for pool, more in (*threads, ("gevent", {})):
         assert not isinstance(house.worker(pool=pool, ready=False, **more)._process, Child)
 

@@ -36,8 +36,9 @@ def house(redis_url: str, tmp_path: Path) -> Iterator[House]:
 
 
 def worker(house: House, command: str, *args: str, **more: str) -> Process:
-    """As a user starts one."""
-    return house.start(f"{command}-worker", *COMMANDS[command], "-c", "4", *args, **more)
+    """As a user starts one: the bridge's own command, which becomes Celery's; that one is forked (`House.fork`)."""
+    start = house.start if command == "bridge" else house.fork
+    return start(f"{command}-worker", *COMMANDS[command], "-c", "4", *args, **more)
 
 
 def ready(process: Process) -> None:
