@@ -48,7 +48,7 @@ def bridge(house: House, *words: str, given: str | None = None, **more: str) -> 
 
 def test_run_shows_the_way_and_prints_the_output(house: House) -> None:
     """Transitions on stderr, the output on stdout, exit 0."""
-    done = house.bridge("run", "--input", '{"prompt": "hi"}', "--metadata", "campaign=42")
+    done = bridge(house, "run", "--input", '{"prompt": "hi"}', "--metadata", "campaign=42")
     assert done.returncode == ExitCode.OK, done.stderr
     assert json.loads(done.stdout) == {"prompt": "hi"}
     for word in ("accepted", "submitted", "completed"):
@@ -96,11 +96,11 @@ def test_status_watch_and_cancel(house: House) -> None:
     """No worker is needed for them: they ask the ledger."""
     sent = json.loads(house.bridge("run", "--input", '{"mock_delay": 60}', "--no-wait", "--json").stdout)
     eventually(lambda: "started" in house.names_of(sent["id"]))
-    told = json.loads(house.bridge("status", sent["id"], "--json").stdout)
+    told = json.loads(bridge(house, "status", sent["id"], "--json").stdout)
     assert told["status"] == "IN_PROGRESS"
-    done = house.bridge("cancel", sent["id"], "--json")
+    done = bridge(house, "cancel", sent["id"], "--json")
     assert json.loads(done.stdout)["outcome"] == "requested"
-    watched = house.bridge("watch", sent["id"])
+    watched = bridge(house, "watch", sent["id"])
     assert watched.returncode == ExitCode.CANCELLED
     assert "cancelled" in watched.stderr
     for verb in ("status", "watch"):
@@ -131,7 +131,7 @@ def test_what_cannot_be_is_told_apart_from_what_is_unknown(house: House) -> None
     sent = house.send({"a": 1})
     sent.get(timeout=15)
     eventually(lambda: house.phase(sent.id) == "CLOSED")
-    done = house.bridge("retry", sent.id)
+    done = bridge(house, "retry", sent.id)
     assert (done.returncode, "only FAILED and TIMED_OUT" in done.stderr) == (ExitCode.REJECTED, True)
     for verb in ("retry", "status"):
         done = house.bridge(verb, "nobody")
@@ -144,9 +144,9 @@ def test_what_cannot_be_is_told_apart_from_what_is_unknown(house: House) -> None
 
 def test_one_schema_is_printed_by_its_name(house: House) -> None:
     """As the file of that name; an unknown name is told the others."""
-    done = house.bridge("schema", "request")
+    done = bridge(house, "schema", "request")
     assert done.stdout == (ROOT / "docs" / "schema" / "request.json").read_text()
-    done = house.bridge("schema", "nonsense")
+    done = bridge(house, "schema", "nonsense")
     assert (done.returncode, "command-answer" in done.stderr) == (ExitCode.USAGE, True)
 
 
@@ -179,19 +179,19 @@ def test_a_batch_goes_on_where_it_stopped(house: House, tmp_path: Path) -> None:
 
 def test_pause_holds_submits_and_resume_lets_them_go(house: House) -> None:
     """In every process within a second; health says so."""
-    assert house.bridge("pause", "demo", "--reason", "maintenance").returncode == ExitCode.OK
-    eventually(lambda: json.loads(house.bridge("health", "demo", "--json").stdout)["verdict"] == "paused")
+    assert bridge(house, "pause", "demo", "--reason", "maintenance").returncode == ExitCode.OK
+    eventually(lambda: json.loads(bridge(house, "health", "demo", "--json").stdout)["verdict"] == "paused")
     before = house.submits()
     sent = house.send({"a": 1})
     eventually(lambda: house.phase(sent.id) == "ACCEPTED")
     assert house.submits() == before
-    assert house.bridge("resume", "demo").returncode == ExitCode.OK
+    assert bridge(house, "resume", "demo").returncode == ExitCode.OK
     assert sent.get(timeout=15) == {"a": 1}
 
 
 def test_check_says_what_is_wrong(house: House) -> None:
     """All well with a worker; a wrong key is named."""
-    well = house.bridge("check")
+    well = bridge(house, "check")
     assert well.returncode == ExitCode.OK, well.stdout
     wrong = house.bridge("check", RUNPOD_API_KEY="wrong")
     assert wrong.returncode == ExitCode.UNHEALTHY
@@ -294,12 +294,12 @@ def test_purge_asks_first(house: House) -> None:
     done = house.bridge("purge", "demo", given="n\n")
     assert done.returncode == ExitCode.STOPPED
     assert not any(call["op"] == "purge-queue" for call in house.emulator.calls())
-    assert house.bridge("purge", "demo", "--yes").returncode == ExitCode.OK
+    assert bridge(house, "purge", "demo", "--yes").returncode == ExitCode.OK
 
 
 def test_topology_names_the_queues(house: House) -> None:
     """Redis declares none, so that none can be missing."""
-    told = {one["queue"]: one["existed"] for one in json.loads(house.bridge("topology", "--json").stdout)}
+    told = {one["queue"]: one["existed"] for one in json.loads(bridge(house, "topology", "--json").stdout)}
     assert told == dict.fromkeys(("bridge.run", "bridge.finish", "bridge.control"))
 
 
