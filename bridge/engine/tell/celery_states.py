@@ -94,6 +94,8 @@ class States:
         if record.door != "celery" or record.silent or record.phase.ended or change.empty:
             return
         if before is not None and _told_by(before) == _told_by(change.after):
+            if before.record.phase is Phase.SUBMITTING and record.phase is Phase.ACCEPTED:
+                self.waits(change.after)  # whoever told the others why they wait did not find this one among them
             return
         self.put(change.after)
 

@@ -48,10 +48,11 @@ def scheduled_ids(ledger: Ledger, endpoint: str) -> list[str]:
 
 
 def waiting_ids(ledger: Ledger, endpoint: str, most: int) -> list[str]:
-    """Ids of an endpoint's requests that wait to be submitted, those first that go next."""
+    """Ids of an endpoint's requests that wait to be submitted, those first that go next, and of what is worked on."""
     with mapped(), ledger.client.pipeline(transaction=False) as pipe:
         for step in SUBMITS:
             pipe.zrange(ledger.names.due(endpoint, step.value), 0, most - 1)
+        pipe.zrange(ledger.names.key(f"leased:{endpoint}"), 0, most - 1)
         return [found for answer in pipe.execute() for found in answer]
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Celery
 
+from bridge.engine.endpoint_health import Waiting
 from bridge.engine.tell.celery_states import States
-from bridge.job.change import Rules
+from bridge.engine.tell.retell_waiting import Retell
+from bridge.job.change import Change, Rules
 from bridge.job.document import Held
 from bridge.job.enums import Phase, Sink, Step
 from bridge.job.observation import Observation
@@ -66,6 +69,41 @@ def test_a_state_that_comes_behind_the_end_does_not_cover_it(redis_url: str) -> 
     states.once()
     meta = app.backend.get_task_meta("a", cache=False)
     assert (meta["status"], meta["result"]) == ("SUCCESS", {"o": 1})
+    client.close()
+    hang_up(app)
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery's backend
+@pytest.mark.parametrize("meanwhile", ["leased", "submitting"])
+def test_a_request_that_is_being_tried_while_the_others_are_told_why_they_wait_hears_it_too(
+    redis_url: str, meanwhile: str
+) -> None:
+    """It is in no line then, and nobody would tell it until the reason changes again."""
+    client = connect(redis_url)
+    ledger = Ledger(client, Names(), Rules())
+    app = Celery("bridge", broker=redis_url, backend=redis_url, set_as_current=False)
+    record = Record(id="a", endpoint="demo", endpoint_id="demo", door="celery", sinks="celery", fingerprint="f")
+    new = Held(record, {Long.INPUT: "{}", Long.CANVAS: "{}"})
+    ledger.accept("a", lambda now, wish: ledger.table.accept(new, now, wish))
+    claimed = ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=30_000)
+    table, held = ledger.table, claimed.records[0]
+    states = States(ledger, app, lambda _held: Waiting("key"), 1 << 20)
+    health: Any = SimpleNamespace(
+        waiting_for=lambda _: "key",
+        gate=SimpleNamespace(state=lambda _: SimpleNamespace(told=""), tell=lambda *_: None),
+    )
+
+    def sending(held: Held, now: int) -> Change:
+        return table.sending(held, now, claimed.token, endpoint_id="demo", base_url="http://x")
+
+    if meanwhile == "submitting":
+        held = ledger.change(held, sending).after
+    Retell(ledger, states, health).once()
+    states.once()
+    if meanwhile == "submitting":
+        states.changed(ledger.change(held, table.deferred))
+        states.once()
+    assert app.backend.get_task_meta("a", cache=False)["result"]["waiting_for"] == "key"
     client.close()
     hang_up(app)
 
