@@ -100,6 +100,9 @@ def health(endpoint: str | None, *, as_json: bool) -> int:
 @as_json
 def purge(endpoint: str, *, pending: bool, yes: bool, as_json: bool) -> int:
     """Clear an endpoint's queue at RunPod: for everyone on that endpoint. Running jobs go on."""
+    from bridge.errors import EndpointUnknown  # noqa: PLC0415  (heavy)
+    from bridge.job.request import rejected  # noqa: PLC0415
+
     has = bridge()
     if not yes:
         told = has.control.health(endpoint)
@@ -111,7 +114,11 @@ def purge(endpoint: str, *, pending: bool, yes: bool, as_json: bool) -> int:
         if pending:
             click.echo(f"{waiting} more wait with the bridge and would end too.")
         click.confirm("Purge?", abort=True)
-    show(has.control.purge(endpoint, asker(), pending=pending), as_json=as_json)
+    try:
+        told = has.control.purge(endpoint, asker(), pending=pending)
+    except EndpointUnknown:
+        raise rejected("endpoint", f"endpoint: RunPod knows no {endpoint!r} that this key may use") from None
+    show(told, as_json=as_json)
     return ExitCode.OK
 
 

@@ -24,7 +24,7 @@ def dead() -> None:
 
 @dead.command("list")
 @click.option("--reason", help="Only these: malformed, too_large, rejected, id_conflict, undeliverable, parked ...")
-@click.option("--count", default=1_000, show_default=True, help="How many at most.")
+@click.option("--count", default=1_000, show_default=True, type=click.IntRange(1, 100_000), help="How many at most.")
 @as_json
 def dead_list(*, reason: str | None, count: int, as_json: bool) -> None:
     """The newest first, without their originals; parked requests with their last error."""
@@ -125,7 +125,7 @@ def dead_drop(letter_ids: tuple[str, ...], *, as_json: bool) -> int:
 
 def _is_letter(letter_id: str) -> bool:
     at, dash, number = letter_id.partition("-")
-    return bool(dash) and at.isdigit() and number.isdigit()
+    return bool(dash) and all(part.isdecimal() and int(part) < 1 << 64 for part in (at, number))
 
 
 def _found(has: Components, letter_id: str) -> dict[str, Any]:

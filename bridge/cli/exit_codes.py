@@ -10,6 +10,7 @@ from bridge.errors import (
     STOPPED_CODE,
     UNAVAILABLE_CODE,
     ApiError,
+    EndpointUnknown,
     JobRejected,
     LedgerUnavailable,
     OutputUnavailable,
@@ -43,6 +44,8 @@ class ExitCode(IntEnum):
             if error.document.get("unknown"):
                 return cls.UNKNOWN
             return cls.UNAVAILABLE if error.document.get("reason") == BUSY else cls.REJECTED
+        if isinstance(error, EndpointUnknown):
+            return cls.REJECTED
         if isinstance(error, LedgerUnavailable | ServerUnavailable | ApiError | OutputUnavailable):
             return cls.UNAVAILABLE
         return cls.SETTINGS if isinstance(error, SettingsError | SchemaTooNew) else cls.FAILED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -204,8 +205,24 @@ def _blobs(has: Components) -> list[Finding]:
     blobs = has.outputs.blobs
     if blobs is None:
         return []
-    try:
-        blobs.probe()
-    except OutputUnavailable as error:
-        return [("FAULT", "outputs", f"{error}; large outputs stay in the ledger")]
-    return [("ok", "outputs", f"{blobs.scheme}:// can be written, read and deleted")]
+    said: list[OutputUnavailable | None] = []
+
+    def probe() -> None:
+        try:
+            blobs.probe()
+        except OutputUnavailable as error:
+            said.append(error)
+        else:
+            said.append(None)
+
+    patience_s = 2 * has.settings.bridge_blob_timeout_s + 2
+    thread = threading.Thread(target=probe, daemon=True)  # a store that hangs may hold its library for minutes
+    thread.start()
+    thread.join(patience_s)
+    stays = "large outputs stay in the ledger until the store answers (BRIDGE_BLOB_URL, BRIDGE_BLOB_OPTIONS)"
+    match said:
+        case [None]:
+            return [("ok", "outputs", f"{blobs.scheme}:// can be written, read and deleted")]
+        case [error]:
+            return [("FAULT", "outputs", f"{error}; {stays}")]
+    return [("FAULT", "outputs", f"{blobs.scheme}:// has not answered within {patience_s:g} s; {stays}")]

@@ -22,6 +22,7 @@ import click
 
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.requests.batch_name import batch_name, fitting, of_content, read_through
+from bridge.cli.requests.refusals import Refusals
 from bridge.cli.terminal.progress import Pace
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class Batch:
         self._arguments = arguments
         self.endpoint = has.book.resolve(arguments.get("endpoint")).name
         self._unseen = 0  # lines that were sent, and that no door has taken yet
+        self._letters = Refusals(has)
 
     def run(self, results: Results, tally: Tally) -> None:
         """Send what has no result yet, and write each end as it comes."""
@@ -178,15 +180,14 @@ class Batch:
         """Read one."""
         from bridge.errors import JobRejected  # noqa: PLC0415
         from bridge.job.request import fingerprint, parse_run  # noqa: PLC0415
+        from bridge.job.strict_json import Fault, read_object  # noqa: PLC0415
 
         request_id = f"{self._name}:{number}"
         mark = "text:" + hashlib.sha256(raw.strip()).hexdigest()[:16]
         try:
-            given = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            return Line(number, request_id, mark, {}, f"not JSON: {error}")
-        if not isinstance(given, dict):
-            return Line(number, request_id, mark, {}, "must be a JSON object: the job's input")
+            given = read_object(raw)
+        except Fault as fault:
+            return Line(number, request_id, mark, {}, f"input: {fault.text.removeprefix('body: ')}")
         arguments = {"input": given, **self._arguments}
         try:
             request = parse_run(arguments)
@@ -232,12 +233,17 @@ class Batch:
             self._unseen = 0
             return []
         ledger, now = self._house.ledger, time.monotonic()
-        ended = []
+        ended, told = [], []
         phases = ledger.phases(ids)
         self._unseen = phases.count(None)
         for request_id, phase in zip(ids, phases, strict=True):
             if phase is not None and phase.ended:
                 ended.append(request_id)
+            elif phase is None and (fault := self._letters.of(request_id)) is not None:  # no door could take it
+                line = waiting[request_id][0]
+                _say(f"line {line.number}: {fault}")
+                rejected = {"status": "REJECTED", "reason": "rejected", "error": fault, "mark": line.mark}
+                told.append({"id": request_id, "line": line.number, **rejected})
             elif phase is None and now - waiting[request_id][1] > AGAIN_S:
                 if ledger.tombstone(request_id) is not None:  # it ended so long ago that only its end is remembered
                     ended.append(request_id)
@@ -247,7 +253,6 @@ class Batch:
                 waiting[request_id] = (line, now)
         ended = ended[:PAGE]
         held = ledger.load_many(ended, output=True)
-        told = []
         for request_id in ended:
             line = waiting[request_id][0]
             one = held.get(request_id)
@@ -266,7 +271,10 @@ def run_batch(
     has: Components, path: Path, out: Path, arguments: dict[str, Any], *, name: str | None, as_json: bool
 ) -> int:
     """Exit 0 when every line has COMPLETED, now or in an earlier run; 4 when some have not; 130 when it was stopped."""
-    results = Results(out)
+    try:
+        results = Results(out)
+    except OSError as error:
+        raise click.UsageError(f"--out: {out}: {error.strerror}") from None
     try:
         lines, content = read_through(path)
         tally = Tally(lines)

@@ -94,6 +94,8 @@ def jobs(
         since=_shifted(moment_ms("--since", since_, now), offset),
         until=_shifted(moment_ms("--until", until, now), offset),
     )
+    if not listing.is_place(after):
+        raise click.UsageError("--after: is no place of an earlier list, which ends with `more: --after PLACE`")
     if watch:
         if as_json:
             raise click.UsageError("--watch is for people; with --json list again")

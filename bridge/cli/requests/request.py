@@ -15,6 +15,7 @@ import click
 from bridge.cli.common import as_json, bridge, servers_open, show
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.requests.outputs import content_of, with_output
+from bridge.cli.requests.refusals import Refusals
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
@@ -52,6 +53,8 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
     a second run goes on where the first one stopped. The name is made of the file's name and content, or is --name's.
     Bad lines are told by number, and the rest goes on.
     """
+    from bridge.job.strict_json import check_json  # noqa: PLC0415  (heavy)
+
     has = bridge()
     servers_open(has)
     if batch is not None:
@@ -59,23 +62,27 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
 
         if out is None:
             raise click.UsageError("--file needs --out")
-        return run_batch(
-            has, batch, out, _arguments(options), name=options["name"] or options["request_id"], as_json=as_json
-        )
+        arguments = _arguments(options)
+        check_json(arguments)
+        return run_batch(has, batch, out, arguments, name=options["name"] or options["request_id"], as_json=as_json)
     if given is None:
         raise click.UsageError("--input or --file is needed")
     request_id = options["request_id"] or str(uuid.uuid4())
     # Nothing of a new request is told before it is sent; one that exists may have told all of it already.
     after = "-" if options["request_id"] else f"({has.ledger.outbox.newest()}"
     arguments = {"input": _object(given), **_arguments(options)}
-    fingerprint = check(has, request_id, arguments)
+    check_json(arguments)
+    fingerprint, letters = check(has, request_id, arguments), Refusals(has)
     if options["request_id"]:
         refuse_another(has, request_id, fingerprint)
     send(has, request_id, arguments)
     if options["no_wait"]:
         show({"id": request_id}, as_json=as_json)
         return ExitCode.OK
-    return follow(has, request_id, as_json=as_json, stream=options["stream"], after=after, fingerprint=fingerprint)
+    stream = bool(options["stream"])
+    return follow(
+        has, request_id, as_json=as_json, stream=stream, after=after, fingerprint=fingerprint, letters=letters
+    )
 
 
 def check(has: Components, request_id: str, arguments: dict[str, Any]) -> str:
@@ -120,20 +127,22 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object(text: str) -> Any:
+    from bridge.job.strict_json import Fault, read_object  # noqa: PLC0415  (heavy)
+
     if text == "-":
-        text = sys.stdin.read()
+        raw = sys.stdin.buffer.read()
     elif text.startswith("@"):
         try:
-            text = Path(text[1:]).read_text()
+            raw = Path(text[1:]).read_bytes()
         except OSError as error:
             raise click.UsageError(f"{text[1:]}: {error.strerror}") from None
+    else:
+        raw = text.encode(errors="surrogateescape")
     try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise click.UsageError(f"not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise click.UsageError("must be a JSON object")
-    return found
+        return read_object(raw)
+    except Fault as fault:
+        said = fault.text.removeprefix("body: ")
+        raise click.UsageError(f"{text if text[0] in '-@' else 'JSON'}: {said}") from None
 
 
 @click.command()
@@ -162,10 +171,14 @@ def watch(request_id: str, *, as_json: bool) -> int:
 
 
 def follow(
-    has: Components, request_id: str, *, as_json: bool, stream: bool, after: str = "-", fingerprint: str | None = None
-) -> int:
-    """Show each event as it comes; the exit code tells the end. Raises JobRejected where the id was another's first."""
-    for event in events(has, request_id, after):
+    has: Components, request_id: str, *, as_json: bool, stream: bool, after: str = "-", fingerprint: str | None = None,
+    letters: Refusals | None = None,
+) -> int:  # fmt: skip
+    """Show each event as it comes; the exit code tells the end.
+
+    Raises JobRejected where the id was another's first, and where a door could not take the request.
+    """
+    for event in events(has, request_id, after, letters):
         if fingerprint is not None and refuse_another(has, request_id, fingerprint):
             fingerprint = None  # looked at once: an id's first request stays its request
         name, data = event["type"].rpartition(".")[2], event["data"]
@@ -195,8 +208,15 @@ def _detail(name: str, data: dict[str, Any]) -> str:
     return str(data.get("job_id") or data.get("endpoint") or "")
 
 
-def events(has: Components, request_id: str, after: str = "-") -> Iterator[dict[str, Any]]:
-    """A request's events from the stream, to its end; where they are trimmed, its chunks and its end."""
+def events(
+    has: Components, request_id: str, after: str = "-", letters: Refusals | None = None
+) -> Iterator[dict[str, Any]]:
+    """A request's events from the stream, to its end; where they are trimmed, its chunks and its end.
+
+    Raises JobRejected where `letters` say that a door could not take it.
+    """
+    from bridge.errors import JobRejected  # noqa: PLC0415
+
     cursor, last = after, 0
     while True:
         found = has.ledger.outbox.read(cursor, count=500)
@@ -211,6 +231,8 @@ def events(has: Components, request_id: str, after: str = "-") -> Iterator[dict[
         if not found:
             time.sleep(LOOK_S / 10)
             held = has.ledger.load(request_id)
+            if held is None and letters is not None and (refused := letters.of(request_id)) is not None:
+                raise JobRejected(refused, {"id": request_id, "status": "REJECTED", "reason": "rejected"})
             if held is not None and held.record.phase.ended and held.record.sequence == last:
                 return
             if (

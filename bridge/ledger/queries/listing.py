@@ -6,6 +6,7 @@ rows are looked at by who lists, and ids whose records are gone are tidied away 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ WALK, PAGE_WALK = 500, 20_000
 #: A page's longest.
 COUNT_MAX = 1_000
 _LONG = (Long.ERROR,)
+#: An id, and when it was accepted, as a script of Redis spells it.
+_PLACE = re.compile(r"[\w.:\-]{0,200}@\d[\d.e+]*", re.ASCII)
 #: Where no more than so many have not ended, they are read whole: none is missed, however long it has been waiting.
 LIVE_MAX = 2_000
 _ENDED = {Phase.SETTLED.value, Phase.CLOSED.value}
@@ -84,6 +87,11 @@ def page(ledger: Ledger, wanted: Wanted, *, after: str = "", count: int = 50, mo
         ids += found
     held = load_many(ledger, ids, wanted=_LONG)
     return Page([held[one] for one in ids if one in held], f"{last}@{at}" if more and last else "", looked)
+
+
+def is_place(text: str) -> bool:
+    """Whether this can be the `goes_on` of a page, or nothing."""
+    return not text or bool(_PLACE.fullmatch(text))
 
 
 def _asks_for_live(wanted: Wanted) -> bool:

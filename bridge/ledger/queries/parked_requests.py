@@ -20,7 +20,7 @@ def parked(ledger: Ledger) -> list[dict[str, Any]]:
     """Each with its last error: those that rest, and those whose rows cannot even be read."""
     names = ledger.names
     endpoints = ledger.endpoints()
-    with mapped(), ledger.client.pipeline(transaction=True) as pipe:
+    with mapped(), ledger.client.pipeline(transaction=False) as pipe:
         for endpoint in endpoints:
             pipe.zrange(names.due(endpoint, Step.PARKED.value), 0, -1, withscores=True)
         pipe.hgetall(names.key("unreadable"))

@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import OutOfMemoryError
+
 from bridge.errors import LedgerError, LedgerUnavailable
 from bridge.job.enums import SUBMITS, Phase, Sink, Step
 from bridge.job.record import Long
@@ -30,14 +32,23 @@ def live_ids(ledger: Ledger, endpoint: str | None = None) -> list[str]:
     """Ids of records that have not ended, and of some that have; in no order."""
     names = ledger.names
     endpoints = [endpoint] if endpoint else ledger.endpoints()
-    with mapped(), ledger.client.pipeline(transaction=True) as pipe:
-        for name in endpoints:
-            for step in Step:
-                pipe.zrange(names.due(name, step.value), 0, -1)
-            pipe.zrange(names.key(f"leased:{name}"), 0, -1)
-        if endpoint is None:  # submits without an answer wait for their clock alone
-            pipe.zrange(names.key("timer"), 0, -1)
-        return list(dict.fromkeys(found for answer in pipe.execute() for found in answer))
+    keys = [names.due(name, step.value) for name in endpoints for step in Step]
+    keys += [names.key(f"leased:{name}") for name in endpoints]
+    if endpoint is None:  # submits without an answer wait for their clock alone
+        keys.append(names.key("timer"))
+    with mapped():
+        try:
+            answers = _members(ledger, keys, transaction=True)
+        except OutOfMemoryError:  # Redis refuses a transaction whole then; twice sees what moved back meanwhile
+            answers = _members(ledger, keys * 2, transaction=False)
+    return list(dict.fromkeys(found for answer in answers for found in answer))
+
+
+def _members(ledger: Ledger, keys: Sequence[str], *, transaction: bool) -> list[list[str]]:
+    with ledger.client.pipeline(transaction=transaction) as pipe:
+        for key in keys:
+            pipe.zrange(key, 0, -1)
+        return pipe.execute()
 
 
 def scheduled_ids(ledger: Ledger, endpoint: str) -> list[str]:

@@ -37,7 +37,7 @@ class Found:
 
 def find(ledger: Reader, request_id: str) -> Found | None:
     """The output that the ledger has; None when it has none. Raises LedgerUnavailable."""
-    with mapped(), ledger.client.pipeline(transaction=True) as pipe:
+    with mapped(), ledger.client.pipeline(transaction=False) as pipe:  # in this order: `piece` sees a change between
         _which(pipe, ledger, request_id)
         pipe.strlen(ledger.names.output(request_id))
         end, size = pipe.execute()

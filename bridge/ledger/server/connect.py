@@ -14,6 +14,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     DataError,
+    InvalidResponse,
     NoPermissionError,
     RedisError,
     ResponseError,
@@ -95,6 +96,10 @@ def _refusal(error: BaseException) -> str | None:  # noqa: PLR0911  (a table)
             return "Redis refuses the user or the password: mend the address (a password is percent-encoded in it)"
         case ResponseError() if said.startswith(("NOAUTH", "WRONGPASS")) or "AUTH" in said:
             return "Redis wants a password, or another one: mend the address (a password is percent-encoded in it)"
+        case InvalidResponse():
+            return "what answers there does not speak Redis: is it the port of another server?"
+        case ResponseError() if "unknown command" in said and "sentinel" in said.lower():
+            return "the server there is no sentinel: name the sentinels' own port (26379), or the server as redis://"
         case ResponseError() if "DB index" in said:
             return "Redis has no database of that number: name a lower one, or raise `databases` in its configuration"
     return None

@@ -71,7 +71,7 @@ def test_bad_lines_are_told_by_number_and_the_rest_goes_on(house: House, tmp_pat
     lines.write_text('{"n": 1}\n{"n": \n[2]\n\n{}\n{"n": 6, "mock_error": "no"}\n{"n": 7}')
     done = run(house, lines, out)
     assert done.returncode == ExitCode.FAILED
-    for number, what in ((2, "not JSON"), (3, "JSON object"), (5, "must not be empty")):
+    for number, what in ((2, "is not JSON"), (3, "must be one JSON object"), (5, "must not be empty")):
         assert f"line {number}: " in done.stderr
         assert what in done.stderr
     assert "2 of 6 completed" in done.stderr

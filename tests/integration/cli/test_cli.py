@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
@@ -15,6 +17,8 @@ import redis
 from bridge.cli import VERBS, cli
 from bridge.cli.common import show
 from bridge.cli.exit_codes import ExitCode
+from bridge.cli.requests.refusals import Refusals
+from bridge.cli.requests.request import follow
 from bridge.errors import JobRejected
 from bridge.ledger.endpoints.answer_cache import OnceForAll
 from bridge.runpod.limits.circuit_breaker import CircuitBreaker
@@ -90,6 +94,50 @@ def test_an_id_that_another_request_takes_on_the_way_is_refused_too(redis_url: s
             out, said = second.communicate(timeout=COMMAND_S)
         assert (second.returncode, out) == (ExitCode.REJECTED, ""), said
         assert "raced has been used for another request" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("run", "--input", '{"u": "\\ud800"}'), ExitCode.USAGE, "half of a surrogate pair"),
+        (("run", "--input", '{"a": 1, "a": 2}'), ExitCode.USAGE, "twice"),
+        (("run", "--input", '{"a":' * 1200 + "1" + "}" * 1200), ExitCode.USAGE, "nested deeper"),
+        (("run", "--input", '{"a": 1}', "--metadata", "name=M\udcfcller"), ExitCode.REJECTED, "surrogate pair"),
+        (("run", "--file", "pyproject.toml", "--out", "no/such/folder"), ExitCode.USAGE, "No such file or directory"),
+        (("jobs", "--after", "xx"), ExitCode.USAGE, "is no place of an earlier list"),
+        (("dead", "list", "--count", "0"), ExitCode.USAGE, "1<=x<=100000"),
+        (("dead", "drop", "99999999999999999999999-0"), ExitCode.UNKNOWN, "is no dead letter"),
+        (("purge", "nosuch", "--yes"), ExitCode.REJECTED, "RunPod knows no 'nosuch'"),
+    ],
+)
+def test_a_callers_mistake_is_told_as_one(house: House, words: tuple[str, ...], code: ExitCode, says: str) -> None:
+    """By its exit code, in a sentence; nothing is sent, and no traceback or word of Redis is shown."""
+    before = house.submits()
+    done = house.bridge(*words)
+    assert (done.returncode, done.stdout) == (code, "0 dropped\n" if "drop" in words else ""), done
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert house.submits() == before
+
+
+def test_a_request_that_no_door_can_take_is_told_and_not_waited_for(house: House) -> None:
+    """No record tells of it: the dead letter does."""
+    has: Any = SimpleNamespace(ledger=house.ledger)
+    letters = Refusals(has)
+    house.ledger.dead.keep("malformed", door="celery", body=b"{", detail="body: is cut", request_id="not-taken")
+    with pytest.raises(JobRejected, match="body: is cut"):
+        follow(has, "not-taken", as_json=False, stream=False, letters=letters)
+
+
+def test_dead_letters_and_requests_are_listed_while_the_memory_is_full(house: House) -> None:
+    """Redis refuses a transaction whole then, if it only reads."""
+    house.client.config_set("maxmemory", "1000000")
+    try:
+        for words in (("dead", "list"), ("jobs", "--phase", "in-flight"), ("jobs",)):
+            done = house.bridge(*words)
+            assert done.returncode == ExitCode.OK, done.stderr
+    finally:
+        house.client.config_set("maxmemory", "0")
 
 
 def test_status_watch_and_cancel(house: House) -> None:
@@ -291,9 +339,10 @@ def test_a_worker_without_a_key_says_so_once(redis_url: str, tmp_path: Path) -> 
 
 def test_purge_asks_first(house: House) -> None:
     """Without a yes nothing is purged."""
+    before = [call for call in house.emulator.calls() if call["op"] == "purge-queue"]
     done = house.bridge("purge", "demo", given="n\n")
     assert done.returncode == ExitCode.STOPPED
-    assert not any(call["op"] == "purge-queue" for call in house.emulator.calls())
+    assert [call for call in house.emulator.calls() if call["op"] == "purge-queue"] == before
     assert bridge(house, "purge", "demo", "--yes").returncode == ExitCode.OK
 
 

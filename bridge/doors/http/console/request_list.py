@@ -56,7 +56,8 @@ class Lists:
 
     async def _requests(self, request: Request, visitor: Visitor) -> Response:
         asked = {name: request.query_params.get(name, "").strip()[:300] for name in FIELDS}
-        after = request.query_params.get("after", "")[:300]
+        after = request.query_params.get("after", "")
+        after = after if listing.is_place(after) else ""
         wanted = self._wanted(asked)
 
         def read() -> tuple[dict[str, Any], listing.Page, list[dict[str, Any]], int]:

@@ -1,0 +1,36 @@
+"""Which of the requests that were sent no door could take."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bridge.process.components import Components
+
+#: Seconds between two looks.
+LOOK_S = 2.0
+
+
+class Refusals:
+    """What a door has refused since this was made: of such a request no record tells, but a dead letter."""
+
+    def __init__(self, has: Components) -> None:
+        newest = has.ledger.dead.newest(1)
+        self._dead = has.ledger.dead
+        self._last = _place(newest[0]["id"]) if newest else (0, 0)
+        self._told: dict[str, str] = {}
+        self._look_at = time.monotonic() + LOOK_S
+
+    def of(self, request_id: str) -> str | None:
+        """Why it was not taken; None where nothing is known of that (yet)."""
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_S
+            new = [one for one in self._dead.newest(1_000) if _place(one["id"]) > self._last]
+            self._told |= {str(one["request_id"]): str(one["detail"]) for one in new}
+            self._last = _place(new[0]["id"]) if new else self._last
+        return self._told.get(request_id)
+
+
+def _place(letter_id: str) -> tuple[int, ...]:
+    return tuple(map(int, letter_id.split("-")))
