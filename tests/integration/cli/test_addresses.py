@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +15,7 @@ import pytest
 from celery import Celery
 
 from bridge.app import create
+from bridge.cli.check.check import _blobs
 from bridge.cli.check.durability import of_broker
 from bridge.cli.exit_codes import ExitCode
 from bridge.doors.celery import servers
@@ -249,3 +252,26 @@ def test_a_misspelt_variable_is_named(house: House) -> None:
     process = house.worker()
     assert process.said().count("BRIDGE_LEASES_S is no setting") == 1
     assert "tellnobody" not in process.said()
+
+
+def test_a_port_where_no_redis_answers_is_a_wrong_address(house: House, amqp_url: str, redis_url: str) -> None:
+    """RabbitMQ's, or a Redis in the place of its sentinels: no second try mends it."""
+    other = urlsplit(amqp_url).port
+    says = "BRIDGE_REDIS_URL: what answers there does not speak Redis"
+    tells(house, says, ExitCode.SETTINGS, ("check", "worker"), BRIDGE_REDIS_URL=f"redis://127.0.0.1:{other}/0")
+    plain = urlsplit(redis_url).port
+    says = "BRIDGE_REDIS_URL: the server there is no sentinel"
+    address = f"sentinel://127.0.0.1:{plain}/0?master_name=main"
+    tells(house, says, ExitCode.SETTINGS, ("check", "worker"), BRIDGE_REDIS_URL=address)
+
+
+def test_check_says_that_a_store_hangs_and_does_not_hang_itself() -> None:
+    """Its library may be held for minutes, whatever timeout it was given."""
+    over = threading.Event()
+    store = SimpleNamespace(scheme="s3", probe=over.wait)
+    settings = SimpleNamespace(bridge_blob_timeout_s=0.1)
+    has: Any = SimpleNamespace(outputs=SimpleNamespace(blobs=store), settings=settings)
+    ((level, about, says),) = _blobs(has)
+    over.set()
+    assert (level, about) == ("FAULT", "outputs")
+    assert says.startswith("s3:// has not answered within 2.2 s; large outputs stay in the ledger")

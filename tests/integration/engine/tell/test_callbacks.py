@@ -211,7 +211,7 @@ def test_an_address_beyond_the_eight_that_may_be_added_is_refused_by_its_field(
         refused = sent("/9")
         assert refused.fault is not None
         assert refused.fault.document["field"] == "callback"
-        assert "at most eight" in refused.fault.message
+        assert "at most 8" in refused.fault.message
         assert sent("/8").fault is None
 
 
