@@ -35,12 +35,14 @@ class Purging(Base):
         it does.
         """
         found = self.book.resolve(endpoint)
+        queued = self._queued_ids(found.name)
         answer = self.call(found, Operation.PURGE, lambda client: client.purge_queue(found.id))
         data = told_of(found, asker, removed=answer.removed, pending=pending)
         at = self.ledger.now()
         endpoints.purged(self.ledger, found.name, data, at=at)
         settled = self._purge_pending(found.name, asker) if pending else 0
         checked = self._look_at_queued(found.name, asker)
+        checked += self._purged_already(list(set(queued).difference(checked)))
         gone, unread = self._wait(checked, at)
         told = {"removed": answer.removed, "settled": settled + gone, "checked": len(checked), "unread": unread}
         tell("endpoint.purged", endpoint=found.name, **told, by=asker.by, door=asker.door)
@@ -48,9 +50,17 @@ class Purging(Base):
 
     def queued(self, endpoint: str) -> int:
         """How many of the bridge's own stand in RunPod's queue, as far as it has heard."""
-        batches = scan.batches(scan.live_ids(self.ledger, self.book.resolve(endpoint).name))
+        return len(self._queued_ids(self.book.resolve(endpoint).name))
+
+    def _queued_ids(self, endpoint: str) -> list[str]:
+        batches = scan.batches(scan.live_ids(self.ledger, endpoint))
         held = (one for batch in batches for one in scan.load_many(self.ledger, batch, wanted=(Long.ERROR,)).values())
-        return sum(_in_queue(one) for one in held)
+        return [one.record.id for one in held if _in_queue(one)]
+
+    def _purged_already(self, request_ids: list[str]) -> list[str]:
+        """Those that a read of an engine has found purged before they could be made due here."""
+        held = scan.load_many(self.ledger, request_ids, wanted=(Long.ERROR,)) if request_ids else {}
+        return [request_id for request_id, one in held.items() if one.record.reason == Reason.PURGED]
 
     def _purge_pending(self, endpoint: str, asker: Asker) -> int:
         """End what has not left yet, and what is scheduled for later."""
