@@ -43,6 +43,11 @@ class Fault(Exception):
         self.text = text
         self.field = field
 
+    @property
+    def rule(self) -> str:
+        """The text for who says himself where the fault is."""
+        return self.text.removeprefix("body: ")
+
 
 def read_object(body: bytes) -> dict[str, Any]:
     """The object that the bytes spell. Raises Fault."""
@@ -91,8 +96,8 @@ def check_json(document: Mapping[str, Any]) -> str:
     for name, value in document.items():
         one = _fault_of({name: value})
         if isinstance(one, Fault):
-            raise rejected(name, f"{name}: {one.text.removeprefix('body: ')}")
-    raise rejected("input", f"input: {found.text.removeprefix('body: ')}")
+            raise rejected(name, f"{name}: {one.rule}")
+    raise rejected("input", f"input: {found.rule}")
 
 
 def _fault_of(document: Mapping[str, Any]) -> str | Fault:

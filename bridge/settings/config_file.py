@@ -93,8 +93,9 @@ class _File(BaseModel):
     s3Config: dict[str, S3Config] = {}
 
 
-def _named(known: Mapping[str, Endpoint], word: str) -> bool:
-    return word in known or any(endpoint.id == word for endpoint in known.values())
+def _find(known: Mapping[str, Endpoint], word: str) -> Endpoint | None:
+    """By name, else by id."""
+    return known.get(word) or next((endpoint for endpoint in known.values() if endpoint.id == word), None)
 
 
 class EndpointBook:
@@ -112,7 +113,7 @@ class EndpointBook:
         self.fault: str | None = None
         self._file = self._read() if settings.bridge_config_file else _File()
         default = settings.runpod_endpoint_id
-        if default and not self._any_id and not _named(self.all(), default):
+        if default and not self._any_id and _find(self.all(), default) is None:
             raise SettingsError(
                 f"RUNPOD_ENDPOINT_ID: {default!r} is not among BRIDGE_ENDPOINTS, which is an allow-list when set, "
                 "and BRIDGE_CONFIG_FILE has no table for it"
@@ -127,11 +128,8 @@ class EndpointBook:
         if not ENDPOINT.fullmatch(name):
             raise rejected("endpoint", "endpoint: must be 1 to 64 of A-Z a-z 0-9 _ -")
         known = self.all()
-        if name in known:
-            return known[name]
-        for endpoint in known.values():
-            if endpoint.id == name:
-                return endpoint
+        if (endpoint := _find(known, name)) is not None:
+            return endpoint
         if not self._any_id:
             raise rejected("endpoint", f"endpoint: {name!r} is not allowed; allowed: {', '.join(sorted(known))}")
         return Endpoint(name=name, id=name)
@@ -157,7 +155,7 @@ class EndpointBook:
             endpoint_id = endpoint.id or (before.id if before else name)
             found[name] = endpoint.model_copy(update={"name": name, "id": endpoint_id})
         default = self._settings.runpod_endpoint_id
-        if default and self._any_id and not _named(found, default):
+        if default and self._any_id and _find(found, default) is None:
             found[default] = Endpoint(name=default, id=default)
         return found
 

@@ -187,7 +187,7 @@ class Batch:
         try:
             given = read_object(raw)
         except Fault as fault:
-            return Line(number, request_id, mark, {}, f"input: {fault.text.removeprefix('body: ')}")
+            return Line(number, request_id, mark, {}, f"input: {fault.rule}")
         arguments = {"input": given, **self._arguments}
         try:
             request = parse_run(arguments)
@@ -217,9 +217,7 @@ class Batch:
 
     def _refused(self, line: Line, reason: str, fault: str, tally: Tally) -> dict[str, Any]:
         tally.done, tally.failed, tally.bad = tally.done + 1, tally.failed + 1, tally.bad + 1
-        _say(f"line {line.number}: {'' if reason == 'rejected' else reason + ': '}{fault}")
-        told = {"id": line.request_id, "line": line.number, "status": "REJECTED", "reason": reason, "error": fault}
-        return {**told, "mark": line.mark}
+        return _rejected(line, reason, fault)
 
     def _send(self, line: Line) -> None:
         # Without a Celery result: the end is read from the ledger.
@@ -240,10 +238,7 @@ class Batch:
             if phase is not None and phase.ended:
                 ended.append(request_id)
             elif phase is None and (fault := self._letters.of(request_id)) is not None:  # no door could take it
-                line = waiting[request_id][0]
-                _say(f"line {line.number}: {fault}")
-                rejected = {"status": "REJECTED", "reason": "rejected", "error": fault, "mark": line.mark}
-                told.append({"id": request_id, "line": line.number, **rejected})
+                told.append(_rejected(waiting[request_id][0], "rejected", fault))
             elif phase is None and now - waiting[request_id][1] > AGAIN_S:
                 if ledger.tombstone(request_id) is not None:  # it ended so long ago that only its end is remembered
                     ended.append(request_id)
@@ -265,6 +260,13 @@ class Batch:
             said = {name: document[name] for name in wanted if document.get(name) is not None}
             told.append({"id": request_id, "line": line.number, **said, "mark": line.mark})
         return told
+
+
+def _rejected(line: Line, reason: str, fault: str) -> dict[str, Any]:
+    """Its result, said too."""
+    _say(f"line {line.number}: {'' if reason == 'rejected' else reason + ': '}{fault}")
+    told = {"id": line.request_id, "line": line.number, "status": "REJECTED", "reason": reason, "error": fault}
+    return {**told, "mark": line.mark}
 
 
 def run_batch(

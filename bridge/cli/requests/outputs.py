@@ -1,4 +1,4 @@
-"""LargeOutputs whole, whatever their size, from the ledger or the object store."""
+"""Outputs whole, whatever their size, from the ledger or the object store."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ class Refusals:
     def __init__(self, has: Components) -> None:
         newest = has.ledger.dead.newest(1)
         self._dead = has.ledger.dead
-        self._last = _place(newest[0]["id"]) if newest else (0, 0)
+        self._cursor = newest[0]["id"] if newest else "0-0"
         self._told: dict[str, str] = {}
         self._look_at = time.monotonic() + LOOK_S
 
@@ -26,11 +27,9 @@ class Refusals:
         """Why it was not taken; None where nothing is known of that (yet)."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + LOOK_S
-            new = [one for one in self._dead.newest(1_000) if _place(one["id"]) > self._last]
-            self._told |= {str(one["request_id"]): str(one["detail"]) for one in new}
-            self._last = _place(new[0]["id"]) if new else self._last
+            for letter_id, text in self._dead.after(self._cursor, 1_000):
+                self._cursor = letter_id
+                if text:
+                    letter = json.loads(text)["data"]
+                    self._told[str(letter["request_id"])] = str(letter["detail"])
         return self._told.get(request_id)
-
-
-def _place(letter_id: str) -> tuple[int, ...]:
-    return tuple(map(int, letter_id.split("-")))

@@ -141,8 +141,7 @@ def _object(text: str) -> Any:
     try:
         return read_object(raw)
     except Fault as fault:
-        said = fault.text.removeprefix("body: ")
-        raise click.UsageError(f"{text if text[0] in '-@' else 'JSON'}: {said}") from None
+        raise click.UsageError(f"{text if text.startswith(('-', '@')) else 'JSON'}: {fault.rule}") from None
 
 
 @click.command()

@@ -182,14 +182,13 @@ class Outbox:
     def _lag(self) -> Lag:
         with mapped():
             known: Any = self.client.hmget(self.names.key("meta"), "cursor", "relayed")
-            info: Any = self.client.xinfo_stream(self.names.events) if self.client.xlen(self.names.events) else {}
-        if not info or not info["last-entry"]:
-            return Lag(0, 0.0)
         cursor, relayed = known
         waiting = self.entries(cursor or "0-0", 1)
         if not waiting:
             return Lag(0, 0.0)
-        seconds, micros = self.client.time()  # ids of entries are made by this clock
+        with mapped():
+            info: Any = self.client.xinfo_stream(self.names.events)
+            seconds, micros = self.client.time()  # ids of entries are made by this clock
         entries = int(info["entries-added"]) - int(relayed or 0)
         return Lag(max(0, entries), max(0.0, seconds + micros / 1e6 - _ms(waiting[0][0]) / 1000))
 

@@ -101,6 +101,7 @@ def test_an_id_that_another_request_takes_on_the_way_is_refused_too(redis_url: s
     [
         (("run", "--input", '{"u": "\\ud800"}'), ExitCode.USAGE, "half of a surrogate pair"),
         (("run", "--input", '{"a": 1, "a": 2}'), ExitCode.USAGE, "twice"),
+        (("run", "--input", ""), ExitCode.USAGE, "JSON: is not JSON"),
         (("run", "--input", '{"a":' * 1200 + "1" + "}" * 1200), ExitCode.USAGE, "nested deeper"),
         (("run", "--input", '{"a": 1}', "--metadata", "name=M\udcfcller"), ExitCode.REJECTED, "surrogate pair"),
         (("run", "--file", "pyproject.toml", "--out", "no/such/folder"), ExitCode.USAGE, "No such file or directory"),

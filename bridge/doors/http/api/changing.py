@@ -55,8 +55,8 @@ class Changing:
         def cancelled() -> dict[str, Any]:
             if not REQUEST_ID.fullmatch(request_id):
                 raise unknown(request_id[:200])
-            if caller.may("read_all") and self._guard.tenant_of(request_id) is not None:
-                self._guard.known(request_id, caller, "control")
+            if caller.may("read_all") and (tenant := self._guard.tenant_of(request_id)) is not None:
+                self._guard.may_reach(request_id, tenant, caller, "control")
             return self._control.cancel(id=request_id, asker=asker)
 
         told = await self._guard.asked(cancelled)

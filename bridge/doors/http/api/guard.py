@@ -159,6 +159,11 @@ class Guard:
         tenant = self.tenant_of(request_id)
         if tenant is None:
             raise unknown(request_id)
+        self.may_reach(request_id, tenant, caller, of_anybody)
+
+    @staticmethod
+    def may_reach(request_id: str, tenant: str, caller: Caller, of_anybody: Right) -> None:
+        """The same of a request whose tenant is known."""
         if caller.owns(tenant) or caller.may(of_anybody):
             return
         if caller.may("read_all", "control"):
