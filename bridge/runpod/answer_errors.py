@@ -47,6 +47,7 @@ _ERRORS: Mapping[Meaning, tuple[type[ApiError], str]] = {
 def error_of(op: Operation, answer: Answer, body: Body, text: bytes) -> ApiError:
     """The error of an answer other than the one that was asked for. `text` holds no key any more."""
     code, said, meaning = answer.status, sentence_of(text), meaning_of(op, answer.status, body)
+    means = ""
     error: ApiError
     if meaning is Meaning.THROTTLED:
         longest_s = LONGEST_PAUSE_S if op in SUBMITS else LONGEST_PAUSE_OF_READS_S
@@ -63,7 +64,7 @@ def error_of(op: Operation, answer: Answer, body: Body, text: bytes) -> ApiError
         error = kind(said or means or f"HTTP {code}", code)
     if op in SUBMITS:
         error.foreign = foreign(op, code, body)
-        words = str(blotted(words_of(text)))
+        words = str(blotted(words_of(text))) or means
         page = " and a page of HTML" if body is Body.HTML else ""
         error.answered = f"HTTP {code}{page}{': ' + words if words else ''}"
     return error

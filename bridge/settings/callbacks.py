@@ -28,16 +28,18 @@ class Allowed(NamedTuple):
 
 def allowed_of(text: str) -> Allowed:
     """Names and networks with commas between them, as `hooks.internal, 10.2.0.0/16`. Raises ValueError."""
-    names, networks = set(), []
+    names: list[str] = []
+    networks: list[Network] = []
+    neither: list[str] = []
     for word in filter(None, (part.strip() for part in text.split(","))):
         try:
             networks.append(ipaddress.ip_network(word.strip("[]")))
         except ValueError:
-            if not _NAME.fullmatch(word):
-                fault = f"{word!r} is neither a host's name nor an address or network (10.2.0.0/16)"
-                raise ValueError(fault) from None
-            names.add(word.lower().rstrip("."))
-    return Allowed(frozenset(names), tuple(networks))
+            (names if _NAME.fullmatch(word) else neither).append(word)
+    if neither:
+        which = f"{neither[0]!r} is" if len(neither) == 1 else f"{', '.join(map(repr, neither))} are"
+        raise ValueError(f"{which} neither a host's name nor an address or network (10.2.0.0/16)")
+    return Allowed(frozenset(name.lower().rstrip(".") for name in names), tuple(networks))
 
 
 def secrets_of(text: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,11 @@ class S3Server:
         if self._process is not None:
             self._process.kill()
             self._process.wait(10)
+
+    def freeze(self) -> None:
+        """It takes connections, and answers nobody; killed it ends all the same."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     def _call(self, method: str, path: str) -> requests.Response:
         who = "AWS4-HMAC-SHA256 Credential=k/20261125/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"

@@ -86,6 +86,12 @@ def test_what_is_neither_name_nor_network_is_no_setting(text: str) -> None:
         allowed_of(text)
 
 
+def test_all_that_is_wrong_with_the_setting_is_told_at_once() -> None:
+    """Not one mistake for each start."""
+    with pytest.raises(ValueError, match=r"'a b', '\*' are neither"):
+        allowed_of("a b, hooks.internal, *, 10.2.0.0/16")
+
+
 def test_a_resolver_that_hangs_is_waited_for_no_longer_than_said() -> None:
     """A try has a deadline, and the look-up is part of it."""
     hangs = threading.Event()

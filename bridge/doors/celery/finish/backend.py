@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import states
+from celery.exceptions import Reject
 
 from bridge.doors.celery.finish.finish_lease import FinishLease
 from bridge.doors.celery.results.known_ids import GuardedBackend
+from bridge.doors.celery.send_follow_ups import is_outage
 from bridge.engine.tell.rpc_results import answers_senders, askers
 from bridge.errors import JobError
 from bridge.job.record import Long
+
+
+class ComesAgain(Reject):  # type: ignore[misc]  # Celery has no types
+    """An outage: the end is told in another turn, and `finish.failed` has said so.
+
+    Celery's tracer passes a Reject on; of anything else it makes a failed task, for logs, signals and Sentry.
+    """
 
 
 class LedgerBackend:
@@ -36,8 +47,9 @@ class LedgerBackend:
             self._guarded.mark_as_done(task_id, result, request, *args, **kwargs)
             return
         turn.mark_continued()
-        self.inner.mark_as_done(task_id, result, request, *args, **kwargs)
-        self.tell_others(turn, states.SUCCESS, result)
+        with _in_an_outage(turn, request):
+            self.inner.mark_as_done(task_id, result, request, *args, **kwargs)
+            self.tell_others(turn, states.SUCCESS, result)
 
     def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, request: Any = None, **kwargs: Any) -> None:
         """Only the ledger's own end is stored: a fault of publishing or storing is no end of the request."""
@@ -47,10 +59,13 @@ class LedgerBackend:
             return
         if exc is not turn.end.result and not isinstance(exc, JobError):
             turn.could_not(request, exc)
+            if is_outage(exc):
+                raise ComesAgain(exc) from exc
             return
         del args  # the traceback of our own raise says nothing about the job
-        self.inner.mark_as_failure(task_id, exc, None, request=request, **kwargs)
-        self.tell_others(turn, states.FAILURE, exc)
+        with _in_an_outage(turn, request):
+            self.inner.mark_as_failure(task_id, exc, None, request=request, **kwargs)
+            self.tell_others(turn, states.FAILURE, exc)
         turn.mark_continued()
 
     def tell_others(self, turn: FinishLease, state: str, result: Any) -> None:
@@ -59,6 +74,18 @@ class LedgerBackend:
         if answers_senders(backend):
             for asker in askers({"also": canvas.get("also", ())}):
                 backend.store_result(turn.held.record.id, result, state, request=asker)
+
+
+@contextmanager
+def _in_an_outage(turn: FinishLease, request: Any) -> Iterator[None]:
+    """The turn is given back for what an outage interrupts; anything else is for Celery's tracer to tell."""
+    try:
+        yield
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        turn.could_not(request, error)
+        raise ComesAgain(error) from error
 
 
 def turn_of(request: Any) -> FinishLease | None:

@@ -21,7 +21,7 @@ from celery.exceptions import Ignore
 
 from bridge.doors.celery.accept.task import AcceptTask, OwnTraceTask, ignored
 from bridge.doors.celery.canvas import followers, put_back
-from bridge.doors.celery.finish.backend import LedgerBackend, turn_of
+from bridge.doors.celery.finish.backend import ComesAgain, LedgerBackend, turn_of
 from bridge.doors.celery.finish.finish_lease import Finishing, FinishLease, begin
 from bridge.doors.celery.send_follow_ups import sending_behind
 from bridge.engine.tell.celery_result import CeleryEnd
@@ -75,7 +75,10 @@ class RunTask(AcceptTask):
         request |= {k: v for k, v in callers.items() if k in TRACE} if isinstance(callers, dict) else {}
         telling = request["bridge_telling"] = Telling(task_id, round_, nonce)
         with sending_behind(telling):
-            return self._end_tracer(task_id, (), {}, request)
+            try:
+                return self._end_tracer(task_id, (), {}, request)
+            except ComesAgain:
+                return ignored()
 
     @property
     def backend(self) -> Any:

@@ -36,6 +36,7 @@ class Source:
     size: int
     tag: str
     read: Callable[[int, int], bytes]  # from, how many
+    stored: bool = False  # read from the object store, not from the ledger
     url: str | None = None  # where the store gives it itself
 
 
@@ -74,7 +75,7 @@ class WholeOutput:
         headers |= {"content-type": "application/json", "content-length": str(stop - start)}
         if request.method == "HEAD":
             return Response(status_code=code, headers=headers)
-        first = await self._guard.asked(lambda: source.read(start, min(output.PIECE, stop - start)))
+        first = await self._piece(source, start, stop)
         return Streamed(self._pieces(source, start, stop, first), code, headers)
 
     async def _pieces(self, source: Source, start: int, stop: int, got: bytes) -> AsyncGenerator[bytes, None]:
@@ -83,7 +84,15 @@ class WholeOutput:
             start += len(got)
             if start >= stop or not got:
                 return
-            got = await self._guard.asked(partial(source.read, start, min(output.PIECE, stop - start)))
+            got = await self._piece(source, start, stop)
+
+    async def _piece(self, source: Source, start: int, stop: int) -> bytes:
+        try:
+            return await self._guard.asked(partial(source.read, start, min(output.PIECE, stop - start)))
+        except Problem as problem:
+            if not source.stored or problem.reason != "busy":
+                raise
+            raise Problem("output_unavailable", "output: the object store has not answered in time") from None
 
     def _source(self, request_id: str, caller: Caller) -> Source:
         """Blocks. Raises Problem where there is none."""
@@ -111,7 +120,7 @@ class WholeOutput:
         if blobs is None or key is None:
             return None
         tag, url = f'"{told["sha256"]}"', blobs.signed(key, self._signed_s) if self._signed_s else None
-        return Source(int(told["size"]), tag, lambda at, length: blobs.part(key, at, length), url)
+        return Source(int(told["size"]), tag, lambda at, length: blobs.part(key, at, length), stored=True, url=url)
 
     @staticmethod
     def _none(held: Held) -> Source:

@@ -56,3 +56,15 @@ def test_a_store_that_signs_gives_it_itself(redis_url: str, tmp_path: Path) -> N
             signature = httpx.URL(url).params.get("X-Amz-Signature") or httpx.URL(url).params["Signature"]
             log = (tmp_path / "worker-1.log").read_text()
             assert signature not in f"{document}{house.events('stored')}{log}"
+
+
+def test_a_store_that_hangs_is_what_the_problem_names(redis_url: str, tmp_path: Path) -> None:
+    """Not the bridge, which would be `busy`: the output is there, and can be read when the store answers again."""
+    with S3Server(tmp_path) as s3:
+        settings = {"blob_url": "s3://outputs", "blob_options": s3.options_json}
+        with api_house(tmp_path, redis_url, **settings) as (house, client):
+            stored(house, client)
+            s3.freeze()
+            hung = client.get("/v1/requests/stored/output", timeout=30)
+            assert (hung.status_code, hung.json()["reason"]) == (503, "output_unavailable")
+            assert hung.headers["retry-after"]

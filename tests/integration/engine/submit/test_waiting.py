@@ -123,6 +123,7 @@ def test_a_rotated_key_file_is_read_without_a_restart(redis_server: RedisServer,
         wall.rule = lambda call: Page(401, b"", "") if call.key != f"Bearer {new}" else None
         sent = house.send({"a": 1})
         eventually(lambda: house.ask("status", id=sent.id)["waiting_for"] == "unauthorised", timeout=20)
+        assert "RUNPOD_API_KEY" in house.ask("status", id=sent.id)["waiting_says"]  # though the answer said nothing
         house.client.hincrby("bridge:_:gate:demo", "next_try", 300_000)
         ready = tmp_path / "key.new"
         ready.write_text(new)
