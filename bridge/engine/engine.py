@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bridge.engine.submit.submit import CALM_S
 from bridge.job.enums import Step
 from bridge.telemetry import tell
 
@@ -42,7 +43,11 @@ class Engine:
     callers: tuple[Callers | LargeOutputs, ...]
     #: Whether an endpoint has had little to submit lately.
     calm: Callable[[str], bool]
+    #: Has an end told that this process has written; False where the loop is to find it.
+    tells: Callable[[Change], bool] = lambda _: False
     closers: tuple[Callable[[], None], ...] = ()
+    #: When (monotonic) each endpoint was last called back for.
+    _hinted_at: dict[str, float] = field(default_factory=dict, init=False)
 
     def start(self) -> None:
         """Begin working."""
@@ -81,6 +86,13 @@ class Engine:
         """A request is in. One of an endpoint that has little to do does not wait for a batch of others."""
         self.loops[LOOP_OF[step]].wake(hurry=self.calm(endpoint))
 
+    def _called_back(self, step: Step, endpoint: str) -> None:
+        """RunPod has news of a job. As with requests: that of a calm endpoint does not wait for others'."""
+        now = time.monotonic()
+        calm = now - self._hinted_at.get(endpoint, 0.0) > CALM_S
+        self._hinted_at[endpoint] = now
+        self.loops[LOOP_OF[step]].wake(hurry=calm)
+
     def wake_all(self) -> None:
         """Something has changed elsewhere."""
         for loop in self.loops.values():
@@ -90,7 +102,11 @@ class Engine:
         """Wake whoever works the step that the change made due."""
         record = change.record
         if record.due and not change.empty and not change.keeps_due:
-            self.wake(Step(record.due), change.delay_ms / 1000)
+            step = Step(record.due)
+            if change.verdict == "hinted" and not change.delay_ms:
+                self._called_back(step, record.endpoint)
+            elif step is not Step.FINISH or not self.tells(change):
+                self.wake(step, change.delay_ms / 1000)
         if change.stream_ms is not None and change.stream_ms >= 0:
             self.loops["stream"].wake(change.stream_ms / 1000)
         if "callbacks" in self.loops and any(event.callbacks for event in change.events):

@@ -184,7 +184,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         pools.append(callbacks.callers)
     threads.wake(loops)
     has.notifier.states.wake, has.outputs.wake = loops["states"].wake, loops["outputs"].wake
-    engine = Engine(engine_id, loops, (writes, pages), tuple(pools), submit.calm, tuple(closers))
+    engine = Engine(engine_id, loops, (writes, pages), tuple(pools), submit.calm, finish.soon, tuple(closers))
     wake.woken = engine.wake_all
     return engine
 

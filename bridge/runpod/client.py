@@ -32,7 +32,7 @@ from bridge.job.lenient_json import whole
 from bridge.runpod.answer_errors import KEY, error_of, without_key
 from bridge.runpod.answers import ABSENT, Health, JobState, Purged, StreamPage, chunk, counters, job, job_of, text
 from bridge.runpod.http import sent
-from bridge.runpod.http.answer_reader import POSSIBLE, Waiting
+from bridge.runpod.http.answer_reader import POSSIBLE, of_this_process
 from bridge.runpod.http.exchange import Answer, speaking
 from bridge.runpod.http.pools import keep_fresh, open_one
 from bridge.runpod.http.proxy import check_authorities, plain_about_addresses
@@ -382,7 +382,7 @@ class RunPodClient:
                 pool.ConnectionCls = speaking(sent.noting(pool.ConnectionCls), self._max_bytes)
                 pools[name] = pool
         keep_fresh(pools["fresh"])
-        self._waiting = Waiting() if POSSIBLE else None
+        self._waiting = of_this_process() if POSSIBLE else None
         self._session, self._pools, self._pid = session, pools, os.getpid()
         return pools
 

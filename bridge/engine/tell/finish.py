@@ -6,7 +6,9 @@ nonce; the canvas and the output stay in the ledger (HARDENING 22).
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from bridge.engine.calls.threads import Callers
+    from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.ledger import Claimed, Ledger
 
@@ -35,6 +38,8 @@ IDLE_S, BROKER_AWAY_S = 1.0, 1.0
 BATCH = 100
 #: Plain ends that are told together.
 PLAIN_BATCH = 25
+#: So many ends may wait to be told at once; what comes beyond, the loop finds due.
+SOON_MAX = 4 * PLAIN_BATCH
 #: A queue this long is not read fast enough; copies would only make it longer (HARDENING 9).
 DEPTH_MAX = 1_000
 #: Seconds for which a look at the queue is believed.
@@ -71,8 +76,11 @@ class LocalFinish(Protocol):
         """Whether `store` takes this end: nothing follows it."""
         ...
 
-    def store(self, batch: Sequence[Held]) -> Sequence[Held]:
-        """Tell plain ends together, without the tracer. Returns those that must go through it all the same."""
+    def store(self, batch: Sequence[Held], *, whole: bool) -> Sequence[Held]:
+        """Tell plain ends together, without the tracer. Returns those that must go through it all the same.
+
+        `whole`: they come with their outputs.
+        """
         ...
 
 
@@ -91,6 +99,55 @@ class Finish:
     _connection: Any = field(default=None, init=False)
     _producer: Any = field(default=None, init=False)
     _depth: tuple[float, bool] = field(default=(0.0, True), init=False)
+    _soon: deque[str] = field(default_factory=deque, init=False)
+    _telling: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def soon(self, change: Change) -> bool:
+        """Tell an end that this process has just written, with no look at what is due; False where the loop is to look.
+
+        The record stays due: should this process die, another tells it; should both, one of them gets the turn (I8).
+        """
+        before = change.before
+        if self.here is None or change.delay_ms or before is None or before.record.phase.ended:
+            return False
+        with self._lock:
+            if len(self._soon) >= SOON_MAX or self.callers.free <= 0 or self.callers.closing or not self.here.ready():
+                return False
+            self._soon.append(change.record.id)
+            begins, self._telling = not self._telling, True
+        if begins:
+            self.callers.start(self._tell_soon, self.here)
+        return True
+
+    def _tell_soon(self, here: LocalFinish) -> None:
+        """What comes while others are told is told behind them, together."""
+        try:
+            while ids := self._next_soon():
+                self._tell_these(ids, here)
+        except BaseException:
+            with self._lock:  # they are due, and the loop finds them
+                self._soon.clear()
+                self._telling = False
+            raise
+
+    def _tell_these(self, ids: Sequence[str], here: LocalFinish) -> None:
+        plain: list[Held] = []
+        for held in self.ledger.load_many(ids, wanted=(*COMMON, Long.CANVAS), output=True).values():
+            if held.record.due != Step.FINISH or held.record.turn:
+                continue  # another has begun
+            if here.plain(held):
+                plain.append(held)
+            else:
+                self.callers.start(here, held.record.id, *self._message(held))
+        if plain:
+            self._store_here(plain, here, whole=True)
+
+    def _next_soon(self) -> list[str]:
+        with self._lock:
+            ids = [self._soon.popleft() for _ in range(min(PLAIN_BATCH, len(self._soon)))]
+            self._telling = bool(ids)
+        return ids
 
     def once(self) -> float:
         """Returns seconds until the next look."""
@@ -124,10 +181,10 @@ class Finish:
             else:
                 self.callers.start(here, held.record.id, *self._message(held))
         for start in range(0, len(plain), PLAIN_BATCH):
-            self.callers.start(self._store_here, plain[start : start + PLAIN_BATCH], here)
+            self.callers.start(partial(self._store_here, whole=False), plain[start : start + PLAIN_BATCH], here)
 
-    def _store_here(self, plain: Sequence[Held], here: LocalFinish) -> None:
-        for held in here.store(plain):
+    def _store_here(self, plain: Sequence[Held], here: LocalFinish, *, whole: bool) -> None:
+        for held in here.store(plain, whole=whole):
             here(held.record.id, *self._message(held))
 
     def _send_all(self, claimed: Claimed) -> bool:

@@ -5,6 +5,7 @@ A thread that waits is switched to and from some five times for each answer, and
 
 from __future__ import annotations
 
+import os
 import select
 import ssl
 import threading
@@ -38,6 +39,19 @@ class _Waiting:
     then: Then
 
 
+def of_this_process() -> Waiting:
+    """The one that all clients of a process share: what comes for several endpoints at once wakes one thread.
+
+    Each that has asked for it closes it; it ends with the last of them.
+    """
+    global _shared  # noqa: PLW0603  (one per process, by pid)
+    with _lock:
+        if _shared is None or _shared[0] != os.getpid() or not _shared[1].users:
+            _shared = (os.getpid(), Waiting())
+        _shared[1].users += 1
+        return _shared[1]
+
+
 class Waiting:
     """Thread-safe. Its thread begins with the first answer, and rests while none is waited for."""
 
@@ -46,7 +60,9 @@ class Waiting:
         self._lock = threading.Lock()
         self._some = threading.Event()
         self._waiting: dict[int, _Waiting] = {}
-        self._started = self._closing = False
+        self._started = False
+        #: Of how many clients this is; counted under `_lock`.
+        self.users = 0
 
     def add(self, connection: Any, then: Then) -> None:
         """Wait for the answer to what has just been sent on this connection.
@@ -70,10 +86,11 @@ class Waiting:
         self._some.set()
 
     def close(self) -> None:
-        """End when nothing is waited for any more."""
-        self._closing = True
+        """One client needs it no more; it ends when none does, and nothing is waited for any more."""
+        with _lock:
+            self.users -= 1
         self._some.set()
-        if not self._started:
+        if not self._started and not self.users:
             self._epoll.close()
 
     def _run(self) -> None:
@@ -92,7 +109,7 @@ class Waiting:
                         self._broken(fd, one, TimeoutError("timed out"))
             with self._lock:
                 if not self._waiting:
-                    if self._closing:
+                    if not self.users:
                         self._epoll.close()
                         return
                     self._some.clear()
@@ -135,3 +152,7 @@ class Waiting:
             one.then(came)
         except Exception as error:  # noqa: BLE001  (its record's lease ends; the others' answers are read)
             tell("call.failed", call="answered", error=f"{type(error).__name__}: {error}")
+
+
+_lock = threading.Lock()
+_shared: tuple[int, Waiting] | None = None

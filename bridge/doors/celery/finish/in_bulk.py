@@ -72,29 +72,31 @@ class PlainEnds:
             and not canvas.get("options", {}).get("ignore_result")
         )
 
-    def __call__(self, batch: Sequence[Held]) -> Sequence[Held]:
+    def __call__(self, batch: Sequence[Held], *, whole: bool = False) -> Sequence[Held]:
         """Store these ends. Returns those that could not be stored: each is to go its own way through the tracer.
 
-        They are as the finish loop claimed them, with all that a result tells.
+        They come with all that a result tells, but for the output, which is read here, unless they are `whole`.
         """
         try:
-            return self._tell(batch)
+            return self._tell(batch if whole else self._with_outputs(batch))
         except Reject:  # the worker stops while the ledger is away: their turn ends, and they are due again
             return ()
+
+    def _with_outputs(self, batch: Sequence[Held]) -> Sequence[Held]:
+        outputs = wait_for_ledger(lambda: self._ledger.outputs([held.record.id for held in batch]))
+        return [held._replace(output=output) for held, output in zip(batch, outputs, strict=True)]
 
     def _tell(self, batch: Sequence[Held]) -> Sequence[Held]:
         ledger, table = self._ledger, self._ledger.table
         token, turn_ms = secrets.token_hex(8), int(self._settings.bridge_finish_turn_s * 1000)
-        outputs = wait_for_ledger(lambda: ledger.outputs([held.record.id for held in batch]))
-        claimed = [held._replace(output=output) for held, output in zip(batch, outputs, strict=True)]
         begin = partial(table.finish_begin, round_=1, turn=token, turn_ms=turn_ms)
         begun = wait_for_ledger(
-            lambda: ledger.change_many([(held, partial(begin, nonce=held.record.nonce)) for held in claimed])
+            lambda: ledger.change_many([(held, partial(begin, nonce=held.record.nonce)) for held in batch])
         )
-        # A turn that was taken onto the very version that was claimed: the output read in between belongs to it.
+        # A turn that was taken onto the very version that was read: its output belongs to it.
         mine: list[Held] = []
         anew: list[Held] = []
-        for held, change in zip(claimed, begun, strict=True):
+        for held, change in zip(batch, begun, strict=True):
             if change.verdict == "turn":
                 (mine if change.before is held else anew).append(change.after)
         if anew:

@@ -38,9 +38,9 @@ class InProcessFinish:
         """Whether `store` takes this end."""
         return self._plain.ready() and self._plain.takes(held)
 
-    def store(self, batch: Sequence[Held]) -> Sequence[Held]:
+    def store(self, batch: Sequence[Held], *, whole: bool) -> Sequence[Held]:
         """Plain ends, together. Returns those that must be traced all the same."""
-        return self._plain(batch)
+        return self._plain(batch, whole=whole)
 
     def __call__(self, request_id: str, message: Any, headers: dict[str, Any] | None) -> None:
         """Trace one finish, as the worker would that had taken its message."""

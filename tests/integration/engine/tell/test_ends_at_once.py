@@ -1,0 +1,137 @@
+"""An end that this process has written is told by it at once; the loop that looks for what is due is the net below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, cast
+
+import pytest
+
+from bridge.engine.calls.threads import Callers
+from bridge.engine.tell.finish import SOON_MAX, Finish
+from bridge.errors import LedgerUnavailable
+from bridge.job.change import Change, Rules
+from bridge.job.document import Held
+from bridge.job.enums import Step
+from bridge.job.observation import Observation
+from bridge.job.record import Long, Record
+from bridge.ledger import Ledger, Names, connect
+from tests.support.helpers import eventually
+
+
+class Here:
+    """A teller that remembers whom it told, and with which output."""
+
+    def __init__(self) -> None:
+        """Nobody yet."""
+        self.told: dict[str, str | None] = {}
+
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+    def plain(self, held: Held) -> bool:
+        """All are."""
+        return bool(held.record.id)
+
+    def store(self, batch: Sequence[Held], *, whole: bool) -> Sequence[Held]:
+        """Told."""
+        assert whole
+        self.told |= {held.record.id: held.output for held in batch}
+        return ()
+
+    def __call__(self, request_id: str, message: Any, headers: dict[str, Any] | None) -> None:
+        """Never: all are plain."""
+        raise AssertionError(request_id, message, headers)
+
+
+@pytest.fixture
+def ledger(redis_url: str) -> Iterator[Ledger]:
+    """An empty one."""
+    client = connect(redis_url)
+    yield Ledger(client, Names(), Rules())
+    client.close()
+
+
+def finish(ledger: Ledger, here: Here, callers: Callers) -> Finish:
+    """With no loop: nothing looks for what is due."""
+    return Finish(ledger, cast("Any", None), 30_000, 60.0, callers, here)
+
+
+def ended(ledger: Ledger, request_id: str) -> Change:
+    """The change by which a request of Celery's ended."""
+    table = ledger.table
+    record = Record(id=request_id, endpoint="demo", endpoint_id="demo", door="celery", sinks="celery", nonce="n")
+    held = Held(record, {Long.INPUT: "1", Long.CANVAS: "{}"})
+    ledger.accept(request_id, lambda now, wish: table.accept(held, now, wish))
+    claimed = ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=30_000)
+    sending = partial(table.sending, lease=claimed.token, endpoint_id="demo", base_url="http://x")
+    sent = ledger.change(claimed.records[0], sending)
+    taken = ledger.change(sent.after, partial(table.submitted, job_id="j", status="IN_QUEUE", poll_ms=0))
+    heard = Observation("j", "COMPLETED", 1, output=f'"{request_id}"')
+    return ledger.change(taken.after, partial(table.observed, heard=heard, poll_ms=1))
+
+
+def test_an_end_is_told_with_its_output_and_no_loop(ledger: Ledger) -> None:
+    """Those that come while others are told as well."""
+    here = Here()
+    tells = finish(ledger, here, Callers("finish", 2))
+    changes = [ended(ledger, f"r{n}") for n in range(30)]
+    assert all(tells.soon(change) for change in changes)
+    eventually(lambda: here.told == {f"r{n}": f'"r{n}"' for n in range(30)})
+
+
+def test_an_end_whose_turn_another_has_is_left_to_it(ledger: Ledger) -> None:
+    """It was told, or is about to be."""
+    here = Here()
+    tells = finish(ledger, here, Callers("finish", 2))
+    taken, free = ended(ledger, "taken"), ended(ledger, "free")
+    begin = partial(ledger.table.finish_begin, round_=1, nonce="n", turn="another", turn_ms=30_000)
+    ledger.change(taken.after, begin)
+    assert tells.soon(taken)
+    assert tells.soon(free)
+    eventually(lambda: "free" in here.told)
+    assert "taken" not in here.told
+
+
+def test_what_fails_is_left_to_the_loop_and_those_after_it_are_told(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger did not answer when the end was to be read: it is due as before."""
+    here = Here()
+    callers = Callers("finish", 2)
+    tells = finish(ledger, here, callers)
+    lost, later = ended(ledger, "lost"), ended(ledger, "later")
+    with monkeypatch.context() as away:
+
+        def unanswered(*_args: Any, **_more: Any) -> Any:
+            raise LedgerUnavailable("away")
+
+        away.setattr(ledger, "load_many", unanswered)
+        assert tells.soon(lost)
+        eventually(lambda: not callers.busy)
+    assert tells.soon(later)
+    eventually(lambda: "later" in here.told)
+    assert "lost" not in here.told
+    due = ledger.claim(Step.FINISH, {"demo": 9}, lease_ms=1_000).records
+    assert due[0].record.id == "lost"
+
+
+def test_what_is_more_than_can_be_told_soon_is_left_to_the_loop(ledger: Ledger) -> None:
+    """So is what no thread is free for, and an end that was told before: a turn that was given back."""
+    here = Here()
+    one = ended(ledger, "one")
+    slow = Callers("finish", 1)
+    tells = finish(ledger, here, slow)
+    full = finish(ledger, here, Callers("finish", 0))
+    assert not full.soon(one)
+    again = one._replace(before=one.after)
+    assert not tells.soon(again)
+    assert not tells.soon(one._replace(delay_ms=1_000))
+    tells._soon.extend(["x"] * SOON_MAX)
+    assert not tells.soon(one)
+    tells._soon.clear()
+    slow.close()
+    assert not tells.soon(one)
+    assert finish(ledger, cast("Any", None), Callers("finish", 2)).soon(one) is False
