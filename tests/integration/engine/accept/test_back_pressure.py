@@ -83,17 +83,17 @@ def test_bytes_of_inputs_count_until_the_change_that_drops_them(ledger: Ledger) 
     assert measure(ledger).waiting_bytes == {"demo": 1_000}
     assert closed(None) == "waiting_bytes"
     claimed = ledger.claim(Step.SUBMIT, {"demo": 5}, lease_ms=60_000)
-    sent = [
-        ledger.change(
+    sent = {  # two of one millisecond come in any order
+        one.record.id: ledger.change(
             one, lambda h, now: ledger.table.sending(h, now, claimed.token, endpoint_id="e", base_url="u")
         ).after
         for one in claimed.records
-    ]
+    }
     assert measure(ledger).waiting_bytes == {"demo": 1_000}  # still held: it may be sent again
-    ledger.change(sent[1], lambda h, now: ledger.table.submitted(h, now, "j1", "IN_QUEUE", poll_ms=1_000))
+    ledger.change(sent["large"], lambda h, now: ledger.table.submitted(h, now, "j1", "IN_QUEUE", poll_ms=1_000))
     assert measure(ledger).waiting_bytes == {"demo": 100}
     assert closed(None) is None
-    ledger.change(sent[0], lambda h, now: ledger.table.refused(h, now, "input: no"))
+    ledger.change(sent["small"], lambda h, now: ledger.table.refused(h, now, "input: no"))
     assert measure(ledger).waiting_bytes == {"demo": 0}
 
 
