@@ -62,9 +62,9 @@ RUNS = {
         "road --backlog --broker rabbitmq", 3, "road --backlog --jobs 4000 --plain-jobs 200 --broker rabbitmq"
     ),
     "result": Run("result --jobs 200", 1, "result --jobs 24"),
-    "idle": Run("latency --known --webhook --jobs 100", 1, "latency --known --webhook --jobs 25"),
+    "idle": Run("latency --known --webhook --jobs 100", 3, "latency --known --webhook --jobs 25"),
     "beside": Run(
-        "latency --known --webhook --jobs 100 --beside 100", 1, "latency --known --webhook --jobs 25 --beside 100"
+        "latency --known --webhook --jobs 100 --beside 100", 5, "latency --known --webhook --jobs 25 --beside 100"
     ),
     "cancel": Run("cancel --where ledger --cancels 100", 1, "cancel --where ledger --cancels 40"),
     "chord": Run("chord --jobs 1000", 3, "chord --jobs 1000"),

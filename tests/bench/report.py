@@ -137,9 +137,12 @@ def _latency(runs: Runs) -> str:
     rows = []
     for name, what in (("idle", "idle"), ("beside", "100 jobs/s beside it")):
         if name in runs:
-            told = runs[name]["found"][0]
+            found = runs[name]["found"]
             rows += [
-                (f"{words}, {what}", *(f"{told[f'{key}_p{p}_ms']:.1f} ms" for p in (50, 95, 99)))
+                (
+                    f"{words}, {what}",
+                    *(spread([one[f"{key}_p{p}_ms"] for one in found], "{:.1f}", "ms") for p in (50, 95, 99)),
+                )
                 for words, key in (
                     ("`send_task` to RunPod's POST", "send_to_post"),
                     ("RunPod's end to the stored result, by webhook", "end_to_result"),

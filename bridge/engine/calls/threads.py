@@ -91,11 +91,15 @@ class Callers:
 
     def _hand(self, item: tuple[Callable[..., None], tuple[Any, ...], str]) -> None:
         with self._lock:
+            if self.closing:  # the threads end, and would not see it
+                name = f"bridge-{self._name}-last"
+                threading.Thread(target=self._do, args=item, name=name, daemon=True).start()
+                return
             if self._started < min(self._threads, self._threads - self._free):
                 self._started += 1
                 name = f"bridge-{self._name}-{self._started}"
                 threading.Thread(target=self._run, name=name, daemon=True).start()
-        self._queue.put(item)
+            self._queue.put(item)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -122,9 +126,9 @@ class Callers:
             del self._held[owner]
 
     def close(self) -> None:
-        """Start nothing more; calls under way go on."""
-        self.closing = True
+        """Let the threads end behind what was started; what an answer still leads to has a thread of its own."""
         with self._lock:
+            self.closing = True
             for _ in range(self._started):
                 self._queue.put(None)
 
