@@ -127,6 +127,7 @@ def main() -> None:
                 "date": time.strftime("%Y-%m-%d"),
                 "load_before": round(load, 1),
                 "took_s": took,
+                "cpu": told["machine"]["cpu"],
                 "found": found,
             }
             asked.out.parent.mkdir(parents=True, exist_ok=True)

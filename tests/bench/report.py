@@ -302,7 +302,7 @@ def page(told: dict[str, Any], text: str) -> str:
         if benches[0] not in runs:
             continue
         head, tail = f"<!-- bench: {name} -->", "<!-- /bench -->"
-        under = "; ".join(_source(runs[bench]) for bench in benches if bench in runs) + "."
+        under = "; ".join(_source(runs[bench], told["machine"]["cpu"]) for bench in benches if bench in runs) + "."
         start, _, rest = text.partition(head)
         _, found, end = rest.partition(tail)
         if not found:
@@ -328,12 +328,14 @@ def write(told: dict[str, Any]) -> None:
         path.write_text(text)
 
 
-def _source(run: dict[str, Any]) -> str:
+def _source(run: dict[str, Any], cpu: str) -> str:
+    """`cpu`: the one that the page names; what was measured on another says so."""
     count = len(run["found"])
     times = "one run" if count == 1 else f"median of {count} runs (least to most)"
     busy = run["load_before"] > BUSY
     others = f", while others used the machine (load average {run['load_before']:.0f})" if busy else ""
-    return f"`{run['command']}`, {run['date']}, {times}{others}"
+    elsewhere = f", on {run['cpu']}" if run["cpu"] != cpu else ""
+    return f"`{run['command']}`, {run['date']}{elsewhere}, {times}{others}"
 
 
 def main() -> None:
