@@ -108,7 +108,7 @@ def test_a_chord_that_cannot_be_whole_any_more_frees_its_gpus(house: House) -> N
     """BRIDGE_CHORD_ABORT: one member fails, the header's other jobs are cancelled at RunPod, the body fails."""
     others = [job(house) for _ in range(2)]
     sent = chord([*others, job(house, {"mock_error": "bad member", "mock_delay": 1})], job(house)).apply_async()
-    with pytest.raises(Exception, match="bad member|cancelled"):  # of a header's ends `get` raises the first it finds
+    with pytest.raises(Exception, match=r"bad member|cancelled"):  # of a header's ends `get` raises the first it finds
         sent.get(timeout=30)
     eventually(lambda: house.app.AsyncResult(sent.id).state == "FAILURE", timeout=20)
     assert "bad member" in str(house.app.AsyncResult(sent.parent.results[2].id).result)
