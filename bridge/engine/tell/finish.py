@@ -134,11 +134,11 @@ class Finish:
     def _tell_these(self, ids: Sequence[str], here: LocalFinish) -> None:
         plain: list[Held] = []
         for held in self.ledger.load_many(ids, wanted=(*COMMON, Long.CANVAS), output=True).values():
-            if held.record.due != Step.FINISH or held.record.turn:
-                continue  # another has begun
+            if held.record.due != Step.FINISH or held.record.turn or held.record.lease:
+                continue  # another has begun, or the loop has claimed it
             if here.plain(held):
                 plain.append(held)
-            else:
+            elif self.callers.free > 0:  # else the loop, which a free thread wakes: two would only meet at the turn
                 self.callers.start(here, held.record.id, *self._message(held))
         if plain:
             self._store_here(plain, here, whole=True)
