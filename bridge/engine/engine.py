@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bridge.engine.submit.submit import CALM_S
+from bridge.engine.calls.calm_endpoints import CalmEndpoints
 from bridge.job.enums import Step
 from bridge.telemetry import tell
 
@@ -46,8 +46,8 @@ class Engine:
     #: Has an end told that this process has written; False where the loop is to find it.
     tells: Callable[[Change], bool] = lambda _: False
     closers: tuple[Callable[[], None], ...] = ()
-    #: When (monotonic) each endpoint was last called back for.
-    _hinted_at: dict[str, float] = field(default_factory=dict, init=False)
+    #: Those for which RunPod has not called back lately.
+    _calm: CalmEndpoints = field(default_factory=CalmEndpoints, init=False)
 
     def start(self) -> None:
         """Begin working."""
@@ -88,9 +88,8 @@ class Engine:
 
     def _called_back(self, step: Step, endpoint: str) -> None:
         """RunPod has news of a job. As with requests: that of a calm endpoint does not wait for others'."""
-        now = time.monotonic()
-        calm = now - self._hinted_at.get(endpoint, 0.0) > CALM_S
-        self._hinted_at[endpoint] = now
+        calm = endpoint in self._calm
+        self._calm.came(endpoint)
         self.loops[LOOP_OF[step]].wake(hurry=calm)
 
     def wake_all(self) -> None:

@@ -7,13 +7,13 @@ crash after it is told apart (I6, HARDENING 1). Never sends twice by itself: wha
 from __future__ import annotations
 
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bridge.engine.calls.calm_endpoints import CalmEndpoints
 from bridge.engine.calls.endpoint_isolation import apart_in_step
 from bridge.engine.calls.threads import Planned
 from bridge.engine.calls.write_queue import FULL_S
@@ -66,8 +66,6 @@ if TYPE_CHECKING:
 IDLE_S = 1.0
 #: How often a request is tried that is not taken while others are, and how many ms it rests between two tries.
 DENIALS_MAX, REST_MS = 3, 5_000
-#: Seconds without a submit, after which an endpoint counts as calm.
-CALM_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +87,8 @@ class Submit:
     spending: Spending | None = None
     #: Endpoints whose cap, or whose tenants' caps, held work back: an end makes room there.
     capped: set[str] = field(default_factory=set)
-    #: When (monotonic) each endpoint's requests were last claimed.
-    _claimed_at: dict[str, float] = field(default_factory=dict, init=False)
+    #: Those whose requests were not claimed lately.
+    _calm: CalmEndpoints = field(default_factory=CalmEndpoints, init=False)
     #: Leases of records that may have been marked, and whose POST did not leave: see `_take_back`.
     _unsent: list[Claimed] = field(default_factory=list, init=False)
 
@@ -113,7 +111,7 @@ class Submit:
 
     def calm(self, endpoint: str) -> bool:
         """Whether the endpoint has had nothing to submit for a while: then its next request is no part of a burst."""
-        return time.monotonic() - self._claimed_at.get(endpoint, 0.0) > CALM_S
+        return endpoint in self._calm
 
     def _endpoint(self, name: str, step: Step, ready: int, free: Planned) -> Work[float]:
         try:
@@ -139,7 +137,7 @@ class Submit:
         claimed = yield from self.ledger.claiming(
             step, {name: permits.count}, lease_ms=lease_ms, long=long, shares=shares
         )
-        self._claimed_at[name] = time.monotonic()
+        self._calm.came(name)
         unused = permits.count - len(claimed.records)
         permits.give_back(unused)
         self._send(endpoint, claimed, permits)

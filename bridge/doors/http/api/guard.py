@@ -132,14 +132,19 @@ class Guard:
 
     # What
 
-    async def asked(self, call: Callable[[], T], *, runpod: bool = False) -> T:
-        """The answer of the ledger (or of RunPod), from a thread. Raises Problem when it takes too long."""
+    async def asked(self, call: Callable[[], T], *, runpod: bool = False, store: bool = False) -> T:
+        """The answer of the ledger (or of RunPod, or of the object store), from a thread.
+
+        Raises Problem when it takes too long.
+        """
         try:
             return await (self._ask_runpod(call, RUNPOD_S) if runpod else self._ask_ledger(call, LEDGER_S))
         except TimeoutError:
             if runpod:
                 raise Problem("busy", f"no answer from RunPod within {RUNPOD_S:g} s; it may still be done") from None
             if await self._ledger_answers():
+                if store:
+                    raise Problem("output_unavailable", "output: the object store has not answered in time") from None
                 raise Problem("busy", f"the bridge has not done it within {LEDGER_S:g} s; send it again") from None
             raise Problem("ledger_unavailable", f"the ledger has not answered within {LEDGER_S:g} s") from None
 

@@ -87,12 +87,8 @@ class WholeOutput:
             got = await self._piece(source, start, stop)
 
     async def _piece(self, source: Source, start: int, stop: int) -> bytes:
-        try:
-            return await self._guard.asked(partial(source.read, start, min(output.PIECE, stop - start)))
-        except Problem as problem:
-            if not source.stored or problem.reason != "busy":
-                raise
-            raise Problem("output_unavailable", "output: the object store has not answered in time") from None
+        read = partial(source.read, start, min(output.PIECE, stop - start))
+        return await self._guard.asked(read, store=source.stored)
 
     def _source(self, request_id: str, caller: Caller) -> Source:
         """Blocks. Raises Problem where there is none."""
