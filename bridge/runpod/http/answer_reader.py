@@ -61,7 +61,8 @@ class Waiting:
         self._some = threading.Event()
         self._waiting: dict[int, _Waiting] = {}
         self._started = False
-        #: Of how many clients this is; counted under `_lock`.
+        #: Of how many clients this is; counted under the module's lock, and down under this one's too: the thread rests
+        #: only while it knows that some are left.
         self.users = 0
 
     def add(self, connection: Any, then: Then) -> None:
@@ -87,11 +88,11 @@ class Waiting:
 
     def close(self) -> None:
         """One client needs it no more; it ends when none does, and nothing is waited for any more."""
-        with _lock:
+        with _lock, self._lock:
             self.users -= 1
-        self._some.set()
-        if not self._started and not self.users:
-            self._epoll.close()
+            self._some.set()
+            if not self._started and not self.users:
+                self._epoll.close()
 
     def _run(self) -> None:
         look_at = 0.0

@@ -175,6 +175,28 @@ def test_a_fault_of_who_is_told_ends_nobody_elses_call(open_client: Begun) -> No
     assert told.get(timeout=COMMAND_S).answer().job_id == "j-1"
 
 
+def test_a_client_closed_as_the_thread_goes_to_rest_ends_it() -> None:
+    """The thread has seen that a client is left; nobody would wake it again."""
+    with serving(answer()) as wire, calling(base_of(wire), read_timeout_s=COMMAND_S) as client:
+
+        class ClosedMeanwhile(threading.Event):
+            """Cleared by a thread that is about to rest."""
+
+            def clear(self) -> None:
+                closing = threading.Thread(target=client.close)
+                closing.start()
+                closing.join(0.2)
+                super().clear()
+
+        client.status("ep", "j-1")
+        assert client._waiting is not None
+        client._waiting._some = ClosedMeanwhile()
+        told: queue.SimpleQueue[Told] = queue.SimpleQueue()
+        assert client.begin_status("ep", "j-1", told.put)
+        assert told.get(timeout=COMMAND_S).answer().job_id == "j-1"
+        eventually(lambda: threads() == [], timeout=5)
+
+
 def test_a_closed_client_leaves_no_thread_and_no_file_behind() -> None:
     """What waits for answers ends with the last of them."""
     before = files()
