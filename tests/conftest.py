@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.servers import HOW_TO_GET_RABBITMQ, RabbitServer, RedisServer, find_rabbitmq
 from tests.support.shared import HURTS, Lender, LentRabbit, Scheduling
+from tests.support.slow import WITHOUT
 
 # A slow example on a busy machine is no failure; the timeout of the test is.
 hypothesis.settings.register_profile("bridge", deadline=None)
@@ -139,9 +140,12 @@ def reason(report: pytest.TestReport) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly what was skipped and why: such a run proves less than it seems to."""
+    """Say loudly what was skipped and why, and what was left out: such a run proves less than it seems to."""
     skipped = Counter(reason(report) for report in terminalreporter.stats.get("skipped", []))
     if skipped:
         terminalreporter.write_sep("!", f"{skipped.total()} tests did not run", red=True, bold=True)
         for why, count in skipped.items():
             terminalreporter.write_line(f"{count}: {why}", red=True)
+    if WITHOUT in terminalreporter.config.option.markexpr:
+        told = "the slow tests were left out: scripts/test --all runs them"
+        terminalreporter.write_sep("!", told, yellow=True, bold=True)

@@ -46,6 +46,7 @@ def walked(directory: Path, redis_url: str, receiver: Receiver) -> tuple[list[st
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
+@pytest.mark.slow
 def test_workers_killed_anywhere_lose_no_callback(tmp_path: Path, redis_url: str) -> None:
     """SIGKILL before and after calls of the life of a request, those of its callbacks among them."""
     with Receiver(tmp_path) as receiver:

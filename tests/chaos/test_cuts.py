@@ -29,6 +29,7 @@ def code(port: int, path: str) -> int:
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_redis_cut_refused_and_hung_loses_nothing_and_is_told(tmp_path: Path, redis_server: RedisServer) -> None:
     """Broker, results and ledger behind one proxy: the worker stays up, says how it is, and goes on by itself."""
     url = redis_server.start().fresh_url()

@@ -49,6 +49,7 @@ def none_leaves(house: House, names: list[str], seconds: float) -> None:
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_no_copy_goes_into_a_queue_that_is_too_long(tmp_path: Path, redis_url: str) -> None:
     """HARDENING 9 on Redis: over 1,000 wait there, so each end has sent one message; copies follow once it is short."""
     with House(tmp_path, broker=redis_url, redis_url=redis_url, finish_resend_s=RESEND_S) as house:

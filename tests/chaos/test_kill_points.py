@@ -42,6 +42,7 @@ def test_workers_killed_anywhere_lose_nothing_and_tell_every_end_once_on_redis(t
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
+@pytest.mark.slow
 def test_workers_killed_anywhere_lose_nothing_and_tell_every_end_once_on_rabbitmq(
     tmp_path: Path, rabbitmq_server: Any, redis_url: str
 ) -> None:

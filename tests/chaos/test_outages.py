@@ -242,6 +242,7 @@ def test_runpod_down_for_ten_minutes_ends_nothing_wrongly(tmp_path: Path, redis_
     ids=["sample", "full"],
 )
 @pytest.mark.timeout(1800)
+@pytest.mark.slow
 def test_runpod_that_hangs_uses_up_no_requests_submits(
     seconds: float, requests: int, tmp_path: Path, redis_url: str
 ) -> None:

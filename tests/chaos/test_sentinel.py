@@ -36,6 +36,7 @@ def hurt(sentinels: Sentinels, how: Callable[[RedisServer], None]) -> RedisServe
     return old
 
 
+@pytest.mark.slow
 def test_a_failover_is_followed_by_ledger_broker_and_results(tmp_path: Path, sentinels: Sentinels) -> None:
     """What was accepted before it ends after it, once, as does what is sent then. Messages are taken in one step."""
     url = sentinels.url

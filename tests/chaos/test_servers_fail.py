@@ -61,6 +61,7 @@ def test_redis_killed_under_load_loses_nothing(tmp_path: Path, redis_server: Any
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_rabbitmq_killed_under_load_loses_nothing(tmp_path: Path, rabbitmq_server: Any, redis_url: str) -> None:
     """The broker is killed and comes back: messages, finishes and events go on without a restart of the worker."""
     amqp_url = rabbitmq_server.start().fresh_url()
@@ -79,6 +80,7 @@ def test_rabbitmq_killed_under_load_loses_nothing(tmp_path: Path, rabbitmq_serve
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
+@pytest.mark.slow
 def test_messages_held_longer_than_the_brokers_patience_end_no_worker(
     tmp_path: Path, rabbitmq_server: Any, redis_server: Any, pool: str
 ) -> None:

@@ -98,6 +98,7 @@ def test_a_worker_frozen_past_its_leases_writes_nothing_stale(tmp_path: Path, re
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_a_rolling_restart_of_three_workers_under_load_loses_nothing(tmp_path: Path, redis_url: str) -> None:
     """SIGTERM to one after the other, each replaced: exit code 0, every request once, none marked as in doubt."""
     with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.helpers import COMMAND_S
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).with_name("asyncapi")
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "asyncapi.json"
 HOW_TO_GET_IT = "needs Node.js 18 or later and: npm install --no-package-lock --prefix tests/contract/asyncapi"

@@ -14,6 +14,8 @@ from bridge.job.contract.asyncapi import model_of
 from bridge.job.enums import EventName
 from tests.support.helpers import COMMAND_S
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "typescript"
 MODELINA = Path(__file__).with_name("modelina")

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 CONFTEST = 'pytest_plugins = ["bridge.emulator.pytest_plugin"]\n'
 TESTS = """
 import os

@@ -1,4 +1,4 @@
-"""What tests take from npm: installed by scripts/test, else skipped."""
+"""What tests take from npm: installed by scripts/test --all, else skipped."""
 
 from __future__ import annotations
 

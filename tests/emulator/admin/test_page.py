@@ -12,6 +12,8 @@ import pytest
 from tests.support.chromium import Tab, chromium
 from tests.support.helpers import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tab(tmp_path: Path) -> Iterator[Tab]:

@@ -13,6 +13,8 @@ import pytest
 
 from bridge.emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).with_name("npm")
 HOW_TO_GET_IT = "needs Node.js 18 or later and: npm install --no-package-lock --prefix tests/emulator/api/npm"
 

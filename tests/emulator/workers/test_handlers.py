@@ -88,6 +88,7 @@ def test_a_returned_error_comes_with_the_rest_as_output(plain: Caller) -> None:
     assert (shown["status"], shown["error"], shown["output"]) == ("FAILED", "bad prompt", {"seen": 1})
 
 
+@pytest.mark.slow
 def test_a_progress_update_shows_while_the_job_runs(plain: Caller) -> None:
     """It is `output` while IN_PROGRESS."""
     job = plain.run({"progress": {"step": 1}, "sleep": 5})
@@ -127,6 +128,7 @@ def test_execution_timeout_tells_the_handler_and_ends_the_process(plain: Caller,
     assert plain.runsync({"a": 1})["workerId"] != shown["workerId"]
 
 
+@pytest.mark.slow
 def test_a_handler_that_dies_under_its_job_is_replaced_and_the_job_fails_after_a_retry(plain: Caller) -> None:
     """Two deaths: `retries` 1, and the live words."""
     shown = plain.runsync({"die": True})
@@ -135,6 +137,7 @@ def test_a_handler_that_dies_under_its_job_is_replaced_and_the_job_fails_after_a
     assert plain.runsync({"a": 1})["status"] == "COMPLETED"
 
 
+@pytest.mark.slow
 def test_an_empty_input_is_rejected_by_the_package_and_never_answered(plain: Caller) -> None:
     """RunPod's trap, with the package's own validation."""
     assert plain.runsync({})["error"] == "job timed out after 1 retries"
@@ -209,6 +212,7 @@ def test_a_handler_that_never_comes_up_leaves_jobs_in_queue_and_shows_unhealthy(
         assert call.status(job) == {"id": job, "status": "IN_QUEUE"}
 
 
+@pytest.mark.slow
 def test_an_idle_process_is_ended_and_stop_leaves_none() -> None:
     """Neither the handler nor the process it forks for pings."""
     config = EndpointConfig(workers_max=2, idle_timeout_s=1)

@@ -83,6 +83,7 @@ def test_a_wrong_password_or_vhost_of_rabbitmq(
     tells(house, says, ExitCode.SETTINGS, ("worker",), CELERY_BROKER_URL=wrong)
 
 
+@pytest.mark.slow
 def test_a_wrong_password_of_redis(house: House) -> None:
     """In each of its three places."""
     house.client.config_set("requirepass", "right")
@@ -98,6 +99,7 @@ def test_a_wrong_password_of_redis(house: House) -> None:
 
 
 @pytest.mark.parametrize("rights", ["-info", "-eval -evalsha"])
+@pytest.mark.slow
 def test_a_user_of_redis_without_a_needed_right(rights: str, house: House, redis_server: RedisServer) -> None:
     """`check` really runs a script; so does the start of a worker."""
     house.client.execute_command("ACL", "SETUSER", "poor", "reset", "on", ">pw", "~*", "&*", "+@all", *rights.split())
@@ -254,6 +256,7 @@ def test_a_misspelt_variable_is_named(house: House) -> None:
     assert "tellnobody" not in process.said()
 
 
+@pytest.mark.slow
 def test_a_port_where_no_redis_answers_is_a_wrong_address(house: House, amqp_url: str, redis_url: str) -> None:
     """RabbitMQ's, or a Redis in the place of its sentinels: no second try mends it."""
     other = urlsplit(amqp_url).port

@@ -135,6 +135,7 @@ def test_a_mended_file_goes_on_as_long_as_all_that_was_paid_for_stands_in_it(hou
     assert len({one["id"].rpartition(":")[0] for one in told(out)}) == 1
 
 
+@pytest.mark.slow
 def test_a_run_says_its_pace_and_the_time_that_is_left(house: House, tmp_path: Path) -> None:
     """Every few seconds, where nobody's terminal is."""
     lines, out = tmp_path / "pace.jsonl", tmp_path / "pace.out"

@@ -68,6 +68,7 @@ def test_the_page_shows_everything_that_runpod_shows() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_both_columns_end_with_the_same(ended: dict[str, dict[str, Any]], name: str) -> None:
     """The bridge's way gives what RunPod's gives."""
     theirs, ours = ended["sdk"].get(name), ended["bridge"].get(name)

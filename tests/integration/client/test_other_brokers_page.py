@@ -21,6 +21,8 @@ from tests.support.house import ROOT, House, Process
 from tests.support.moto import S3Server
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "other-brokers.md").read_text()
 PROGRAMS = dict(re.findall(r"^```python (\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 HOW_TO_GET_NATS = "needs nats-server: Debian and Ubuntu: apt-get install nats-server; macOS: brew install nats-server"

@@ -64,6 +64,7 @@ def test_another_client_gets_the_whole_of_it(house: House, request_id: str) -> N
     assert asyncio.run(later()) == HUGE
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_whole_of_it(house: House, request_id: str, tmp_path: Path) -> None:
     """Status when asked for, run, and the file of a batch."""
     assert command(house, "status", request_id, "--content", "--json")["output"] == HUGE

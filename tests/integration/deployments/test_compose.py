@@ -23,6 +23,8 @@ from tests.support.helpers import eventually, free_ports
 from tests.support.house import ROOT
 from tests.support.npm import of_npm
 
+pytestmark = pytest.mark.slow
+
 FILES = sorted((ROOT / "docker").glob("compose*.yml"))
 
 

@@ -21,6 +21,8 @@ from bridge.settings import Settings
 from tests.support.helpers import COMMAND_S, eventually, free_ports
 from tests.support.house import API_KEY, ROOT, House
 
+pytestmark = pytest.mark.slow
+
 K8S = ROOT / "docker" / "k8s"
 FOLDER = K8S / "base"
 

@@ -17,6 +17,8 @@ from tests.support.house import House
 from tests.support.prometheus import FOLDER, Prometheus, found
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.slow
+
 DOCKER = FOLDER.parent
 DASHBOARD = DOCKER / "grafana" / "dashboards" / "bridge.json"
 #: Gauges that are there in trouble alone, so that nobody has to look at a zero.

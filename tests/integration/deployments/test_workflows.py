@@ -8,12 +8,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 import bridge
 from tests.support.helpers import COMMAND_S
 from tests.support.house import ROOT
 from tests.support.npm import DEPLOYMENTS, of_npm
+
+pytestmark = pytest.mark.slow
 
 FOLDER = ROOT / ".github" / "workflows"
 

@@ -18,6 +18,7 @@ from tests.support.helpers import eventually, free_port
 from tests.support.house import ROOT, House, Process
 from tests.support.receiver import OLD_SECRET, SECRET, Call, Receiver
 from tests.support.servers import RedisServer
+from tests.support.slow import slow
 
 EXAMPLES = ROOT / "docs" / "examples"
 HOW_TO_GET_IT = "needs Node.js 18 or later and: npm install --no-package-lock --prefix docs/examples/callback-node"
@@ -199,7 +200,7 @@ def test_a_dead_letter_is_sent_again_by_hand(tmp_path: Path, receiver: Receiver,
             assert "querysecret" not in told
 
 
-@pytest.mark.parametrize("language", ["python", "node"])
+@pytest.mark.parametrize("language", ["python", slow("node")])
 def test_the_receivers_of_the_documentation_take_what_comes_and_no_forgery(
     language: str, house: House, called: Receiver
 ) -> None:
@@ -231,6 +232,7 @@ def test_the_receivers_of_the_documentation_take_what_comes_and_no_forgery(
     assert len(lines(program)) == 1
 
 
+@pytest.mark.slow
 def test_who_hangs_up_in_the_middle_of_a_body_does_not_end_the_receiver_in_node(house: House, called: Receiver) -> None:
     """It takes the next callback."""
     node, folder, port = shutil.which("node"), EXAMPLES / "callback-node", free_port()

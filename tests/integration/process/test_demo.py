@@ -10,10 +10,13 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from bridge.ledger import connect
 from tests.support.house import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_demo_ends_as_it_should_whatever_the_shell_is_set_to(redis_url: str, tmp_path: Path) -> None:

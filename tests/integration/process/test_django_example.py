@@ -18,6 +18,8 @@ from tests.support.house import ROOT
 from tests.support.servers import RedisServer
 from tests.support.studio import EXAMPLE, Studio
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def studio(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:

@@ -23,6 +23,8 @@ from tests.support.house import ROOT, House, Process, hang_up
 from tests.support.servers import RedisServer
 from tests.support.studio import EXAMPLE, Studio
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "migrate-from-celery.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 #: Blocks that begin with a file's name: (name, the rest).

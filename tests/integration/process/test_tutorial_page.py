@@ -9,8 +9,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from tests.support.helpers import COMMAND_S, eventually, free_ports
 from tests.support.house import ROOT
+
+pytestmark = pytest.mark.slow
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text()
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

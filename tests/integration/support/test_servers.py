@@ -65,6 +65,7 @@ def test_each_test_gets_a_virtual_host_of_its_own(rabbitmq_server: RabbitServer)
     assert _receive(one) == "only here"
 
 
+@pytest.mark.slow
 def test_a_rabbitmq_restarted_has_kept_durable_messages(rabbitmq_server: RabbitServer, amqp_url: str) -> None:
     """A restart in good order loses no persistent message, and the address stays."""
     _send(amqp_url, "durable")

@@ -18,6 +18,8 @@ from tests.support.helpers import eventually
 from tests.support.house import House
 from tests.support.warm import Child
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def house(redis_url: str, tmp_path: Path) -> Iterator[House]:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from bridge.engine.control.health import TROUBLES
 from bridge.telemetry.catalogue import CATALOGUE
 from tests.support.helpers import COMMAND_S
@@ -33,6 +35,7 @@ def ran(*command: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     """No link or anchor leads nowhere, each page stands in the navigation, and a browser asks no other server."""
     ran(sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site"))

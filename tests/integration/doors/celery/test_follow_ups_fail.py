@@ -107,6 +107,7 @@ def test_who_waits_behind_what_cannot_be_sent_hears_of_it(house: House) -> None:
     assert eventually(lambda: house.client.lrange("noted:told", 0, -1)) == ["told-by-errback"]
 
 
+@pytest.mark.slow
 def test_a_chords_body_waits_for_a_broker_that_is_away(
     redis_server: RedisServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

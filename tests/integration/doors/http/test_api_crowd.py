@@ -134,6 +134,7 @@ def test_a_full_bridge_says_so_and_keeps_nothing(api: Api) -> None:
     assert house.phase(taken[-1]) in {"SETTLED", "CLOSED"}
 
 
+@pytest.mark.slow
 def test_while_the_ledger_is_away_nothing_is_promised_and_followers_go_on(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:

@@ -10,9 +10,10 @@ import pytest
 from tests.support.api import all_events, api_house, events, submit
 from tests.support.helpers import COMMAND_S, free_port
 from tests.support.house import House
+from tests.support.slow import slow
 
 
-@pytest.mark.parametrize("pool", ["gevent", "prefork"])
+@pytest.mark.parametrize("pool", [slow("gevent"), "prefork"])
 def test_it_serves_in_every_pool(pool: str, redis_url: str, tmp_path: Path) -> None:
     """Submit, follow and cancel; and the worker stops in time while somebody follows."""
     port = free_port()

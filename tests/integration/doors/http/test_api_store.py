@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.api import all_events, api_house, submit
 from tests.support.helpers import eventually
@@ -58,6 +59,7 @@ def test_a_store_that_signs_gives_it_itself(redis_url: str, tmp_path: Path) -> N
             assert signature not in f"{document}{house.events('stored')}{log}"
 
 
+@pytest.mark.slow
 def test_a_store_that_hangs_is_what_the_problem_names(redis_url: str, tmp_path: Path) -> None:
     """Not the bridge, which would be `busy`: the output is there, and can be read when the store answers again."""
     with S3Server(tmp_path) as s3:

@@ -13,6 +13,8 @@ from tests.support.helpers import eventually
 from tests.support.house import House
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>\'">'
 #: What can be tabbed to and has no name, and fields without a label.
 NAMELESS = """[...document.querySelectorAll('a, button, input:not([type=hidden]), select')]

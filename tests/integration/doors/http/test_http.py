@@ -71,6 +71,7 @@ def test_a_ledger_that_refuses_to_write_is_told_as_that_and_not_as_missing_engin
         eventually(lambda: "bridge_engines 1.0" in ask(port, "/metrics")[1])
 
 
+@pytest.mark.slow
 def test_a_scrape_is_answered_in_time_while_redis_hangs(redis_server: RedisServer, tmp_path: Path) -> None:
     """Else Prometheus would say that the process is gone; ledger and broker are told as what they are."""
     port, server = free_port(), redis_server.start()

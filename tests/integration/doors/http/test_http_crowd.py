@@ -49,6 +49,7 @@ HALF = (
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ", HALF])
+@pytest.mark.slow
 def test_more_idle_connections_than_files_stop_nobody(said: bytes, redis_url: str, tmp_path: Path) -> None:
     """Silent ones, ones that never end headers or body: jobs run, probes are answered, and the files stay free."""
     with started(redis_url, tmp_path) as (house, process, port), ExitStack() as crowd:
@@ -68,6 +69,7 @@ def test_more_idle_connections_than_files_stop_nobody(said: bytes, redis_url: st
         assert process.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_slow_head_and_a_slow_body_are_cut_off_and_the_body_is_answered_408(redis_url: str, tmp_path: Path) -> None:
     """Bytes that drip in put nothing off; a head over its bound is refused at once; 408 is a problem document."""
     with started(redis_url, tmp_path) as (_, _process, port), ExitStack() as open_ones:

@@ -22,6 +22,8 @@ from tests.support.proxy import FaultProxy
 from tests.support.servers import RabbitServer, RedisServer
 from tests.support.services import AmqpService, doors_are_open
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ROOT / "docs" / "examples"
 ENDS = ["bridge.job.accepted", "bridge.job.submitted"]
 

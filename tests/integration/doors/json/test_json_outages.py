@@ -21,6 +21,7 @@ from tests.support.house import House, Process
 from tests.support.proxy import FaultProxy
 from tests.support.servers import RabbitServer, RedisServer
 from tests.support.services import AmqpService, StreamService, doors_are_open
+from tests.support.slow import slow
 
 
 @pytest.fixture
@@ -58,6 +59,7 @@ def all_closed(house: House, ids: list[str]) -> bool:
     return all(phase is not None and phase.value == "CLOSED" for phase in house.ledger.phases(ids))
 
 
+@pytest.mark.slow
 def test_messages_are_held_while_the_ledger_is_away(house: House, redis_server: RedisServer, amqp: AmqpService) -> None:
     """Unacked, without a hot loop; they are taken when it is back, each once."""
     url = house.environment["BRIDGE_REDIS_URL"]
@@ -222,6 +224,7 @@ def test_queues_are_used_as_they_are_found_and_made_again_when_they_go(house: Ho
     assert process.running
 
 
+@pytest.mark.slow
 def test_exchange_and_binding_are_made_again_while_they_are_used(house: House, amqp: AmqpService) -> None:
     """Whoever deletes them cuts producers off for seconds, and is told of."""
     process = engine(house)
@@ -266,7 +269,7 @@ def test_the_doors_can_be_off(house: House) -> None:
     assert not house.client.exists("bridge:requests")
 
 
-@pytest.mark.parametrize("program", ["engine", "threads", "prefork"])
+@pytest.mark.parametrize("program", ["engine", slow("threads"), slow("prefork")])
 def test_a_process_that_is_told_to_end_does_though_the_broker_is_frozen(
     house: House, rabbitmq_server: RabbitServer, program: str
 ) -> None:

@@ -19,6 +19,8 @@ from tests.support.moto import S3Server
 from tests.support.proxy import FaultProxy
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = ROOT / "docs" / "examples" / "typescript"
 HUGE = {"text": "ü狐🦊" * 1_000_000}
 BUILT = EXAMPLE / "dist" / "tested"

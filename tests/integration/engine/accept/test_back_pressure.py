@@ -24,6 +24,7 @@ from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.endpoints.load import measure
 from tests.support.helpers import eventually, free_port
 from tests.support.house import House
+from tests.support.slow import slow
 
 MARKS = Marks(waiting=10, waiting_bytes=1_000, memory_ratio=0.75, outbox=3, scheduled=5)
 
@@ -161,7 +162,7 @@ def test_what_this_process_took_since_is_measured_before_the_mark_is_passed(ledg
     ("broker", "pool", "mark", "flood"),
     [
         ("redis", "threads", 100, 600),
-        ("amqp", "threads", 100, 600),
+        slow("amqp", "threads", 100, 600),
         pytest.param("redis", "gevent", 100, 600, marks=pytest.mark.bench),
         pytest.param("amqp", "prefork", 100, 600, marks=pytest.mark.bench),
         pytest.param("redis", "threads", 500, 5_000, marks=[pytest.mark.bench, pytest.mark.timeout(1800)]),

@@ -66,6 +66,7 @@ def ops(house: House, endpoint: str, op: str) -> list[dict[str, Any]]:
 # Many at once
 
 
+@pytest.mark.slow
 def test_five_thousand_are_cancelled_inside_runpods_limit(house: House) -> None:
     """Those that nobody has sent are free and come first; the others leave at 100 in 10 s, and none is refused."""
     house.ask("pause", endpoint="held")
@@ -333,6 +334,7 @@ def test_our_accounts_trouble_is_the_verdict(house: House, fault: str, verdict: 
     house.client.delete("bridge:_:gate:sick", "bridge:_:health:sick")
 
 
+@pytest.mark.slow
 def test_a_thousand_wait_for_the_balance_and_none_is_rejected(house: House) -> None:
     """The balance goes and comes back: the verdict says so, it is told once, and all of them end well."""
     house.send({"warm": 1}, endpoint="poor").get(timeout=20)

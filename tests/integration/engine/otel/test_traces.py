@@ -66,6 +66,7 @@ def test_a_job_is_one_trace_of_its_callers_with_runpods_own_times(traced: tuple[
     assert root.end_time_unix_nano == spans["finish"].end_time_unix_nano
 
 
+@pytest.mark.slow
 def test_every_attempt_of_a_retried_job_is_in_its_trace(traced: tuple[House, Collector, Any]) -> None:
     """The failed one before the last, with its error; a round by command is a trace of its own attempt alone."""
     house, collector, _ = traced

@@ -108,6 +108,7 @@ def test_a_lost_answer_to_an_append_or_to_create_leaves_no_job_that_is_nobodys(h
     assert runs(house, "append") == {"a0": 1, "a1": 1, "a2": 1}
 
 
+@pytest.mark.slow
 def test_a_draft_whose_last_request_cannot_be_told_apart_is_thrown_away_whole(house: House) -> None:
     """The list cannot be read after an append: what is in the draft is never run, and the next one has them all."""
     house.emulator.fault("500", op="batch-requests", endpoint="tainted", times=2)
@@ -183,6 +184,7 @@ def test_when_all_of_a_batch_are_cancelled_the_batch_is(house: House) -> None:
         each.forget()
 
 
+@pytest.mark.slow
 def test_a_cancel_of_one_ends_it_here_and_says_that_its_job_may_run(house: House) -> None:
     """RunPod cancels whole batches only; the others are not cancelled for it."""
     slow, other = send(house, "slow", "single", mock_delay=20), send(house, "other", "single", mock_delay=7)

@@ -55,6 +55,7 @@ def deny(wall: Firewall, page: Page, word: bytes = b"poison") -> None:
     wall.rule = lambda call: page if call.path.endswith("/run") and word in call.body else None
 
 
+@pytest.mark.slow
 def test_prompts_that_a_firewall_refuses_end_alone(house: House, wall: Firewall) -> None:
     """Each is REJECTED after three tries with what was answered; everybody else is served, before and meanwhile."""
     house.send({"warm": 1}).get(timeout=20)

@@ -249,6 +249,7 @@ def test_a_flooded_endpoint_delays_no_other(redis_url: str, tmp_path: Path) -> N
         assert len(ids) == 60
 
 
+@pytest.mark.slow
 def test_trouble_that_lasts_too_long_ends_the_wait(redis_url: str, tmp_path: Path) -> None:
     """BRIDGE_GATE_MAX_S: what waits is REJECTED, typed; the endpoint is still tried, and is used again when well."""
     with House(tmp_path, broker=redis_url, redis_url=redis_url, gate_max_s="1") as house:

@@ -13,6 +13,7 @@ from bridge.errors import JobRejected
 from tests.support.helpers import eventually
 from tests.support.house import House
 from tests.support.servers import RedisServer
+from tests.support.slow import slow
 
 #: Far enough ahead that nothing comes due while a test looks.
 LATER_S = 3_600
@@ -113,7 +114,7 @@ def command(house: House, name: str, countdown: float, **kwargs: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("broker", "pool", "protocol"),
-    [("redis", "threads", 2), ("redis", "prefork", 1), ("amqp", "threads", 1), ("amqp", "solo", 2)],
+    [("redis", "threads", 2), slow("redis", "prefork", 1), ("amqp", "threads", 1), slow("amqp", "solo", 2)],
 )
 def test_celerys_countdown_and_eta_wait_in_the_ledger(
     request: pytest.FixtureRequest, tmp_path: Any, redis_url: str, broker: str, pool: str, protocol: int

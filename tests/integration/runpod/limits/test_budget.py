@@ -322,6 +322,7 @@ class RunPod:
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("part", [0.5, 0.3])
+@pytest.mark.slow
 def test_a_limit_that_was_silently_lowered_is_found_and_kept(
     client: redis.Redis, part: float, *, aligned: bool
 ) -> None:
@@ -506,6 +507,7 @@ def most_in_any_window(times: list[float], window: float = 10.0) -> int:
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
+@pytest.mark.slow
 def test_no_ten_seconds_hold_more_than_the_limit_however_slow_the_calls_are(client: redis.Redis, seed: int) -> None:
     """Calls reach RunPod anywhere between grant and end; ends are told late, in part, or never (the process died)."""
     rng, endpoint = random.Random(seed), f"e{seed}"

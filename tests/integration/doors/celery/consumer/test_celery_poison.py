@@ -38,6 +38,7 @@ from tests.support.helpers import eventually
 from tests.support.house import House, Process
 from tests.support.servers import RabbitServer, RedisServer
 from tests.support.services import StreamService
+from tests.support.slow import slow
 
 BROKERS = ("redis", "amqp")
 
@@ -239,7 +240,7 @@ def test_twenty_thousand_messages_by_chance_stop_nobody(house: House, worker: Pr
 
 
 @pytest.mark.parametrize("broker", BROKERS)
-@pytest.mark.parametrize("pool", ["prefork", "gevent", "solo"])
+@pytest.mark.parametrize("pool", [slow("prefork"), slow("gevent"), "solo"])
 def test_every_pool_lives_on(pool: str, broker: str, redis_url: str, tmp_path: Path, request: Any) -> None:
     """The same messages, other loops and other processes."""
     url = redis_url if broker == "redis" else request.getfixturevalue("amqp_url")

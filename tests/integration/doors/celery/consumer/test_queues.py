@@ -113,6 +113,7 @@ def test_what_follows_without_a_queue_goes_to_the_default_queue_that_is_set(
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+@pytest.mark.slow
 def test_a_queue_that_nobody_reads_is_told(
     broker: str, request: pytest.FixtureRequest, redis_url: str, tmp_path: Path
 ) -> None:

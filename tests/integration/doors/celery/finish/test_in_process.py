@@ -24,6 +24,7 @@ from bridge.settings import Settings
 from tests.support.helpers import eventually
 from tests.support.house import House, foreign_app
 from tests.support.servers import RedisServer
+from tests.support.slow import slow
 
 if TYPE_CHECKING:
     from bridge.engine.accept.back_pressure import Pressure
@@ -125,7 +126,7 @@ def test_an_end_that_celery_cannot_store_with_others_goes_its_own_way(tmp_path: 
             house.client.execute_command("ACL", "DELUSER", "storer")
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
+@pytest.mark.parametrize("pool", ["threads", slow("prefork")])
 def test_a_completed_job_keeps_its_result_while_the_store_is_full_however_often_it_is_tried(
     tmp_path: Path, redis_server: RedisServer, pool: str
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.support.foul import ENVELOPES, FOUL, SECRET, AmqpSender, Foul, RedisSender, good_headers
 from tests.support.helpers import eventually
 from tests.support.house import House, Process
+from tests.support.slow import slow
 
 
 def traffic(house: House, worker: Process) -> None:
@@ -54,7 +55,7 @@ def test_no_line_shows_what_a_message_holds(pool: str, tmp_path: Path, redis_url
         assert lines == []
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork", "gevent"])
+@pytest.mark.parametrize("pool", ["threads", slow("prefork"), slow("gevent")])
 def test_with_json_every_line_is_one_object(pool: str, tmp_path: Path, redis_url: str, amqp_url: str) -> None:
     """Celery's, its banner, warnings and tracebacks, from the first line to the last."""
     broker = amqp_url if pool == "threads" else redis_url

@@ -53,6 +53,7 @@ def test_a_revoke_by_stamp_reaches_the_gpu(house: House) -> None:
         sent.get(timeout=15)
 
 
+@pytest.mark.slow
 def test_the_celery_command_speaks_to_the_bridge(house: House) -> None:
     """`celery -A bridge.app inspect bridge_status ID`, and `control bridge_cancel ID`."""
     sent = house.send({"mock_delay": 60})

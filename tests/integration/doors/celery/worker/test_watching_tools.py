@@ -84,6 +84,7 @@ def sink() -> Iterator[Sink]:
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
+@pytest.mark.slow
 def test_jobs_are_told_to_signals_sentry_and_opentelemetry(
     pool: str, tmp_path: Path, redis_url: str, sink: Sink
 ) -> None:

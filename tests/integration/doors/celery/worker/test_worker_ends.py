@@ -19,6 +19,7 @@ from bridge.cli.exit_codes import ExitCode
 from tests.support.helpers import eventually, free_ports
 from tests.support.house import House, Process
 from tests.support.servers import RabbitServer
+from tests.support.slow import slow
 
 COMMANDS = {
     "bridge": [sys.executable, "-m", "bridge.cli", "worker"],
@@ -53,8 +54,16 @@ def ended(process: Process) -> int:
     return process.stop()
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork", "gevent", "solo"])
-@pytest.mark.parametrize(("command", "broker"), [("bridge", "redis"), ("bridge", "amqp"), ("celery", "amqp")])
+@pytest.mark.parametrize(
+    ("command", "broker", "pool"),
+    [
+        ("bridge", "redis", "threads"),
+        ("celery", "amqp", "prefork"),
+        *(slow("bridge", "redis", pool) for pool in ("prefork", "gevent", "solo")),
+        *(slow("bridge", "amqp", pool) for pool in ("threads", "prefork", "gevent", "solo")),
+        *(slow("celery", "amqp", pool) for pool in ("threads", "gevent", "solo")),
+    ],
+)
 def test_twenty_jobs_run_and_sigterm_ends_it_within_its_grace(
     command: str, broker: str, pool: str, redis_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -181,6 +190,7 @@ class Loading:
 # Node names
 
 
+@pytest.mark.slow
 def test_its_name_is_its_own_beside_another_celery_worker(amqp_url: str, redis_url: str, tmp_path: Path) -> None:
     """RabbitMQ lets one connection alone have the queue of a name; `celery@host` is everybody's default."""
     with House(tmp_path, broker=amqp_url, redis_url=redis_url) as house:
@@ -257,6 +267,7 @@ class Rabbit:
         self._erl('[rabbit_networking:close_connection(P, "bye") || P <- rabbit_networking:connections()]')
 
 
+@pytest.mark.slow
 def test_a_running_worker_waits_for_a_rabbitmq_that_refuses_it(
     rabbitmq_server: RabbitServer, redis_url: str, tmp_path: Path
 ) -> None:
@@ -312,6 +323,7 @@ def test_a_worker_that_rabbitmq_refuses_from_the_start_says_so_and_ends(
         assert "Traceback" not in process.said()
 
 
+@pytest.mark.slow
 def test_a_running_worker_waits_for_a_redis_that_refuses_it(redis_url: str, tmp_path: Path) -> None:
     """Its user may do less for a while, or nothing, or has another password."""
     admin: Any = redis.Redis.from_url(redis_url, decode_responses=True)
