@@ -131,6 +131,7 @@ def test_two_versions_carry_the_same_requests_through_an_upgrade_and_back(
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_a_version_that_is_two_behind_is_refused_with_the_version_it_needs(tmp_path: Path, redis_url: str) -> None:
     """Who comes raises the ledger's number so far that the version before may stay, and no further."""
     with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:

@@ -55,6 +55,7 @@ def test_it_prints_exports_serves_and_stops_cleanly(number: signal.Signals) -> N
     assert (process.returncode, rest, errors) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_several_endpoints_have_a_handler_each_and_arguments_behind_two_dashes(tmp_path: Path) -> None:
     """`--handler a=... --handler b=... -- ARGS`: each answers for itself, with RunPod's own package."""
     handlers = []

@@ -147,7 +147,12 @@ def test_an_end_is_told_by_whoever_comes_after_a_kill(redis_url: str, tmp_path: 
 
     The first was asked for events as Flower asks: what comes in the same moment is told whole.
     """
-    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house, Monitor(house) as monitor:
+    short: dict[str, Any] = {
+        "lease_s": "9",
+        "read_timeout_s": "2",
+        "connect_timeout_s": "1",
+    }  # of a read that is killed
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, **short) as house, Monitor(house) as monitor:
         first = house.worker()
         assert house.app.control.enable_events(reply=True, timeout=20, limit=1)
         assert list(monitor.ended(house.send({"value": 1}))) == ["received", "started", "succeeded"]

@@ -58,10 +58,10 @@ def ended(process: Process) -> int:
     ("command", "broker", "pool"),
     [
         ("bridge", "redis", "threads"),
-        ("celery", "amqp", "prefork"),
+        ("celery", "amqp", "threads"),
         *(slow("bridge", "redis", pool) for pool in ("prefork", "gevent", "solo")),
         *(slow("bridge", "amqp", pool) for pool in ("threads", "prefork", "gevent", "solo")),
-        *(slow("celery", "amqp", pool) for pool in ("threads", "gevent", "solo")),
+        *(slow("celery", "amqp", pool) for pool in ("prefork", "gevent", "solo")),
     ],
 )
 def test_twenty_jobs_run_and_sigterm_ends_it_within_its_grace(
@@ -86,6 +86,7 @@ def test_a_gevent_pool_that_celery_sees_too_late_is_refused(house: House) -> Non
     assert "`-P gevent`" in process.said()
 
 
+@pytest.mark.slow
 def test_the_bridges_own_command_hands_a_gevent_pool_on_in_time_however_it_is_written(house: House) -> None:
     """A job runs, and SIGTERM ends it."""
     process = worker(house, "bridge", "-Pgevent")
@@ -106,7 +107,7 @@ UNUSABLE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("command", "pool"), [("bridge", "threads"), ("celery", "prefork")])
+@pytest.mark.parametrize(("command", "pool"), [("bridge", "threads"), slow("celery", "prefork")])
 @pytest.mark.parametrize("what", list(UNUSABLE))
 def test_what_stops_a_worker_is_a_sentence_and_a_documented_code(
     what: str, command: str, pool: str, house: House
@@ -306,7 +307,7 @@ def test_a_running_worker_waits_for_a_rabbitmq_that_refuses_it(
         assert process.stop(timeout=60) == ExitCode.OK  # also while it waits
 
 
-@pytest.mark.parametrize("what", ["read", "queues"])
+@pytest.mark.parametrize("what", ["read", slow("queues")])
 def test_a_worker_that_rabbitmq_refuses_from_the_start_says_so_and_ends(
     what: str, rabbitmq_server: RabbitServer, redis_url: str, tmp_path: Path
 ) -> None:
