@@ -14,7 +14,7 @@ import pytest
 
 from bridge.errors import Unanswered
 from bridge.runpod.client import RunPodClient, Told
-from bridge.runpod.http import pools
+from bridge.runpod.http import answer_reader, pools
 from bridge.runpod.http.pools import BODY_AT_ONCE
 from tests.integration.runpod.test_client_faults import (
     QUEUED,
@@ -41,9 +41,20 @@ def files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+#: Threads of clients that other tests of this process have left open.
+others: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def own_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients of a test share a thread with each other alone."""
+    monkeypatch.setattr(answer_reader, "_shared", None)
+    others.update(threading.enumerate())
+
+
 def threads() -> list[str]:
     """Those that read answers."""
-    return [thread.name for thread in threading.enumerate() if thread.name == "bridge-answers"]
+    return [one.name for one in threading.enumerate() if one.name == "bridge-answers" and one not in others]
 
 
 def late(after_s: float) -> Reply:
