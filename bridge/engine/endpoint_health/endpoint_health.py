@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from bridge.engine.endpoint_health.endpoint_or_request import WholeEndpoint
@@ -14,6 +15,7 @@ from bridge.errors import (
     EndpointTrouble,
     JobUnknown,
     KeyUnusable,
+    LedgerError,
     Throttled,
     Unanswered,
     Unreachable,
@@ -61,7 +63,12 @@ class Waiting(NamedTuple):
 
 
 class EndpointHealth:
-    """Thread-safe; one for all loops of a process."""
+    """Thread-safe; one for all loops of a process.
+
+    `ok` and `failed` are called between RunPod's answer and its way to the ledger, so an outage of the ledger must not
+    come out of them: the answer (a job id, a page of chunks) would be lost with it. What the others are not told then,
+    the next answer tells them.
+    """
 
     def __init__(
         self,
@@ -109,7 +116,8 @@ class EndpointHealth:
                 self._said_away.pop(endpoint, None)
             tell("runpod.back", endpoint=endpoint)
             self.gate.forget(endpoint)
-        self.gate.succeeded(endpoint, submitted=submitted)
+        with suppress(LedgerError):
+            self.gate.succeeded(endpoint, submitted=submitted)
 
     def ok_at(self, endpoint: str) -> int:
         """When that last was, in ledger time; 0 for never (in this process)."""
@@ -118,7 +126,8 @@ class EndpointHealth:
     def failed(self, endpoint: str, endpoint_id: str, op: Operation, error: ApiError) -> None:
         """A call was not: trouble closes the gate, 429 lowers the budget, silence spaces the tries."""
         if isinstance(error, Throttled):
-            self.budget.throttled(endpoint_id, op, error.delay_s)
+            with suppress(LedgerError):
+                self.budget.throttled(endpoint_id, op, error.delay_s)
         elif isinstance(error, Unreadable) and op not in SUBMITS:
             return  # of one job's answer: nobody else waits for it, and it is no sign of life either
         elif isinstance(error, KeyUnusable | Unreachable):
@@ -136,7 +145,8 @@ class EndpointHealth:
                     self._spaced(endpoint, error, error.reason)
                 return
             self._stamps.setdefault(endpoint, self._stamp(endpoint))
-            self.gate.trouble(endpoint, error.reason, error.message[:300])
+            with suppress(LedgerError):
+                self.gate.trouble(endpoint, error.reason, error.message[:300])
         self._unanswered.answered(endpoint, submitted=False)
 
     def _ones_own(self, endpoint: str, op: Operation, error: ApiError) -> bool:
@@ -152,7 +162,8 @@ class EndpointHealth:
     ) -> tuple[Denied, str]:
         """A submit was not taken: whose trouble is it, and its word. `before_ms`: when the same was not taken before.
 
-        Where /health has the same trouble it is the whole endpoint's; else the other requests tell.
+        Where /health has the same trouble it is the whole endpoint's; else the other requests tell. Raises LedgerError:
+        without it nobody knows of them.
         """
         reason = error.reason if isinstance(error, EndpointTrouble) else "refused"
         said = (error.answered or error.message)[:300]
@@ -189,7 +200,8 @@ class EndpointHealth:
         if fails in {1, 10, 100}:
             tell("runpod.away", endpoint=endpoint, error=error.logged, fails=fails)
         if news:
-            self.gate.away(endpoint, reason, error.message)
+            with suppress(LedgerError):
+                self.gate.away(endpoint, reason, error.message)
 
     def permitted(
         self, endpoint: str, endpoint_id: str, op: Operation, call: Callable[[], T], *, slot_ms: int = SLOT_MS

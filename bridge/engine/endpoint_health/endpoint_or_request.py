@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from bridge.errors import ApiError, EndpointTrouble
+from bridge.errors import ApiError, EndpointTrouble, LedgerError
 from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import Operation
 
@@ -46,7 +46,10 @@ class WholeEndpoint:
             return known[1]
 
     def _ask(self, endpoint: str, endpoint_id: str) -> bool | None:
-        permits = Permits.take(self._budget, endpoint_id, Operation.HEALTH, slot_ms=self._slot_ms, kind="small")
+        try:
+            permits = Permits.take(self._budget, endpoint_id, Operation.HEALTH, slot_ms=self._slot_ms, kind="small")
+        except LedgerError:  # nobody gives permits: the answer that is asked about must not be lost for it
+            return None
         if not permits.count:
             return None
         try:

@@ -24,6 +24,7 @@ from bridge.errors import (
     EndpointTrouble,
     JobRejected,
     KeyUnusable,
+    LedgerError,
     LedgerUnavailable,
     Refused,
     SettingsError,
@@ -310,15 +311,11 @@ class Submit:
             self.writes.put(held, lambda fresh, now: table.refused(fresh, now, message))
             return
         if isinstance(error, EndpointTrouble | Refused):
-            if self._refuses_at_once(endpoint, op, error):
-                why = "is still in trouble" if self.endpoint_health.closed_too_long(endpoint.name) else (
-                    "has never answered with success"
-                )  # fmt: skip
-                message = f"endpoint: {endpoint.name} ({endpoint.id}) {why}: {error.message}"
-                self.writes.put(held, partial(table.refused, message=message, field="endpoint"))
-                return
-            if not isinstance(error, KeyUnusable):
-                self._denied(held, endpoint, error)
+            try:
+                if self._turned_away(held, endpoint, op, error):
+                    return
+            except LedgerError:  # whose trouble it is cannot be asked now; it was not taken, whosever it is
+                self.writes.put(held, table.deferred)
                 return
         self.endpoint_health.failed(endpoint.name, endpoint.id, op, error)
         if isinstance(error, EndpointTrouble | Throttled | Unreachable):  # nothing was done
@@ -326,6 +323,19 @@ class Submit:
             return
         tell("submit.unanswered", request_id=held.record.id, endpoint=endpoint.name, error=error.logged)
         self.writes.put(held, lambda fresh, now: table.unanswered(fresh, now, seen=True))
+
+    def _turned_away(self, held: Held, endpoint: Endpoint, op: Operation, error: EndpointTrouble | Refused) -> bool:
+        """The request is refused, or waits because it was not taken; False where it is the key that cannot be used."""
+        if self._refuses_at_once(endpoint, op, error):
+            too_long = self.endpoint_health.closed_too_long(endpoint.name)
+            why = "is still in trouble" if too_long else "has never answered with success"
+            message = f"endpoint: {endpoint.name} ({endpoint.id}) {why}: {error.message}"
+            self.writes.put(held, partial(self.ledger.table.refused, message=message, field="endpoint"))
+            return True
+        if isinstance(error, KeyUnusable):
+            return False
+        self._denied(held, endpoint, error)
+        return True
 
     def _refuses_at_once(self, endpoint: Endpoint, op: Operation, error: ApiError) -> bool:
         too_long = self.endpoint_health.closed_too_long(endpoint.name) is not None
