@@ -107,7 +107,9 @@ class Waiting:
                 look_at = now + LOOK_S
                 for fd, one in list(self._waiting.items()):
                     if now > one.reading.deadline:
-                        self._broken(fd, one, TimeoutError("timed out"))
+                        self._read(fd, one)  # it may have come in time, while this thread was kept from reading it
+                        if self._waiting.get(fd) is one:
+                            self._broken(fd, one, TimeoutError("timed out"))
             with self._lock:
                 if not self._waiting:
                     if not self.users:

@@ -186,6 +186,29 @@ def test_a_fault_of_who_is_told_ends_nobody_elses_call(open_client: Begun) -> No
     assert told.get(timeout=COMMAND_S).answer().job_id == "j-1"
 
 
+def test_an_answer_that_came_in_time_is_no_lost_one_though_it_was_read_late() -> None:
+    """The thread was kept by what another answer led to (a ledger that hangs, a process that was frozen)."""
+    told: queue.SimpleQueue[Told] = queue.SimpleQueue()
+    with serving(late(0.1)) as wire, calling(base_of(wire), read_timeout_s=1.0) as client:
+        opened(client, 2)
+        assert client._waiting is not None
+        waiting = client._waiting._waiting
+        wire._replies = [answer(), late(0.2)]
+        second = threading.Event()
+
+        def kept(first: Told) -> None:
+            told.put(first)
+            assert second.wait(COMMAND_S)
+            (other,) = waiting.values()
+            eventually(lambda: time.monotonic() > other.reading.deadline, timeout=COMMAND_S)
+
+        assert client.begin_status("ep", "j-1", kept)
+        assert told.get(timeout=COMMAND_S).answer().job_id == "j-1"
+        assert client.begin_status("ep", "j-1", told.put)
+        second.set()
+        assert told.get(timeout=COMMAND_S).answer().job_id == "j-1"
+
+
 def test_a_client_closed_as_the_thread_goes_to_rest_ends_it() -> None:
     """The thread has seen that a client is left; nobody would wake it again."""
     with serving(answer()) as wire, calling(base_of(wire), read_timeout_s=COMMAND_S) as client:
