@@ -222,6 +222,7 @@ class RunPodClient:
         has a thread of its own (`run`, `status`) finds out which.
         """
         path = f"/{endpoint_id}/{op.value}{'/' + job_id if job_id else ''}"
+        connection = None
         try:
             _check("endpoint id", ENDPOINT_ID, endpoint_id)
             if job_id is not None:
@@ -229,9 +230,12 @@ class RunPodClient:
             headers = self._headers(body)
             pool = self._pool_for(fresh=op in SUBMITS)
             connection = open_one(pool, body)
+            if connection is None:
+                return False
+            self._waiting.ready()
         except Exception:  # noqa: BLE001  (whatever it is, nothing has left)
-            return False
-        if connection is None:
+            if connection is not None:
+                pool._put_conn(connection)  # noqa: SLF001
             return False
         started = time.monotonic()
 

@@ -27,8 +27,9 @@ class Look(Generic[T]):
         with self._lock:
             flight = self._under_way
             if flight is None or (flight.done.is_set() and time.monotonic() - flight.begun >= self._keep_s):
-                flight = self._under_way = Flight(self._call)
+                flight = Flight(self._call)
                 threading.Thread(target=flight, name="bridge-look", daemon=True).start()
+                self._under_way = flight  # it is: one that no thread was started for would be waited for without end
             return flight
 
     def found(self, flight: Flight[T] | None = None) -> T | None:

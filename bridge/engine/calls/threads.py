@@ -58,7 +58,10 @@ class Callers:
         return self._threads - self._free
 
     def start(self, call: Callable[..., None], *args: Any, owner: str = "") -> None:
-        """Run the call in a free thread, for this owner; where none is free, in the next that is."""
+        """Run the call in a free thread, for this owner; where none is free, in the next that is.
+
+        Where the system starts none it is run here.
+        """
         self._take(owner)
         self._hand((call, args, owner))
 
@@ -90,16 +93,27 @@ class Callers:
             self._held[owner] = self._held.get(owner, 0) + 1
 
     def _hand(self, item: tuple[Callable[..., None], tuple[Any, ...], str]) -> None:
+        if not self._taken_by_a_thread(item):
+            self._do(*item)  # slow, and nothing is lost: neither what was heard nor the turn that it has
+
+    def _taken_by_a_thread(self, item: tuple[Callable[..., None], tuple[Any, ...], str]) -> bool:
+        """False where there is none, and the system starts no more."""
         with self._lock:
             if self.closing:  # the threads end, and would not see it
-                name = f"bridge-{self._name}-last"
-                threading.Thread(target=self._do, args=item, name=name, daemon=True).start()
-                return
+                return self._begun("last", self._do, item)
             if self._started < min(self._threads, self._threads - self._free):
-                self._started += 1
-                name = f"bridge-{self._name}-{self._started}"
-                threading.Thread(target=self._run, name=name, daemon=True).start()
-            self._queue.put(item)
+                self._started += self._begun(str(self._started + 1), self._run)
+            if self._started:
+                self._queue.put(item)
+            return self._started > 0
+
+    def _begun(self, name: str, target: Callable[..., None], args: tuple[Any, ...] = ()) -> bool:
+        try:
+            threading.Thread(target=target, args=args, name=f"bridge-{self._name}-{name}", daemon=True).start()
+        except RuntimeError as error:  # a limit on the processes of a user or a container
+            tell("call.failed", call="start a thread", error=f"{type(error).__name__}: {error}")
+            return False
+        return True
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:

@@ -65,8 +65,15 @@ class Waiting:
         #: only while it knows that some are left.
         self.users = 0
 
+    def ready(self) -> None:
+        """See that somebody reads, before anything leaves. Raises RuntimeError while no thread can be started."""
+        with self._lock:
+            if not self._started:
+                threading.Thread(target=self._run, name="bridge-answers", daemon=True).start()
+                self._started = True
+
     def add(self, connection: Any, then: Then) -> None:
-        """Wait for the answer to what has just been sent on this connection.
+        """Wait for the answer to what has just been sent on this connection; `ready` was called before.
 
         `then` is called in the thread that waits for all of them, so it must be quick.
         """
@@ -75,9 +82,6 @@ class Waiting:
         one = _Waiting(connection, sock, connection.reading(), then)
         with self._lock:
             self._waiting[sock.fileno()] = one
-            if not self._started:
-                self._started = True
-                threading.Thread(target=self._run, name="bridge-answers", daemon=True).start()
         try:
             self._epoll.register(sock.fileno(), select.EPOLLIN)
         except OSError:

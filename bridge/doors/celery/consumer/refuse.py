@@ -113,7 +113,11 @@ class Refusals:
                 return
         timer = threading.Timer(WAIT_MAX_S, self._pause_over)
         timer.daemon = True
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError:  # no thread can be started: the pause is this one's
+            stopping.wait(WAIT_MAX_S)
+            self._pause_over()
 
     def _pause_over(self) -> None:
         with self._lock:

@@ -209,6 +209,24 @@ def test_an_answer_that_came_in_time_is_no_lost_one_though_it_was_read_late() ->
         assert told.get(timeout=COMMAND_S).answer().job_id == "j-1"
 
 
+def test_a_call_does_not_begin_while_no_thread_can_read_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has left, the connection is there for others, and once there are threads again answers are read."""
+    told: queue.SimpleQueue[Told] = queue.SimpleQueue()
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with serving(answer()) as wire, calling(base_of(wire), read_timeout_s=COMMAND_S) as client:
+        client.status("ep", "j-1")
+        with monkeypatch.context() as none:
+            none.setattr(threading.Thread, "start", start)
+            assert not client.begin_status("ep", "j-1", told.put)
+            assert client.status("ep", "j-1").job_id == "j-1"
+        assert client.begin_status("ep", "j-1", told.put)
+        assert told.get(timeout=COMMAND_S).answer().job_id == "j-1"
+        assert (len(wire.requests), wire.connections) == (3, 1)
+
+
 def test_a_client_closed_as_the_thread_goes_to_rest_ends_it() -> None:
     """The thread has seen that a client is left; nobody would wake it again."""
     with serving(answer()) as wire, calling(base_of(wire), read_timeout_s=COMMAND_S) as client:

@@ -116,8 +116,9 @@ class Followers:
                 self._followed = True
                 self._lock.notify_all()
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._read, name="bridge-api-events", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._read, name="bridge-api-events", daemon=True)
+                thread.start()
+                self._thread = thread
             return newest
 
     def remove(self, follower: Follower) -> None:
