@@ -93,7 +93,7 @@ class WriteQueue:
                 return answer.get(timeout=LOOK_S)
             except queue.Empty:
                 if self._thread is None or not self._thread.is_alive():
-                    return None
+                    return None if answer.empty() else answer.get()  # it may have been its last
 
     def notice(self, change: Change) -> None:
         """A change that was written elsewhere, for those who hear of them here."""
@@ -109,7 +109,7 @@ class WriteQueue:
 
     def _run(self) -> None:
         ending, busy = False, False
-        while not ending:
+        while not (ending and self._queue.empty()):  # what was written last may have brought another change
             batch: list[_Put] = []
             weight = 0.0
             item = self._queue.get()
@@ -121,7 +121,7 @@ class WriteQueue:
                 if len(batch) >= BATCH or weight >= 1 or self._queue.empty():
                     break
                 item = self._queue.get()
-            ending, busy = item is None, len(batch) > 1
+            ending, busy = ending or item is None, len(batch) > 1
             if batch:
                 self._write(batch)
 
