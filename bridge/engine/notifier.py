@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from bridge.errors import LedgerError
 from bridge.job.enums import Step
 from bridge.telemetry import tell
 from bridge.telemetry.metrics import end_seen
@@ -58,7 +60,7 @@ class Notifier:
         if engine is None:
             if shown:  # no loop of this process writes them
                 self.states.once()
-            self._ledger.engines.wake()
+            self._wake_others()
             return
         for step, endpoint in {(held.record.step, held.record.endpoint) for held in new}:
             if step is not None:
@@ -75,6 +77,11 @@ class Notifier:
             if self.capped and change.record.phase.ended:
                 engine.wake(Step.SUBMIT)
         elif not change.empty:
+            self._wake_others()
+
+    def _wake_others(self) -> None:
+        """A wake that is lost costs less than a second; the change is written, and must not be asked for twice."""
+        with suppress(LedgerError):
             self._ledger.engines.wake()
 
 

@@ -164,9 +164,9 @@ class WriteQueue:
     def _told(self, batch: list[_Put], changes: list[Change]) -> None:
         for put, change in zip(batch, changes, strict=True):
             put.over(change)
-            try:
-                self._noticed(change)
-                if put.done is not None:
-                    put.done(change)
-            except Exception as error:  # noqa: BLE001  (it is written; who is told of it must not end this thread)
-                tell("call.failed", call="noticed", error=f"{type(error).__name__}: {error}")
+            for hears in (self._noticed, put.done):  # each for itself: `done` may bring the end
+                try:
+                    if hears is not None:
+                        hears(change)
+                except Exception as error:  # noqa: BLE001  (it is written; who is told must not end this thread)
+                    tell("call.failed", call="noticed", error=f"{type(error).__name__}: {error}")

@@ -35,7 +35,7 @@ def writes(ledger: Ledger) -> WriteQueue:
 
 
 def test_a_change_that_the_last_one_brings_is_written_too() -> None:
-    """The end that /runsync brought with the job id: RunPod keeps it for a minute, and stop says that it was written."""
+    """The end that /runsync brought with the job id: RunPod keeps it for a minute, and stop says it was written."""
     ledger = Ledger()
     made = writes(ledger)
     begun, told_to_stop = threading.Event(), threading.Event()
@@ -54,6 +54,21 @@ def test_a_change_that_the_last_one_brings_is_written_too() -> None:
     told_to_stop.set()
     stopping.join(60)
     assert (ledger.written, clean) == (["job id", "its end"], [True])
+
+
+def test_who_is_told_of_a_change_hears_it_though_another_who_is_told_fails() -> None:
+    """The end that came with the job id is brought by the one, and the other wakes loops."""
+
+    def fails(_: Any) -> None:
+        raise RuntimeError("of whoever is told")
+
+    ledger = Ledger()
+    made = WriteQueue(cast("Any", ledger), fails)
+    made.start()
+    heard: list[str] = []
+    made.put(cast("Any", "job id"), cast("Any", None), lambda change: heard.append(str(change.record)))
+    assert made.stop(60)
+    assert heard == ["job id"]
 
 
 def test_who_waits_for_the_last_change_hears_that_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
