@@ -145,3 +145,19 @@ def test_a_stray_without_a_record_is_booked_all_the_same(ledger: Ledger) -> None
     ledger.orphan_seen(replace(orphan, job_id="other"), again_ms=None, paid_twice_ms=9)
     ledger.orphan_seen(orphan, again_ms=None, paid_twice_ms=9)
     assert gpu_time.read(ledger, "demo").paid_twice_ms == 9
+
+
+def test_a_stray_that_another_has_taken_out_does_not_come_back_to_be_booked_again(ledger: Ledger) -> None:
+    """Whoever looked longer than its lease tells of a job that runs, when another has seen it end."""
+    orphan = OrphanJob("gone", "demo", "e", "u", "j")
+    ledger.client.zadd(ledger.names.key("stray"), {orphan.as_json(): 0})
+    assert ledger.orphans(lease_ms=0) == ledger.orphans() == [orphan]
+    ledger.orphan_seen(orphan, again_ms=None, paid_twice_ms=9)
+    ledger.orphan_seen(orphan, again_ms=0)
+    for again in ledger.orphans():
+        ledger.orphan_seen(again, again_ms=None, paid_twice_ms=9)
+    assert gpu_time.read(ledger, "demo").paid_twice_ms == 9
+    ledger.client.zadd(ledger.names.key("stray"), {orphan.as_json(): 0})
+    ledger.orphan_seen(orphan, again_ms=3_600_000)
+    assert ledger.orphans() == []
+    assert ledger.client.zcard(ledger.names.key("stray")) == 1
