@@ -67,23 +67,26 @@ class BatchAccept:
         self._background.put(taken)
 
     def _work(self, batch: list[_Taken]) -> None:
-        try:
-            self._accept(batch)
-        except Reject:  # told to stop while the ledger is away
-            for taken in batch:
-                taken.reject(logger, taken.errors, True)
-        except Exception as error:  # noqa: BLE001  (one of them must not stop the others: each alone, told by Celery)
-            tell("call.failed", call="accept", error=f"{type(error).__name__}: {error}")
-            for taken in batch:
-                taken.alone()
-
-    def _accept(self, batch: list[_Taken]) -> None:
         ready: list[tuple[_Taken, Prepared]] = []
         for taken in batch:
             try:
                 ready.append((taken, self._read(taken)))
             except Exception:  # noqa: BLE001  (refused, or unreadable: Celery's own way tells it)
                 taken.alone()
+        if not ready:
+            return
+        # What went its own way is in none of what follows: it would be refused, and tell its errbacks, twice.
+        try:
+            self._accept(ready)
+        except Reject:  # told to stop while the ledger is away
+            for taken, _ in ready:
+                taken.reject(logger, taken.errors, True)
+        except Exception as error:  # noqa: BLE001  (one of them must not stop the others: each alone, told by Celery)
+            tell("call.failed", call="accept", error=f"{type(error).__name__}: {error}")
+            for taken, _ in ready:
+                taken.alone()
+
+    def _accept(self, ready: list[tuple[_Taken, Prepared]]) -> None:
         accept, notifier = self._into()
         verdicts: list[Verdict] = wait_for_ledger(lambda: accept.many([prepared for _, prepared in ready]))
         notifier.accepted(*verdicts)
