@@ -7,6 +7,7 @@ its door ack (I1, I12). All of it may be done again: what was done before is fou
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -110,15 +111,17 @@ class CommandPool:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(CALLERS, thread_name_prefix="bridge-command")
         self._open: set[Future[Any]] = set()
+        self._lock = threading.Lock()  # the doors of one process share it
 
     def submit(self, call: Callable[[], list[Answer]]) -> Future[list[Answer]] | None:
         """None when too many wait already."""
-        self._open = {future for future in self._open if not future.done()}
-        if len(self._open) >= CALLERS + CALLERS_WAITING:
-            return None
-        future = self._pool.submit(call)
-        self._open.add(future)
-        return future
+        with self._lock:
+            self._open = {future for future in self._open if not future.done()}
+            if len(self._open) >= CALLERS + CALLERS_WAITING:
+                return None
+            future = self._pool.submit(call)
+            self._open.add(future)
+            return future
 
     def close(self) -> None:
         """Calls under way end; nobody waits for them: their messages come again elsewhere."""
