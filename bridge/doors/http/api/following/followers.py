@@ -157,7 +157,7 @@ class Followers:
         looked = 0.0
         while True:
             with self._lock:
-                while not self._followed and not self._closed:
+                while not self._closed and not self._anybody_follows():
                     self._lock.wait()
                 if self._closed:
                     return
@@ -181,6 +181,11 @@ class Followers:
             with self._lock:
                 if self._cursor == cursor:
                     self._cursor = entries[-1][0]
+
+    def _anybody_follows(self) -> bool:
+        """Whoever had begun may have gone before `begin` came to its end."""
+        self._followed = self._followed and bool(self._by_id)
+        return self._followed
 
     def _call(self, call: Callable[[], None]) -> None:
         if self._loop is not None and not self._loop.is_closed():
