@@ -300,8 +300,17 @@ class EndpointHealth:
         return True
 
     def to_be_asked(self, endpoint: str) -> bool:
-        """Whether submits wait for a sign of life that nobody asks for yet. The caller asks, and then calls `asked`."""
+        """Whether submits wait for a sign of life that nobody asks for yet. The caller does it, by `ask_for_life`."""
         return self.wait_s(endpoint) <= 0 and self._unanswered.to_be_asked(endpoint)
+
+    def ask_for_life(self, endpoint: str, endpoint_id: str) -> None:
+        """The last submit was not answered: the next one leaves when somebody answers there."""
+        try:
+            self.ask_health(endpoint, endpoint_id)
+        except ApiError:  # noted, which spaces the next one
+            pass
+        finally:
+            self.asked(endpoint)
 
     def asked(self, endpoint: str) -> None:
         """The call that `to_be_asked` wanted is over, whatever came of it."""

@@ -124,6 +124,8 @@ class BatchSubmit:
             return self._refuse_all(name, ready, ceiling, "endpoint")
         rest = self._rests.get(name, 0.0) - time.monotonic()
         allowed, wait = self.endpoint_health.may_call(name, submitting=True)
+        if allowed == 0 and self.endpoint_health.to_be_asked(name):  # where all wait in the lane nobody else does
+            self.callers.start(self.endpoint_health.ask_for_life, name, endpoint.id, owner=name)
         if rest > 0 or allowed == 0:
             return max(rest, wait) or IDLE_S
         if self.callers.free == 0 or self.callers.closing:

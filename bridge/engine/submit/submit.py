@@ -163,20 +163,11 @@ class Submit:
             wanted = min(wanted, allowed)
         trouble = self.endpoint_health.closed_too_long(endpoint.name)
         if wanted <= 0 and self.endpoint_health.to_be_asked(endpoint.name):
-            self.callers.start(self._ask, endpoint, owner=endpoint.name)
+            self.callers.start(self.endpoint_health.ask_for_life, endpoint.name, endpoint.id, owner=endpoint.name)
         if wanted <= 0 and trouble is not None:  # one at a time still tries: it may be over
             message = f"endpoint: {endpoint.name} has answered {trouble} for too long"
             return 0, self._refuse_all(endpoint.name, step, ready, message)
         return wanted, wait or IDLE_S
-
-    def _ask(self, endpoint: Endpoint) -> None:
-        """The last submit was not answered: the next one leaves when somebody answers there."""
-        try:
-            self.endpoint_health.ask_health(endpoint.name, endpoint.id)
-        except ApiError:  # noted, which spaces the next one
-            pass
-        finally:
-            self.endpoint_health.asked(endpoint.name)
 
     def _send(self, endpoint: Endpoint, claimed: Claimed, permits: Permits) -> None:
         """Mark those whose POST leaves now, in one round trip, and let it leave."""

@@ -62,3 +62,16 @@ def test_of_two_live_jobs_the_first_to_complete_gives_the_result(tmp_path: Path,
             lambda: {job["id"]: job["status"] for job in house.emulator.jobs("demo")}[second["id"]] == "CANCELLED",
             timeout=30,
         )
+
+
+def test_the_batch_lane_goes_on_after_a_lost_answer_though_nothing_else_asks_the_endpoint(
+    tmp_path: Path, redis_url: str
+) -> None:
+    """Submits wait for a sign of life then, and no other request is there whose calls would bring one."""
+    settings: dict[str, Any] = {"unanswered_grace_s": "1", "read_timeout_s": "1", "batch_gather_s": "0.1"}
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, **settings) as house:
+        house.worker()
+        house.emulator.fault("hang", op="run", times=1, seconds=30.0)
+        with pytest.raises(JobLost):
+            house.send({"n": 1}, delivery="at_most_once").get(timeout=40)
+        assert house.send({"n": 2}, lane="batch").get(timeout=10) == {"n": 2}
