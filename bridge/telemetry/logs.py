@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -57,6 +59,31 @@ class Repeats:
 _repeats = Repeats()
 
 
+class _Lines(structlog.WriteLogger):
+    """One write a line."""
+
+    def __init__(self, file: TextIO) -> None:
+        super().__init__(file)
+        self.anew()
+
+    def anew(self) -> None:
+        """With a lock that nobody holds."""
+        self._lock = threading.Lock()
+
+
+_lines: _Lines | None = None
+
+
+def _forked() -> None:
+    """Where a thread was writing a line as this child was forked, the lock would be held here for ever."""
+    if _lines is not None:
+        _lines.anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 def write(name: str, level: int, fields: Mapping[str, Any]) -> None:
     """A line of this event, unless its level is below what is wanted, or a line like it was just written."""
     if level < _threshold:
@@ -99,10 +126,11 @@ def trace_all() -> None:
 
 def configure_logging(level: str = "info", *, as_json: bool = False) -> None:
     """What is written, and how: for people, or JSON for machines."""
-    global _threshold  # noqa: PLW0603  (one setting of the process)
+    global _threshold, _lines  # noqa: PLW0603  (settings of the process)
     _threshold = getattr(logging, level.upper())
     # Colours are for a terminal: in a file they are noise that no search finds its way through.
     colors = sys.stderr.isatty()
+    _lines = lines = _Lines(sys.stderr)
     renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=colors)
     structlog.configure(
         processors=[
@@ -111,6 +139,6 @@ def configure_logging(level: str = "info", *, as_json: bool = False) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_threshold),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # one write a line
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
