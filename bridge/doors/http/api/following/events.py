@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bridge.doors.http.api.following.past_events import Past, place_of
+from bridge.doors.http.api.following.followers import place_of
+from bridge.doors.http.api.following.past_events import Past
 from bridge.doors.http.api.following.sse import Frames, Place, Telling, read, sequence_of
 from bridge.doors.http.api.streamed import Streamed
 from bridge.doors.http.problem import Problem

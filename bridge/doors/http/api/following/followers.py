@@ -35,6 +35,12 @@ def subject_of(body: str) -> str | None:
     return found[1] if found else None
 
 
+def place_of(entry_id: str) -> tuple[int, int]:
+    """An entry's id, or `(<id>`, as what can be compared."""
+    at, _, number = entry_id.removeprefix("(").partition("-")
+    return int(at), int(number or 0)
+
+
 class Follower:
     """One reader of one request's events. Used by the event loop alone."""
 
@@ -82,7 +88,7 @@ class Followers:
         self._by_id: dict[str, set[Follower]] = {}
         self._count = 0
         self._lock = threading.Condition()
-        self._cursor = "0"
+        self._cursor = self._begun_at = "0"
         self._followed = False
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,17 +115,17 @@ class Followers:
 
     def begin(self) -> str:
         """Blocks. See that the stream is read, and tell the newest entry: what came later is heard."""
+        newest = self._ledger.outbox.newest()  # not under the lock: a ledger that hangs would hold whoever closes
         with self._lock:
-            newest = self._ledger.outbox.newest()
             if not self._followed:
-                self._cursor = newest
+                self._cursor = self._begun_at = newest
                 self._followed = True
                 self._lock.notify_all()
             if self._thread is None and not self._closed:
                 thread = threading.Thread(target=self._read, name="bridge-api-events", daemon=True)
                 thread.start()
                 self._thread = thread
-            return newest
+            return max(newest, self._begun_at, key=place_of)  # another may have looked later, and begun there
 
     def remove(self, follower: Follower) -> None:
         """From the loop."""

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bridge.doors.http.api.following.followers import subject_of
+from bridge.doors.http.api.following.followers import place_of, subject_of
 
 if TYPE_CHECKING:
     from bridge.doors.http.api.guard import Guard
@@ -103,9 +103,3 @@ def _between(start: str, entry_id: str, until: str) -> bool:
     place = place_of(entry_id)
     after = place > place_of(start) if start.startswith("(") else place >= place_of(start)
     return after and place <= place_of(until)
-
-
-def place_of(entry_id: str) -> tuple[int, int]:
-    """An entry's id, or `(<id>`, as what can be compared."""
-    at, _, number = entry_id.removeprefix("(").partition("-")
-    return int(at), int(number or 0)
