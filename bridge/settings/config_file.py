@@ -263,6 +263,7 @@ class EndpointBook:
         try:
             return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
+            self._stamp = None  # what is readable a moment later (a file that gets its mode behind its content) is read
             raise SettingsError(f"BRIDGE_CONFIG_FILE: {path}: {error}") from None
         except UnicodeDecodeError as error:
             raise SettingsError(f"BRIDGE_CONFIG_FILE: {path}: is no UTF-8 (byte {error.start})") from None

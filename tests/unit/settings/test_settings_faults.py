@@ -106,6 +106,27 @@ def test_a_change_of_the_file_is_told_once_whether_it_holds_or_not(
     assert [name for name, _ in heard] == ["settings.not_taken", "settings.taken", "settings.not_taken"]
 
 
+def test_a_file_that_may_be_read_only_a_moment_later_is_read_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mode came behind its content: neither its size nor its time of change says so."""
+    monkeypatch.setattr("bridge.settings.config_file.RELOAD_S", 0.0)
+    path = tmp_path / "bridge.toml"
+    path.write_text('[endpoints.good]\nid = "good"\n')
+    book = EndpointBook(Settings(bridge_config_file=path))
+    path.write_text('[endpoints.good]\nid = "another"\n')
+    with monkeypatch.context() as unreadable:
+
+        def refused(*_: object, **__: object) -> str:
+            raise PermissionError(13, "Permission denied")
+
+        unreadable.setattr(Path, "read_text", refused)
+        assert book.resolve("good").id == "good"
+        assert "Permission denied" in (book.fault or "")
+    assert book.resolve("good").id == "another"
+    assert not book.fault
+
+
 def test_the_stamp_of_an_endpoint_changes_with_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By it a closed gate knows that something was mended here."""
     monkeypatch.setattr("bridge.settings.config_file.RELOAD_S", 0.0)
