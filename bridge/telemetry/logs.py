@@ -11,7 +11,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TextIO
+from weakref import WeakSet
 
 import structlog
 
@@ -71,13 +73,13 @@ class _Lines(structlog.WriteLogger):
         self._lock = threading.Lock()
 
 
-_lines: _Lines | None = None
+_lines: WeakSet[_Lines] = WeakSet()
 
 
 def _forked() -> None:
     """Where a thread was writing a line as this child was forked, the lock would be held here for ever."""
-    if _lines is not None:
-        _lines.anew()
+    for lines in _lines:
+        lines.anew()
 
 
 if hasattr(os, "register_at_fork"):
@@ -94,7 +96,9 @@ def write(name: str, level: int, fields: Mapping[str, Any]) -> None:
     line = {**fields, "repeated": unsaid} if unsaid else dict(fields)
     if isinstance(request_id := fields.get("request_id"), str):
         line.update(known(request_id, fields.get("endpoint")))
-    _logger.log(level, name, **{key: redact(key, value) for key, value in line.items() if value is not None})
+    told = {key: redact(key, value) for key, value in line.items() if value is not None}
+    with suppress(OSError, ValueError):  # nobody reads stderr any more, or its disk is full: no thread may end of that
+        _logger.log(level, name, **told)
 
 
 def trace_id_of(traceparent: str | None, request_id: str) -> str:
@@ -126,11 +130,12 @@ def trace_all() -> None:
 
 def configure_logging(level: str = "info", *, as_json: bool = False) -> None:
     """What is written, and how: for people, or JSON for machines."""
-    global _threshold, _lines  # noqa: PLW0603  (settings of the process)
+    global _threshold  # noqa: PLW0603  (one setting of the process)
     _threshold = getattr(logging, level.upper())
     # Colours are for a terminal: in a file they are noise that no search finds its way through.
     colors = sys.stderr.isatty()
-    _lines = lines = _Lines(sys.stderr)
+    lines = _Lines(sys.stderr)
+    _lines.add(lines)
     renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=colors)
     structlog.configure(
         processors=[

@@ -32,6 +32,7 @@ sys.stderr = File()
 configure_logging()
 threading.Thread(target=line, daemon=True).start()
 writing.wait()
+configure_logging()  # as a worker does that starts; who has written before goes on as it was
 child = os.fork()
 if not child:
     line()
