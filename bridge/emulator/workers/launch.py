@@ -1,6 +1,9 @@
 """Run an unmodified handler file so that it never outlives the emulator. Started as a file of its own.
 
 The handler's RunPod package forks a process of its own for pings, so each fork asks for the same.
+
+Linux's death signal comes when the thread that forked ends, not its process. A fork of any thread but the first one
+looks after its parent itself, or it would be killed as soon as a thread that only loads something is through.
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ PARENT = "BRIDGE_EMULATOR_PID"
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with(parent: int) -> None:
-    """Have this process killed when the one with id `parent`, which started it, ends."""
-    if sys.platform == "linux":
+def die_with(parent: int, *, signalled: bool = True) -> None:
+    """Have this process killed when the one with id `parent`, whose first thread started it, ends.
+
+    Not `signalled`, it was started by another thread, and sees the end of `parent` a second late.
+    """
+    if signalled and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     else:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
@@ -41,12 +47,16 @@ def main() -> None:
     own = os.getpid()
     die_with(int(os.environ[PARENT]))
     forker = [own]
+    forking = threading.local()
+
+    def forks() -> None:
+        forking.first = threading.get_native_id() == os.getpid()
 
     def forked() -> None:
-        die_with(forker[0])
+        die_with(forker[0], signalled=forking.first)
         forker[0] = os.getpid()
 
-    os.register_at_fork(after_in_child=forked)
+    os.register_at_fork(before=forks, after_in_child=forked)
     file = sys.argv[1]
     sys.argv = sys.argv[1:]
     sys.path[0] = str(Path(file).parent)

@@ -226,10 +226,11 @@ def test_an_idle_process_is_ended_and_stop_leaves_none() -> None:
     assert not processes(emulator)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's death signal is Linux's; elsewhere it takes a second")
-def test_handlers_do_not_outlive_an_emulator_that_is_killed(tmp_path: Path) -> None:
-    """SIGKILL, no chance to clean up."""
-    command = [sys.executable, "-m", "bridge.emulator", "--port", "0", "--handler", str(HERE / "handler_async.py")]
+@pytest.mark.parametrize("handler", ["handler_async.py", "handler_forks.py"])
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks for processes in /proc")
+def test_handlers_do_not_outlive_an_emulator_that_is_killed(tmp_path: Path, handler: str) -> None:
+    """SIGKILL, no chance to clean up. Nor does what they have forked."""
+    command = [sys.executable, "-m", "bridge.emulator", "--port", "0", "--handler", str(HERE / handler)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=HERE.parents[2])
     with process:

@@ -48,6 +48,12 @@ def test_a_handler_runs_in_another_environment_with_arguments_of_its_own(tmp_pat
         eventually(lambda: log.read_text() == "--rp_log_level ERROR")
 
 
+def test_what_a_thread_of_the_handler_has_forked_outlives_the_thread() -> None:
+    """As in a container; Linux's death signal would come with the thread's end."""
+    with Emulator(["demo"], handlers={"demo": HERE / "handler_forks.py"}) as emulator, Caller(emulator) as call:
+        assert call.runsync({"program": True})["output"] == [None, None]
+
+
 def test_a_worker_that_holds_several_takes_loses_no_job() -> None:
     """Each take is answered with a job of its own."""
     config = EndpointConfig(workers_max=1)
