@@ -160,7 +160,8 @@ def _done(fleet: ProcessFleet, worker: HandlerProcess | None, job_id: str, body:
         else:
             error = told.get("error")
             text = error if isinstance(error, str) or error is None else json.dumps(error)
-            endpoint.finish(job, told.get("output", ABSENT), text)
+            output = told.get("output")
+            endpoint.finish(job, ABSENT if output is None else output, text)  # None is no output, nor is it built in
         fleet.done(worker, job, refresh=bool(told.get("stopPod")))
     return _OK if fits else answers.too_large(limit)
 

@@ -88,6 +88,15 @@ def test_a_returned_error_comes_with_the_rest_as_output(plain: Caller) -> None:
     assert (shown["status"], shown["error"], shown["output"]) == ("FAILED", "bad prompt", {"seen": 1})
 
 
+def test_a_handler_that_returns_nothing_is_completed_without_output(plain: Caller) -> None:
+    """Neither None nor an empty object is one, as with the built-in RunPod worker."""
+    empty: list[Any] = [None, {}]
+    for nothing in empty:
+        shown = plain.runsync({"return": nothing})
+        assert (shown["status"], "output" in shown) == ("COMPLETED", False)
+    assert plain.runsync({"return": 0})["output"] == 0
+
+
 @pytest.mark.slow
 def test_a_progress_update_shows_while_the_job_runs(plain: Caller) -> None:
     """It is `output` while IN_PROGRESS."""
