@@ -89,10 +89,18 @@ async def _relay(endpoint: Endpoint, job: Job, send: Send) -> Answer:
                 started = True
             text = job.chunks.popleft()["output"]
             piece = text if isinstance(text, str) else f"data: {answers.encode(text).decode()}\n\n"
-            await send({"type": "http.response.body", "body": piece.encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": utf8(piece), "more_body": True})
         if job.ended or job.gone or not await operations.changed(endpoint.clock, job, until):
             break
     if not started:
         return answer_of(job)
     await send({"type": "http.response.body", "body": b""})
     return RELAYED
+
+
+def utf8(text: str) -> bytes:
+    """Return text of a RunPod worker's as it is relayed: what is no character is U+FFFD, as decoders have it."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()

@@ -25,11 +25,15 @@ class Answer(NamedTuple):
 
 
 def encode(value: Any) -> bytes:
-    """Return `value` as JSON, which has no NaN and no Infinity: null stands there."""
+    """Return `value` as JSON, which has no NaN and no Infinity: null stands there.
+
+    Half a surrogate pair, which no UTF-8 can hold, stays the escape that it came as.
+    """
     try:
-        return _encode(value).encode()
+        text = _encode(value)
     except ValueError:
-        return _encode(_finite(value)).encode()
+        text = _encode(_finite(value))
+    return text.encode(errors="backslashreplace")
 
 
 def decode(body: bytes) -> Any:

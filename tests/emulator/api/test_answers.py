@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.emulator import Emulator
-from bridge.emulator.api.openai import answer_of
+from bridge.emulator.api.openai import answer_of, utf8
 from bridge.emulator.http.answers import document
 from bridge.emulator.model.endpoint import pieces
 from bridge.emulator.model.job import ABSENT, COMPLETED, FAILED, Job
@@ -40,6 +40,16 @@ def test_a_number_too_large_for_a_float_goes_out_as_json(call: Caller) -> None:
     answer = call.post("runsync", content=b'{"input": {"mock_return": [1e999]}}')
     assert "Infinity" not in answer.text
     assert answer.json()["output"] == [None]
+
+
+def test_half_a_surrogate_pair_goes_out_as_it_came(call: Caller) -> None:
+    """JSON can say it and UTF-8 cannot: the escape stays, in names too; a relayed text has U+FFFD."""
+    text = r'{"x\ud800": "\udc00", "ö": "𝄞"}'
+    body = f'{{"input": {text}, "webhook": "http://127.0.0.1:9/"}}'.encode()
+    answer = call.post("runsync", content=body)
+    assert answer.json()["output"] == json.loads(text)
+    assert call.status(answer.json()["id"])["output"] == json.loads(text)
+    assert utf8("a\ud800ö𝄞") == "a\ufffdö𝄞".encode(), "text of a stream, as a relay has it"
 
 
 @pytest.mark.parametrize("name", ["ttl", "executionTimeout"])
