@@ -141,7 +141,7 @@ def status(endpoint: Endpoint, job: Job, query: Query) -> Answer:
     if (ttl := query.get("ttl")) is not None:
         if not ttl.isdecimal():
             return bad_request("query: ttl: must be a number of milliseconds")
-        endpoint.keep(job, int(ttl) / 1000)
+        endpoint.keep(job, float(ttl) / 1000)
     return document(job.document())
 
 

@@ -121,9 +121,9 @@ class Endpoint:
         return len(waiting)
 
     def keep(self, job: Job, seconds: float) -> None:
-        """Keep the result of `job` for at most `seconds` from its end (/status?ttl=)."""
+        """Keep the result of `job` for at most `seconds` from its end, or from now; never longer (/status?ttl=)."""
         job.keep_s = seconds
-        if job.ended:
+        if job.ended and job.life is not None and self.clock.now() + seconds < job.life[0]:
             self.clock.cancel(job.life)
             job.life = self.clock.after(seconds, self.forget, job)
 

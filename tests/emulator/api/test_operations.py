@@ -195,3 +195,15 @@ def test_status_ttl_shortens_how_long_a_result_is_kept(call: Any) -> None:
     assert call.get(f"status/{job}").status_code == 200
     call.emulator.advance(2)
     assert call.get(f"status/{job}").status_code == 404
+
+
+@pytest.mark.parametrize("ttl", ["3600000", "9" * 400])
+def test_status_ttl_makes_no_result_last_longer(call: Any, ttl: str) -> None:
+    """Half an hour stays half an hour, however often and for however long somebody asks."""
+    job = call.run({"x": 1})
+    eventually(lambda: call.status(job, ttl=ttl)["status"] == "COMPLETED")
+    for _ in range(3):
+        call.emulator.advance(590)
+        assert call.get(f"status/{job}", params={"ttl": ttl}).status_code == 200
+    call.emulator.advance(40)
+    assert call.get(f"status/{job}").status_code == 404
