@@ -95,8 +95,10 @@ class Endpoint:
 
     def retry(self, job: Job) -> None:
         """Queue an ended job again: same id and input, previous output removed."""
-        if job.status == TIMED_OUT and job in self._queue:
-            self._queue.remove(job)
+        if job.status == TIMED_OUT:  # at its ttl: it may still stand where it waited
+            for queue in (self._queue, self._low):
+                if job in queue:
+                    queue.remove(job)
         self.failed -= 1
         job.output, job.error = ABSENT, None
         job.delay_ms = job.execution_ms = job.worker = job.chunks = job.started = None

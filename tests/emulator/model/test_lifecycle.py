@@ -50,6 +50,21 @@ def test_a_job_past_its_ttl_may_be_timed_out_instead(calling: Any) -> None:
     assert call.post(f"retry/{job}").json()["status"] == "IN_QUEUE"
 
 
+@pytest.mark.parametrize("low", [False, True])
+def test_a_job_that_is_retried_after_its_ttl_runs_once(calling: Any, low: bool) -> None:
+    """It is not left where it waited before, at whatever priority, for a second one to take."""
+    call = calling(workers_max=1, jobs_per_worker=2, ttl_status="TIMED_OUT")
+    others = [call.run({"mock_delay": 60}) for _ in range(2)]
+    job = call.run({"mock_delay": 5, "mock_error": 1}, policy={"ttl": 20_000, "lowPriority": low})
+    call.emulator.advance(21)
+    assert call.status(job)["status"] == "TIMED_OUT"
+    assert call.post(f"retry/{job}").json()["status"] == "IN_QUEUE"
+    for other in others:
+        call.post(f"cancel/{other}")
+    call.emulator.advance(5.1)
+    assert call.status(job)["status"] == "FAILED", "its first run, which mock_error has fail"
+
+
 def test_execution_timeout_fails_the_job_late_in_the_live_words(call: Any) -> None:
     """FAILED `executionTimeout exceeded`, some seconds after the limit."""
     job = call.run({"mock_delay": 600}, policy={"executionTimeout": 5000})
