@@ -44,19 +44,26 @@ def said(error: BaseException) -> str:
     return str(error).rpartition(" of pipeline caused error: ")[2]
 
 
-#: What a refusal says, and what its operator can do; the first that fits. Redis' words, and those of sockets.
+#: What a refusal says, and what its operator can do; the first that fits. Redis' words, and those of sockets. The first
+#: word of an answer is not in what redis-py makes of it, nor is the class in what kombu does: the rest must do too.
 _REMEDIES = (
     ("No space left", "its disk is full: free space on it"),
     ("MISCONF", "it cannot write to its disk: `redis-cli INFO persistence` and its own log say why"),
     ("'maxmemory'", "its memory is full: `redis-cli CONFIG SET maxmemory` gives it more"),
     ("OOM", "its memory is full: `redis-cli CONFIG SET maxmemory` gives it more"),
     ("LOADING", "it is reading its file: wait"),
+    ("is loading the dataset", "it is reading its file: wait"),
     ("NOREPLICAS", "too few replicas are connected (min-replicas-to-write)"),
     ("READONLY", "it is a replica: name the master, or the sentinels"),
-    ("ReadOnlyError", "it is a replica: name the master, or the sentinels"),
+    ("read only replica", "it is a replica: name the master, or the sentinels"),
     ("MASTERDOWN", "it is a replica without its master"),
+    ("Link with MASTER is down", "it is a replica without its master"),
     ("BUSY ", "a script of somebody's runs: `redis-cli SCRIPT KILL`"),
     ("max number of clients", "it has no connection left: raise its maxclients"),
+    (
+        "Timeout connecting",
+        "the network drops what is sent to it, or its host is frozen; or it speaks no TLS there, and the address does",
+    ),
     ("Timeout", "it hangs, or the network drops what is sent to it: is its process stopped, or its host frozen?"),
     ("timed out", "it hangs, or the network drops what is sent to it: is its process stopped, or its host frozen?"),
 )

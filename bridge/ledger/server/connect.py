@@ -188,7 +188,8 @@ def _asked(call: Callable[[], Any]) -> Any:
     except RedisError as error:
         if (refusal := refusal_of(error)) is not None:
             raise SettingsError(f"BRIDGE_REDIS_URL: {refusal}") from None
-        raise LedgerUnavailable(f"the ledger's Redis does not answer: {error}") from error
+        fault = "does not do what it is asked" if isinstance(error, ResponseError) else "does not answer"
+        raise LedgerUnavailable(f"the ledger's Redis {fault}: {error}") from error
     except OSError as error:  # redis-py lets those of files (a CA that is not there) and of TLS through
         raise LedgerUnavailable(f"the ledger's Redis cannot be reached: {error}") from error
 

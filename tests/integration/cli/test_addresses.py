@@ -8,19 +8,23 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 from celery import Celery
+from kombu.exceptions import OperationalError
+from redis import Redis
+from redis._parsers.base import BaseParser
 
 from bridge.app import create
 from bridge.cli.check.check import _blobs
 from bridge.cli.check.durability import of_broker
 from bridge.cli.exit_codes import ExitCode
 from bridge.doors.celery import servers
-from bridge.errors import ServerUnavailable, SettingsError
-from bridge.ledger import connect
+from bridge.errors import LedgerUnavailable, ServerUnavailable, SettingsError
+from bridge.ledger import connect, inspect_server
+from bridge.redis.outage import with_remedy
 from bridge.settings import load
 from tests.support.house import House
 from tests.support.servers import RabbitServer, RedisServer
@@ -125,6 +129,38 @@ def test_the_rights_that_the_sentence_names_are_enough(house: House, redis_serve
         assert worker.stop() == ExitCode.OK
     finally:
         house.client.execute_command("ACL", "DELUSER", "enough")
+
+
+@pytest.mark.parametrize(
+    ("says", "remedy"),
+    [
+        ("LOADING Redis is loading the dataset in memory", "it is reading its file: wait"),
+        ("LOADING Valkey is loading the dataset in memory", "it is reading its file: wait"),
+        ("READONLY You can't write against a read only replica.", "it is a replica: name the master"),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", "without its master"),
+        ("OOM command not allowed when used memory > 'maxmemory'.", "its memory is full"),
+    ],
+)
+def test_what_a_server_refuses_is_told_with_its_remedy_wherever_it_is_asked(says: str, remedy: str) -> None:
+    """Ledger, broker and results: redis-py drops the first word of such an answer, and kombu the class it gave it."""
+    refusal = BaseParser.parse_error(says)
+
+    def refuses() -> None:
+        raise refusal
+
+    with pytest.raises(LedgerUnavailable) as told:
+        inspect_server(cast("Redis", SimpleNamespace(info=refuses)))
+    assert remedy in with_remedy(str(told.value), "is BRIDGE_REDIS_URL right?")
+    for raised in (refusal, OperationalError(str(refusal))):
+        assert remedy in str(servers.explained(raised))
+
+
+def test_a_server_without_tls_where_the_address_has_it_is_told_as_such(house: House) -> None:
+    """It says nothing to a greeting that it cannot read, as one that hangs."""
+    tls = house.broker.replace("redis://", "rediss://") + "?ssl_cert_reqs=none"
+    code, said = bridge(house, "check", BRIDGE_REDIS_URL=tls)
+    assert code == ExitCode.UNHEALTHY
+    assert "it speaks no TLS there" in said
 
 
 @pytest.fixture
