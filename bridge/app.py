@@ -18,6 +18,7 @@ from celery.signals import worker_init, worker_shutting_down
 from bridge import celeryconfig
 from bridge.doors.celery import send_follow_ups, servers, tasks
 from bridge.doors.celery.consumer import pause_consuming, refuse
+from bridge.doors.celery.consumer.queues import use_as_found
 from bridge.doors.celery.finish.in_process import in_process_finish
 from bridge.doors.celery.follow_up_queues import BridgeAMQP, Noticing
 from bridge.doors.celery.results import known_ids
@@ -69,7 +70,12 @@ class BridgeCelery(Celery):  # type: ignore[misc]
         return self.subclass_with_self("bridge.doors.celery.worker.node:Node")
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Celery's own; while the end of a request is told, what cannot be sent behind it ends by itself."""
+        """Celery's own; while the end of a request is told, what cannot be sent behind it ends by itself.
+
+        A queue of the bridge's own is used as it is found here too: by `bridge run`, say, which consumes nothing.
+        """
+        if isinstance(queue := options.get("queue"), str):
+            use_as_found(self, queue)
         return send_follow_ups.send_task(self, super().send_task, name, args, kwargs, options)
 
 

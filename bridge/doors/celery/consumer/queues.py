@@ -33,6 +33,16 @@ def find_queues(app: Celery, connection: Connection) -> dict[str, bool]:
     return found
 
 
+def use_as_found(app: Celery, name: str) -> None:
+    """Keep Celery from declaring one of the bridge's queues that it is about to send to, if that queue exists."""
+    queue = app.amqp.queues.get(name)
+    if queue is None or queue.no_declare:  # none of ours, or looked at before
+        return
+    with app.connection_for_write() as connection:
+        if connection.transport.driver_type == "amqp":
+            queue.no_declare = exists(connection, name)
+
+
 def exists(connection: Connection, name: str) -> bool:
     """A passive declare: it changes nothing, and fails where there is no such queue."""
     channel: Any = connection.channel()

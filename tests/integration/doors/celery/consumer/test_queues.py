@@ -57,6 +57,26 @@ def test_a_queue_is_used_as_it_is_found(first: str, kind: str, amqp_url: str, re
         hang_up(app)
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"x-queue-type": "quorum"}, {"x-max-priority": 10}], ids=["quorum", "priorities"]
+)
+def test_a_command_sends_to_a_queue_as_it_is_found(
+    arguments: dict[str, object], amqp_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """`bridge run`, one request or a file of them, declares nothing that is there already."""
+    with House(tmp_path, broker=amqp_url, redis_url=redis_url) as house:
+        with house.app.connection_for_write() as connection:
+            channel = connection.channel()
+            channel.queue_declare(queue="bridge.run", durable=True, auto_delete=False, arguments=arguments)
+        lines = tmp_path / "inputs.jsonl"
+        lines.write_text('{"a": 2}\n')
+        house.worker()
+        done = house.bridge("run", "--input", '{"a": 1}')
+        assert (done.returncode, json.loads(done.stdout)) == (ExitCode.OK, {"a": 1}), done.stderr
+        done = house.bridge("run", "--file", str(lines), "--out", str(tmp_path / "results.jsonl"))
+        assert done.returncode == ExitCode.OK, done.stderr
+
+
 def test_the_bridge_makes_quorum_queues_when_it_is_told_to(amqp_url: str, redis_url: str, tmp_path: Path) -> None:
     """BRIDGE_QUEUE_TYPE=quorum, and the whole road over them."""
     with House(tmp_path, broker=amqp_url, redis_url=redis_url, queue_type="quorum") as house:
