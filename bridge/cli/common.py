@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -32,9 +33,19 @@ class _Later:
     """The Celery app, loaded by the first verb that sends a task or asks the broker: the others do without."""
 
     def __getattr__(self, name: str) -> Any:
-        from bridge.app import app  # noqa: PLC0415  (heavy)
+        return getattr(_app(), name)
 
-        return getattr(app, name)
+
+@cache
+def _app() -> Celery:
+    """Ours, which does not wait in a command for an AMQP broker that takes no messages from anybody."""
+    from bridge.app import app  # noqa: PLC0415  (heavy)
+    from bridge.doors.celery import servers  # noqa: PLC0415  (heavy)
+
+    options = app.conf.broker_transport_options
+    if "confirm_publish" in options:
+        app.conf.broker_transport_options = {**options, "on_open": servers.refuses_when_blocked}
+    return app
 
 
 def servers_open(has: Components) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bridge.cli.exit_codes import ExitCode
 from tests.support.helpers import eventually
 from tests.support.house import House
 
@@ -113,3 +114,27 @@ def test_messages_held_longer_than_the_brokers_patience_end_no_worker(
                 if value == "undefined"
                 else f"application:set_env(rabbit, {name}, {value})"
             )
+
+
+@pytest.mark.chaos
+def test_commands_say_that_rabbitmq_takes_no_messages_and_the_worker_goes_on(
+    tmp_path: Path, rabbitmq_server: Any, redis_url: str
+) -> None:
+    """An alarm of its memory blocks whoever publishes; jobs that are under way end, and their callers are told."""
+    amqp_url = rabbitmq_server.start().fresh_url()
+    with short_house(tmp_path, redis_url, amqp_url) as house:
+        worker = house.worker()
+        sent = [house.send({"n": n, "mock_delay": 3}) for n in range(5)]
+        eventually(lambda: all(house.phase(one.id) == "TRACKED" for one in sent))
+        rabbitmq_server.erl("vm_memory_monitor:set_vm_memory_high_watermark(0.00001)")
+        try:
+            checked = house.bridge("check")
+            assert "FAULT broker     CELERY_BROKER_URL: RabbitMQ takes no messages" in checked.stdout
+            ran = house.bridge("run", "--input", '{"n": 5}', "--no-wait")
+            assert ran.returncode == ExitCode.UNAVAILABLE
+            assert "RabbitMQ takes no messages" in ran.stderr
+            assert sorted(one.get(timeout=30)["n"] for one in sent) == list(range(5))
+        finally:
+            rabbitmq_server.erl('vm_memory_monitor:set_vm_memory_high_watermark({absolute, "1GiB"})')
+        assert house.send({"n": 6}).get(timeout=30)["n"] == 6
+        assert worker.stop() == 0

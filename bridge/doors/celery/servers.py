@@ -10,7 +10,7 @@ import importlib
 import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from amqp import exceptions as amqp
 from celery import states
@@ -22,6 +22,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from bridge.errors import BridgeError, ServerUnavailable, SettingsError, chain_of
 from bridge.ledger.server.connect import refusal_of
 from bridge.redis.outage import is_outage, with_remedy
+from bridge.runtime import broker_connection
 from bridge.telemetry import redact
 
 if TYPE_CHECKING:
@@ -129,6 +130,19 @@ def write_results(app: Celery) -> None:
         raise explained(error, variable) or ServerUnavailable(
             f"{variable}: the result backend can be read, and stores nothing: {said(error)}; ends wait in the ledger"
         ) from None
+
+
+def refuses_when_blocked(connection: amqp.Connection) -> None:
+    """For py-amqp's `on_open`: ServerUnavailable at once if RabbitMQ blocks this connection, as it publishes."""
+
+    def blocked(_reason: str) -> NoReturn:
+        connection.transport.sock.settimeout(broker_connection.CLOSE_S)  # nobody reads that it is closed
+        raise ServerUnavailable(
+            f"{BROKER}: RabbitMQ takes no messages from anybody now, for its memory or its disk is short: `rabbitmqctl "
+            "status` names the alarm; what was being sent may still be taken when that is over"
+        )
+
+    connection.on_blocked = blocked
 
 
 def explained(error: BaseException, variable: str = BROKER) -> BridgeError | None:
