@@ -47,8 +47,8 @@ def _endpoints(value: object) -> object:
         return value
     found: dict[str, str] = {}
     for part in filter(None, (word.strip() for word in value.split(","))):
-        name, _, endpoint_id = part.partition("=")
-        name, endpoint_id = name.strip(), (endpoint_id or name).strip()
+        name, named, endpoint_id = part.partition("=")
+        name, endpoint_id = name.strip(), (endpoint_id if named else name).strip()
         for word in (name, endpoint_id):
             if not ENDPOINT_WORD.fullmatch(word):
                 fault = f"{word!r} is no endpoint: 1 to 64 of A-Z a-z 0-9 _ -"

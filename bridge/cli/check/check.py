@@ -59,7 +59,8 @@ _REMEDIES = {
     "forbidden": "give the key a right to this endpoint, in RunPod's settings",
     "out_of_credit": "top up the account; nothing else has to be done",
     "paused": "raise its max workers in RunPod's own console",
-    "endpoint_unknown": "RunPod knows no endpoint {id}: mend the id in RUNPOD_ENDPOINT_ID, BRIDGE_ENDPOINTS, the file",
+    "endpoint_unknown": "RunPod knows no endpoint {id}: mend the id in RUNPOD_ENDPOINT_ID, BRIDGE_ENDPOINTS, the file"
+    "; or RUNPOD_ENDPOINT_BASE_URL, where that does not end in RunPod's /v2",
     "endpoint_trouble": "mend RUNPOD_ENDPOINT_BASE_URL",
 }
 _AWAY = "RunPod, or the way to it, is in trouble: requests wait and go on by themselves"

@@ -173,3 +173,10 @@ def test_the_default_may_stand_in_the_file_beside_a_list(tmp_path: Path) -> None
         assert EndpointBook(settings).resolve(None).name == ("sdxl" if default == "sdxl" else "big")
     with pytest.raises(SettingsError, match="RUNPOD_ENDPOINT_ID: 'none' is not among BRIDGE_ENDPOINTS"):
         EndpointBook(settings.model_copy(update={"runpod_endpoint_id": "none"}))
+
+
+@pytest.mark.parametrize("listed", ["sdxl=", "sdxl= ", "whisper=def,sdxl="])
+def test_a_name_without_its_endpoints_id_is_a_fault(listed: str) -> None:
+    """As of a variable that was not set where the list was written; only a word alone is name and id."""
+    with pytest.raises(SettingsError, match="BRIDGE_ENDPOINTS: '' is no endpoint"):
+        load(bridge_endpoints=listed, bridge_redis_url="redis://127.0.0.1:1/0")
