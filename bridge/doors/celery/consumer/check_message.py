@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery.app.task import Context
-from kombu.exceptions import ContentDisallowed
+from kombu import compression
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from bridge.doors.celery.consumer.check_signatures import Unfit, check_signature, check_signatures
 from bridge.doors.celery.consumer.unpack import BODY_MAX, TooLarge
@@ -69,7 +70,7 @@ def _check(message: Any) -> None:
     if UNREADABLE in headers:
         raise _malformed("headers", "cannot be read")
     if message.errors:
-        raise fault_of(message.errors[0][1])
+        raise _packed_oddly(message.errors[0][1])
     _check_text(headers, "headers")
     if not isinstance(message.body, str | bytes | bytearray | memoryview):
         raise _malformed("body", "must be text")
@@ -101,14 +102,40 @@ def _check_task(headers: dict[str, Any], payload: Any) -> None:
 def _payload(message: Any) -> Any:
     try:
         payload = message.payload
-    except RecursionError as error:
-        raise _malformed("body", "is nested too deep") from error
     except Exception as error:
-        raise fault_of(error) from error
+        inner = error.args[0] if isinstance(error, DecodeError) and error.args else error
+        raise _body_fault(inner if isinstance(inner, Exception) else error) from error
     body = message.body
     if _HALF_PAIR.search(body.encode(errors="replace") if isinstance(body, str) else body):
         _check_text(payload, "body")
     return payload
+
+
+def _packed_oddly(error: BaseException) -> MessageFault:
+    """Kombu unpacks a message as it makes one, and keeps what went wrong."""
+    if isinstance(error, TooLarge):
+        return fault_of(error)
+    if isinstance(error, KeyError | TypeError):
+        taken = ", ".join(sorted(compression.encoders()))
+        return _malformed("headers.compression", f"is none that is taken; send one of {taken}, or none")
+    return _malformed("body", "cannot be unpacked by what headers.compression names")
+
+
+def _body_fault(error: BaseException) -> MessageFault:
+    """Why a body gives no value, in words that quote nothing of it."""
+    match error:
+        case RecursionError():
+            return _malformed("body", "is nested too deep")
+        case UnicodeDecodeError():
+            return _malformed("body", f"is not {error.encoding.upper()} (byte {error.start})")
+        case json.JSONDecodeError():
+            return _malformed("body", f"is not JSON: {error.msg} (character {error.pos})")
+        case ValueError() if "integer string conversion" in str(error):
+            return _malformed("body", "holds a number with more digits than Python reads")
+        case TypeError() | ArithmeticError() | ValueError():  # of a decoder that kombu has for the type
+            return _malformed("body", "holds a __type__ whose __value__ is none of that type")
+        case _:
+            return fault_of(error)
 
 
 def _check_text(value: Any, place: str) -> None:
