@@ -25,7 +25,7 @@ NAMES_MAX = 200_000
 #: What 64 bits hold, signed or not.
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
 
-#: Bytes of a correlation id, and of who asks.
+#: Bytes of a correlation id, and of who asks; characters of why.
 TEXT_MAX = 255
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f]*")
 
@@ -82,7 +82,12 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 def short(text: str) -> bool:
     """Whether a text may travel as a property of a message: few bytes, none of them a control character."""
-    return len(text.encode(errors="surrogatepass")) <= TEXT_MAX and _PLAIN.fullmatch(text) is not None
+    return len(text.encode(errors="surrogatepass")) <= TEXT_MAX and plain(text)
+
+
+def plain(text: str) -> bool:
+    """Whether a text has no control character."""
+    return _PLAIN.fullmatch(text) is not None
 
 
 def check_json(document: Mapping[str, Any]) -> str:

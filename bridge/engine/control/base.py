@@ -14,6 +14,7 @@ from bridge.job.enums import Phase
 from bridge.job.request import rejected
 from bridge.ledger.queries import scan
 from bridge.runpod.limits.permits import Permits
+from bridge.runpod.meaning import JOB_ID
 
 if TYPE_CHECKING:
     from bridge.engine.endpoint_health import EndpointHealth
@@ -76,6 +77,8 @@ class Base:
         """The endpoint of a bare job. Raises JobRejected when either is missing, or the endpoint is not allowed."""
         if not job_id or not endpoint:
             raise rejected("id", "id: is required, or job_id together with endpoint")
+        if not JOB_ID.fullmatch(job_id):
+            raise rejected("job_id", "job_id: must be 1 to 200 of A-Z a-z 0-9 _ -")
         return self.book.resolve(endpoint)
 
     def in_use(self, name: str) -> bool:

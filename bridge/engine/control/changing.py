@@ -13,6 +13,7 @@ from bridge.engine.control.base import Asker
 from bridge.errors import BUSY, JobUnknown, Refused
 from bridge.job.enums import Outcome, Status, Wish, is_end
 from bridge.job.request import check_request_id, rejected
+from bridge.job.strict_json import TEXT_MAX, plain
 from bridge.ledger.endpoints import pause as endpoints
 from bridge.ledger.queries import scan
 from bridge.ledger.records.read import ALL
@@ -198,6 +199,7 @@ class Changing(Asking):
 
     def pause(self, endpoint: str, reason: str | None, asker: Asker) -> dict[str, Any]:
         """No submit leaves for the endpoint in any process within a second."""
+        _check_reason(reason)
         found = self.named(endpoint)
         data = told_of(found, asker, reason=reason)
         if endpoints.pause(self.ledger, found.name, data, reason=reason or "", by=asker.by or ""):
@@ -208,12 +210,19 @@ class Changing(Asking):
 
     def resume(self, endpoint: str, asker: Asker, reason: str | None = None) -> dict[str, Any]:
         """Submits leave again."""
+        _check_reason(reason)
         found = self.named(endpoint)
         if endpoints.resume(self.ledger, found.name, told_of(found, asker, reason=reason)):
             tell("endpoint.resumed", endpoint=found.name, by=asker.by, door=asker.door)
         self.endpoint_health.gate.forget(found.name)
         self.ledger.engines.wake()
         return {"endpoint": found.name, "paused": False}
+
+
+def _check_reason(reason: str | None) -> None:
+    """It is told with every request that waits."""
+    if reason is not None and not (len(reason) <= TEXT_MAX and plain(reason)):
+        raise rejected("reason", f"reason: must be at most {TEXT_MAX} characters, without control characters")
 
 
 def _may(asker: Asker, held: Held) -> bool:

@@ -304,6 +304,32 @@ def test_a_dead_endpoint_makes_nobodys_health_late(house: House) -> None:
     }
 
 
+@pytest.mark.parametrize("reason", ["r" * 256, "new\nimage", "\x1b[31mred"])
+def test_a_reason_that_is_too_long_or_no_line_is_refused_by_every_door(house: House, reason: str) -> None:
+    """It is told with every request that waits, so it is bounded everywhere as over HTTP."""
+    house.client.xadd("bridge:commands", {"data": json.dumps(
+        {"op": "pause", "endpoint": "demo", "reason": reason, "reply_to": "reasons"}
+    )})  # fmt: skip
+    for op in ("pause", "resume"):
+        with pytest.raises(JobRejected, match="reason: must be at most 255 characters, without control characters"):
+            house.ask(op, endpoint="demo", reason=reason)
+    said = house.bridge("pause", "demo", "--reason", reason)
+    assert (said.returncode, "reason: must be at most 255 characters" in said.stderr) == (3, True)
+    replies = eventually(lambda: house.client.xrevrange("bridge:reply:reasons", count=1))
+    data = json.loads(replies[0][1]["data"])["data"]
+    assert (data["reason"], data["field"]) == ("rejected", "reason")
+    assert not house.ask("health", endpoint="demo")["bridge"]["paused"]
+
+
+@pytest.mark.parametrize("op", ["cancel", "status", "retry"])
+@pytest.mark.parametrize("job_id", ["../../x", "a b", "\u00e9", "x" * 201])
+def test_a_job_id_that_runpod_could_not_have_made_is_refused_by_its_field(house: House, op: str, job_id: str) -> None:
+    """As a broken rule, and no fault of the bridge's."""
+    with pytest.raises(JobRejected, match="job_id: must be 1 to 200 of") as refused:
+        house.ask(op, job_id=job_id, endpoint="demo")
+    assert refused.value.args[1]["field"] == "job_id"
+
+
 def test_health_tells_how_old_the_oldest_are(house: House) -> None:
     """Waiting from acceptance, running from RunPod's taking the job."""
     house.ask("pause", endpoint="quiet")
