@@ -28,7 +28,7 @@ def _check_where(value: object) -> None:
     if not isinstance(value, Mapping) or not value:
         raise rejected("where", "where: must be an object of metadata names and values, at least one")
     if not all(isinstance(name, str) and isinstance(item, str | int | float) for name, item in value.items()):
-        raise rejected("where", "where: its values must be strings or numbers")
+        raise rejected("where", "where: its values must be strings, numbers, true or false")
 
 
 def _cancel(control: Control, kwargs: dict[str, Any], asker: Asker) -> Any:

@@ -57,19 +57,24 @@ class Asking(Base):
             self.look_now(held)
         return self.document(held, content=content)
 
-    def find(self, metadata: Mapping[str, str]) -> list[str]:
+    def find(self, metadata: Mapping[str, Any]) -> list[str]:
         """Requests that have not ended and whose metadata says so, those that are free to cancel first."""
-        return scan.find(
-            self.ledger, Long.METADATA, lambda said: all(str(said.get(k)) == str(v) for k, v in metadata.items())
-        )
+        wanted = {name: _spellings(value) for name, value in metadata.items()}
+
+        def says_so(said: Mapping[str, Any]) -> bool:
+            # A name that is missing says nothing: not even "None".
+            return all(name in said and not words.isdisjoint(_spellings(said[name])) for name, words in wanted.items())
+
+        return scan.find(self.ledger, Long.METADATA, says_so)
 
     def find_group(self, group: str) -> list[str]:
         """Requests that have not ended and belong to this Celery group (a chord's header is one)."""
         return scan.find(self.ledger, Long.CANVAS, lambda canvas: canvas.get("group") == group)
 
-    def find_stamped(self, stamps: Mapping[str, Sequence[str]]) -> list[str]:
-        """Requests that have not ended and carry one of these stamps."""
-        return scan.find(self.ledger, Long.CANVAS, lambda canvas: _stamped(canvas, stamps))
+    def find_stamped(self, stamps: Mapping[str, Any]) -> list[str]:
+        """Requests that have not ended and carry one of these stamps; each is a value, or a list of values."""
+        wanted = {name: _all_spellings(values) for name, values in stamps.items()}
+        return scan.find(self.ledger, Long.CANVAS, lambda canvas: _stamped(canvas, wanted))
 
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         """Requests that have not ended: id, endpoint, phase, status, job_id."""
@@ -136,11 +141,25 @@ def one_of(task_id: str, replacing: Sequence[str]) -> str:
     return replacing[0]
 
 
-def _stamped(canvas: Mapping[str, Any], stamps: Mapping[str, Sequence[str]]) -> bool:
+def _stamped(canvas: Mapping[str, Any], wanted: Mapping[str, set[str]]) -> bool:
     carried = (canvas.get("options") or {}).get("stamps") or {}
-    for name, wanted in stamps.items():
-        values = carried.get(name)
-        values = [values] if isinstance(values, str) else values or []
-        if set(map(str, values)) & set(map(str, wanted)):
-            return True
-    return False
+    return any(not words.isdisjoint(_all_spellings(carried.get(name))) for name, words in wanted.items())
+
+
+def _all_spellings(values: object) -> set[str]:
+    """Of a stamp, which Celery lets be a value of any type, or several."""
+    several = values if isinstance(values, list | tuple | set) else [values]
+    return {word for value in several if value is not None for word in _spellings(value)}
+
+
+def _spellings(value: object) -> set[str]:
+    """How a value is written: in Python, in JSON (as on a command line), a whole number with a point and without."""
+    match value:
+        case None:
+            return {"null"}
+        case bool():
+            return {str(value), str(value).lower()}
+        case float() if value.is_integer():
+            return {str(value), str(int(value))}
+        case _:
+            return {str(value)}

@@ -70,7 +70,7 @@ class Changing(Asking):
                 yield self._cancelled(request_id, found, asker)
 
     def cancel_all(
-        self, asker: Asker, *, where: Mapping[str, str] | None = None, group: str | None = None
+        self, asker: Asker, *, where: Mapping[str, Any] | None = None, group: str | None = None
     ) -> dict[str, int]:
         """Cancel all that has not ended of a Celery group, or whose metadata says so: how many, of each outcome."""
         found = self.find_group(group) if group else self.find(where or {})

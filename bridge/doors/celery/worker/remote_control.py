@@ -69,9 +69,8 @@ class _Revoking:
         """Revoke tasks by header (or list of headers)."""
         if not isinstance(headers, Mapping):  # as the `celery` command gives them: NAME=VALUE each
             headers = dict(pair.partition("=")[::2] for pair in headers)
-        wanted = {k: [str(v)] if isinstance(v, str | int | float) else [*map(str, v)] for k, v in headers.items()}
         try:
-            self._mine(self._control().find_stamped(wanted), "revoke_by_stamped_headers")
+            self._mine(self._control().find_stamped(headers), "revoke_by_stamped_headers")
         except BridgeError as error:
             tell("remote.failed", request_id=str(headers), error=str(error))
         original = self._original["revoke_by_stamped_headers"]

@@ -105,6 +105,43 @@ def test_a_group_is_cancelled_by_its_id(house: House) -> None:
     house.ask("cancel", id=alone.id)
 
 
+def test_a_name_that_a_request_does_not_have_matches_no_value(house: House) -> None:
+    """Not even Python's word for nothing, which a script makes of an unset variable: it cancelled all who lacked it."""
+    sent = house.send(LONG, metadata={"team": "a"})
+    running(house, sent.id)
+    for value in ("None", "null", ""):
+        assert house.ask("cancel", where={"campaign": value})["found"] == 0
+    assert house.bridge("cancel", "--where", "campaign=None").returncode == 8
+    assert house.phase(sent.id) == "TRACKED"
+    house.ask("cancel", id=sent.id)
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        (True, True),
+        (True, "true"),
+        (False, "false"),
+        (None, "null"),
+        (5, "5"),
+        (5, 5.0),
+        (5.0, 5),
+        (1.5, "1.5"),
+        ("x", "x"),
+    ],
+)
+def test_metadata_is_found_by_its_value_however_json_or_a_shell_writes_it(house: House, said: Any, asked: Any) -> None:
+    """`--where urgent=true` is JSON's true."""
+    house.ask("pause", endpoint="quiet")
+    sent = house.send(LONG, endpoint="quiet", metadata={"value": said})
+    eventually(lambda: house.phase(sent.id) == "ACCEPTED")
+    assert house.ask("cancel", where={"value": "another"})["found"] == 0
+    told = house.ask("cancel", where={"value": asked})
+    assert (told["found"], told["cancelled"]) == (1, 1)
+    house.ask("resume", endpoint="quiet")
+    eventually(lambda: house.phase(sent.id) == "CLOSED")
+
+
 def test_a_chord_that_cannot_be_whole_any_more_frees_its_gpus(house: House) -> None:
     """BRIDGE_CHORD_ABORT: one member fails, the header's other jobs are cancelled at RunPod, the body fails."""
     others = [job(house) for _ in range(2)]
@@ -315,7 +352,7 @@ def test_a_reason_that_is_too_long_or_no_line_is_refused_by_every_door(house: Ho
             house.ask(op, endpoint="demo", reason=reason)
     said = house.bridge("pause", "demo", "--reason", reason)
     assert (said.returncode, "reason: must be at most 255 characters" in said.stderr) == (3, True)
-    replies = eventually(lambda: house.client.xrevrange("bridge:reply:reasons", count=1))
+    replies: Any = eventually(lambda: house.client.xrevrange("bridge:reply:reasons", count=1))
     data = json.loads(replies[0][1]["data"])["data"]
     assert (data["reason"], data["field"]) == ("rejected", "reason")
     assert not house.ask("health", endpoint="demo")["bridge"]["paused"]

@@ -53,6 +53,22 @@ def test_a_revoke_by_stamp_reaches_the_gpu(house: House) -> None:
         sent.get(timeout=15)
 
 
+@pytest.mark.parametrize(("stamp", "asked"), [(7, [7]), (8, ["8"]), (9, 9), ([10, "a"], ["10"]), (True, ["true"])])
+def test_a_stamp_that_is_no_text_is_found_and_hinders_no_other_revoke(house: House, stamp: Any, asked: Any) -> None:
+    """Celery lets a stamp be of any type: one that could not be looked at ended every revoke by stamp."""
+    signature = house.app.signature("bridge.run", kwargs={"input": {"mock_delay": 60}}, queue="bridge.run")
+    one, other = signature.clone(), signature.clone()
+    one.stamp(number=stamp)
+    other.stamp(beside=f"of {stamp}")
+    sent, beside = one.apply_async(), other.apply_async()
+    eventually(lambda: "started" in house.names_of(sent.id) and "started" in house.names_of(beside.id))
+    house.app.control.revoke_by_stamped_headers({"beside": [f"of {stamp}"]})
+    assert type(beside.get(timeout=15, propagate=False)).__name__ == "TaskRevokedError"
+    assert house.phase(sent.id) == "TRACKED"
+    house.app.control.revoke_by_stamped_headers({"number": asked})
+    assert type(sent.get(timeout=15, propagate=False)).__name__ == "TaskRevokedError"
+
+
 @pytest.mark.slow
 def test_the_celery_command_speaks_to_the_bridge(house: House) -> None:
     """`celery -A bridge.app inspect bridge_status ID`, and `control bridge_cancel ID`."""
