@@ -44,9 +44,8 @@ def canvas_of(request: Context, *, ignore_result: bool, extended: bool = False) 
         kwargs = dict(request.kwargs or {})
         veiled = {name: "***" for name in ("s3Config", "callback") if name in kwargs}
         canvas["called"] = [request.args or [], kwargs | veiled]
-    as_sent = [getattr(request, name, None) for name in (*_FOLLOWING, "group", "group_index")]
-    if any(as_sent[: len(_FOLLOWING)]):
-        canvas["as_sent"] = hashlib.sha256(dumps(as_sent).encode()).hexdigest()[:16]
+    if any(getattr(request, name, None) for name in _FOLLOWING):
+        canvas["follows"] = hashlib.sha256(dumps(_what_follows(request)).encode()).hexdigest()[:16]
     for name in ("callbacks", "errbacks", "chain"):
         found = getattr(request, name, None)
         if found:
@@ -69,16 +68,62 @@ def another(sent: Mapping[str, Any], kept: Mapping[str, Any] | None) -> bool:
     """
     if not continues(sent):
         return False
-    return kept is None or kept.get("as_sent", sent["as_sent"]) != sent["as_sent"]
+    if kept is None or not continues(kept):
+        return True
+    return bool(kept.get("follows", sent["follows"]) != sent["follows"])
 
 
-def fail_followers(backend: Any, context: Context, fault: Exception) -> None:
+def _what_follows(request: Context) -> list[Any]:
+    """What makes two sends' canvases one: tasks, arguments and options, and the ids by which somebody may wait.
+
+    A task that runs again, and with it a chain that it sends, brings new ids of the steps on the way, and the queue of
+    another process for their replies. The last step's id is the one that callers have.
+    """
+    last, *before = list(request.chain or []) or [None]
+    if isinstance(last, Mapping) and last.get("subtask_type") == "chord":
+        kwargs = dict(last.get("kwargs") or {})
+        body = _said(kwargs.pop("body", None), _OF_A_SEND)
+        end = [_said({**last, "kwargs": kwargs}, _OF_A_STEP), body]
+    else:
+        end = [_said(last, _OF_A_SEND)]
+    others = [_said(getattr(request, name, None), _OF_A_SEND) for name in ("callbacks", "errbacks", "chord")]
+    return [*others, end, _said(before, _OF_A_STEP), request.group, request.group_index]
+
+
+#: Options that differ each time the same is sent, and those of a step for whose result nobody waits.
+_OF_A_SEND = frozenset({"reply_to", "parent_id", "root_id"})
+_OF_A_STEP = _OF_A_SEND | {"task_id", "group_id"}
+
+
+def _said(value: Any, left_out: frozenset[str]) -> Any:
+    """A signature, or several, or what holds them, without these options."""
+    if isinstance(value, list | tuple):
+        return [_said(item, left_out) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    found = {name: _said(item, left_out) for name, item in value.items()}
+    if "task" in found and isinstance(options := found.get("options"), dict):
+        found["options"] = {name: item for name, item in options.items() if name not in left_out}
+    return found
+
+
+def followed_by(canvas: Mapping[str, Any]) -> set[str]:
+    """The ids of a chain's steps and of links."""
+    return {step.id for step in followers([*(canvas.get("chain") or ()), *(canvas.get("callbacks") or ())]) if step.id}
+
+
+def fail_followers(backend: Any, context: Context, fault: Exception, kept: Mapping[str, Any] | None = None) -> None:
     """Tell who waits for what would have followed that it will not: nobody waits for ever.
 
-    What is stored under the request's own id is left alone.
+    What is stored under the request's own id is left alone. `kept`, where nothing of this send was sent: the canvas of
+    the first send; what follows that one is left alone too.
     """
     chain, context.chain = context.chain, None
-    for follower in followers(chain):
+    links = (context.callbacks or ()) if kept is not None else ()
+    first = followed_by(kept or {})
+    for follower in followers([*(chain or ()), *links]):
+        if follower.id in first:
+            continue
         backend.mark_as_failure(follower.id, fault, request=follower, store_result=follower.id is not None)
     backend.mark_as_failure(context.id, fault, request=context, store_result=False)
 

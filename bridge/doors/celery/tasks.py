@@ -169,7 +169,7 @@ def _accept(
     if refusal is not None:
         # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
         keep(uses.ledger, "id_conflict", context.id, arguments, refusal.message, "bridge.run")
-        fail_followers(app.backend, context, refusal)
+        fail_followers(app.backend, context, refusal, _kept_canvas(context, uses) or {})
     raise Ignore
 
 
@@ -178,8 +178,7 @@ def _another_canvas(context: Context, uses: Uses, origin: Origin, verdict: Verdi
     if verdict.kind != "repeat" or not origin.continues:
         return None
     sent = canvas_of(context, ignore_result=False)
-    known = uses.ledger.load(context.id, wanted=(Long.CANVAS,))
-    if not another(sent, known.json(Long.CANVAS) if known is not None else None):
+    if not another(sent, _kept_canvas(context, uses)):
         return None
     return rejected(
         "id",
@@ -187,6 +186,13 @@ def _another_canvas(context: Context, uses: Uses, origin: Origin, verdict: Verdi
         "read its result by that id, or send this chain, chord or link with an id of its own",
         reason=Reason.ID_CONFLICT.value,
     )
+
+
+def _kept_canvas(context: Context, uses: Uses) -> dict[str, Any] | None:
+    """Of the first send of this id."""
+    known = uses.ledger.load(context.id, wanted=(Long.CANVAS,))
+    found = known.json(Long.CANVAS) if known is not None else None
+    return found if isinstance(found, dict) else None
 
 
 def _origin(context: Context, uses: Uses, *, ignores: bool, extended: bool) -> Origin:

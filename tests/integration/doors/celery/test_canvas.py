@@ -392,6 +392,55 @@ def test_an_id_sent_again_with_another_input_fails_what_would_have_followed(hous
         sent.get(timeout=20)
 
 
+def test_a_canvas_for_an_id_that_was_sent_without_one_is_refused_where_its_caller_sees_it(house: House) -> None:
+    """It was dropped without a word: its tail, its link and its chord waited for ever."""
+    run(house, 1).set(task_id="was-plain").apply_async().get(timeout=20)
+    job = run(house, 1).set(task_id="was-plain")
+    tailed = chain(job.clone(), task(house, "tail")).apply_async()
+    joined = chord([job.clone(), task(house, "make", 1)], task(house, "collect")).apply_async()
+    job.clone().apply_async(link=task(house, "tail").set(task_id="linked-to-plain"))
+    for refused in (tailed, house.app.AsyncResult("linked-to-plain")):
+        with pytest.raises(JobRejected, match="with an id of its own"):
+            refused.get(timeout=20)
+    with pytest.raises(ChordError):
+        joined.get(timeout=20)
+    assert house.app.AsyncResult("was-plain").state == "SUCCESS"
+
+
+@pytest.mark.parametrize("end", ["task", "chord"])
+def test_a_chain_sent_again_by_another_process_is_the_same_if_its_callers_wait_for_the_same_id(
+    house: House, end: str
+) -> None:
+    """A task that replaces itself runs again, and brings new ids of the steps between: its caller heard JobRejected."""
+    name, key = f"same-end-{end}", f"same-end-{end}"
+    for process in ("one", "two"):
+        job = run(house, input={"value": 1, "mock_delay": 1.0}).set(task_id=name)
+        last = task(house, "mark", key=key).set(task_id=f"{name}-end")
+        step = task(house, "tail").set(reply_to=f"of {process}")
+        if end == "chord":
+            last = chord([task(house, "tail"), task(house, "tail")], last)
+        sent = chain(job, step, last)
+        sent.apply_async()
+        if process == "one":
+            eventually(lambda: house.phase(name) == "TRACKED")
+    assert house.app.AsyncResult(f"{name}-end").get(timeout=20) is not None
+    run(house, 1).set(task_id=f"after-{name}").apply_async().get(timeout=20)
+    assert noted(house, key) == [f"{name}-end"]
+    assert not [letter for letter in house.ledger.dead.newest() if letter["request_id"] == name]
+
+
+def test_what_follows_the_first_send_is_not_failed_by_another_canvas_that_names_it_too(house: House) -> None:
+    """The order was changed between two sends, and the id of the last step was not."""
+    job, last = run(house, input={"value": 1, "mock_delay": 1.0}).set(task_id="changed"), task(house, "tail")
+    sent = chain(job.clone(), last.clone().set(task_id="changed-end")).apply_async()
+    eventually(lambda: house.phase("changed") == "TRACKED")
+    other = chain(job.clone(), task(house, "tail").set(task_id="changed-step"), last.clone().set(task_id="changed-end"))
+    other.apply_async()
+    with pytest.raises(JobRejected, match="with an id of its own"):
+        house.app.AsyncResult("changed-step").get(timeout=20)
+    assert sent.get(timeout=20)["tail"]["value"] == 1
+
+
 def test_the_same_message_again_is_followed_once(house: House) -> None:
     """A redelivery brings the same canvas: its tail runs once, and is not refused."""
     sent = chain(run(house, 1).set(task_id="redelivered"), task(house, "mark", key="redelivered").set(task_id="tail"))
