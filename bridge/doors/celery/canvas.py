@@ -8,6 +8,7 @@ that a second copy of a finish publishes the same tasks (HARDENING 8).
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -54,6 +55,12 @@ def canvas_of(request: Context, *, ignore_result: bool, extended: bool = False) 
         if getattr(request, name, None) is not None:
             canvas[name] = getattr(request, name)
     return canvas
+
+
+def plain_canvas(request: Context) -> dict[str, Any]:
+    """The canvas of a request as if nothing followed it, in JSON's own types."""
+    canvas = json.loads(dumps(canvas_of(request, ignore_result=False)))
+    return {name: value for name, value in canvas.items() if name not in {*_FOLLOWING, "follows"}}
 
 
 def continues(canvas: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from bridge.doors.celery.accept import eta
 from bridge.doors.celery.accept.in_bulk import STRATEGY, BatchAccept
 from bridge.doors.celery.canvas import another, canvas_of, clocks_of, continues, fail_followers, replaced_by
 from bridge.doors.celery.finish.finish_lease import Finishing
-from bridge.doors.celery.finish.rpc_repeat import answer_again
+from bridge.doors.celery.finish.rpc_repeat import answer_again, store_again
 from bridge.doors.celery.finish.task import FinishTask, RunTask, Telling, finish
 from bridge.doors.celery.results.known_ids import GuardedTask, keep, refuse_known
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
@@ -166,6 +166,9 @@ def _accept(
     )
     if verdict.kind in {"repeat", "conflict"} and origin.answered:
         wait_for_ledger(lambda: answer_again(app.backend, uses.ledger, context, uses.settings.celery_limit, refusal))
+    elif verdict.kind in {"repeat", "conflict"} and not ignores:
+        fault = refusal if verdict.kind == "conflict" else None
+        wait_for_ledger(lambda: store_again(app.backend, uses.ledger, context, uses.settings.celery_limit, fault))
     if refusal is not None:
         # The first request of this id goes on untouched; its state in Celery is not ours to overwrite.
         keep(uses.ledger, "id_conflict", context.id, arguments, refusal.message, "bridge.run")

@@ -76,14 +76,29 @@ class Accepting(Base):
             draft.set(sinks=",".join(sorted({*held.record.waiting_sinks, Sink.CALLBACK})))
         return draft.done("noted")
 
-    def also_answer(self, held: Held, now: int, asker: Mapping[str, Any]) -> Change:
-        """The same for who sent it by Celery and reads a queue of his own; `asker`: {reply_to, correlation_id}."""
-        if held.record.phase.ended:
+    def also_answer(
+        self, held: Held, now: int, sent: Mapping[str, Any], asker: Mapping[str, Any] | None = None
+    ) -> Change:
+        """The same for who sent it by Celery, and is told its end from now on, whatever the first send wanted.
+
+        `sent`: this send's canvas, for a first one that came by another door; `asker`: {reply_to, correlation_id} of
+        one who reads a queue of his own.
+        """
+        record = held.record
+        if record.phase.ended:
             return same(held, "ended")
-        canvas = held.json(Long.CANVAS) or {}
+        canvas = held.json(Long.CANVAS) or dict(sent)
         also = list(canvas.get("also", ()))
-        if dict(asker) in also or canvas.get("options", {}).get("reply_to") == asker["reply_to"]:
+        asks = asker is not None and dict(asker) not in also
+        if asker is not None and canvas.get("options", {}).get("reply_to") == asker["reply_to"]:
+            asks = False
+        if Sink.CELERY in record.waiting_sinks and not record.silent and not asks:
             return same(held, "known")
-        if len(also) >= ALSO_MAX:
+        if asks and len(also) >= ALSO_MAX:
             return same(held, "full")
-        return self._draft(held, now).keep(Long.CANVAS, {**canvas, "also": [*also, dict(asker)]}).done("noted")
+        canvas = {**canvas, "options": {**canvas.get("options", {}), "ignore_result": False}}
+        if asks and asker is not None:
+            canvas["also"] = [*also, dict(asker)]
+        draft = self._draft(held, now).keep(Long.CANVAS, canvas)
+        draft.set(sinks=",".join(sorted({*record.waiting_sinks, Sink.CELERY})), silent=0)
+        return draft.done("noted")

@@ -91,8 +91,7 @@ class BatchAccept:
         verdicts: list[Verdict] = wait_for_ledger(lambda: accept.many([prepared for _, prepared in ready]))
         notifier.accepted(*verdicts)
         for (taken, prepared), verdict in zip(ready, verdicts, strict=True):
-            tells = prepared.origin.continues or prepared.origin.answered
-            if verdict.kind == "conflict" or (verdict.kind == "repeat" and tells):
+            if verdict.kind == "conflict" or (verdict.kind == "repeat" and prepared.origin.tells_celery):
                 taken.alone()
             else:
                 taken.ack(logger, taken.errors)

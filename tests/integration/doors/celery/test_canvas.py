@@ -384,6 +384,35 @@ def test_an_id_sent_again_with_another_canvas_is_refused_where_its_caller_sees_i
     assert house.names_of(job.options["task_id"]).count("completed") == 1
 
 
+@pytest.mark.parametrize("delay", [1.0, 0.0], ids=["in flight", "ended"])
+@pytest.mark.parametrize("first", ["by another door", "with its result ignored", "and its result forgotten"])
+def test_who_sends_a_known_request_by_celery_gets_its_end_however_it_came_first(
+    house: House, first: str, delay: float
+) -> None:
+    """The id is the idempotency key of all doors: the sender waited for a result that nobody would store."""
+    request_id, given = f"first-{first}-{delay}".replace(" ", "-"), {"value": 1, "mock_delay": delay}
+    job = run(house, input=given).set(task_id=request_id)
+    if first == "by another door":
+        house.client.xadd("bridge:requests", {"data": json.dumps({"id": request_id, "input": given})})
+    else:
+        job.clone().apply_async(ignore_result=first == "with its result ignored")
+    wanted = {"TRACKED"} if delay else {"CLOSED"}
+    eventually(lambda: house.phase(request_id) in wanted, timeout=20)
+    if first == "and its result forgotten":
+        house.app.AsyncResult(request_id).forget()
+    assert job.clone().apply_async().get(timeout=20) == given
+    eventually(lambda: house.phase(request_id) == "CLOSED", timeout=20)
+    assert house.names_of(request_id).count("completed") == 1
+
+
+def test_another_input_under_the_id_of_another_doors_request_is_refused_where_its_caller_sees_it(house: House) -> None:
+    """No result of Celery's is under that id, so the refusal may be."""
+    house.client.xadd("bridge:requests", {"data": json.dumps({"id": "anothers", "input": {"value": 1}})})
+    eventually(lambda: house.phase("anothers") == "CLOSED", timeout=20)
+    with pytest.raises(JobRejected, match="another request"):
+        run(house, 2).set(task_id="anothers").apply_async().get(timeout=20)
+
+
 def test_an_id_sent_again_with_another_input_fails_what_would_have_followed(house: House) -> None:
     """It is refused as it was; its tail waited for ever."""
     run(house, 1).set(task_id="taken").apply_async().get(timeout=20)
