@@ -23,7 +23,7 @@ from tests.support.house import API_KEY, House
 from tests.support.servers import RedisServer
 
 LONG = {"mock_delay": 120}
-ENDPOINTS = ("demo", "held", "full", "crowd", "quiet", "sick", "poor", "many", "meets")
+ENDPOINTS = ("demo", "held", "full", "crowd", "quiet", "sick", "poor", "many", "meets", "sought")
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +132,13 @@ def test_a_name_that_a_request_does_not_have_matches_no_value(house: House) -> N
 )
 def test_metadata_is_found_by_its_value_however_json_or_a_shell_writes_it(house: House, said: Any, asked: Any) -> None:
     """`--where urgent=true` is JSON's true."""
-    house.ask("pause", endpoint="quiet")
-    sent = house.send(LONG, endpoint="quiet", metadata={"value": said})
+    house.ask("pause", endpoint="sought")
+    sent = house.send(LONG, endpoint="sought", metadata={"value": said})
     eventually(lambda: house.phase(sent.id) == "ACCEPTED")
     assert house.ask("cancel", where={"value": "another"})["found"] == 0
     told = house.ask("cancel", where={"value": asked})
     assert (told["found"], told["cancelled"]) == (1, 1)
-    house.ask("resume", endpoint="quiet")
+    house.ask("resume", endpoint="sought")
     eventually(lambda: house.phase(sent.id) == "CLOSED")
 
 
