@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery import Celery, bootsteps
 from celery.app.backends import by_url
 from celery.exceptions import WorkerShutdown
-from celery.signals import worker_init, worker_shutting_down
+from celery.signals import worker_init, worker_process_init, worker_shutting_down
 
 from bridge import celeryconfig
 from bridge.doors.celery import send_follow_ups, servers, tasks
@@ -24,7 +24,7 @@ from bridge.doors.celery.follow_up_queues import BridgeAMQP, Noticing
 from bridge.doors.celery.results import known_ids
 from bridge.doors.celery.results.backend import used_by_tasks
 from bridge.doors.celery.wait_for_ledger import stopping
-from bridge.doors.celery.worker import child_metrics, logs, remote_control
+from bridge.doors.celery.worker import child_ends, child_metrics, logs, remote_control
 from bridge.doors.celery.worker.node import Unusable
 from bridge.doors.celery.worker.task_events import task_events_of
 from bridge.doors.json.amqp_frames import reading_frames
@@ -180,6 +180,7 @@ def _logging() -> tuple[str, bool]:
     return settings.bridge_log_level, settings.bridge_log_json
 
 
+worker_process_init.connect(child_ends.ends_in_time)
 logs.connect(_logging)
 
 
