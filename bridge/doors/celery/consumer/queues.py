@@ -6,6 +6,7 @@ A queue that exists is consumed as it is (and the finding told); one that does n
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
@@ -36,11 +37,17 @@ def find_queues(app: Celery, connection: Connection) -> dict[str, bool]:
 def use_as_found(app: Celery, name: str) -> None:
     """Keep Celery from declaring one of the bridge's queues that it is about to send to, if that queue exists."""
     queue = app.amqp.queues.get(name)
-    if queue is None or queue.no_declare:  # none of ours, or looked at before
+    if queue is None or queue.no_declare or not _speaks_amqp(app):  # none of ours, or looked at before
         return
     with app.connection_for_write() as connection:
-        if connection.transport.driver_type == "amqp":
-            queue.no_declare = exists(connection, name)
+        queue.no_declare = exists(connection, name)
+
+
+@cache
+def _speaks_amqp(app: Celery) -> bool:
+    """Asked once: a connection takes a millisecond to make, and every follow-up would."""
+    with app.connection_for_write() as connection:
+        return bool(connection.transport.driver_type == "amqp")
 
 
 def exists(connection: Connection, name: str) -> bool:
