@@ -329,7 +329,7 @@ class Walk:
             if runs[name] > 1 and not end["possible_duplicate"]:
                 self._fault(sent, f"{name} was run {runs[name]} times, and its end does not say so")
             if runs[name] == 0 and end["status"] not in self.may_not_run:
-                self._fault(sent, f"{name} ended {end['status']} and was never run")
+                self._fault(sent, f"{name} ended {end['status']} and was never run: {end.get('error')}")
 
 
 class Observation:

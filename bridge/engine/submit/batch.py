@@ -292,13 +292,27 @@ class BatchSubmit:
         return True
 
     def _denied(self, draft: _Draft, held: Held, error: Refused) -> bool:
-        """It is refused where others are taken, or when it was tried often enough; else others go first."""
+        """It is refused where others are taken, or when it was tried often enough; else others go first.
+
+        Not for a draft that takes nobody any more: another process has given it up, while this one stood still.
+        """
+        if not self._is_open(draft):
+            draft.tainted = True
+            raise _EnoughError
         tries = self._refusals[held.record.id] = self._refusals.get(held.record.id, 0) + 1
         if not draft.placed and tries < DENIED_MAX:
             return False
         self._refusals.pop(held.record.id, None)
         self._refuse(held, f"RunPod's Batch API refused the request: {error.message}")
         return True
+
+    def _is_open(self, draft: _Draft) -> bool:
+        where = draft.client, draft.endpoint.id, draft.batch.id
+        try:
+            state = self._call(draft.endpoint, draft.ends_at + SEND_S, partial(api.summary, *where))
+        except JobUnknown:
+            return False
+        return state.status == api.DRAFT
 
     def _new_job(self, draft: _Draft) -> str | None:
         """The one job of the draft that is nobody's yet; None when none is seen within a few looks."""

@@ -13,6 +13,8 @@ from celery.exceptions import TaskRevokedError
 
 from bridge.emulator import Emulator, EndpointConfig
 from bridge.ledger.stores.batches import Batch
+from bridge.runpod import batches
+from bridge.runpod.client import RunPodClient
 from tests.support.helpers import eventually
 from tests.support.house import API_KEY, House
 from tests.support.servers import RedisServer
@@ -118,6 +120,21 @@ def test_a_draft_whose_last_request_cannot_be_told_apart_is_thrown_away_whole(ho
     statuses = [batch["status"] for batch in house.emulator.batches("tainted")]
     eventually(lambda: "DRAFT" not in [one["status"] for one in house.emulator.batches("tainted")], timeout=30)
     assert len(statuses) >= 2
+
+
+def test_a_draft_that_was_ended_meanwhile_refuses_nobody(tmp_path: Path, redis_url: str) -> None:
+    """By another process, while this one stood still (a suspended machine): all go into another draft."""
+    more = {**GATHER, "batch_gather_s": "5"}
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, **more) as house:
+        house.worker()
+        sent = [send(house, "e0")]
+        eventually(lambda: calls(house, "batch-add"), timeout=30)
+        client = RunPodClient(house.emulator.base_url, lambda: API_KEY)
+        batches.cancel(client, "demo", house.emulator.batches("demo")[0]["id"])
+        client.close()
+        sent.append(send(house, "e1"))
+        assert [each.get(timeout=60)["name"] for each in sent] == ["e0", "e1"]
+        assert runs(house) == {"e0": 1, "e1": 1}
 
 
 def test_a_worker_killed_between_any_two_calls_leaves_each_request_run_once(own_house: House) -> None:
