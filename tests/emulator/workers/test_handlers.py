@@ -128,6 +128,7 @@ def test_cancel_stops_the_running_handler(plain: Caller, tmp_path: Path) -> None
     assert plain.runsync({"a": 2})["output"]["pid"] == process
 
 
+@pytest.mark.slow
 def test_execution_timeout_tells_the_handler_and_ends_the_process(plain: Caller, tmp_path: Path) -> None:
     """The job fails, the handler hears of it (`asyncio.CancelledError`), the RunPod worker is gone."""
     note = tmp_path / "note"
@@ -237,6 +238,7 @@ def test_an_idle_process_is_ended_and_stop_leaves_none() -> None:
 
 @pytest.mark.parametrize("handler", ["handler_async.py", "handler_forks.py"])
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks for processes in /proc")
+@pytest.mark.slow
 def test_handlers_do_not_outlive_an_emulator_that_is_killed(tmp_path: Path, handler: str) -> None:
     """SIGKILL, no chance to clean up. Nor does what they have forked."""
     command = [sys.executable, "-m", "bridge.emulator", "--port", "0", "--handler", str(HERE / handler)]

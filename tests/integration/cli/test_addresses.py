@@ -155,6 +155,7 @@ def test_what_a_server_refuses_is_told_with_its_remedy_wherever_it_is_asked(says
         assert remedy in str(servers.explained(raised))
 
 
+@pytest.mark.slow
 def test_a_server_without_tls_where_the_address_has_it_is_told_as_such(house: House) -> None:
     """It says nothing to a greeting that it cannot read, as one that hangs."""
     tls = house.broker.replace("redis://", "rediss://") + "?ssl_cert_reqs=none"

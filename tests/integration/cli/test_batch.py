@@ -154,6 +154,7 @@ def test_a_file_that_is_no_result_file_is_left_alone(house: House, tmp_path: Pat
     assert out.read_text() == "dear diary\nsecond line\n"
 
 
+@pytest.mark.slow
 def test_a_file_goes_by_runpods_batch_api_when_it_is_asked_to(house: House, tmp_path: Path) -> None:
     """`--batch`: one result a line as ever, and nothing of it by /run."""
     lines, out = tmp_path / "lane.jsonl", tmp_path / "results.jsonl"

@@ -48,6 +48,7 @@ def command(house: House, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_another_client_gets_the_whole_of_it(house: House, request_id: str) -> None:
     """By its id; sync and async; and the document names the path by which HTTP gives it."""
 
@@ -93,6 +94,7 @@ def test_half_an_output_is_nobodys(house: House, request_id: str) -> None:
         assert client.result(request_id, timeout=30) == HUGE
 
 
+@pytest.mark.slow
 def test_from_the_object_store_by_a_link_that_ends(redis_url: str, tmp_path: Path) -> None:
     """A signed link for who asks for the content, in no event; when the store is away, that is said."""
     more: dict[str, Any] = {"blob_url": "s3://outputs/gpu", "blob_link_s": "1000"}

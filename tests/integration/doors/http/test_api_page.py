@@ -34,6 +34,7 @@ def section(heading: str) -> str:
     return PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
+@pytest.mark.slow
 def test_the_first_result_comes_by_the_commands_as_they_stand(tmp_path: Path) -> None:
     """All of them, one after the other, in one shell; on other ports than the page's."""
     commands = "\n".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))

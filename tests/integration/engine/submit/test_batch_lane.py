@@ -122,6 +122,7 @@ def test_a_draft_whose_last_request_cannot_be_told_apart_is_thrown_away_whole(ho
     assert len(statuses) >= 2
 
 
+@pytest.mark.slow
 def test_a_draft_that_was_ended_meanwhile_refuses_nobody(tmp_path: Path, redis_url: str) -> None:
     """By another process, while this one stood still (a suspended machine): all go into another draft."""
     more = {**GATHER, "batch_gather_s": "5"}
@@ -185,6 +186,7 @@ def test_a_cancel_takes_a_request_out_of_a_draft_before_it_can_run(own_house: Ho
     assert len(calls(house, "batch-remove")) == 1
 
 
+@pytest.mark.slow
 def test_when_all_of_a_batch_are_cancelled_the_batch_is(house: House) -> None:
     """Who was queued never runs; RunPod's own word ends them."""
     sent = [send(house, f"c{number}", "one", mock_delay=6) for number in range(3)]

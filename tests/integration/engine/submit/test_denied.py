@@ -95,6 +95,7 @@ def test_a_prompt_that_waits_for_its_next_try_says_for_what(house: House, wall: 
     eventually(lambda: house.phase(denied.id) == "CLOSED")
 
 
+@pytest.mark.slow
 def test_where_nobody_gets_through_nobody_is_rejected(house: House, wall: Firewall) -> None:
     """403 to every submit, though health answers: submits wait, everything else goes on, and all end well after it."""
     house.send({"warm": 1}, endpoint="other").get(timeout=20)

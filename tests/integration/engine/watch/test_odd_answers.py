@@ -207,6 +207,7 @@ def test_odd_chunks_are_kept(house: House, runpod: OddRunPod) -> None:
     runpod.odd[name] = Answer('{"status":"CANCELLED"}')
 
 
+@pytest.mark.slow
 def test_a_page_of_60000_chunks_delays_nobody_and_comes_once_and_in_order(house: House, runpod: OddRunPod) -> None:
     """It is written in parts: others' job ids are written meanwhile, so that nothing is sent, and paid, twice."""
     name, most, sent, ended_meanwhile = next(NAMES), 60_000, 0, 0

@@ -226,6 +226,7 @@ def test_its_name_is_its_own_beside_another_celery_worker(amqp_url: str, redis_u
         assert other.running
 
 
+@pytest.mark.slow
 def test_two_of_one_name_on_rabbitmq_say_what_to_do(amqp_url: str, redis_url: str, tmp_path: Path) -> None:
     """RESOURCE_LOCKED is a setting's fault: 11, and the first one works on."""
     with House(tmp_path, broker=amqp_url, redis_url=redis_url) as house:
@@ -238,6 +239,7 @@ def test_two_of_one_name_on_rabbitmq_say_what_to_do(amqp_url: str, redis_url: st
         assert house.send({"a": 1}).get(timeout=20) == {"a": 1}
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_told_from_a_crash(house: House) -> None:
     """130, as of every shell command."""
     process = worker(house, "bridge")
