@@ -15,7 +15,7 @@ from bridge.doors.celery.accept import eta
 from bridge.doors.celery.accept.in_bulk import STRATEGY, BatchAccept
 from bridge.doors.celery.canvas import another, canvas_of, clocks_of, continues, fail_followers, replaced_by
 from bridge.doors.celery.finish.finish_lease import Finishing
-from bridge.doors.celery.finish.rpc_repeat import answer_again, store_again
+from bridge.doors.celery.finish.repeats import answer_again, store_again
 from bridge.doors.celery.finish.task import FinishTask, RunTask, Telling, finish
 from bridge.doors.celery.results.known_ids import GuardedTask, keep, refuse_known
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger

@@ -89,16 +89,16 @@ class Accepting(Base):
             return same(held, "ended")
         canvas = held.json(Long.CANVAS) or dict(sent)
         also = list(canvas.get("also", ()))
-        asks = asker is not None and dict(asker) not in also
-        if asker is not None and canvas.get("options", {}).get("reply_to") == asker["reply_to"]:
-            asks = False
-        if Sink.CELERY in record.waiting_sinks and not record.silent and not asks:
+        options = canvas.get("options", {})
+        known = asker is None or dict(asker) in also or options.get("reply_to") == asker["reply_to"]
+        new = [] if known or asker is None else [dict(asker)]
+        if Sink.CELERY in record.waiting_sinks and not record.silent and not new:
             return same(held, "known")
-        if asks and len(also) >= ALSO_MAX:
+        if new and len(also) >= ALSO_MAX:
             return same(held, "full")
-        canvas = {**canvas, "options": {**canvas.get("options", {}), "ignore_result": False}}
-        if asks and asker is not None:
-            canvas["also"] = [*also, dict(asker)]
+        canvas = {**canvas, "options": {**options, "ignore_result": False}}
+        if new:
+            canvas["also"] = also + new
         draft = self._draft(held, now).keep(Long.CANVAS, canvas)
         draft.set(sinks=",".join(sorted({*record.waiting_sinks, Sink.CELERY})), silent=0)
         return draft.done("noted")

@@ -64,14 +64,19 @@ def test_a_fault_of_the_environment_names_variable_and_rule(monkeypatch: pytest.
     assert "hush" not in str(caught.value)
 
 
+def looked_at_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, EndpointBook]:
+    """A file with the endpoint `good`, and a book that sees each change of it at once."""
+    monkeypatch.setattr("bridge.settings.config_file.RELOAD_S", 0.0)
+    path = tmp_path / "bridge.toml"
+    path.write_text('[endpoints.good]\nid = "good"\n')
+    return path, EndpointBook(Settings(bridge_config_file=path))
+
+
 def test_a_file_that_is_no_text_is_told_at_start_and_changes_nothing_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last good one stays; a request that came meanwhile is not to blame."""
-    monkeypatch.setattr("bridge.settings.config_file.RELOAD_S", 0.0)
-    path = tmp_path / "bridge.toml"
-    path.write_text('[endpoints.good]\nid = "good"\n')
-    book = EndpointBook(Settings(bridge_config_file=path))
+    path, book = looked_at_each_time(tmp_path, monkeypatch)
     path.write_bytes(b'[endpoints.good]\nid = "good"\n# caf\xe9\n')
     assert book.resolve("good").id == "good"
     assert "no UTF-8" in (book.fault or "")
@@ -110,10 +115,7 @@ def test_a_file_that_may_be_read_only_a_moment_later_is_read_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its mode came behind its content: neither its size nor its time of change says so."""
-    monkeypatch.setattr("bridge.settings.config_file.RELOAD_S", 0.0)
-    path = tmp_path / "bridge.toml"
-    path.write_text('[endpoints.good]\nid = "good"\n')
-    book = EndpointBook(Settings(bridge_config_file=path))
+    path, book = looked_at_each_time(tmp_path, monkeypatch)
     path.write_text('[endpoints.good]\nid = "another"\n')
     with monkeypatch.context() as unreadable:
 

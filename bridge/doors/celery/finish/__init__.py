@@ -2,5 +2,5 @@
 
 `task` is `bridge.finish`, run by Celery's tracer in a turn (`finish_lease`), with a `backend` that asks the ledger;
 `in_process` runs it without a message where tasks run beside the engine; `in_bulk` stores ends at once
-that nothing follows. `rpc_repeat` answers who sends a request again and waits at a queue of his own.
+that nothing follows. `repeats` answers who sends a request again.
 """

@@ -19,13 +19,13 @@ from bridge.engine.control import Asker
 from bridge.errors import BUSY, JobRejected
 from bridge.job.enums import Outcome
 from bridge.job.request import REQUEST_ID, rejected
-from bridge.job.strict_json import Fault, read_object
+from bridge.job.strict_json import TEXT_MAX, Fault, read_object
 
 if TYPE_CHECKING:
     from bridge.engine.control import Control
 
-#: Bytes of a command's body, and of `by` and `reason`.
-COMMAND_MAX, TEXT_MAX = 64 * 1024, 255
+#: Bytes of a command's body.
+COMMAND_MAX = 64 * 1024
 
 
 class Changing:

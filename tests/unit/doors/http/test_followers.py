@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,17 +12,23 @@ from bridge.doors.http.api.following.followers import Followers
 from tests.support.helpers import eventually
 
 
+def following(newest: Callable[[], str]) -> Followers:
+    """Of a ledger that tells this as its newest event, and has no other news."""
+    outbox = SimpleNamespace(newest=newest, wait=lambda *_, **__: [])
+    return Followers(cast("Any", SimpleNamespace(outbox=outbox, phases=lambda ids: [None for _ in ids])), 10)
+
+
+def hangs(asked: threading.Event, answers: threading.Event) -> str:
+    """The newest event, once it may be told."""
+    asked.set()
+    assert answers.wait(60)
+    return "1-0"
+
+
 def test_the_stream_is_not_read_for_one_who_has_gone_before_it_was_begun() -> None:
     """His connection ended while the ledger was asked where he is to begin; nobody else follows."""
     asked, answers = threading.Event(), threading.Event()
-
-    def newest() -> str:
-        asked.set()
-        assert answers.wait(60)
-        return "1-0"
-
-    outbox = SimpleNamespace(newest=newest, wait=lambda *_, **__: [])
-    followers = Followers(cast("Any", SimpleNamespace(outbox=outbox, phases=lambda ids: [None for _ in ids])), 10)
+    followers = following(lambda: hangs(asked, answers))
 
     async def comes_and_goes() -> None:
         follower = followers.add("r")
@@ -39,14 +46,7 @@ def test_the_stream_is_not_read_for_one_who_has_gone_before_it_was_begun() -> No
 def test_closing_waits_for_no_ledger_that_hangs() -> None:
     """Whoever begins to follow asks it; the worker that is told to stop has its engine to stop yet."""
     asked, answers = threading.Event(), threading.Event()
-
-    def newest() -> str:
-        asked.set()
-        assert answers.wait(60)
-        return "1-0"
-
-    outbox = SimpleNamespace(newest=newest, wait=lambda *_, **__: [])
-    followers = Followers(cast("Any", SimpleNamespace(outbox=outbox)), 10)
+    followers = following(lambda: hangs(asked, answers))
     beginning = threading.Thread(target=followers.begin)
     beginning.start()
     assert asked.wait(60)
@@ -71,8 +71,7 @@ def test_who_looked_before_the_stream_was_begun_to_be_read_is_told_where_that_wa
             return "9-0"
         return "10-0"
 
-    outbox = SimpleNamespace(newest=newest, wait=lambda *_, **__: [])
-    followers = Followers(cast("Any", SimpleNamespace(outbox=outbox, phases=lambda ids: [None for _ in ids])), 10)
+    followers = following(newest)
     followers._by_id["r"] = set()
     told: list[str] = []
     first = threading.Thread(target=lambda: told.append(followers.begin()))

@@ -51,11 +51,7 @@ def answer_again(backend: Any, ledger: Ledger, context: Context, limit: int, ref
         if not change.after.record.phase.ended:
             return
         held = ledger.load(context.id, wanted=wanted, output=True)
-    if held is None or _is_gone(held):
-        backend.store_result(context.id, _forgotten(context.id), states.FAILURE, request=context)
-        return
-    end = celery_end(held, limit=limit, clock_offset=ledger.clock.offset)
-    backend.store_result(context.id, end.result, end.state, request=context)
+    _store_end(backend, ledger, context, limit, held)
 
 
 def store_again(backend: Any, ledger: Ledger, context: Context, limit: int, conflict: JobRejected | None) -> None:
@@ -91,6 +87,10 @@ def _store_again(backend: Any, ledger: Ledger, context: Context, limit: int, con
         held, told = ledger.load(context.id, wanted=wanted, output=True), False
     if held is not None and told and Sink.CELERY in held.record.waiting_sinks:
         return
+    _store_end(backend, ledger, context, limit, held)
+
+
+def _store_end(backend: Any, ledger: Ledger, context: Context, limit: int, held: Held | None) -> None:
     if held is None or _is_gone(held):
         backend.store_result(context.id, _forgotten(context.id), states.FAILURE, request=context)
         return
