@@ -47,6 +47,10 @@ class Names(PublicNames):
         """Hash of records per phase."""
         return f"{self.prefix}count:{endpoint}"
 
+    def gate(self, endpoint: str) -> str:
+        """Hash of what holds an endpoint's calls back, and of what operators did to it."""
+        return f"{self.prefix}gate:{endpoint}"
+
     def key(self, name: str) -> str:
         """One of the single keys: meta, engines, endpoints, timer, stray."""
         return self.prefix + name

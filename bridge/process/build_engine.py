@@ -127,7 +127,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         observed, s.bridge_webhook_base_url, spending=Spending(ledger), capped=has.notifier.capped,
     )  # fmt: skip
     track = StatusPolls(
-        ledger, writes, health, threads.track, pace, *calling, lease_ms, slot_ms, has.purged_at, observed, unread
+        ledger, writes, health, threads.track, pace, *calling, lease_ms, slot_ms, has.last_purge, observed, unread
     )  # fmt: skip
     fill = BatchSubmit(
         ledger, health, has.book, threads.fill, has.client_of, has.notifier.changed, slot_ms, s.bridge_batch_gather_s,

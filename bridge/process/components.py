@@ -21,6 +21,7 @@ from bridge.engine.large_outputs import LargeOutputs
 from bridge.engine.notifier import Notifier
 from bridge.errors import SettingsError
 from bridge.ledger import Ledger, Names, connect, inspect_server, run_a_script
+from bridge.ledger.endpoints import pause as operators
 from bridge.ledger.endpoints.load import measure
 from bridge.ledger.server.disk import Disk, fault_of
 from bridge.object_store import Blobs
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from bridge.engine.tell.celery_states import States
+    from bridge.job.transitions.watching import Purge
 
 
 class Components:
@@ -164,9 +166,9 @@ class Components:
         known = self.book.all().get(name)
         return known.id if known else name
 
-    def purged_at(self, endpoint: str) -> int:
-        """When the bridge last purged the endpoint's queue; 0 for never."""
-        return self.ledger.counts(endpoint).get("purged_at", 0)
+    def last_purge(self, endpoint: str) -> Purge:
+        """When the bridge last purged the endpoint's queue, and who asked for it."""
+        return operators.last_purge(self.ledger, endpoint)
 
 
 _lock = threading.Lock()

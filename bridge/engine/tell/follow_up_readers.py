@@ -68,9 +68,10 @@ class FollowUpReaders:
             tell("broker.unavailable", error=str(error), waiting=0)
             return self.look_s
         told = kept.unread()
-        kept.looked({queue: depth.messages for queue, depth in found.items()}, alone)
         for queue in alone.keys() - told.keys():
             tell("followup.unread", queue=queue, waiting=alone[queue])
         for queue in told.keys() - alone.keys():
             tell("followup.read", queue=queue)
+        # After the lines: whoever dies between leaves one that is told twice, not one that nobody tells.
+        kept.looked({queue: depth.messages for queue, depth in found.items()}, alone)
         return self.look_s

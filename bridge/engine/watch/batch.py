@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bridge.engine.watch.observation import observation_of
 from bridge.errors import ApiError, JobUnknown, LedgerError, Refused, Unanswered
 from bridge.job.enums import Phase, Status, is_end
+from bridge.job.transitions.watching import Purge
 from bridge.ledger.queries import scan
 from bridge.ledger.records.read import COMMON
 from bridge.runpod import batches as api
@@ -179,7 +180,7 @@ class BatchWatch:
 
         def gone(fresh: Held, now: int) -> Change:
             attempt = record.attempt
-            return table.gone(fresh, now, job_id, attempt, endpoint_ok_at=ok_at, purged_at=0, poll_ms=NET_MS)
+            return table.gone(fresh, now, job_id, attempt, endpoint_ok_at=ok_at, purge=Purge(), poll_ms=NET_MS)
 
         self.writes.put(held, gone)
 

@@ -21,7 +21,7 @@ from bridge.errors import ApiError, JobUnknown, Refused, Unanswered
 from bridge.job.enums import Phase, Status, Step, is_end
 from bridge.job.observation import Observation, most_ms
 from bridge.job.record import Long, Record
-from bridge.job.transitions.watching import GONE_APART_MS
+from bridge.job.transitions.watching import GONE_APART_MS, Purge
 from bridge.ledger.stores.batches import Batch
 from bridge.redis.pipelined import Work, in_step
 from bridge.runpod.limits.permits import Permits
@@ -66,7 +66,7 @@ class StatusPolls:
     endpoint_id_of: Callable[[str], str]
     lease_ms: int
     slot_ms: int
-    purged_at: Callable[[str], int]
+    last_purge: Callable[[str], Purge]
     observed: Callable[[Held, Observation, int], None]  # writes it, a large output to the object store first
     unread: Unread
 
@@ -243,7 +243,7 @@ class StatusPolls:
                 self.endpoint_health.ask_health(record.endpoint, endpoint_id)
         known: dict[str, Any] = {
             "endpoint_ok_at": self.endpoint_health.ok_at(record.endpoint),
-            "purged_at": self.purged_at(record.endpoint),
+            "purge": self.last_purge(record.endpoint),
             "poll_ms": 1_000,
         }
         self.writes.put(held, lambda fresh, now: table.gone(fresh, now, job_id, record.attempt, **known))

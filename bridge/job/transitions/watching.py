@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import NamedTuple
 
 from bridge.job.change import Change, Draft
 from bridge.job.clocks import RUN_RETENTION_MS, SYNC_RETENTION_MS
@@ -27,6 +28,14 @@ PURGE_UNDER_WAY_MS = 30_000
 STUCK_MS = 10 * 60_000
 #: Reads that callbacks cause are at least this far apart.
 HINTS_APART_MS = 200
+
+
+class Purge(NamedTuple):
+    """The last time that the bridge cleared an endpoint's queue: ledger ms, 0 for never; who asked, by which door."""
+
+    at: int = 0
+    by: str | None = None
+    door: str | None = None
 
 
 class Watching(Retrying):
@@ -173,7 +182,7 @@ class Watching(Retrying):
         return draft.done("settled" if draft.record.phase.ended else "heard")
 
     def gone(
-        self, held: Held, now: int, job_id: str, attempt: int, *, endpoint_ok_at: int, purged_at: int, poll_ms: int
+        self, held: Held, now: int, job_id: str, attempt: int, *, endpoint_ok_at: int, purge: Purge, poll_ms: int
     ) -> Change:
         """RunPod does not know the job, and the answer did not name the endpoint (HARDENING 2)."""
         record = held.record
@@ -182,11 +191,11 @@ class Watching(Retrying):
         draft = self._draft(held, now).set(polls=record.polls + 1)
         seen_at = max(record.submitted_at, record.observed_at, 1)
         queued = record.status == Status.IN_QUEUE
-        purged = queued and purged_at >= seen_at
+        purged = queued and purge.at >= seen_at
         # An answer that was under way during the purge is written after it: then one 404 is not enough, two are.
-        maybe_purged = queued and purged_at + PURGE_UNDER_WAY_MS >= seen_at and purged_at > 0
+        maybe_purged = queued and purge.at + PURGE_UNDER_WAY_MS >= seen_at and purge.at > 0
         # Its submit was under way, and nothing but that was heard: two soon after another, as a purge explains them.
-        submitting = maybe_purged and 0 < record.sent_at <= purged_at and record.observed_at <= record.submitted_at
+        submitting = maybe_purged and 0 < record.sent_at <= purge.at and record.observed_at <= record.submitted_at
         apart = PURGED_APART_MS if submitting else GONE_APART_MS
         sure = record.gone_at and now - record.gone_at >= apart and (submitting or endpoint_ok_at >= record.gone_at)
         if not purged and not sure:
@@ -205,7 +214,8 @@ class Watching(Retrying):
         elif record.wish:
             self._end_by_wish(draft)
         elif purged or maybe_purged:
-            said = {k: v for k, v in (held.json(Long.WISHED) or {}).items() if v}
+            whose = held.json(Long.WISHED) or {"by": purge.by, "door": purge.door}  # read before it could be kept here
+            said = {k: v for k, v in whose.items() if v}
             draft.settle(Status.CANCELLED, Reason.PURGED, **said)
         elif record.ttl_ms and now >= record.submitted_at + record.ttl_ms:
             draft.settle(Status.TIMED_OUT, Reason.TTL_EXPIRED, cause="runpod")

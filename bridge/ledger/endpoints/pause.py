@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import LedgerError
 from bridge.job.document import endpoint_event, stamp
 from bridge.job.enums import EventName
+from bridge.job.transitions.watching import Purge
 from bridge.ledger.records.write import TRIES
 from bridge.ledger.scripts import run
+from bridge.redis.outage import mapped
 
 if TYPE_CHECKING:
     from bridge.ledger.ledger import Ledger
@@ -19,18 +21,26 @@ if TYPE_CHECKING:
 def pause(ledger: Ledger, endpoint: str, data: Mapping[str, Any], *, reason: str, by: str) -> bool:
     """Stop submits in every process; survives restarts. False when it was so already: nothing is told then."""
     put = {"paused": "1", "pause_reason": reason, "paused_by": by, "paused_at": "@now"}
-    return _change(ledger, endpoint, EventName.PAUSED, data, "gate", put=put)
+    return _change(ledger, endpoint, EventName.PAUSED, data, put=put)
 
 
 def resume(ledger: Ledger, endpoint: str, data: Mapping[str, Any]) -> bool:
     """Let submits leave again. False when they did."""
     drop = ("paused", "pause_reason", "paused_by", "paused_at")
-    return _change(ledger, endpoint, EventName.RESUMED, data, "gate", drop=drop)
+    return _change(ledger, endpoint, EventName.RESUMED, data, drop=drop)
 
 
 def purged(ledger: Ledger, endpoint: str, data: Mapping[str, Any], *, at: int) -> None:
-    """Remember that the bridge itself has cleared the endpoint's queue, in ledger ms."""
-    _change(ledger, endpoint, EventName.PURGED, data, "count", put={"purged_at": str(at)})
+    """Remember that the bridge itself has cleared the endpoint's queue, in ledger ms, and whose purge it was."""
+    put = {"purged_at": str(at), "purged_by": data.get("by") or "", "purged_door": data.get("door") or ""}
+    _change(ledger, endpoint, EventName.PURGED, data, put=put)
+
+
+def last_purge(ledger: Ledger, endpoint: str) -> Purge:
+    """The endpoint's last purge; `Purge()` when there was none."""
+    with mapped():
+        found: Any = ledger.client.hmget(ledger.names.gate(endpoint), ["purged_at", "purged_by", "purged_door"])
+    return Purge(int(found[0] or 0), found[1] or None, found[2] or None)
 
 
 def _change(
@@ -38,7 +48,6 @@ def _change(
     endpoint: str,
     name: EventName,
     data: Mapping[str, Any],
-    kept: str,
     *,
     put: Mapping[str, str] | None = None,
     drop: Sequence[str] = (),
@@ -48,7 +57,7 @@ def _change(
     for _ in range(TRIES):
         time = stamp(ledger.now(), ledger.clock.offset) or ""
         body = endpoint_event(name, data, endpoint=endpoint, sequence=sequence + 1, time=time)
-        args = [endpoint, sequence, token, kept, len(values) // 2, len(drop), *values, *drop]
+        args = [endpoint, sequence, token, len(values) // 2, len(drop), *values, *drop]
         args += [body, f"job.{name.value}.{endpoint}", "", "", "", ""]
         answer = run(ledger.client, "endpoint", [ledger.names.prefix, ledger.names.events], args)
         if answer[0] != 0:

@@ -10,7 +10,7 @@
 --   <p>flying            hash    jobs in flight by tenant; of an endpoint: `flying` in its count
 --   <p>leased:<ep>       zset    ids by the end of their lease
 --   <p>tracked:<ep>      zset    ids in TRACKED, by since when
---   <p>gate:<ep>         hash    the gate of bridge.runpod; an operator's pause is written here with its event
+--   <p>gate:<ep>         hash    the gate of bridge.runpod; an operator's pause and purge are written here with their events
 --   <p>timer             zset    ids by the earliest of their clocks
 --   <public>chunks:<id>  stream  its chunks, JSON; chunk n is entry n+1, so that a reader can go on from a number
 --   <p>due:<ep>:stream   zset    ids whose stream is to be read, by when

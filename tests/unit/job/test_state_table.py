@@ -19,6 +19,7 @@ from bridge.job.observation import Observation
 from bridge.job.record import Long, Record, difference, from_row
 from bridge.job.state_table import TABLE
 from bridge.job.transitions import Table
+from bridge.job.transitions.watching import Purge
 
 NOW = 1_800_000_000_000
 TOKEN = "lease-of-mine"
@@ -77,7 +78,7 @@ EVENTS: dict[str, Callable[[Held], Change]] = {
         "j1",
         1,
         endpoint_ok_at=NOW - 5,
-        purged_at=0,
+        purge=Purge(),
         poll_ms=1,
     ),
     "retry_sending": lambda h: TABLE_OF.retry_sending(h, NOW, TOKEN),
@@ -198,13 +199,13 @@ def test_at_most_once_never_submits_again() -> None:
 def test_one_404_is_no_loss() -> None:
     """Two, 30 s apart, with a success of the endpoint between them."""
     tracked = in_phase(Phase.TRACKED)
-    first = TABLE_OF.gone(tracked, NOW, "j1", 1, endpoint_ok_at=NOW, purged_at=0, poll_ms=1)
+    first = TABLE_OF.gone(tracked, NOW, "j1", 1, endpoint_ok_at=NOW, purge=Purge(), poll_ms=1)
     assert first.record.phase is Phase.TRACKED
-    soon = TABLE_OF.gone(first.after, NOW + 29_000, "j1", 1, endpoint_ok_at=NOW + 28_000, purged_at=0, poll_ms=1)
+    soon = TABLE_OF.gone(first.after, NOW + 29_000, "j1", 1, endpoint_ok_at=NOW + 28_000, purge=Purge(), poll_ms=1)
     assert soon.record.phase is Phase.TRACKED
-    alone = TABLE_OF.gone(first.after, NOW + 31_000, "j1", 1, endpoint_ok_at=NOW - 1, purged_at=0, poll_ms=1)
+    alone = TABLE_OF.gone(first.after, NOW + 31_000, "j1", 1, endpoint_ok_at=NOW - 1, purge=Purge(), poll_ms=1)
     assert alone.record.phase is Phase.TRACKED
-    sure = TABLE_OF.gone(first.after, NOW + 31_000, "j1", 1, endpoint_ok_at=NOW + 5, purged_at=0, poll_ms=1)
+    sure = TABLE_OF.gone(first.after, NOW + 31_000, "j1", 1, endpoint_ok_at=NOW + 5, purge=Purge(), poll_ms=1)
     assert (sure.record.status, sure.record.reason) == ("LOST", "vanished")
 
 
@@ -214,7 +215,7 @@ def test_a_404_says_why() -> None:
     def reason(**more: object) -> tuple[str, str]:
         purged_at = int(more.pop("purged_at", 0))  # type: ignore[call-overload]
         held = in_phase(Phase.TRACKED, gone_at=NOW - 40_000, **more)
-        record = TABLE_OF.gone(held, NOW, "j1", 1, endpoint_ok_at=NOW, purged_at=purged_at, poll_ms=1).record
+        record = TABLE_OF.gone(held, NOW, "j1", 1, endpoint_ok_at=NOW, purge=Purge(purged_at), poll_ms=1).record
         return record.status, record.reason
 
     assert reason(ttl_ms=10_000) == ("TIMED_OUT", "ttl_expired")
@@ -325,11 +326,22 @@ def test_a_job_whose_cancel_has_to_wait_is_looked_at() -> None:
 def test_a_job_that_vanished_while_the_queue_was_purged_counts_as_purged() -> None:
     """An answer that was under way is written after the purge: two 404s, and it is CANCELLED, not LOST."""
     held = in_phase(Phase.TRACKED, status="IN_QUEUE", observed_at=NOW, submitted_at=NOW - 60_000)
-    first = TABLE_OF.gone(held, NOW + 1, "j1", 1, endpoint_ok_at=NOW, purged_at=NOW - 5, poll_ms=1)
+    first = TABLE_OF.gone(held, NOW + 1, "j1", 1, endpoint_ok_at=NOW, purge=Purge(NOW - 5), poll_ms=1)
     assert first.verdict == "missed"
     later = NOW + 31_000
-    last = TABLE_OF.gone(first.after, later, "j1", 1, endpoint_ok_at=later, purged_at=NOW - 5, poll_ms=1)
+    last = TABLE_OF.gone(first.after, later, "j1", 1, endpoint_ok_at=later, purge=Purge(NOW - 5), poll_ms=1)
     assert (last.record.status, last.record.reason) == ("CANCELLED", "purged")
+
+
+def test_a_purge_is_told_as_its_own_also_where_a_read_comes_before_the_purge_has_looked() -> None:
+    """What the record says of it goes before what the endpoint does: that may be another one's, later."""
+    purge = Purge(NOW, "ann", "cli")
+    held = in_phase(Phase.TRACKED, status="IN_QUEUE", submitted_at=NOW - 60_000)
+    end = TABLE_OF.gone(held, NOW + 1, "j1", 1, endpoint_ok_at=NOW, purge=purge, poll_ms=1)
+    assert '"by":"ann","door":"cli"' in end.events[-1].body
+    looked = TABLE_OF.purge_look(held, NOW, by="bob", door="http").after
+    end = TABLE_OF.gone(looked, NOW + 1, "j1", 1, endpoint_ok_at=NOW, purge=purge, poll_ms=1)
+    assert '"by":"bob","door":"http"' in end.events[-1].body
 
 
 def test_a_purge_that_meets_a_submit_counts_soon() -> None:
@@ -338,13 +350,13 @@ def test_a_purge_that_meets_a_submit_counts_soon() -> None:
     assert under_way.record.phase is Phase.SUBMITTING
     submitted = TABLE_OF.submitted(under_way.after, NOW + 50, "j1", "IN_QUEUE", poll_ms=5_000)
     assert (submitted.record.due, submitted.delay_ms) == ("poll", 0)
-    first = TABLE_OF.gone(submitted.after, NOW + 60, "j1", 1, endpoint_ok_at=NOW + 50, purged_at=NOW, poll_ms=1)
+    first = TABLE_OF.gone(submitted.after, NOW + 60, "j1", 1, endpoint_ok_at=NOW + 50, purge=Purge(NOW), poll_ms=1)
     assert (first.verdict, first.delay_ms) == ("missed", 1_000)
-    last = TABLE_OF.gone(first.after, NOW + 1_060, "j1", 1, endpoint_ok_at=NOW + 50, purged_at=NOW, poll_ms=1)
+    last = TABLE_OF.gone(first.after, NOW + 1_060, "j1", 1, endpoint_ok_at=NOW + 50, purge=Purge(NOW), poll_ms=1)
     assert (last.record.status, last.record.reason) == ("CANCELLED", "purged")
     assert '"by":"ann"' in last.events[-1].body
     seen = TABLE_OF.observed(submitted.after, NOW + 70, heard("IN_QUEUE"), poll_ms=1)
-    again = TABLE_OF.gone(seen.after, NOW + 80, "j1", 1, endpoint_ok_at=NOW + 70, purged_at=NOW, poll_ms=1)
+    again = TABLE_OF.gone(seen.after, NOW + 80, "j1", 1, endpoint_ok_at=NOW + 70, purge=Purge(NOW), poll_ms=1)
     assert again.delay_ms == 30_000  # it outlived the purge
 
 
@@ -641,7 +653,7 @@ def test_the_end_of_an_attempt_tells_nothing_of_how_the_attempt_before_ran(
     assert not TABLE_OF.observed(queued, NOW + 1, echo, poll_ms=1).record.phase.ended  # it is known all the same
     if end is None:
         queued = queued._replace(record=replace(queued.record, gone_at=NOW - 31_000))
-        change = TABLE_OF.gone(queued, NOW, "j1", 2, endpoint_ok_at=NOW - 5, purged_at=0, poll_ms=1)
+        change = TABLE_OF.gone(queued, NOW, "j1", 2, endpoint_ok_at=NOW - 5, purge=Purge(), poll_ms=1)
     else:
         change = TABLE_OF.observed(queued, NOW + 60_000, heard(**end, attempt=2), poll_ms=1)
     assert change.record.phase.ended

@@ -7,7 +7,8 @@
 --   <p>budget:<endpoint id>:<op>:held   hash  permits still out, by token
 --   <p>budget:<endpoint id>:<op>:slots  zset  tokens by the time their permits count as ended (a dead process frees them so)
 --   <p>gate:<endpoint>                  hash  reason, since, next_try, tries, turn, turn_until, said, request (who heard it),
---                                             scope ("run": only submits are in trouble); paused, pause_reason, paused_by, paused_at; ok;
+--                                             scope ("run": only submits are in trouble); paused, pause_reason, paused_by, paused_at; purged_at, purged_by,
+--                                             purged_door; ok;
 --                                             suspect, suspects (requests that were not taken since one was), run_ok;
 --                                             away, away_said, away_since, away_at (some process gets no answer);
 --                                             told (the reason that waiting requests were told last)

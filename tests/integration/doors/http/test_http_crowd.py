@@ -63,7 +63,7 @@ def test_more_idle_connections_than_files_stop_nobody(said: bytes, redis_url: st
         assert ask(port, "/healthz")[0] == 200
         assert json.loads(ask(port, "/readyz")[1])["ready"]
         assert files_of(process) < FILES // 2
-        assert "http.crowded" in process.said()
+        eventually(lambda: "http.crowded" in process.said())
         assert "Too many open files" not in process.said()
         assert process.running
         assert process.stop() == 0

@@ -144,7 +144,7 @@ def test_a_queue_that_nobody_reads_is_told(
         job = house.app.signature("bridge.run", kwargs={"input": {"value": 1}}, queue="bridge.run")
         sent = (job | house.app.signature("tests.foreign.tail").set(queue="nobodys")).apply_async()
         eventually(lambda: house.ledger.follow_ups.unread() == {"nobodys": 1}, timeout=40)
-        assert worker.said().count("followup.unread") == 1
+        eventually(lambda: worker.said().count("followup.unread") == 1)
         checked = subprocess.run(
             [sys.executable, "-m", "bridge.cli", "check"],
             env=house.environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,

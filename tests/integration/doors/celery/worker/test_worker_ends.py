@@ -314,7 +314,7 @@ def test_a_running_worker_waits_for_a_rabbitmq_that_refuses_it(
             assert house.send({"again": n}).get(timeout=20) == {"again": n}
             eventually(lambda: answers() == 200, timeout=20)
             assert process.running, process.said()[-3000:]
-        assert "broker.refused" in process.said()
+        eventually(lambda: "broker.refused" in process.said())
         assert "settings.unusable" not in process.said()
         assert ":word" not in process.said()
         rabbit.password("other")
