@@ -218,7 +218,7 @@ def epoch_ms_of(moment: int | str) -> int:
         return moment
     found = None
     with suppress(ValueError):
-        found = datetime.fromisoformat(moment)
+        found = datetime.fromisoformat(moment.upper())  # RFC 3339 takes "t" and "z" too
     if found is None or found.tzinfo is None or "T" not in moment.upper():
         rule = "must be an RFC 3339 time with its offset, as 2026-12-24T18:00:00Z, or epoch milliseconds"
         raise ValueError(rule)

@@ -19,7 +19,7 @@ from bridge.engine.control import Asker
 from bridge.errors import BUSY, JobRejected
 from bridge.job.enums import Outcome
 from bridge.job.request import REQUEST_ID, rejected
-from bridge.job.strict_json import TEXT_MAX, Fault, read_object
+from bridge.job.strict_json import TEXT_MAX, Fault, plain, read_object
 
 if TYPE_CHECKING:
     from bridge.engine.control import Control
@@ -124,6 +124,6 @@ class Changing:
             if name not in allowed:
                 raise rejected(name[:60], f"{name[:60]}: unknown argument; {', '.join(allowed)} may be given")
             check_argument(name, value)
-            if isinstance(value, str) and (len(value) > TEXT_MAX or not value.isprintable()):
+            if isinstance(value, str) and not (len(value) <= TEXT_MAX and plain(value)):
                 raise rejected(name, f"{name}: must be at most {TEXT_MAX} characters, without control characters")
         return said

@@ -45,15 +45,16 @@ def record(house: House, request_id: str) -> Any:
 
 
 def test_a_request_is_submitted_no_earlier_than_it_says_and_then_at_once(house: House) -> None:
-    """By RFC 3339, by epoch milliseconds; its clocks start at that time."""
+    """By RFC 3339, which takes small letters too; by epoch milliseconds. Its clocks start at that time."""
     sent = [
         house.send({"n": 1}, not_before=in_s(1.5), timeout=60_000),
         house.send({"n": 2}, not_before=int((time.time() + 1.5) * 1000)),
+        house.send({"n": 3}, not_before=in_s(1.5).replace("+00:00", "Z").lower()),
     ]
     waiting = [record(house, one.id) for one in sent]
-    assert [one.due for one in waiting] == ["scheduled", "scheduled"]
+    assert [one.due for one in waiting] == ["scheduled"] * 3
     assert waiting[0].deadline == waiting[0].not_before + 60_000
-    assert [one.get(timeout=30)["n"] for one in sent] == [1, 2]
+    assert [one.get(timeout=30)["n"] for one in sent] == [1, 2, 3]
     for one in sent:
         ran = record(house, one.id)
         assert ran.sent_at >= ran.not_before > ran.accepted_at
