@@ -41,8 +41,8 @@ class Engine:
     loops: Mapping[str, Loop]
     writes: tuple[WriteQueue, ...]
     callers: tuple[Callers | LargeOutputs, ...]
-    #: Whether an endpoint has had little to submit lately.
-    calm: Callable[[str], bool]
+    #: Whether so many requests that have come for an endpoint need not wait for company.
+    hurries: Callable[[Step, str, int], bool]
     #: Has an end told that this process has written; False where the loop is to find it.
     tells: Callable[[Change], bool] = lambda _: False
     closers: tuple[Callable[[], None], ...] = ()
@@ -82,9 +82,10 @@ class Engine:
         if loop is not None:
             loop.wake(after_s)
 
-    def accepted(self, step: Step, endpoint: str) -> None:
-        """A request is in. One of an endpoint that has little to do does not wait for a batch of others."""
-        self.loops[LOOP_OF[step]].wake(hurry=self.calm(endpoint))
+    def accepted(self, step: Step, endpoint: str, count: int) -> None:
+        """Requests are in. Those of an endpoint that has little to do do not wait for a batch of others."""
+        hurry = step in {Step.SUBMIT, Step.SUBMIT_SYNC} and self.hurries(step, endpoint, count)
+        self.loops[LOOP_OF[step]].wake(hurry=hurry)
 
     def _called_back(self, step: Step, endpoint: str) -> None:
         """RunPod has news of a job. As with requests: that of a calm endpoint does not wait for others'."""

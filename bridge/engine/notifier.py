@@ -6,6 +6,7 @@ Doors and loops call it after the ledger has answered; a process without an engi
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -62,9 +63,9 @@ class Notifier:
                 self.states.once()
             self._wake_others()
             return
-        for step, endpoint in {(held.record.step, held.record.endpoint) for held in new}:
+        for (step, endpoint), count in Counter((held.record.step, held.record.endpoint) for held in new).items():
             if step is not None:
-                engine.accepted(step, endpoint)
+                engine.accepted(step, endpoint, count)
 
     def changed(self, change: Change) -> None:
         """A change was written: count it, tell Celery's state, and wake who goes on with it."""

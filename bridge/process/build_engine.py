@@ -151,7 +151,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
 
     followed = FollowUpReaders(ledger, partial(depths, has.app), partial(queues_read, has.app))
     loops = {
-        "submit": Loop("submit", submit.once, at_least_s=BURST_S),
+        "submit": Loop("submit", submit.once, at_least_s=BURST_S, at_once=submit.at_once),
         "schedule": Loop("schedule", Schedule(ledger, begun).once, at_least_s=BURST_S),
         "later": Loop("later", CommandsLater(ledger, partial(send, has.app)).once),
         "submit_batch": Loop("submit-batch", fill.once, at_least_s=BURST_S),
@@ -184,7 +184,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         pools.append(callbacks.callers)
     threads.wake(loops)
     has.notifier.states.wake, has.outputs.wake = loops["states"].wake, loops["outputs"].wake
-    engine = Engine(engine_id, loops, (writes, pages), tuple(pools), submit.calm, finish.soon, tuple(closers))
+    engine = Engine(engine_id, loops, (writes, pages), tuple(pools), submit.hurries, finish.soon, tuple(closers))
     wake.woken = engine.wake_all
     return engine
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import redis
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Asked(NamedTuple):
@@ -79,6 +80,13 @@ def in_step(client: redis.Redis, works: Iterable[Work[T]]) -> list[T]:
     if error is not None:
         raise error
     return [results[i] for i in range(len(going))]
+
+
+def both(client: redis.Redis, one: Work[T], other: Work[U]) -> tuple[T, U]:
+    """Two pieces in step, each with a result of its own."""
+    works: list[Work[Any]] = [one, other]
+    first, second = in_step(client, works)
+    return first, second
 
 
 def _next(work: Work[Any], answer: Any) -> Callable[[], Asked]:

@@ -7,14 +7,14 @@ crash after it is told apart (I6, HARDENING 1). Never sends twice by itself: wha
 from __future__ import annotations
 
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from bridge.engine.calls.calm_endpoints import CalmEndpoints
-from bridge.engine.calls.endpoint_isolation import apart_in_step
+from bridge.engine.calls.endpoint_isolation import apart, apart_in_step
 from bridge.engine.calls.threads import Planned
 from bridge.engine.calls.write_queue import FULL_S
 from bridge.engine.watch.observation import observation_of
@@ -42,8 +42,9 @@ from bridge.job.request import (
     rest_of_body,
     too_large,
 )
+from bridge.ledger import Claimed, Due
 from bridge.ledger.records.read import COMMON
-from bridge.redis.pipelined import Work, in_step
+from bridge.redis.pipelined import Work, both, in_step
 from bridge.runpod.limits.circuit_breaker import Denied
 from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import Operation
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.job.observation import Observation
-    from bridge.ledger import Claimed, Ledger
+    from bridge.ledger import Ledger
     from bridge.runpod.answers import JobState
     from bridge.runpod.client import RunPodClient, Told
     from bridge.settings.config_file import Endpoint, EndpointBook
@@ -90,13 +91,15 @@ class Submit:
     capped: set[str] = field(default_factory=set)
     #: Those whose requests were not claimed lately.
     _calm: CalmEndpoints = field(default_factory=CalmEndpoints, init=False)
+    #: What has just come for calm endpoints: it is submitted without a look at all that is due.
+    _hurried: deque[Due] = field(default_factory=deque, init=False)
     #: Leases of records that may have been marked, and whose POST did not leave: see `_take_back`.
     _unsent: list[Claimed] = field(default_factory=list, init=False)
 
     def once(self) -> float:
         """Returns seconds until the next look."""
-        wait = IDLE_S
         self._take_back()
+        self._hurried.clear()  # it is due with the others
         # Who has least to do comes first: a flood of one endpoint costs another no turn.
         dues = sorted(self.ledger.due(Step.SUBMIT, Step.SUBMIT_SYNC), key=lambda due: due.ready)
         count = Counter(due.step for due in dues)
@@ -108,44 +111,83 @@ class Submit:
             apart_in_step(f"submit {due.endpoint}", self._endpoint(due.endpoint, due.step, due.ready, free[due.step]))
             for due in dues
         ]
-        return min([wait, *in_step(self.ledger.client, turns)])
+        return min([IDLE_S, *in_step(self.ledger.client, turns)])
 
-    def calm(self, endpoint: str) -> bool:
-        """Whether the endpoint has had nothing to submit for a while: then its next request is no part of a burst."""
-        return endpoint in self._calm
+    def hurries(self, step: Step, endpoint: str, count: int) -> bool:
+        """So many requests have come. Whether they are no part of a burst, as the endpoint had none for a while.
+
+        Then the next `at_once` takes them.
+        """
+        if endpoint not in self._calm:
+            return False
+        self._hurried.append(Due(endpoint, step, count, 0))
+        return True
+
+    def at_once(self) -> float:
+        """What came for calm endpoints, without a look at what is due; seconds until that must follow."""
+        self._take_back()
+        wait = IDLE_S
+        while self._hurried:
+            due = self._hurried.popleft()
+            wait = min(wait, apart(f"submit {due.endpoint}", partial(self._one_at_once, due)))
+        return wait
+
+    def _one_at_once(self, due: Due) -> float:
+        """Permits and claim go in one round trip; a claim without a permit is given back."""
+        try:
+            endpoint = self.book.resolve(due.endpoint)
+        except (JobRejected, SettingsError):
+            return 0.0
+        wanted, _ = self._wanted(endpoint, due.step, due.ready, self._callers(due.step).free_for(due.endpoint))
+        if wanted <= 0:
+            return 0.0
+        permits, claimed = both(
+            self.ledger.client, self._permits(endpoint, due.step, wanted), self._claim(endpoint, due.step, wanted)
+        )
+        self._calm.came(due.endpoint)
+        records = claimed.records[: permits.count]
+        permits.give_back(permits.count - len(records))
+        self._send(endpoint, replace(claimed, records=records), permits)
+        if len(records) < len(claimed.records):
+            self.ledger.give_back(claimed, claimed.records[len(records) :])
+        return IDLE_S if len(records) == due.ready else 0.0
 
     def _endpoint(self, name: str, step: Step, ready: int, free: Planned) -> Work[float]:
         try:
             endpoint = self.book.resolve(name)
         except (JobRejected, SettingsError):
             return self._refuse_all(name, step, ready, f"endpoint: {name!r} is no longer allowed")
-        sync = step is Step.SUBMIT_SYNC
-        op, callers = (Operation.RUNSYNC, self.sync_callers) if sync else (Operation.RUN, self.callers)
         part = free.free_for(name)
         wanted, wait = self._wanted(endpoint, step, ready, part)
         if wanted <= 0:
-            return min(wait, FULL_S) if callers.free_for(name) > part else wait
+            return min(wait, FULL_S) if self._callers(step).free_for(name) > part else wait
         free.take(wanted)
-        slot_ms = self.slot_ms + (SYNC_WAIT_MAX_MS if sync else 0)
-        permits = yield from Permits.taking(
-            self.endpoint_health.budget, endpoint.id, op, wanted, slot_ms=slot_ms, kind="paced"
-        )
+        permits = yield from self._permits(endpoint, step, wanted)
         if permits.count == 0:
             return permits.retry_after_ms / 1000
-        lease_ms = self.lease_ms + (SYNC_WAIT_MAX_MS if sync else 0)
-        long = (*COMMON, Long.INPUT, Long.S3CONFIG)
-        shares = self.book.shares(endpoint)
-        claimed = yield from self.ledger.claiming(
-            step, {name: permits.count}, lease_ms=lease_ms, long=long, shares=shares
-        )
+        claimed = yield from self._claim(endpoint, step, permits.count)
         self._calm.came(name)
         unused = permits.count - len(claimed.records)
         permits.give_back(unused)
         self._send(endpoint, claimed, permits)
-        if unused and shares and ready > len(claimed.records):
+        if unused and self.book.shares(endpoint) and ready > len(claimed.records):
             return self._held_back(name)
         self.capped.discard(name)
         return 0.0 if ready > len(claimed.records) and claimed.records else IDLE_S
+
+    def _callers(self, step: Step) -> Callers:
+        return self.sync_callers if step is Step.SUBMIT_SYNC else self.callers
+
+    def _permits(self, endpoint: Endpoint, step: Step, wanted: int) -> Work[Permits]:
+        sync = step is Step.SUBMIT_SYNC
+        op, slot_ms = (Operation.RUNSYNC, SYNC_WAIT_MAX_MS) if sync else (Operation.RUN, 0)
+        budget, slot_ms = self.endpoint_health.budget, self.slot_ms + slot_ms
+        return Permits.taking(budget, endpoint.id, op, wanted, slot_ms=slot_ms, kind="paced")
+
+    def _claim(self, endpoint: Endpoint, step: Step, wanted: int) -> Work[Claimed]:
+        lease_ms = self.lease_ms + (SYNC_WAIT_MAX_MS if step is Step.SUBMIT_SYNC else 0)
+        long, shares = (*COMMON, Long.INPUT, Long.S3CONFIG), self.book.shares(endpoint)
+        return self.ledger.claiming(step, {endpoint.name: wanted}, lease_ms=lease_ms, long=long, shares=shares)
 
     def _wanted(self, endpoint: Endpoint, step: Step, ready: int, free: int) -> tuple[int, float]:
         """How many may be submitted as far as threads, caps and the gate go; else the seconds until another look."""
@@ -189,7 +231,7 @@ class Submit:
         except LedgerUnavailable:
             self._unsent.append(claimed)
             raise
-        callers = self.sync_callers if permits.op is Operation.RUNSYNC else self.callers
+        callers = self._callers(claimed.step)
         unused = 0
         for held, change in zip(records, changes, strict=True):
             if change.verdict == "sending":

@@ -30,3 +30,47 @@ def test_a_hurried_wake_waits_for_no_batch_and_an_ordinary_one_does() -> None:
         turns.get(timeout=0.2)
     loop.stop()
     assert loop.join(60)
+
+
+def test_what_hurries_is_done_between_two_turns_and_moves_none_of_them() -> None:
+    """A stream of hurried wakes neither keeps the turn from its time nor has it before."""
+    done: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def told(what: str, wait: float) -> float:
+        done.put(what)
+        return wait
+
+    loop = Loop("test", lambda: told("turn", 60.0), at_least_s=0.3, at_once=lambda: told("hurried", 60.0))
+    loop.start()
+    assert done.get(timeout=60) == "turn"
+    loop.wake(hurry=True)
+    assert done.get(timeout=60) == "hurried"
+    with pytest.raises(queue.Empty):
+        done.get(timeout=0.5)  # nobody has asked for a turn
+    loop.wake()
+    assert done.get(timeout=60) == "turn"
+    loop.wake()
+    told_so_far = []
+    while "turn" not in told_so_far:
+        loop.wake(hurry=True)
+        told_so_far.append(done.get(timeout=60))
+    assert told_so_far[0] == "hurried"
+    loop.stop()
+    assert loop.join(60)
+
+
+def test_what_could_not_hurry_has_its_turn() -> None:
+    """Whoever hurries in vain says when all that is due is to be looked at."""
+    done: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def told(what: str, wait: float) -> float:
+        done.put(what)
+        return wait
+
+    loop = Loop("test", lambda: told("turn", 60.0), at_least_s=0.1, at_once=lambda: told("hurried", 0.0))
+    loop.start()
+    assert done.get(timeout=60) == "turn"
+    loop.wake(hurry=True)
+    assert [done.get(timeout=60) for _ in range(2)] == ["hurried", "turn"]
+    loop.stop()
+    assert loop.join(60)

@@ -13,9 +13,8 @@ import pytest
 from bridge.emulator import Emulator, EndpointConfig
 from bridge.emulator.config import PUBLISHED_LIMITS, Limit
 from bridge.engine.calls.threads import Callers
-from bridge.engine.calls.write_queue import BACKLOG_MAX, WriteQueue
+from bridge.engine.calls.write_queue import BACKLOG_MAX
 from bridge.engine.endpoint_health import EndpointHealth
-from bridge.engine.submit.submit import Submit
 from bridge.engine.submit.worker_counts import WorkerCounts
 from bridge.engine.watch.poll_pace import CARRIES, Pace
 from bridge.engine.watch.status_polls import share_of_polls
@@ -25,10 +24,9 @@ from bridge.runpod.client import RunPodClient
 from bridge.runpod.limits.budget import Budget
 from bridge.runpod.limits.circuit_breaker import CircuitBreaker
 from bridge.runpod.operations import Operation
-from bridge.settings import Settings
-from bridge.settings.config_file import EndpointBook
 from tests.support.helpers import eventually
-from tests.support.house import API_KEY, House, born
+from tests.support.house import API_KEY, House
+from tests.support.submitter import submitter
 
 
 @pytest.fixture
@@ -172,49 +170,24 @@ def test_every_call_that_runpod_sees_has_a_permit(redis_url: str, tmp_path: Path
 
 def test_no_more_is_sent_than_answers_may_wait_to_be_written(redis_url: str) -> None:
     """While nothing reaches the ledger, few job ids stand in this process alone: a kill would lose them (I6)."""
-    client = connect(redis_url)
-    ledger = Ledger(client, Names(), Rules())
-    with Emulator(endpoints={"demo": EndpointConfig()}, api_keys=[API_KEY]) as emulator:
-        runpod = RunPodClient(emulator.base_url, lambda: API_KEY)
-        budget = Budget(client)
-        endpoint_health = EndpointHealth(CircuitBreaker(client), budget, ledger.now)
-        writes = WriteQueue(ledger, lambda _: None)  # never started
-        callers = Callers("test", 16)
-        pace = Pace(ledger.runs, budget, lambda name: name)
-        book = EndpointBook(Settings())
-        submit = Submit(
-            ledger,
-            writes,
-            endpoint_health,
-            book,
-            callers,
-            callers,
-            pace,
-            lambda _: runpod,
-            60_000,
-            60_000,
-            lambda *_: None,
-        )
+    with submitter(redis_url) as one:
         wanted = BACKLOG_MAX + 100
-        ledger.accept_many([(f"r{n}", born(f"r{n}", ledger)) for n in range(wanted)])
+        one.accept(*(f"r{n}" for n in range(wanted)))
 
         def full() -> bool:
-            submit.once()
-            return callers.busy == 0 and not writes.room()
+            one.submit.once()
+            return one.callers.busy == 0 and not one.writes.room()
 
         eventually(full, timeout=30)
         for _ in range(20):
-            submit.once()
-        eventually(lambda: callers.busy == 0)
-        assert BACKLOG_MAX <= len(emulator.jobs("demo")) < BACKLOG_MAX + 16
-        writes.start()
-        eventually(lambda: (submit.once(), len(emulator.jobs("demo")) == wanted)[1], timeout=30)
-        eventually(lambda: callers.busy == 0)  # the last answers are still on their way here
-        assert writes.stop(10)
-        assert ledger.counts("demo")["TRACKED"] == wanted
-        callers.close()
-        runpod.close()
-    client.close()
+            one.submit.once()
+        eventually(lambda: one.callers.busy == 0)
+        assert BACKLOG_MAX <= len(one.emulator.jobs("demo")) < BACKLOG_MAX + 16
+        one.writes.start()
+        eventually(lambda: (one.submit.once(), len(one.emulator.jobs("demo")) == wanted)[1], timeout=30)
+        eventually(lambda: one.callers.busy == 0)  # the last answers are still on their way here
+        assert one.writes.stop(10)
+        assert one.ledger.counts("demo")["TRACKED"] == wanted
 
 
 def small(calls: int) -> dict[str, Limit]:

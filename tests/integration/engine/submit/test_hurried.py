@@ -1,0 +1,55 @@
+"""A request that comes alone is submitted without a look at what is due; what it cannot have is left to that look."""
+
+from __future__ import annotations
+
+from bridge.engine.submit.submit import IDLE_S
+from bridge.job.enums import Step
+from bridge.runpod.operations import LIMITS, Operation
+from tests.support.helpers import eventually
+from tests.support.submitter import submitter
+
+
+def test_what_comes_alone_is_submitted_at_once(redis_url: str) -> None:
+    """And only that: what comes behind it within the tenth of a second is part of a burst."""
+    with submitter(redis_url) as one:
+        one.accept("r1", "r2")
+        assert one.submit.hurries(Step.SUBMIT, "demo", 2)
+        assert one.submit.at_once() == IDLE_S
+        eventually(lambda: len(one.emulator.jobs("demo")) == 2)
+        one.accept("r3")
+        assert not one.submit.hurries(Step.SUBMIT, "demo", 1)
+        one.submit.once()
+        eventually(lambda: len(one.emulator.jobs("demo")) == 3)
+
+
+def test_what_another_has_taken_costs_no_permit(redis_url: str) -> None:
+    """Two engines hear of one request: whoever comes late gives its permit back, and looks at what is due."""
+    with submitter(redis_url) as one:
+        one.accept("r1")
+        assert one.submit.hurries(Step.SUBMIT, "demo", 3)
+        assert one.submit.at_once() == 0.0
+        eventually(lambda: len(one.emulator.jobs("demo")) == 1)
+        eventually(lambda: one.callers.busy == 0)
+        budget = one.submit.endpoint_health.budget
+
+        def left() -> int:
+            budget.flush()
+            return budget.state_of("demo", Operation.RUN)["left"]
+
+        eventually(lambda: left() == LIMITS[Operation.RUN].calls - 1)
+
+
+def test_without_a_permit_nothing_leaves_and_the_claim_is_given_back(redis_url: str) -> None:
+    """As if it had never been taken: it counts neither as in flight nor as tried."""
+    with submitter(redis_url) as one:
+        budget = one.submit.endpoint_health.budget
+        all_there_are = budget.acquire("demo", Operation.RUN, 1_000, token="others", slot_ms=60_000).count
+        one.accept("r1")
+        for _ in range(12):  # a record that is claimed ten times without a change is set aside
+            eventually(lambda: one.submit.hurries(Step.SUBMIT, "demo", 1))
+            assert one.submit.at_once() == 0.0
+        assert one.ledger.counts("demo").get("flying", 0) == 0
+        assert not one.emulator.jobs("demo")
+        budget.release("demo", Operation.RUN, "others", used=0, unused=all_there_are)
+        one.submit.once()
+        eventually(lambda: len(one.emulator.jobs("demo")) == 1)
