@@ -85,7 +85,8 @@ class CarryOut:
         permits = Permits.take(self.endpoint_health.budget, endpoint_id, op, wanted, slot_ms=self.slot_ms)
         if permits.count == 0:
             return permits.retry_after_ms / 1000
-        claimed = self.ledger.claim(step, {endpoint: permits.count}, lease_ms=self.lease_ms, long=COMMON)
+        with permits.unused_if_away(permits.count):
+            claimed = self.ledger.claim(step, {endpoint: permits.count}, lease_ms=self.lease_ms, long=COMMON)
         permits.give_back(permits.count - len(claimed.records))
         for held in claimed.records:
             if held.record.batch_id and step is Step.CANCEL:

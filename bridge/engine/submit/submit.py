@@ -165,7 +165,8 @@ class Submit:
         permits = yield from self._permits(endpoint, step, wanted)
         if permits.count == 0:
             return permits.retry_after_ms / 1000
-        claimed = yield from self._claim(endpoint, step, permits.count)
+        with permits.unused_if_away(permits.count):
+            claimed = yield from self._claim(endpoint, step, permits.count)
         self._calm.came(name)
         unused = permits.count - len(claimed.records)
         permits.give_back(unused)
@@ -227,7 +228,8 @@ class Submit:
             for held in records
         ]
         try:
-            changes = self.ledger.change_many(wanted, durable=True)
+            with permits.unused_if_away(len(records)):
+                changes = self.ledger.change_many(wanted, durable=True)
         except LedgerUnavailable:
             self._unsent.append(claimed)
             raise

@@ -107,7 +107,8 @@ class StatusPolls:
         for step in (Step.RESCUE, Step.POLL):
             if left and steps.get(step):
                 rest = share_of_polls(left, steps.get(Step.POLL, 0)) if step is Step.RESCUE else 0
-                claimed = yield from self.ledger.claiming(step, {endpoint: left - rest}, lease_ms=self.lease_ms)
+                with permits.unused_if_away(left):
+                    claimed = yield from self.ledger.claiming(step, {endpoint: left - rest}, lease_ms=self.lease_ms)
                 left -= len(claimed.records)
                 for held in claimed.records:
                     if held.record.batch_id:

@@ -145,7 +145,8 @@ class Stream:
         )
         if permits.count == 0:
             return permits.retry_after_ms / 1000
-        taken = self.ledger.streams({endpoint: permits.count}, lease_ms=self.lease_ms)
+        with permits.unused_if_away(permits.count):
+            taken = self.ledger.streams({endpoint: permits.count}, lease_ms=self.lease_ms)
         permits.give_back(permits.count - len(taken.records))
         for held in taken.records:
             self.callers.start(self._read, held, permits, taken.token, owner=endpoint)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from bridge.errors import LedgerError
 from bridge.redis.pipelined import Work, alone
 from bridge.runpod.limits.budget import Budget, Kind
 from bridge.runpod.limits.scripts import WHAT
@@ -52,6 +53,15 @@ class Permits:
         """Calls that will not be made."""
         if unused:
             self.budget.release(self.endpoint_id, self.op, self.token, used=0, unused=unused)
+
+    @contextmanager
+    def unused_if_away(self, count: int) -> Iterator[None]:
+        """So many calls will not be made if the ledger goes away inside: what they were for is not known."""
+        try:
+            yield
+        except LedgerError:
+            self.give_back(count)
+            raise
 
     def halted(self) -> bool:
         """Whether RunPod has just answered 429 to a call of this operation: calls that have not left yet stay."""

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from bridge.engine.submit.submit import IDLE_S
+from bridge.errors import LedgerUnavailable
 from bridge.job.enums import Step
 from bridge.runpod.operations import LIMITS, Operation
 from tests.support.helpers import eventually
-from tests.support.submitter import submitter
+from tests.support.submitter import Submitter, submitter
+
+
+def permits_left(one: Submitter) -> int:
+    """As everybody is told."""
+    budget = one.submit.endpoint_health.budget
+    budget.flush()
+    return budget.state_of("demo", Operation.RUN)["left"]
 
 
 def test_what_comes_alone_is_submitted_at_once(redis_url: str) -> None:
@@ -30,13 +42,7 @@ def test_what_another_has_taken_costs_no_permit(redis_url: str) -> None:
         assert one.submit.at_once() == 0.0
         eventually(lambda: len(one.emulator.jobs("demo")) == 1)
         eventually(lambda: one.callers.busy == 0)
-        budget = one.submit.endpoint_health.budget
-
-        def left() -> int:
-            budget.flush()
-            return budget.state_of("demo", Operation.RUN)["left"]
-
-        eventually(lambda: left() == LIMITS[Operation.RUN].calls - 1)
+        eventually(lambda: permits_left(one) == LIMITS[Operation.RUN].calls - 1)
 
 
 def test_without_a_permit_nothing_leaves_and_the_claim_is_given_back(redis_url: str) -> None:
@@ -53,3 +59,24 @@ def test_without_a_permit_nothing_leaves_and_the_claim_is_given_back(redis_url: 
         budget.release("demo", Operation.RUN, "others", used=0, unused=all_there_are)
         one.submit.once()
         eventually(lambda: len(one.emulator.jobs("demo")) == 1)
+
+
+@pytest.mark.parametrize("call", ["change_many", "claiming"])
+def test_what_could_not_leave_because_the_ledger_went_away_holds_no_permit(
+    call: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each short outage would take as many calls as were about to leave from all processes, for a minute."""
+
+    def away(*_: Any, **__: Any) -> None:
+        raise LedgerUnavailable
+
+    with submitter(redis_url) as one:
+        one.accept("r1", "r2")
+        with monkeypatch.context() as patched:
+            patched.setattr(type(one.ledger), call, away)
+            with pytest.raises(LedgerUnavailable):
+                one.submit.once()
+        eventually(lambda: permits_left(one) == LIMITS[Operation.RUN].calls)
+        assert not one.emulator.jobs("demo")
+        one.submit.once()
+        eventually(lambda: len(one.emulator.jobs("demo")) == 2)
