@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bridge.engine.calls.calm_endpoints import CalmEndpoints
 from bridge.job.enums import Step
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
+    from bridge.engine.calls.hurried import Hurried
     from bridge.engine.calls.threads import Callers
     from bridge.engine.calls.write_queue import WriteQueue
     from bridge.engine.large_outputs import LargeOutputs
@@ -41,13 +41,11 @@ class Engine:
     loops: Mapping[str, Loop]
     writes: tuple[WriteQueue, ...]
     callers: tuple[Callers | LargeOutputs, ...]
-    #: Whether so many requests that have come for an endpoint need not wait for company.
-    hurries: Callable[[Step, str, int], bool]
+    #: What comes alone, of the loops that work it at once.
+    hurried: Mapping[str, Hurried]
     #: Has an end told that this process has written; False where the loop is to find it.
     tells: Callable[[Change], bool] = lambda _: False
     closers: tuple[Callable[[], None], ...] = ()
-    #: Those for which RunPod has not called back lately.
-    _calm: CalmEndpoints = field(default_factory=CalmEndpoints, init=False)
 
     def start(self) -> None:
         """Begin working."""
@@ -83,15 +81,12 @@ class Engine:
             loop.wake(after_s)
 
     def accepted(self, step: Step, endpoint: str, count: int) -> None:
-        """Requests are in. Those of an endpoint that has little to do do not wait for a batch of others."""
-        hurry = step in {Step.SUBMIT, Step.SUBMIT_SYNC} and self.hurries(step, endpoint, count)
-        self.loops[LOOP_OF[step]].wake(hurry=hurry)
+        """Requests are in; what comes alone waits for no batch of others."""
+        self._came(step, endpoint, count)
 
-    def _called_back(self, step: Step, endpoint: str) -> None:
-        """RunPod has news of a job. As with requests: that of a calm endpoint does not wait for others'."""
-        calm = endpoint in self._calm
-        self._calm.came(endpoint)
-        self.loops[LOOP_OF[step]].wake(hurry=calm)
+    def _came(self, step: Step, endpoint: str, count: int = 1) -> None:
+        name = LOOP_OF[step]
+        self.loops[name].wake(hurry=name in self.hurried and self.hurried[name].came(step, endpoint, count))
 
     def wake_all(self) -> None:
         """Something has changed elsewhere."""
@@ -104,7 +99,7 @@ class Engine:
         if record.due and not change.empty and not change.keeps_due:
             step = Step(record.due)
             if change.verdict == "hinted" and not change.delay_ms:
-                self._called_back(step, record.endpoint)
+                self._came(step, record.endpoint)
             elif step is not Step.FINISH or not self.tells(change):
                 self.wake(step, change.delay_ms / 1000)
         if change.stream_ms is not None and change.stream_ms >= 0:

@@ -156,7 +156,7 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         "later": Loop("later", CommandsLater(ledger, partial(send, has.app)).once),
         "submit_batch": Loop("submit-batch", fill.once, at_least_s=BURST_S),
         "batches": Loop("batches", batches.once, at_least_s=BURST_S),
-        "track": Loop("track", track.once, at_least_s=BURST_S),
+        "track": Loop("track", track.once, at_least_s=BURST_S, at_once=track.at_once),
         "carry_out": Loop("carry-out", carry_out.once, at_least_s=BURST_S),
         "orphans": Loop("orphans", carry_out.orphans),
         "stream": Loop("stream", stream.once, at_least_s=BURST_S),
@@ -184,7 +184,8 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         pools.append(callbacks.callers)
     threads.wake(loops)
     has.notifier.states.wake, has.outputs.wake = loops["states"].wake, loops["outputs"].wake
-    engine = Engine(engine_id, loops, (writes, pages), tuple(pools), submit.hurries, finish.soon, tuple(closers))
+    hurried = {"submit": submit.hurried, "track": track.hurried}
+    engine = Engine(engine_id, loops, (writes, pages), tuple(pools), hurried, finish.soon, tuple(closers))
     wake.woken = engine.wake_all
     return engine
 

@@ -7,14 +7,14 @@ crash after it is told apart (I6, HARDENING 1). Never sends twice by itself: wha
 from __future__ import annotations
 
 import secrets
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bridge.engine.calls.calm_endpoints import CalmEndpoints
-from bridge.engine.calls.endpoint_isolation import apart, apart_in_step
+from bridge.engine.calls.endpoint_isolation import apart_in_step
+from bridge.engine.calls.hurried import Hurried, permitted
 from bridge.engine.calls.threads import Planned
 from bridge.engine.calls.write_queue import FULL_S
 from bridge.engine.watch.observation import observation_of
@@ -42,9 +42,9 @@ from bridge.job.request import (
     rest_of_body,
     too_large,
 )
-from bridge.ledger import Claimed, Due
+from bridge.ledger import Claimed
 from bridge.ledger.records.read import COMMON
-from bridge.redis.pipelined import Work, both, in_step
+from bridge.redis.pipelined import Work, in_step
 from bridge.runpod.limits.circuit_breaker import Denied
 from bridge.runpod.limits.permits import Permits
 from bridge.runpod.operations import Operation
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from bridge.job.change import Change
     from bridge.job.document import Held
     from bridge.job.observation import Observation
-    from bridge.ledger import Ledger
+    from bridge.ledger import Due, Ledger
     from bridge.runpod.answers import JobState
     from bridge.runpod.client import RunPodClient, Told
     from bridge.settings.config_file import Endpoint, EndpointBook
@@ -89,17 +89,15 @@ class Submit:
     spending: Spending | None = None
     #: Endpoints whose cap, or whose tenants' caps, held work back: an end makes room there.
     capped: set[str] = field(default_factory=set)
-    #: Those whose requests were not claimed lately.
-    _calm: CalmEndpoints = field(default_factory=CalmEndpoints, init=False)
-    #: What has just come for calm endpoints: it is submitted without a look at all that is due.
-    _hurried: deque[Due] = field(default_factory=deque, init=False)
+    #: Requests that have come alone.
+    hurried: Hurried = field(default_factory=Hurried, init=False)
     #: Leases of records that may have been marked, and whose POST did not leave: see `_take_back`.
     _unsent: list[Claimed] = field(default_factory=list, init=False)
 
     def once(self) -> float:
         """Returns seconds until the next look."""
         self._take_back()
-        self._hurried.clear()  # it is due with the others
+        self.hurried.forget()
         # Who has least to do comes first: a flood of one endpoint costs another no turn.
         dues = sorted(self.ledger.due(Step.SUBMIT, Step.SUBMIT_SYNC), key=lambda due: due.ready)
         count = Counter(due.step for due in dues)
@@ -113,44 +111,24 @@ class Submit:
         ]
         return min([IDLE_S, *in_step(self.ledger.client, turns)])
 
-    def hurries(self, step: Step, endpoint: str, count: int) -> bool:
-        """So many requests have come. Whether they are no part of a burst, as the endpoint had none for a while.
-
-        Then the next `at_once` takes them.
-        """
-        if endpoint not in self._calm:
-            return False
-        self._hurried.append(Due(endpoint, step, count, 0))
-        return True
-
     def at_once(self) -> float:
-        """What came for calm endpoints, without a look at what is due; seconds until that must follow."""
+        """What came alone, without a look at what is due; seconds until that must follow."""
         self._take_back()
-        wait = IDLE_S
-        while self._hurried:
-            due = self._hurried.popleft()
-            wait = min(wait, apart(f"submit {due.endpoint}", partial(self._one_at_once, due)))
-        return wait
+        return self.hurried.work(self._one_at_once)
 
-    def _one_at_once(self, due: Due) -> float:
-        """Permits and claim go in one round trip; a claim without a permit is given back."""
+    def _one_at_once(self, due: Due) -> None:
+        """As far as it can be; what is left is due."""
         try:
             endpoint = self.book.resolve(due.endpoint)
         except (JobRejected, SettingsError):
-            return 0.0
+            return
         wanted, _ = self._wanted(endpoint, due.step, due.ready, self._callers(due.step).free_for(due.endpoint))
         if wanted <= 0:
-            return 0.0
-        permits, claimed = both(
-            self.ledger.client, self._permits(endpoint, due.step, wanted), self._claim(endpoint, due.step, wanted)
+            return
+        permits, claimed = permitted(
+            self.ledger, self._permits(endpoint, due.step, wanted), self._claim(endpoint, due.step, wanted)
         )
-        self._calm.came(due.endpoint)
-        records = claimed.records[: permits.count]
-        permits.give_back(permits.count - len(records))
-        self._send(endpoint, replace(claimed, records=records), permits)
-        if len(records) < len(claimed.records):
-            self.ledger.give_back(claimed, claimed.records[len(records) :])
-        return IDLE_S if len(records) == due.ready else 0.0
+        self._send(endpoint, claimed, permits)
 
     def _endpoint(self, name: str, step: Step, ready: int, free: Planned) -> Work[float]:
         try:
@@ -167,7 +145,6 @@ class Submit:
             return permits.retry_after_ms / 1000
         with permits.unused_if_away(permits.count):
             claimed = yield from self._claim(endpoint, step, permits.count)
-        self._calm.came(name)
         unused = permits.count - len(claimed.records)
         permits.give_back(unused)
         self._send(endpoint, claimed, permits)

@@ -6,13 +6,14 @@ An observation belongs to the attempt that was current when its read started; th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bridge.engine.calls.endpoint_isolation import apart_in_step
+from bridge.engine.calls.hurried import Hurried, permitted
 from bridge.engine.calls.threads import Planned
 from bridge.engine.calls.write_queue import FULL_S
 from bridge.engine.watch.batch import NET_MS
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from bridge.engine.watch.poll_pace import Pace
     from bridge.engine.watch.unreadable import Unread
     from bridge.job.document import Held
-    from bridge.ledger import Ledger
+    from bridge.ledger import Claimed, Due, Ledger
     from bridge.runpod.answers import JobState
     from bridge.runpod.client import RunPodClient, Told
 
@@ -69,9 +70,12 @@ class StatusPolls:
     last_purge: Callable[[str], Purge]
     observed: Callable[[Held, Observation, int], None]  # writes it, a large output to the object store first
     unread: Unread
+    #: Jobs of which RunPod has news, that came alone.
+    hurried: Hurried = field(default_factory=Hurried, init=False)
 
     def once(self) -> float:
         """Returns seconds until the next look."""
+        self.hurried.forget()
         wait = IDLE_S
         ready: dict[str, dict[Step, int]] = {}
         for due in self.ledger.due(Step.RESCUE, Step.POLL):
@@ -99,27 +103,48 @@ class StatusPolls:
             others = self.callers.free_for(endpoint) > part
             return wait or (FULL_S if others or not room else IDLE_S)
         free.take(wanted)
-        endpoint_id = self.endpoint_id_of(endpoint)
-        permits = yield from Permits.taking(
-            self.endpoint_health.budget, endpoint_id, Operation.STATUS, wanted, slot_ms=self.slot_ms
-        )
+        permits = yield from self._permits(endpoint, wanted)
         left = permits.count
         for step in (Step.RESCUE, Step.POLL):
             if left and steps.get(step):
                 rest = share_of_polls(left, steps.get(Step.POLL, 0)) if step is Step.RESCUE else 0
                 with permits.unused_if_away(left):
-                    claimed = yield from self.ledger.claiming(step, {endpoint: left - rest}, lease_ms=self.lease_ms)
+                    claimed = yield from self._claim(step, endpoint, left - rest)
                 left -= len(claimed.records)
-                for held in claimed.records:
-                    if held.record.batch_id:
-                        permits.give_back(1)
-                        self._batch_watched(held)
-                    elif not self._begin(held, permits):
-                        self.callers.start(self._read, held, permits, owner=endpoint)
+                self._start(claimed.records, permits)
         permits.give_back(left)
         if permits.count == 0:
             return permits.retry_after_ms / 1000
         return 0.0 if ready > permits.count - left else NEXT_S
+
+    def at_once(self) -> float:
+        """What came alone, without a look at what is due; seconds until that must follow."""
+        return self.hurried.work(self._one_at_once)
+
+    def _one_at_once(self, due: Due) -> None:
+        """As far as it can be; what is left is due."""
+        name = due.endpoint
+        allowed, _ = self.endpoint_health.may_call(name, submitting=False)
+        wanted = min(due.ready, self.callers.free_for(name), self.writes.room())
+        if wanted <= 0 or allowed is not None:
+            return
+        permits, claimed = permitted(self.ledger, self._permits(name, wanted), self._claim(due.step, name, wanted))
+        self._start(claimed.records, permits)
+
+    def _permits(self, endpoint: str, wanted: int) -> Work[Permits]:
+        budget, endpoint_id = self.endpoint_health.budget, self.endpoint_id_of(endpoint)
+        return Permits.taking(budget, endpoint_id, Operation.STATUS, wanted, slot_ms=self.slot_ms)
+
+    def _claim(self, step: Step, endpoint: str, wanted: int) -> Work[Claimed]:
+        return self.ledger.claiming(step, {endpoint: wanted}, lease_ms=self.lease_ms)
+
+    def _start(self, records: Sequence[Held], permits: Permits) -> None:
+        for held in records:
+            if held.record.batch_id:
+                permits.give_back(1)
+                self._batch_watched(held)
+            elif not self._begin(held, permits):
+                self.callers.start(self._read, held, permits, owner=held.record.endpoint)
 
     def _batch_watched(self, held: Held) -> None:
         """Jobs of a batch are read together; its next look is soon."""

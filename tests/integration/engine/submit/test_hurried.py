@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bridge.engine.submit.submit import IDLE_S
 from bridge.errors import LedgerUnavailable
 from bridge.job.enums import Step
+from bridge.ledger import Due
 from bridge.runpod.operations import LIMITS, Operation
 from tests.support.helpers import eventually
 from tests.support.submitter import Submitter, submitter
@@ -25,11 +25,11 @@ def test_what_comes_alone_is_submitted_at_once(redis_url: str) -> None:
     """And only that: what comes behind it within the tenth of a second is part of a burst."""
     with submitter(redis_url) as one:
         one.accept("r1", "r2")
-        assert one.submit.hurries(Step.SUBMIT, "demo", 2)
-        assert one.submit.at_once() == IDLE_S
+        assert one.submit.hurried.came(Step.SUBMIT, "demo", 2)
+        one.submit.at_once()
         eventually(lambda: len(one.emulator.jobs("demo")) == 2)
         one.accept("r3")
-        assert not one.submit.hurries(Step.SUBMIT, "demo", 1)
+        assert not one.submit.hurried.came(Step.SUBMIT, "demo")
         one.submit.once()
         eventually(lambda: len(one.emulator.jobs("demo")) == 3)
 
@@ -38,8 +38,8 @@ def test_what_another_has_taken_costs_no_permit(redis_url: str) -> None:
     """Two engines hear of one request: whoever comes late gives its permit back, and looks at what is due."""
     with submitter(redis_url) as one:
         one.accept("r1")
-        assert one.submit.hurries(Step.SUBMIT, "demo", 3)
-        assert one.submit.at_once() == 0.0
+        assert one.submit.hurried.came(Step.SUBMIT, "demo", 3)
+        one.submit.at_once()
         eventually(lambda: len(one.emulator.jobs("demo")) == 1)
         eventually(lambda: one.callers.busy == 0)
         eventually(lambda: permits_left(one) == LIMITS[Operation.RUN].calls - 1)
@@ -52,8 +52,7 @@ def test_without_a_permit_nothing_leaves_and_the_claim_is_given_back(redis_url: 
         all_there_are = budget.acquire("demo", Operation.RUN, 1_000, token="others", slot_ms=60_000).count
         one.accept("r1")
         for _ in range(12):  # a record that is claimed ten times without a change is set aside
-            eventually(lambda: one.submit.hurries(Step.SUBMIT, "demo", 1))
-            assert one.submit.at_once() == 0.0
+            one.submit._one_at_once(Due("demo", Step.SUBMIT, 1, 0))
         assert one.ledger.counts("demo").get("flying", 0) == 0
         assert not one.emulator.jobs("demo")
         budget.release("demo", Operation.RUN, "others", used=0, unused=all_there_are)
