@@ -38,19 +38,19 @@ class Submitter:
 
 
 @contextmanager
-def submitter(redis_url: str, endpoint: EndpointConfig | None = None) -> Iterator[Submitter]:
+def submitter(redis_url: str, settings: Settings | None = None) -> Iterator[Submitter]:
     """For the endpoint `demo`."""
     client = connect(redis_url)
     ledger = Ledger(client, Names(), Rules())
-    with Emulator(endpoints={"demo": endpoint or EndpointConfig()}, api_keys=[API_KEY]) as emulator:
+    with Emulator(endpoints={"demo": EndpointConfig()}, api_keys=[API_KEY]) as emulator:
         runpod = RunPodClient(emulator.base_url, lambda: API_KEY)
         budget = Budget(client)
         endpoint_health = EndpointHealth(CircuitBreaker(client), budget, ledger.now)
         writes = WriteQueue(ledger, lambda _: None)
         callers = Callers("test", 16)
-        pace = Pace(ledger.runs, budget, lambda name: name)
+        pace, book = Pace(ledger.runs, budget, lambda name: name), EndpointBook(settings or Settings())
         submit = Submit(
-            ledger, writes, endpoint_health, EndpointBook(Settings()), callers, callers, pace, lambda _: runpod, 60_000,
+            ledger, writes, endpoint_health, book, callers, callers, pace, lambda _: runpod, 60_000,
             60_000, lambda *_: None,
         )  # fmt: skip
         yield Submitter(submit, ledger, emulator, callers, writes)

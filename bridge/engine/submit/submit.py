@@ -395,8 +395,11 @@ class Submit:
         return max(0, endpoint.max_in_flight - self.ledger.counts(endpoint.name).get("flying", 0))
 
     def _held_back(self, name: str) -> float:
+        """An end wakes this loop from now on; one that came just before is found by another look, soon."""
+        if name in self.capped:
+            return IDLE_S
         self.capped.add(name)
-        return IDLE_S
+        return FULL_S
 
     def _refuse_all(self, name: str, step: Step, ready: int, message: str) -> float:
         """Requests that waited will never be submitted: each is told so, once."""

@@ -15,6 +15,7 @@ from bridge.emulator.config import PUBLISHED_LIMITS, Limit
 from bridge.engine.calls.threads import Callers
 from bridge.engine.calls.write_queue import BACKLOG_MAX
 from bridge.engine.endpoint_health import EndpointHealth
+from bridge.engine.submit.submit import IDLE_S
 from bridge.engine.submit.worker_counts import WorkerCounts
 from bridge.engine.watch.poll_pace import CARRIES, Pace
 from bridge.engine.watch.status_polls import share_of_polls
@@ -24,6 +25,7 @@ from bridge.runpod.client import RunPodClient
 from bridge.runpod.limits.budget import Budget
 from bridge.runpod.limits.circuit_breaker import CircuitBreaker
 from bridge.runpod.operations import Operation
+from bridge.settings import Settings
 from tests.support.helpers import eventually
 from tests.support.house import API_KEY, House
 from tests.support.submitter import submitter
@@ -188,6 +190,19 @@ def test_no_more_is_sent_than_answers_may_wait_to_be_written(redis_url: str) -> 
         eventually(lambda: one.callers.busy == 0)  # the last answers are still on their way here
         assert one.writes.stop(10)
         assert one.ledger.counts("demo")["TRACKED"] == wanted
+
+
+def test_an_end_that_makes_room_while_the_cap_is_looked_at_is_not_missed(redis_url: str, tmp_path: Path) -> None:
+    """Ends wake the loop once it has said that it waits for one; so it looks again soon after it has."""
+    file = tmp_path / "bridge.toml"
+    file.write_text("[endpoints.demo]\nmax_in_flight = 1\n")
+    with submitter(redis_url, Settings(bridge_config_file=file)) as one:
+        one.accept("r1", "r2")
+        one.submit.once()
+        eventually(lambda: len(one.emulator.jobs("demo")) == 1 and one.callers.busy == 0)
+        soon, later = one.submit.once(), one.submit.once()
+        assert soon < IDLE_S == later
+        assert "demo" in one.submit.capped
 
 
 def small(calls: int) -> dict[str, Limit]:
