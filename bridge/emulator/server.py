@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import shutil
 import socket
@@ -62,8 +63,8 @@ class Emulator:
                 raise ValueError(f"an endpoint needs a name without slash, not {name!r}")
         for name, handler in self._handlers.items():
             _check(name, handler, self._configs)
-        if not speed > 0:
-            raise ValueError(f"speed must be above 0, not {speed}")
+        if not 0 < speed < math.inf:
+            raise ValueError(f"speed must be a number above 0, not {speed}")
         if not api_keys:
             raise ValueError("at least one API key is needed, or nobody is let in")
         self._keys = frozenset(api_keys)

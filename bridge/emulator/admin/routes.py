@@ -41,8 +41,8 @@ class Routes:
             ("GET", "calls"): lambda _body, query: admin.calls(query.get("endpoint")),
             ("GET", "counts"): lambda _body, _query: admin.counts(),
             ("GET", "state"): lambda _body, _query: admin.state(),
-            ("POST", "run"): lambda body, _query: admin.run(**_object(body)),
-            ("POST", "cancel"): lambda body, _query: admin.cancel(**_object(body)),
+            ("POST", "run"): lambda body, _query: _told(admin.run, body),
+            ("POST", "cancel"): lambda body, _query: _told(admin.cancel, body),
         }
 
     async def answer(self, method: str, path: str, body: bytes, query: Query) -> Answer:
@@ -61,7 +61,7 @@ class Routes:
         return document(shown)
 
     def _fault(self, body: bytes, _query: Query) -> list[dict[str, Any]]:
-        self._admin.fault(**_object(body))
+        _told(self._admin.fault, body)
         return self._admin.faults()
 
     def _clear(self, _body: bytes, _query: Query) -> list[dict[str, Any]]:
@@ -74,6 +74,12 @@ class Routes:
             raise TypeError(f"seconds must be a number, not {seconds!r}")
         await self._admin.advance(seconds)
         return self._admin.clock()
+
+
+def _told(act: Callable[..., Any], body: bytes) -> Any:
+    """Call `act` with the members of `body`; TypeError names one that is missing, and not our functions."""
+    given = inspect.signature(act).bind(**_object(body))
+    return act(*given.args, **given.kwargs)
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -138,12 +138,15 @@ def _requests(endpoint: Endpoint, body: bytes, *, bare: bool) -> list[dict[str, 
 
 def _page(endpoint: Endpoint, batch: Batch, query: Query) -> Answer:
     config = endpoint.config
-    asked = {"offset": query.get("offset", "0"), "limit": query.get("limit", str(config.batch_page))}
-    for name, text in asked.items():
-        if not text.isdecimal() or (name == "limit" and int(text) < 1):
+    asked = {}
+    for name, otherwise, least in (("offset", 0, 0), ("limit", config.batch_page, 1)):
+        try:
+            asked[name] = int(query.get(name, otherwise))
+        except ValueError:
             return bad_request(f"query: {name}: must be a number")
-    limit = min(int(asked["limit"]), config.batch_page_most)
-    return document(endpoint.batches.page(batch, int(asked["offset"]), limit))
+        if asked[name] < least:
+            return bad_request(f"query: {name}: must be at least {least}")
+    return document(endpoint.batches.page(batch, asked["offset"], min(asked["limit"], config.batch_page_most)))
 
 
 def _update(batch: Batch, body: bytes) -> Answer:

@@ -5,7 +5,6 @@ Source: "batch jobs" of RunPod's docs. What that page leaves open is a setting o
 
 from __future__ import annotations
 
-import itertools
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -196,7 +195,7 @@ class Batches:
             children.sort(key=lambda child: _CONSOLE.get(child.status, 2))
         elif self._config.batch_order == "id":
             children.sort(key=lambda child: child.id)
-        shown = [self._shown(child) for child in itertools.islice(children, offset, offset + limit)]
+        shown = [self._shown(child) for child in children[offset : offset + limit]]
         more = offset + len(shown) < len(children)
         return {"requests": shown, "total": len(children), "offset": offset, "limit": limit, "hasMore": more}
 

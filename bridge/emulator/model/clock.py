@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
+#: The furthest that one step moves: a hundred years. Far beyond it there are no dates, and no seconds in a float.
+MOST_S = 100 * 365 * 86_400.0
 #: Cancelled timers stay in the heap until they are this many, and more than half of it.
 _CANCELLED_KEPT = 1000
 
@@ -26,8 +29,8 @@ class Clock:
     """Virtual seconds since the start of the emulator."""
 
     def __init__(self, speed: float = 1.0) -> None:
-        if speed <= 0:
-            raise ValueError(f"speed must be above 0, not {speed}")
+        if not 0 < speed < math.inf:
+            raise ValueError(f"speed must be a number above 0, not {speed}")
         self.speed = speed
         self._real = time.monotonic()
         self._began = time.time()
@@ -82,6 +85,8 @@ class Clock:
         """Move virtual time forward, firing every timer on the way at its own time."""
         if not seconds >= 0:
             raise ValueError(f"time moves forward only: seconds must be at least 0, not {seconds}")
+        if seconds > MOST_S:
+            raise ValueError(f"seconds must be at most {MOST_S:.0f}, a hundred years, not {seconds}")
         target = self.now() + seconds
         while (due := self._next()) is not None and due <= target:
             self._fire(due)

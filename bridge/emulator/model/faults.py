@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,21 +62,24 @@ class Fault:
 
     def __post_init__(self) -> None:
         """Refuse what no fault can be, naming what can."""
-        if self.kind not in KINDS:
+        if not _is_one_of(KINDS, self.kind):
             raise ValueError(f"unknown fault {self.kind!r}; known: {', '.join(sorted(KINDS))}")
-        if self.op is not None and self.op not in OPERATIONS:
+        if self.op is not None and not _is_one_of(OPERATIONS, self.op):
             raise ValueError(f"unknown operation {self.op!r}; known: {', '.join(sorted(OPERATIONS))}")
+        if self.op is not None and self.kind in WEBHOOK:  # it would wait for ever
+            raise ValueError(f"fault {self.kind!r} is for webhooks, not for operation {self.op!r}")
         if unknown := set(self.args) - ARGUMENTS.get(self.kind, frozenset()):
             known = ", ".join(sorted(ARGUMENTS.get(self.kind, frozenset()))) or "none"
             raise ValueError(f"fault {self.kind!r} takes no {', '.join(sorted(unknown))}; it takes: {known}")
         for name in ("seconds", "retry_after", "pieces", "repeats"):
             value = self.args.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+            if value is not None and not (_is_number(value) and 0 <= value < math.inf):
                 raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
-        if self.times is not None and self.times < 1:
-            raise ValueError(f"times must be at least 1, or null for ever, not {self.times}")
-        if self.probability is not None and not 0 <= self.probability <= 1:
-            raise ValueError(f"probability must lie between 0 and 1, not {self.probability}")
+        # Half a call is never used up.
+        if self.times is not None and not (_is_number(self.times, whole=True) and self.times >= 1):
+            raise ValueError(f"times must be a whole number of at least 1, or null for ever, not {self.times!r}")
+        if self.probability is not None and not (_is_number(self.probability) and 0 <= self.probability <= 1):
+            raise ValueError(f"probability must lie between 0 and 1, not {self.probability!r}")
 
     def shown(self) -> dict[str, Any]:
         """Return the fault as the admin API lists it."""
@@ -133,3 +137,12 @@ class Faults:
             fault.hits += 1
             return fault
         return None
+
+
+def _is_one_of(known: frozenset[str], value: Any) -> bool:
+    """Return whether `value`, which a JSON body may have brought, is one of the `known` names."""
+    return isinstance(value, str) and value in known
+
+
+def _is_number(value: Any, *, whole: bool = False) -> bool:
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool)

@@ -137,18 +137,25 @@ def test_a_probability_hits_about_so_many_calls_until_cleared(calling: Any) -> N
     ("given", "names"),
     [
         ({"kind": "nonsense"}, "nonsense"),
+        ({"kind": ["500"]}, "500"),
         ({"kind": "500", "times": 0}, "times"),
+        ({"kind": "500", "times": 1.5}, "times must be a whole number"),
+        ({"kind": "500", "times": "2"}, "times must be a whole number"),
+        ({"kind": "500", "probability": "1"}, "probability must lie"),
         ({"kind": "500", "probability": 2}, "probability"),
         ({"kind": "500", "endpoint": "nope"}, "nope"),
         ({"kind": "500", "seconds": 3}, "seconds"),
         ({"kind": "hang", "seconds": -1}, "seconds"),
         ({"kind": "500", "op": "nope"}, "nope"),
+        ({"kind": "webhook_lost", "op": "run"}, "webhooks"),
     ],
 )
 def test_a_fault_that_cannot_be_is_refused_by_name(call: Any, given: dict[str, Any], names: str) -> None:
     """In process a ValueError, over HTTP a 400."""
     with pytest.raises(ValueError, match=names):
         call.emulator.fault(**given)
+    with pytest.raises(ValueError, match="retry_after"):
+        call.emulator.fault("429", retry_after=float("inf"))
     answer = httpx.post(f"{call.emulator.origin}/_emulator/fault", json=given)
     assert answer.status_code == 400
     assert names in answer.json()["detail"]
@@ -168,7 +175,8 @@ def test_the_admin_api_over_http_does_what_the_methods_do(call: Any) -> None:
     assert httpx.get(f"{admin}/jobs", params={"endpoint": "demo"}).json() == call.emulator.jobs("demo")
     assert httpx.get(f"{admin}/calls").json() == call.emulator.calls()
     assert httpx.get(f"{admin}/counts").json() == call.emulator.counts()
-    for bad in ({"seconds": "x"}, {"seconds": -1}, {}):
+    for bad in ({"seconds": "x"}, {"seconds": -1}, {"seconds": 1e18}, {}):
         assert httpx.post(f"{admin}/advance", json=bad).status_code == 400
+    assert httpx.post(f"{admin}/fault", json={}).json()["detail"] == "bad request: missing a required argument: 'kind'"
     assert httpx.get(f"{admin}/jobs").status_code == 400
     assert httpx.get(f"{admin}/nothing").status_code == 404

@@ -123,7 +123,13 @@ def test_results_come_in_pages(call: Any) -> None:
     assert [page["hasMore"] for page in pages] == [True, True, False]
     assert [len(page["requests"]) for page in pages] == [3, 3, 1]
     assert len({one["id"] for page in pages for one in page["requests"]}) == 7
-    assert "limit" in detail(call.get(f"batch/{batch}/requests", params={"limit": "0"}))
+    for name, given, least in (("limit", "0", "1"), ("offset", "-1", "0")):
+        wrong = detail(call.get(f"batch/{batch}/requests", params={name: given}))
+        assert wrong == f"bad request: query: {name}: must be at least {least}"
+    for many in ("9" * 20, "9" * 5000):
+        for name in ("limit", "offset"):
+            assert call.get(f"batch/{batch}/requests", params={name: many}).status_code in {200, 400}
+    assert requests(call, batch, offset="9" * 20)["hasMore"] is False
 
 
 def test_a_cancel_ends_what_is_queued_and_lets_what_runs_finish(calling: Any) -> None:

@@ -116,7 +116,7 @@ def test_cancelled_timers_do_not_pile_up() -> None:
     asyncio.run(check())
 
 
-@pytest.mark.parametrize("speed", [0, -1])
+@pytest.mark.parametrize("speed", [0, -1, float("inf"), float("nan")])
 def test_a_clock_needs_a_speed_above_zero(speed: float) -> None:
     """Time does not stand still or run back."""
     with pytest.raises(ValueError, match="speed"):
@@ -124,11 +124,11 @@ def test_a_clock_needs_a_speed_above_zero(speed: float) -> None:
 
 
 def test_time_does_not_run_back() -> None:
-    """A negative step, or none at all, is refused."""
+    """A negative step, or none at all, is refused; so is one to where no time is left."""
 
     async def check(step: float) -> None:
         with pytest.raises(ValueError, match="seconds"):
             await Clock().advance(step)
 
-    for step in (-1.0, float("nan")):
+    for step in (-1.0, float("nan"), float("inf"), 1e18):
         asyncio.run(check(step))
