@@ -33,6 +33,8 @@ class Fleet(ABC):
         self.endpoint = endpoint
         self.config = endpoint.config
         self.clock = endpoint.clock
+        #: How long an idle RunPod worker is kept.
+        self.idle_s = self.config.idle_timeout_s
         self.workers: dict[str, RunPodWorker] = {}
         self._waking = False
 
@@ -95,7 +97,7 @@ class Fleet(ABC):
         self.clock.cancel(worker.timer)
         worker.timer = None
         if worker.state == READY and not worker.jobs:
-            worker.timer = self.clock.after(self.config.idle_timeout_s, self._idled, worker)
+            worker.timer = self.clock.after(self.idle_s, self._idled, worker)
 
     def ready(self, worker: RunPodWorker) -> None:
         """Note that `worker` has started and takes jobs."""

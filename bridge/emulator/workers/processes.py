@@ -25,6 +25,8 @@ from bridge.emulator.workers.fleet import READY, UNHEALTHY, Fleet, RunPodWorker
 
 #: Real seconds between SIGTERM and SIGKILL.
 GRACE_S = 2.0
+#: Real seconds within which the package asks for its next job.
+ASKS_S = 3.0
 #: A handler that keeps dying while it starts is started again after at most this long, virtual seconds.
 MOST_RESTART_S = 30.0
 
@@ -78,6 +80,8 @@ class ProcessFleet(Fleet):
         self.origin = ""
         #: What a process shows as its key.
         self.key = secrets.token_urlsafe(16)
+        if self.clock.speed > 1:  # between two jobs it would be taken for idle
+            self.idle_s = max(self.idle_s, ASKS_S * self.clock.speed)
         self.ping_s = int(min(10.0, max(1.0, self.config.lost_after_s / self.clock.speed / 3)))
         self._silence_s = max(self.config.lost_after_s / self.clock.speed, 2.5 * self.ping_s)
         self._most_at_once = 1

@@ -107,6 +107,21 @@ def test_a_worker_that_takes_nothing_is_replaced_when_its_idle_time_is_over() ->
     asyncio.run(walk())
 
 
+def test_a_fast_clock_leaves_a_worker_the_time_to_ask_for_its_next_job() -> None:
+    """The package asks about a second after a job, in real time: five virtual seconds are over by then."""
+
+    async def walk() -> None:
+        fleet, worker = _fleet(EndpointConfig(workers_max=1, idle_timeout_s=5), speed=60)
+        fleet.rest(worker)
+        await fleet.clock.advance(60)
+        assert worker.id in fleet.workers
+        await fleet.clock.advance(180)
+        assert worker.id not in fleet.workers
+        fleet.clock.close()
+
+    asyncio.run(walk())
+
+
 def test_a_worker_that_fell_silent_about_its_job_idles_out() -> None:
     """The package never reports a result that is no JSON: the platform goes by the pings."""
 
@@ -146,9 +161,9 @@ def test_a_cancelled_worker_that_does_not_ask_what_to_stop_is_killed() -> None:
         assert call.status(two[1])["workerId"] == second
 
 
-def _fleet(config: EndpointConfig) -> tuple[ProcessFleet, HandlerProcess]:
+def _fleet(config: EndpointConfig, speed: float = 1.0) -> tuple[ProcessFleet, HandlerProcess]:
     """A fleet with one idle process that holds no job-take; the next one that it would begin is called "next"."""
-    endpoint = Endpoint("demo", config, Clock())
+    endpoint = Endpoint("demo", config, Clock(speed))
     fleet = endpoint.runners = ProcessFleet(endpoint, Handler(HERE / "handler_takes.py"))
     fleet._loop = asyncio.get_running_loop()
 
