@@ -27,6 +27,8 @@ from bridge.emulator.workers.fleet import READY, UNHEALTHY, Fleet, RunPodWorker
 GRACE_S = 2.0
 #: Real seconds within which the package asks for its next job.
 ASKS_S = 3.0
+#: Real seconds within which the package begins a job that it has taken. To stop one before has no effect.
+BEGINS_S = 1.0
 #: A handler that keeps dying while it starts is started again after at most this long, virtual seconds.
 MOST_RESTART_S = 30.0
 
@@ -168,7 +170,8 @@ class ProcessFleet(Fleet):
             self._kill(worker)
             self.wake()
             return
-        self._tell_stop(worker, job)
+        early = worker.seen.pop(job.id, 0.0) + BEGINS_S - time.monotonic()
+        self._loop.call_later(max(0.0, early), self._tell_stop, worker, job)
         self.release(job, worker)
 
     def end(self, worker: RunPodWorker) -> None:
