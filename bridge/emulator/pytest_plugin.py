@@ -13,6 +13,7 @@ settings, handlers or a speed says so:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 import pytest
@@ -24,14 +25,17 @@ DEFAULT_KEY = "test-key"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
-    config.addinivalue_line("markers", "runpod_emulator(**arguments): arguments of `Emulator` for `runpod_emulator`")
+    config.addinivalue_line(
+        "markers", "runpod_emulator(*arguments, **more): arguments of `Emulator` for `runpod_emulator`"
+    )
 
 
 @pytest.fixture
 def runpod_emulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     """RunPod on loopback, for one test."""
     marker = request.node.get_closest_marker("runpod_emulator")
-    arguments = dict(marker.kwargs) if marker is not None else {}
+    given = ((), {}) if marker is None else (marker.args, marker.kwargs)
+    arguments = inspect.signature(Emulator).bind(*given[0], **given[1]).arguments
     with Emulator(**arguments) as emulator:
         monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", emulator.base_url)
         monkeypatch.setenv("RUNPOD_API_KEY", next(iter(arguments.get("api_keys", [DEFAULT_KEY]))))

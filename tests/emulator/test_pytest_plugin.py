@@ -36,11 +36,16 @@ def test_plain(runpod_emulator):
 def test_marked(runpod_emulator):
     assert get("flux/health").status_code == 200
     assert get("demo/health").status_code == 404
+
+
+@pytest.mark.runpod_emulator(["one", "two"], ["other"])
+def test_marked_without_names(runpod_emulator):
+    assert get("two/health").status_code == 200
 """
 
 
 def test_the_fixture_gives_each_test_its_own_emulator_and_environment(tmp_path: Path) -> None:
-    """With and without the marker."""
+    """With and without the marker, whose arguments are Emulator's, named or not."""
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_it.py").write_text(TESTS)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-p", "no:valkey"]
@@ -52,7 +57,7 @@ def test_the_fixture_gives_each_test_its_own_emulator_and_environment(tmp_path: 
         check=False,
         cwd=Path(__file__).parents[2],
     )
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_recipe_for_a_workers_repository_works_as_it_stands(tmp_path: Path) -> None:
