@@ -3,7 +3,9 @@
 What a job does is told by its input (the keys of RunPod's own mock worker, and some more):
 
 - `mock_delay`: seconds until it ends; with chunks or progress updates, seconds between two of them.
-- `mock_return`: its output; without it the input is echoed, or "Hello World!" where the setting `echo` is off.
+- `mock_return`: what the handler returns, which RunPod's package reads as a real one's: `error` in it fails the job,
+  `refresh_worker` replaces the RunPod worker. Without it the input is echoed, or "Hello World!" where the setting
+  `echo` is off.
 - `mock_error`: true raises in the handler (the error is RunPod's JSON string); a text is returned as `error`.
   A number fails the first so many runs only, so that /retry can succeed.
 - `mock_crash`: the RunPod worker dies under this job; true always, a number on the first so many runs.
@@ -11,7 +13,8 @@ What a job does is told by its input (the keys of RunPod's own mock worker, and 
   `{"updates": [...], "wait_time": seconds}`, after `mock_delay`, with a wait after each.
 - `mock_external`: `{"error_job_return": true}` loses the result on its way; the platform hears nothing.
 - `mock_refresh`: the RunPod worker is replaced after the job, whose output is `{"mock_return": ...}`.
-- `mock_stream`: chunks of a generator, as a list or a count. `mock_aggregate` makes the output their list.
+- `mock_stream`: chunks of a generator, as a list or a count; one with an `error` fails the job. `mock_aggregate` makes
+  the output their list.
 """
 
 from __future__ import annotations
@@ -97,6 +100,9 @@ class BuiltinFleet(Fleet):
         job = run.job
         streams = run.streams
         for item in run.steps:
+            if streams and isinstance(item, dict) and item.get("error"):
+                self._done(job, error=str(item["error"]))  # the package sends no such chunk, and its text is Python's
+                return
             if streams:
                 run.sent.append(item)
                 self.endpoint.chunk(job, item)
@@ -114,23 +120,25 @@ class BuiltinFleet(Fleet):
         else:
             self._done(job)
 
-    def _done(self, job: Job, output: Any = ABSENT) -> None:
+    def _done(self, job: Job, output: Any = ABSENT, error: str | None = None) -> None:
         job.run_timer = None
         asked = job.input
         worker = self.workers.get(job.worker or "")
-        error = asked.get("mock_error")
-        if error is not None and error is not False and _still(error, job.runs):
-            self.endpoint.finish(job, error=error if isinstance(error, str) else _raised(job))
-        elif output is not ABSENT:
-            self.endpoint.finish(job, output)
-        else:
-            result = asked.get("mock_return", asked if self.config.echo else HELLO)
-            if asked.get("mock_refresh"):
-                result = {"mock_return": result}
-            # The SDK drops an empty result, and the caller sees COMPLETED without output.
-            self.endpoint.finish(job, ABSENT if result is None or result == {} else result)
+        raised = asked.get("mock_error")
+        refresh = bool(asked.get("mock_refresh"))
+        if error is None and raised is not None and raised is not False and _still(raised, job.runs):
+            output, error = ABSENT, raised if isinstance(raised, str) else _raised(job)
+        elif error is None and output is ABSENT:
+            output = asked.get("mock_return", asked if self.config.echo else HELLO)
+            if refresh:
+                output = {"mock_return": output}
+            elif "mock_return" in asked and isinstance(output, dict):
+                output, error, refresh = _read(output)
+            if output is None or output == {}:
+                output = ABSENT  # the SDK drops an empty result, and the caller sees COMPLETED without output
+        self.endpoint.finish(job, output, error)
         if worker is not None:
-            if asked.get("mock_refresh"):
+            if refresh:
                 self.end(worker)  # what else it ran goes on as timers, and is told all the same
                 self.wake()
             else:
@@ -181,6 +189,14 @@ def _still(times: Any, runs: int) -> bool:
     if isinstance(times, bool) or not isinstance(times, int):
         return bool(times)
     return runs <= times
+
+
+def _read(returned: dict[str, Any]) -> tuple[dict[str, Any], str | None, bool]:
+    """Return output, error and whether to replace the RunPod worker, as the package reads a dict of a handler."""
+    output = {name: value for name, value in returned.items() if name not in {"error", "refresh_worker"}}
+    error = returned.get("error") or None
+    text = error if error is None or isinstance(error, str) else json.dumps(error)
+    return output, text, bool(returned.get("refresh_worker"))
 
 
 def _seconds(value: Any) -> float:

@@ -138,3 +138,24 @@ def test_a_generator_yields_the_items_of_mock_return(calling: Any) -> None:
         job = call.run({"mock_return": ["a", "b"]})
         assert [one["output"] for one in call.stream(job)["stream"]] == ["a", "b"]
         assert call.status(job)["output"] == (["a", "b"] if aggregated else [])
+
+
+def test_what_mock_return_says_is_read_as_a_real_handlers_result(call: Any) -> None:
+    """`error` fails the job beside its output, `refresh_worker` ends the RunPod worker; neither is output."""
+    failed = call.runsync({"mock_return": {"error": "no face found", "seen": 0}})
+    assert (failed["status"], failed["error"], failed["output"]) == ("FAILED", "no face found", {"seen": 0})
+    bare = call.runsync({"mock_return": {"error": ["no", "face"]}})
+    assert (bare["status"], bare["error"], "output" in bare) == ("FAILED", '["no", "face"]', False)
+    fine = call.runsync({"mock_return": {"error": None, "seen": 1}})
+    assert (fine["status"], fine["output"]) == ("COMPLETED", {"seen": 1})
+    last = call.runsync({"mock_return": {"refresh_worker": True, "seen": 2}})
+    assert (last["status"], last["output"]) == ("COMPLETED", {"seen": 2})
+    assert call.runsync({"error": "echoed"})["output"] == {"error": "echoed"}
+    assert call.runsync({"x": 1})["workerId"] != last["workerId"]
+
+
+def test_a_chunk_with_an_error_fails_the_job_and_is_not_streamed(call: Any) -> None:
+    """As the package has it; chunks before it stay."""
+    job = call.runsync({"mock_stream": ["a", {"error": "out of memory"}, "b"], "mock_aggregate": True})
+    assert (job["status"], job["error"], "output" in job) == ("FAILED", "out of memory", False)
+    assert [one["output"] for one in call.stream(job["id"])["stream"]] == ["a"]
