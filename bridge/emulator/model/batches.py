@@ -145,7 +145,9 @@ class Batches:
         """Lock the draft, and let its requests run."""
         batch.finalized = True
         for child in batch.children.values():
-            child.job = self.lane.submit(child.request, sync=False, id=child.id)
+            # The worker's package marks its log lines with it (runpod-python#562).
+            request = {**child.request, "batchId": batch.id}
+            child.job = self.lane.submit(request, sync=False, id=child.id)
             child.job.watched = self._watch
             self._running[child.id] = child
         self.lane.runners.wake()

@@ -268,11 +268,13 @@ def test_a_webhook_of_a_request_is_told_as_that_of_a_job(call: Any) -> None:
     assert call.emulator.counts()["demo"]["webhooks"][0][0] == child
 
 
-def test_an_unmodified_handler_runs_the_requests_of_a_batch() -> None:
-    """In processes of their own, by RunPod's worker protocol."""
+def test_an_unmodified_handler_runs_the_requests_of_a_batch_and_is_told_which_it_is() -> None:
+    """In processes of their own, by RunPod's worker protocol; the package marks its log lines with `batchId`."""
     handler = HERE.parent / "workers" / "handler_folder.py"
     with Emulator(["demo"], handlers={"demo": handler}) as emulator, Caller(emulator) as call:
         batch = create(call, {"n": 1}, {"n": 2})
         call.post(f"batch/{batch}/finalize")
         eventually(lambda: finished(call, batch), timeout=60)
-        assert {one["status"] for one in requests(call, batch)["requests"]} == {"COMPLETED"}
+        ended = requests(call, batch)["requests"]
+        assert [(one["status"], one["output"]["batch"]) for one in ended] == [("COMPLETED", batch)] * 2
+        assert call.runsync({"n": 3})["output"]["batch"] is None

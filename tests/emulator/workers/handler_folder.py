@@ -18,6 +18,7 @@ def handler(job: dict[str, Any]) -> Any:
     return {
         "cwd": os.getcwd(),  # noqa: PTH109
         "found": found,
+        "batch": job.get("batchId"),
         "note": Path("folder_note.txt").read_text(),
         "path": sys.path[0],
         "argv": ARGUMENTS,
