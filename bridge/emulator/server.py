@@ -58,15 +58,17 @@ class Emulator:
                 raise TypeError(f"{name} is a list of texts, not the text {value!r}")
         self._configs = dict(endpoints) if isinstance(endpoints, Mapping) else {n: EndpointConfig() for n in endpoints}
         self._handlers = {name: _handler(given) for name, given in (handlers or {}).items()}
-        for name in self._configs:
+        for name, config in self._configs.items():
             if not name or "/" in name:
                 raise ValueError(f"an endpoint needs a name without slash, not {name!r}")
+            if not isinstance(config, EndpointConfig):
+                raise TypeError(f"endpoint {name!r} needs an EndpointConfig, not {config!r}")
         for name, handler in self._handlers.items():
             _check(name, handler, self._configs)
         if not 0 < speed < math.inf:
             raise ValueError(f"speed must be a number above 0, not {speed}")
-        if not api_keys:
-            raise ValueError("at least one API key is needed, or nobody is let in")
+        if not api_keys or not all(api_keys):  # an empty one is a variable that was not set: no client sends it
+            raise ValueError("at least one API key is needed, and none may be empty, or nobody is let in")
         self._keys = frozenset(api_keys)
         self._host, self._port, self._speed, self._limits = host, port, speed, limits
         self._loop: asyncio.AbstractEventLoop | None = None
