@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -241,6 +242,7 @@ class ProcessFleet(Fleet):
             # Since 1.11 the package downloads nothing from loopback, where a developer's files are served.
             "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true",
             **os.environ,
+            **_unproxied(self.origin),
             "PYTHONUNBUFFERED": "1",
             launch.PARENT: str(os.getpid()),
             "RUNPOD_POD_ID": worker.id,
@@ -335,6 +337,14 @@ class ProcessFleet(Fleet):
             if silent:
                 self.rest(worker)
         self._watch = self._loop.call_later(self._silence_s / 4, self._look)
+
+
+def _unproxied(origin: str) -> dict[str, str]:
+    """Return what keeps the developer's proxy, if there is one, out of the way to `origin`: pings would take it."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    host = urllib.parse.urlsplit(origin).hostname or ""
+    value = given if given.strip() == "*" else ",".join(filter(None, (given, host)))
+    return {"no_proxy": value, "NO_PROXY": value}
 
 
 def _furnish(folder: Path, *shown: Path) -> None:

@@ -6,6 +6,9 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+from requests.utils import should_bypass_proxies
+
 from bridge.emulator import Emulator, EndpointConfig, Handler
 from bridge.emulator.model.clock import Clock
 from bridge.emulator.model.endpoint import Endpoint
@@ -159,6 +162,25 @@ def test_a_cancelled_worker_that_does_not_ask_what_to_stop_is_killed() -> None:
         eventually(lambda: call.status(two[1])["status"] == "COMPLETED")
         assert second != first
         assert call.status(two[1])["workerId"] == second
+
+
+@pytest.mark.parametrize("given", [None, "intranet.example", "*"])
+def test_no_proxy_of_the_developers_stands_between_a_handler_and_the_emulator(
+    monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    """The package's pings would take it, and a job without pings counts as lost; what is set already stays."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv("NO_PROXY", given)
+    fleet = ProcessFleet(Endpoint("demo", EndpointConfig(), Clock()), Handler(HERE / "handler_takes.py"))
+    fleet.origin = "http://127.0.0.1:8700"
+    worker = HandlerProcess()
+    worker.folder.cleanup()
+    environment = fleet._environment(worker)
+    assert environment["no_proxy"] == environment["NO_PROXY"]
+    for host in ("127.0.0.1", given):
+        assert host is None or should_bypass_proxies(f"http://{host}/", no_proxy=environment["no_proxy"])
 
 
 def _fleet(config: EndpointConfig, speed: float = 1.0) -> tuple[ProcessFleet, HandlerProcess]:
