@@ -7,16 +7,35 @@ in a thread of somebody's tests, is up and gone in milliseconds, and cuts off wh
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 #: Real seconds an idle connection is kept.
 KEEP_ALIVE_S = 75
+
+#: The header that offers another protocol: h2c by Java's client, and by curl --http2; a WebSocket.
+_OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's own, but that an offer of another protocol is passed over, as every server may (RFC 9110, 7.8).
+
+    Its parser reads nothing more of a request with such an offer, so that the body would be lost.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        """Take the offer out of a head, which comes in one piece from all who make one."""
+        end = data.find(b"\r\n\r\n")
+        if end >= 0 and (offer := _OFFER.search(data, 0, end + 2)):
+            data = data[: offer.start()] + data[offer.end() :]
+        super().data_received(data)
 
 
 @asynccontextmanager
@@ -24,6 +43,8 @@ async def listening(app: Any, listener: socket.socket) -> AsyncIterator[None]:
     """Serve the ASGI application `app` on `listener` while the context lasts."""
     config = uvicorn.Config(
         app,
+        http=Protocol,
+        ws="none",
         lifespan="off",
         access_log=False,
         log_config=None,
@@ -34,7 +55,7 @@ async def listening(app: Any, listener: socket.socket) -> AsyncIterator[None]:
     state = ServerState()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: config.http_protocol_class(config=config, server_state=state, app_state={}, _loop=loop),  # type: ignore[call-arg]
+        lambda: Protocol(config=config, server_state=state, app_state={}, _loop=loop),
         sock=listener,
         backlog=2048,
     )

@@ -52,6 +52,15 @@ def test_half_a_surrogate_pair_goes_out_as_it_came(call: Caller) -> None:
     assert utf8("a\ud800ö𝄞") == "a\ufffdö𝄞".encode(), "text of a stream, as a relay has it"
 
 
+@pytest.mark.parametrize("offer", ["h2c", "websocket"])
+def test_an_offer_of_another_protocol_is_passed_over_and_the_body_kept(call: Caller, offer: str) -> None:
+    """Java's HTTP client makes one with each request over http://, `curl --http2` too."""
+    headers = {"Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAEAAEAAAAIAAAAB", "UPGRADE": offer}
+    for body in ({"input": {"n": 1}}, {"input": {"n": "\r\n\r\nUpgrade: h2c\r\n" * 9000}}):
+        answer = call.post("runsync", json=body, headers=headers)
+        assert (answer.status_code, answer.json().get("output")) == (200, body["input"]), answer.text
+
+
 @pytest.mark.parametrize("name", ["ttl", "executionTimeout"])
 def test_a_policy_over_seven_days_is_refused(calling: Callable[..., Caller], name: str) -> None:
     """As documented; a setting lets it through, as the platform's code was reported to."""
