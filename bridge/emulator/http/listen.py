@@ -20,8 +20,8 @@ from uvicorn.server import ServerState
 #: Real seconds an idle connection is kept.
 KEEP_ALIVE_S = 75
 
-#: The header that offers another protocol: h2c by Java's client, and by curl --http2; a WebSocket.
-_OFFER = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
+#: The header that offers another protocol, in a head: h2c by Java's client, and by curl --http2; a WebSocket.
+_OFFER = re.compile(rb"(\A[A-Z]+ [^\r\n]+ HTTP/1\.1(?:\r\n[^\r\n]+)*?)\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
 class Protocol(HttpToolsProtocol):
@@ -32,9 +32,8 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the offer out of a head, which comes in one piece from all who make one."""
-        end = data.find(b"\r\n\r\n")
-        if end >= 0 and (offer := _OFFER.search(data, 0, end + 2)):
-            data = data[: offer.start()] + data[offer.end() :]
+        if b"pgrade:" in data or b"PGRADE:" in data:
+            data = _OFFER.sub(rb"\1", data, count=1)
         super().data_received(data)
 
 
