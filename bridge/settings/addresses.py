@@ -7,15 +7,18 @@ say has half of the password in it. No fault told here repeats anything of the a
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from bridge.redis.address import SENTINEL, is_sentinel, one_by_one, sentinels
+from bridge.settings.certificates import authorities_fault, unreadable
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 #: Schemes whose addresses have one host, a port that is a number, and what their path means.
 _REDIS = frozenset({"redis", "rediss", SENTINEL})
 _PLAIN = _REDIS | {"amqp", "amqps", "pyamqp", "rpc"}
 _VERIFY = ("required", "optional", "none")
+#: Options that name files: certificates that are trusted, and what is shown to the server.
+_AUTHORITIES, _OWN = "ssl_ca_certs", ("ssl_certfile", "ssl_keyfile")
 _CERT_REQS = re.compile(r"(?<=[?&]ssl_cert_reqs=)[^&#]*")
 
 _UNREADABLE = (
@@ -48,6 +51,18 @@ def fault_of(url: str, *, several: bool = False) -> str | None:
     for part in parts:
         if fault := _fault_of(part):
             return fault
+    return None
+
+
+def tls_fault_of(url: str) -> str | None:
+    """Why a file that it names for TLS is of no use; a library would tell that as a server that is away."""
+    for part in url.split(";"):
+        options = dict(parse_qsl(urlsplit(part).query))
+        if (path := options.get(_AUTHORITIES)) and (fault := authorities_fault(path)):
+            return f"its {_AUTHORITIES} {fault}"
+        for name in _OWN:
+            if (path := options.get(name)) and (fault := unreadable(path)):
+                return f"its {name} {fault}"
     return None
 
 

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from bridge.settings.certificates import authorities_fault
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 SECRET_PREFIX = "whsec_"  # noqa: S105
@@ -73,8 +75,8 @@ def callback_faults(secret_file: Path | None, ca_file: Path | None, timeout_s: f
             faults.append("BRIDGE_CALLBACK_SECRET_FILE: is no text")
         except ValueError as error:
             faults.append(f"BRIDGE_CALLBACK_SECRET_FILE: {error}")
-    if ca_file is not None and not ca_file.is_file():
-        faults.append(f"BRIDGE_CALLBACK_CA_FILE: there is no file {ca_file}")
+    if ca_file is not None and (fault := authorities_fault(ca_file)):
+        faults.append(f"BRIDGE_CALLBACK_CA_FILE: {ca_file} {fault}")
     if secret_file is not None and timeout_s + 5 > lease_s:
         faults.append("BRIDGE_LEASE_S: must be over BRIDGE_CALLBACK_TIMEOUT_S + 5")
     return faults

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bridge.errors import SettingsError
 from bridge.redis.address import is_redis, is_sentinel, sentinels
-from bridge.settings.addresses import fault_of, spelled
+from bridge.settings.addresses import fault_of, spelled, tls_fault_of
 from bridge.settings.api import api_faults
 from bridge.settings.callbacks import allowed_of, callback_faults
 from bridge.settings.console import console_faults, header, networks
@@ -34,6 +34,11 @@ FROM_FILES = (
     "bridge_redis_url",
     "bridge_blob_options",
 )
+#: Of them those whose file must hold something: an empty one would lead to another server than the one that was meant.
+ADDRESSES = ("celery_broker_url", "celery_result_backend", "bridge_redis_url")
+PORT_MAX = 65_535
+#: Of BRIDGE_BLOB_URL, by what stands behind the `://`: a folder of this machine, or a bucket.
+_FOLDERS, _BUCKETS = ("file", "local"), ("s3", "s3a", "gs", "gcs")
 
 
 def _switch(value: object) -> object:
@@ -105,6 +110,9 @@ def _http_url(value: str | None) -> str | None:
 def _bind(value: str) -> str:
     if value and not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[^:\s]*):\d{1,5}", value):
         fault = "must be HOST:PORT, or empty for none"
+        raise ValueError(fault)
+    if value and int(value.rpartition(":")[2]) > PORT_MAX:
+        fault = f"its port must be at most {PORT_MAX}"
         raise ValueError(fault)
     return value
 
@@ -282,6 +290,9 @@ def load(**overrides: Any) -> Settings:
         if path and name not in overrides:
             try:
                 overrides[name] = Path(path).read_text().strip()
+                if name in ADDRESSES and not overrides[name]:
+                    del overrides[name]
+                    faults.append(f"{name.upper()}_FILE: {path} is empty: put the address into it")
             except OSError as error:
                 faults.append(f"{name.upper()}_FILE: cannot be read: {error.strerror}")
             except UnicodeDecodeError:
@@ -311,8 +322,8 @@ def _cross_faults(settings: Settings) -> list[str]:
         re.compile(settings.bridge_reply_pattern)
     except re.error as error:
         faults.append(f"BRIDGE_REPLY_PATTERN: is no regular expression: {error}")
-    if settings.bridge_blob_url and "://" not in settings.bridge_blob_url:
-        faults.append("BRIDGE_BLOB_URL: must name a scheme, for example s3://bucket/outputs or file:///var/lib/bridge")
+    if settings.bridge_blob_url and (fault := _blob_fault(settings.bridge_blob_url)):
+        faults.append(f"BRIDGE_BLOB_URL: {fault}")
     if settings.bridge_config_file is not None and not settings.bridge_config_file.is_file():
         faults.append(f"BRIDGE_CONFIG_FILE: there is no file {settings.bridge_config_file}")
     faults += callback_faults(
@@ -325,6 +336,17 @@ def _cross_faults(settings: Settings) -> list[str]:
     if settings.bridge_read_timeout_s + settings.bridge_connect_timeout_s + 5 > settings.bridge_lease_s:
         faults.append("BRIDGE_LEASE_S: must be over BRIDGE_CONNECT_TIMEOUT_S + BRIDGE_READ_TIMEOUT_S + 5")
     return faults
+
+
+def _blob_fault(url: str) -> str | None:
+    scheme, separator, place = url.partition("://")
+    if not separator:
+        return "must name a scheme, for example s3://bucket/outputs or file:///var/lib/bridge"
+    if scheme in _FOLDERS and not place.startswith("/"):  # each process would have a folder of its own, where it runs
+        return f"must name a folder from the root on, for example {scheme}:///var/lib/bridge"
+    if scheme in _BUCKETS and not place.partition("/")[0]:
+        return f"must name a bucket, for example {scheme}://bucket/outputs"
+    return None
 
 
 def _endpoint_faults(settings: Settings) -> list[str]:
@@ -386,6 +408,8 @@ def _address_faults(settings: Settings) -> list[str]:
     }
     if "://" in (results := settings.celery_result_backend):
         found["CELERY_RESULT_BACKEND"] = fault_of(results)
+    readable = [variable for variable, fault in found.items() if not fault]
+    found |= {variable: tls_fault_of(getattr(settings, variable.lower())) for variable in readable}
     if not any(found.values()) and settings.ledger_url and (fault := fault_of(settings.ledger_url)):
         found["BRIDGE_REDIS_URL"] = f"is not set, and the address of the broker or the results {fault}: set it"
     return [f"{variable}: {fault}" for variable, fault in found.items() if fault]

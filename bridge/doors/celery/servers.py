@@ -70,7 +70,7 @@ def recognise(app: Celery) -> None:
         except SettingsError as error:
             faults += error.faults
     if faults:
-        raise SettingsError(*faults)
+        raise SettingsError(*dict.fromkeys(faults))  # settings that cannot be read are told by either
 
 
 def broker_doubts(app: Celery) -> list[str]:

@@ -190,6 +190,13 @@ def test_results_that_are_none(url: str, app: Callable[..., Celery]) -> None:
     assert told.value.faults[0].startswith("CELERY_RESULT_BACKEND: ")
 
 
+def test_each_fault_is_told_once(app: Callable[..., Celery]) -> None:
+    """Broker and results are both built of the same settings."""
+    with pytest.raises(SettingsError) as told:
+        servers.recognise(app(BRIDGE_LEASE_S="soon"))
+    assert told.value.faults == ("BRIDGE_LEASE_S: must be a number",)
+
+
 @pytest.mark.parametrize("url", ["foo://h", "confluentkafka://h:1", "memory://", "sentinel://h:1"])
 def test_a_broker_that_is_none(url: str, app: Callable[..., Celery]) -> None:
     """The same of the broker; and one that would start and never work."""

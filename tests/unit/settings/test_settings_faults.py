@@ -49,6 +49,7 @@ ENVIRONMENT = {
     "BRIDGE_SUBMIT_THREADS": ("2.5", "must be a whole number"),
     "BRIDGE_ENGINE": ("maybe", "must be true or false"),
     "BRIDGE_LEDGER_FSYNC": ("never", "must be '"),
+    "BRIDGE_HTTP_BIND": ("127.0.0.1:65536", "its port must be at most 65535"),
     "RUNPOD_ENDPOINT_BASE_URL": ("http://u:hush@:/%#?x@127.0.0.1/v2", "must hold no user or password"),
 }
 
@@ -62,6 +63,67 @@ def test_a_fault_of_the_environment_names_variable_and_rule(monkeypatch: pytest.
         load(bridge_redis_url="redis://127.0.0.1:1/0")
     assert any(fault.startswith(f"{name}: {said}") for fault in caught.value.faults)
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://", "must name a bucket"),
+        ("s3:///prefix", "must name a bucket"),
+        ("gs://", "must name a bucket"),
+        ("file://outputs", "must name a folder from the root on"),
+        ("file://", "must name a folder from the root on"),
+        ("/var/lib/bridge", "must name a scheme"),
+    ],
+)
+def test_a_store_that_names_no_place_is_refused(url: str, said: str) -> None:
+    """What a library makes of it is a folder where the process happens to run."""
+    with pytest.raises(SettingsError) as caught:
+        load(bridge_redis_url="redis://127.0.0.1:1/0", bridge_blob_url=url)
+    assert [fault for fault in caught.value.faults if fault.startswith(f"BRIDGE_BLOB_URL: {said}")]
+
+
+@pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "BRIDGE_REDIS_URL"])
+def test_an_empty_file_for_an_address_is_refused_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Else the ledger would be another server, or ends would go nowhere."""
+    (tmp_path / "empty").write_text("\n")
+    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "empty"))
+    monkeypatch.setenv(name, "redis://127.0.0.1:1/0")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert caught.value.faults == (f"{name}_FILE: {tmp_path / 'empty'} is empty: put the address into it",)
+
+
+@pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "BRIDGE_REDIS_URL"])
+@pytest.mark.parametrize("scheme", ["rediss", "sentinel"])
+def test_a_file_of_tls_that_is_of_no_use_is_told_as_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, scheme: str
+) -> None:
+    """Libraries say of it that the server does not answer: who believes that starts the process again for ever."""
+    (tmp_path / "words").write_text("no certificate")
+    faults = {
+        "ssl_ca_certs=/no/ca.pem": "its ssl_ca_certs cannot be read: No such file or directory",
+        f"ssl_ca_certs={tmp_path}": "its ssl_ca_certs cannot be read: Is a directory",
+        f"ssl_ca_certs={tmp_path}/words": "its ssl_ca_certs holds no certificates (PEM)",
+        "ssl_certfile=/no/me.pem": "its ssl_certfile cannot be read: No such file or directory",
+        "ssl_keyfile=/no/me.key": "its ssl_keyfile cannot be read: No such file or directory",
+    }
+    monkeypatch.setenv("BRIDGE_REDIS_URL", "redis://127.0.0.1:1/0")
+    for option, said in faults.items():
+        monkeypatch.setenv(name, f"{scheme}://127.0.0.1:1/0?master_name=m&{option}")
+        with pytest.raises(SettingsError) as caught:
+            load()
+        assert f"{name}: {said}" in caught.value.faults
+
+
+def test_authorities_of_receivers_that_cannot_be_read_are_told_as_a_setting(tmp_path: Path) -> None:
+    """Not as a broker with which TLS failed."""
+    path = tmp_path / "ca.pem"
+    path.write_text("no certificate")
+    with pytest.raises(SettingsError, match=r"BRIDGE_CALLBACK_CA_FILE: .*ca\.pem holds no certificates"):
+        load(bridge_redis_url="redis://127.0.0.1:1/0", bridge_callback_ca_file=path)
 
 
 def looked_at_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, EndpointBook]:
