@@ -134,12 +134,17 @@ class Components:
         for says in strange_names():
             tell("settings.doubtful", setting=says.partition(" ")[0], says=says)
         if not self.book.has_key:  # once, by who starts to work; `bridge check` says it too
-            says = (
-                "is not set: RunPod will answer 401, and requests are refused or wait; set it, or RUNPOD_API_KEY_FILE"
-            )
-            tell("settings.doubtful", setting="RUNPOD_API_KEY", says=says)
+            setting, says = self.key_doubt()
+            tell("settings.doubtful", setting=setting, says=says)
         if (fault := self.route_fault()) is not None:
             tell("settings.doubtful", setting="the way to RunPod", says=fault)
+
+    def key_doubt(self) -> tuple[str, str]:
+        """Which setting is to hold a key and holds none, and what follows."""
+        follows = "RunPod will answer 401, and requests are refused or wait"
+        if path := self.settings.runpod_api_key_file:  # goes before the variable, also while it is empty
+            return "RUNPOD_API_KEY_FILE", f"names {path}, which is empty: {follows}; put the key into it"
+        return "RUNPOD_API_KEY", f"is not set: {follows}; set it, or RUNPOD_API_KEY_FILE"
 
     def route_fault(self) -> str | None:
         """Why no call can reach RunPod by the proxy, CA bundle and address that are set; None when one may."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.check.callbacks import of_callbacks
+from bridge.cli.check.files import of_files
 from bridge.cli.common import as_json, bridge
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.terminal.findings import told
@@ -40,6 +41,7 @@ def check(*, as_json: bool) -> int:
         *_endpoints(has),
         *_blobs(has),
         *of_callbacks(has),
+        *of_files(has.settings),
     ]
     if as_json:
         click.echo(json.dumps([{"level": level, "about": about, "says": says} for level, about, says in found]))
@@ -173,7 +175,7 @@ def _said(error: BridgeError) -> str:
 
 def _endpoints(has: Components) -> list[Finding]:
     if not has.book.has_key:
-        return [("FAULT", "key", "RUNPOD_API_KEY is not set, nor RUNPOD_API_KEY_FILE")]
+        return [("FAULT", "key", " ".join(has.key_doubt()))]
     if (fault := has.route_fault()) is not None:
         return [("FAULT", "route", fault)]
     named = list(has.book.all().values())

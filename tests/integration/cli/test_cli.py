@@ -340,6 +340,13 @@ def test_a_worker_without_a_key_says_so_once(redis_url: str, tmp_path: Path) -> 
             house.send({"a": 1}).get(timeout=15)
 
 
+def test_check_names_the_key_file_that_is_empty(house: House, tmp_path: Path) -> None:
+    """And not the variable, which may be set beside it and is not looked at."""
+    (tmp_path / "key").write_text("")
+    done = bridge(house, "check", RUNPOD_API_KEY_FILE=str(tmp_path / "key"))
+    assert f"RUNPOD_API_KEY_FILE names {tmp_path / 'key'}, which is empty" in " ".join(done.stdout.split())
+
+
 def test_purge_asks_first(house: House) -> None:
     """Without a yes nothing is purged."""
     before = [call for call in house.emulator.calls() if call["op"] == "purge-queue"]
