@@ -53,10 +53,13 @@ def schema(wanted: str | None, folder: Path | None, against: Path | None, *, asy
     if folder is None:
         click.echo(as_text(made[whole] if whole else made), nl=False)
         return ExitCode.OK
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (folder / name).write_text(text)
-        click.echo(str(folder / name))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+            click.echo(str(folder / name))
+    except OSError as error:
+        raise click.UsageError(f"--write: {error.filename}: {error.strerror}") from None
     return ExitCode.OK
 
 

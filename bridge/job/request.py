@@ -37,6 +37,8 @@ SYNC_WAIT_MIN_MS, SYNC_WAIT_MAX_MS = 1_000, 300_000
 STRANGE_NAME = "a name in it is no text"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,200}")
 ENDPOINT = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+#: A `metadata.tenant` that counts as one: it becomes a label and a key.
+TENANT = re.compile(r"[A-Za-z0-9_.\-]{1,40}")
 METADATA_KEYS_MAX, METADATA_VALUE_MAX = 32, 256
 #: Characters of a field's name that a refusal repeats.
 FIELD_NAME_MAX = 100

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bridge.errors import SettingsError
-from bridge.job.request import ENDPOINT, Policy, S3Config, rejected
+from bridge.job.request import ENDPOINT, TENANT, Policy, S3Config, rejected
 from bridge.settings import Settings
 from bridge.settings.key_file import KeyFile
 from bridge.telemetry import tell
@@ -91,6 +91,15 @@ class _File(BaseModel):
     tenants: dict[str, Tenant] = {}
     limits: dict[OperationName, LimitRow] = {}
     s3Config: dict[str, S3Config] = {}
+
+    @field_validator("tenants")
+    @classmethod
+    def _can_be_tenants(cls, value: dict[str, Tenant]) -> dict[str, Tenant]:
+        """A limit that no request would ever meet is none."""
+        for name in value:
+            if name != EVERY_TENANT and not TENANT.fullmatch(name):
+                raise ValueError(f"{name!r} is no tenant: 1 to 40 of A-Z a-z 0-9 . _ -")
+        return value
 
 
 def _find(known: Mapping[str, Endpoint], word: str) -> Endpoint | None:

@@ -20,6 +20,7 @@ from bridge.job.record import Long, Record, altered, dumps
 from bridge.job.request import (
     MAX_POLICY_MS,
     SCHEDULE_MAX_MS,
+    TENANT,
     RunRequest,
     callback_url,
     check_body,
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 #: RunPod's ttl when none is sent, and the margin that is added to one of ours. Milliseconds.
 DEFAULT_TTL_MS = 24 * 3_600_000
 TTL_MARGIN_MS = 10 * 60_000
-#: A tenant's name becomes a label and a key.
-TENANT = re.compile(r"[A-Za-z0-9_.\-]{1,40}")
 #: Queues of the bridge and of Celery, and RabbitMQ's direct reply, which lasts no longer than a channel. Queues that
 #: RabbitMQ has named (amq.gen-...) are somebody's own.
 _NOT_A_REPLY = re.compile(r"(bridge[.:]|celery|amq\.rabbitmq\.)")

@@ -195,6 +195,8 @@ def test_one_schema_is_printed_by_its_name(house: House) -> None:
     """As the file of that name; an unknown name is told the others."""
     done = bridge(house, "schema", "request")
     assert done.stdout == (ROOT / "docs" / "schema" / "request.json").read_text()
+    done = bridge(house, "schema", "--write", "/dev/null/schemas")
+    assert (done.returncode, "Traceback" in done.stderr) == (ExitCode.USAGE, False), done.stderr
     done = bridge(house, "schema", "nonsense")
     assert (done.returncode, "command-answer" in done.stderr) == (ExitCode.USAGE, True)
 

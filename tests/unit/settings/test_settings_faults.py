@@ -21,6 +21,7 @@ FILE = {
     "[endpoints.a.policy]\nttl = 5": "endpoints.a.policy.ttl: must be at least 10000",
     "[endpoints.a]\nmax_cost_per_day = 3": "endpoints.a: max_cost_per_day needs gpu_price_per_s",
     "[limits]\nrunn = {calls = 3}": "limits.runn: must be 'run', 'runsync'",
+    '[tenants."me@example.com"]\nmax_in_flight = 3': "tenants: 'me@example.com' is no tenant: 1 to 40 of",
     "[tenants.t]\nweight = 5000": "tenants.t.weight: must be at most 1000",
     "[tenants\nweight = 5": "bridge.toml",
 }
