@@ -134,6 +134,8 @@ def test_commands_say_that_rabbitmq_takes_no_messages_and_the_worker_goes_on(
             assert ran.returncode == ExitCode.UNAVAILABLE
             assert "RabbitMQ takes no messages" in ran.stderr
             assert sorted(one.get(timeout=30)["n"] for one in sent) == list(range(5))
+            takes_none = "not confirmed within 30 s: RabbitMQ takes none from anybody now"
+            eventually(lambda: takes_none in worker.said(), timeout=60)
         finally:
             rabbitmq_server.erl('vm_memory_monitor:set_vm_memory_high_watermark({absolute, "1GiB"})')
         assert house.send({"n": 6}).get(timeout=30)["n"] == 6

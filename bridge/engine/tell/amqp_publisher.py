@@ -99,6 +99,7 @@ class Broker:
     _tag: int = field(default=0, init=False)
     _open: dict[int, Parcel] = field(default_factory=dict, init=False)
     _refused: dict[tuple[str, str, str], str] = field(default_factory=dict, init=False)
+    _blocked: bool = field(default=False, init=False)
 
     def publish(self, parcels: Sequence[Parcel], still_ours: Callable[[], bool]) -> list[Refusal] | None:
         """Send all and wait for every confirm; answers what no queue took. None when the turn was lost on the way.
@@ -168,6 +169,8 @@ class Broker:
                     return None
                 if time.monotonic() >= ends:
                     fault = f"{len(self._open)} messages were not confirmed within {CONFIRM_S:.0f} s"
+                    if self._blocked:
+                        fault += ": RabbitMQ takes none from anybody now, for its memory or its disk is short"
                     raise TimeoutError(fault) from None
         return [Refusal(p, self._refused[p.key]) for p in parcels if p.key in self._refused]
 
@@ -188,11 +191,20 @@ class Broker:
         """Comes before the ack of the same message."""
         self._refused[message.properties.get("message_id", ""), exchange, routing_key] = f"no such queue ({fault})"
 
+    def _on_blocked(self, _reason: str) -> None:
+        self._blocked = True
+
+    def _on_unblocked(self) -> None:
+        self._blocked = False
+
     def _connected(self) -> Any:
         if self._channel is None:
             # Not the library's own confirms, which wait for each message.
             self._connection = self.app.connection_for_write(transport_options={"confirm_publish": False})
             self._connection.ensure_connection(max_retries=1, timeout=5)
+            self._on_unblocked()
+            amqp = self._connection.connection
+            amqp.on_blocked, amqp.on_unblocked = self._on_blocked, self._on_unblocked
             channel = self._connection.channel()
             channel.confirm_select()
             channel.events["basic_ack"].add(self._on_ack)
