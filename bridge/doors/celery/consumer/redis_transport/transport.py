@@ -53,6 +53,7 @@ class SentinelTransport(Transport, kombu_redis.SentinelTransport):
 
 
 _LEAN = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTransport}
+_SCHEMES = {Transport: "redis", SentinelTransport: "sentinel"}
 
 
 def lean(connection: Connection, refusals: Refusals | None = None) -> Connection:
@@ -65,9 +66,23 @@ def lean(connection: Connection, refusals: Refusals | None = None) -> Connection
         celerys(address)
         _make_lean(connection)
 
-    setattr(connection, "switch", switch)  # noqa: B010  (of this connection alone)
+    celerys_uri: Any = connection.as_uri
+
+    def as_uri(include_password: bool = False, mask: str = "**") -> str:
+        """As Celery logs it: by its scheme, where kombu would write the transport's class."""
+        return str(celerys_uri(include_password, mask, _named))
+
+    setattr(connection, "as_uri", as_uri)  # noqa: B010  (of this connection alone)
+    setattr(connection, "switch", switch)  # noqa: B010  (the same)
     setattr(connection, "refusals", refusals)  # noqa: B010  (where the channel finds it)
     return connection
+
+
+def _named(info: dict[str, Any]) -> tuple[Any, ...]:
+    """The parts of an address."""
+    transport = info["transport"]
+    parts = (info[name] for name in ("port", "userid", "password", "virtual_host"))
+    return (*parts, _SCHEMES.get(transport, transport))
 
 
 def _make_lean(connection: Connection) -> None:

@@ -105,6 +105,16 @@ def test_a_taking_that_fails_half_way_leaves_every_message_on_its_queue(refused:
     client.close()
 
 
+def test_a_broker_is_logged_by_its_address(redis_url: str) -> None:
+    """At each start and each loss; before and after Celery has gone on to another of several addresses."""
+    with foreign_app(redis_url, redis_url) as app, lean(app.connection_for_read()) as connection:
+        address = redis_url.replace("redis://", "redis://:**@")
+        assert connection.as_uri() == address
+        connection.switch("redis://:hush@127.0.0.1:1/0")
+        assert connection.as_uri() == "redis://:**@127.0.0.1:1/0"
+        assert connection.as_uri(include_password=True) == "redis://:hush@127.0.0.1:1/0"
+
+
 def test_a_message_comes_back_to_a_queue_where_another_key_stands(redis_url: str) -> None:
     """A transaction would have taken the note, and put the message nowhere."""
     client = connect(redis_url)
