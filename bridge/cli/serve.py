@@ -41,8 +41,11 @@ def worker(args: tuple[str, ...], *, celery_help: bool, **said: str | None) -> N
         _find_gevent()
     args = (*(part for name, value in said.items() if value for part in (SHORT[name], value)), *args)
     from bridge.settings import load  # noqa: PLC0415
+    from bridge.settings.unknown_variables import overruling  # noqa: PLC0415
 
     settings = load()
+    for says in overruling():  # afterwards nobody can tell
+        click.echo(f"WARN  settings   {says}", err=True)
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in args) else ["-l", settings.bridge_log_level]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "bridge.app", "worker", *level, *args])  # noqa: S606

@@ -1,4 +1,7 @@
-"""Variables that begin like the bridge's own and are none: a misspelt one is silently its default otherwise."""
+"""Variables that begin like the bridge's own and are none, and Celery's that go before the bridge's.
+
+A misspelt one is silently its default otherwise, and a worker silently on another broker than all else.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,24 @@ from bridge.settings.settings import FROM_FILES, Settings
 #: What Kubernetes and Docker links put into every container beside a service whose name begins with `bridge`.
 _LINKS = re.compile(r"BRIDGE_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP)(_[A-Z]+)?)?)")
 
+#: What Celery's command takes in place of ours, and from where other teams' addresses come.
+_BEFORE = {
+    "BROKER_URL": "CELERY_BROKER_URL",
+    "CELERY_BROKER": "CELERY_BROKER_URL",
+    "RESULT_BACKEND": "CELERY_RESULT_BACKEND",
+}
+
+
+def overruling(environment: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each of Celery's; none in a worker, where Celery has set ours to the same by then."""
+    has = os.environ if environment is None else environment
+    return [
+        f"{name} differs from {ours}, and Celery's command takes it instead: a worker would use it, and nothing else "
+        "of the bridge; unset it"
+        for name, ours in _BEFORE.items()
+        if has.get(name) and not has.get(f"{ours}_FILE") and has[name] != has.get(ours)
+    ]
+
 
 def strange_names(environment: Mapping[str, str] | None = None) -> list[str]:
     """A sentence for each; never its value."""
@@ -21,4 +42,4 @@ def strange_names(environment: Mapping[str, str] | None = None) -> list[str]:
         if name.startswith("BRIDGE_") and name not in known and not _LINKS.fullmatch(name):
             near = get_close_matches(name, known, n=1, cutoff=0.75)
             found.append(f"{name} is no setting of the bridge" + (f"; is it {near[0]}?" if near else ""))
-    return found
+    return [*found, *overruling(environment)]

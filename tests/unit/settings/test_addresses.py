@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bridge.redis.address import as_celery_has_it, as_redis_py_has_it, sentinels
 from bridge.settings.addresses import fault_of, spelled, verifying
-from bridge.settings.unknown_variables import strange_names
+from bridge.settings.unknown_variables import overruling, strange_names
 from bridge.telemetry import redact
 
 GOOD = [
@@ -142,3 +142,15 @@ def test_a_strange_name_is_told_with_the_nearest_right_one() -> None:
         "BRIDGE_QQ is no setting of the bridge",
         "BRIDGE_REDIS_URI is no setting of the bridge; is it BRIDGE_REDIS_URL?",
     ]
+
+
+def test_a_variable_of_celerys_that_would_move_workers_alone_is_told() -> None:
+    """Celery takes it in place of ours: messages, or even the ledger, would be elsewhere than all else looks."""
+    ours = {"CELERY_BROKER_URL": "redis://a/0", "CELERY_RESULT_BACKEND": "redis://a/1"}
+    for name in ("BROKER_URL", "CELERY_BROKER", "RESULT_BACKEND"):
+        (told,) = strange_names({**ours, name: "redis://:hush@b/0"})
+        assert told.startswith(f"{name} differs from CELERY_")
+        assert "hush" not in told
+        assert overruling({name: "redis://b/0"})
+    assert not overruling({**ours, "BROKER_URL": "redis://a/0", "RESULT_BACKEND": "redis://a/1"})
+    assert not overruling({"BROKER_URL": "redis://b/0", "CELERY_BROKER_URL_FILE": "/run/secrets/broker"})
