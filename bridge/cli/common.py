@@ -29,6 +29,15 @@ def bridge() -> Components:
     return made
 
 
+def bridge_to_change() -> Components:
+    """The same for verbs that change what is in the ledger, as a process that starts. Raises SchemaTooNew."""
+    from bridge import __version__  # noqa: PLC0415
+
+    made = bridge()
+    made.ledger.engines.check_schema(__version__)
+    return made
+
+
 class _Later:
     """The Celery app, loaded by the first verb that sends a task or asks the broker: the others do without."""
 

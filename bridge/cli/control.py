@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import as_json, asker, bridge, show
+from bridge.cli.common import as_json, asker, bridge, bridge_to_change, show
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.terminal.progress import Progress
 
@@ -33,7 +33,7 @@ def cancel(
         raise click.UsageError("--where: must be NAME=VALUE")
     if not (request_ids or where or group):
         raise click.UsageError("name a request, or --where NAME=VALUE, or --group ID")
-    has = bridge()
+    has = bridge_to_change()
     selected = [*request_ids]
     if where:
         selected += has.control.find(dict(pair.split("=", 1) for pair in where))
@@ -78,7 +78,7 @@ def _wait(has: Components, answers: list[dict[str, Any]], progress: Progress) ->
 @as_json
 def retry(request_id: str, *, as_json: bool) -> int:
     """Run a FAILED or TIMED_OUT request once more, while RunPod keeps its job."""
-    show(bridge().control.retry(id=request_id, asker=asker()), as_json=as_json)
+    show(bridge_to_change().control.retry(id=request_id, asker=asker()), as_json=as_json)
     return ExitCode.OK
 
 
@@ -103,7 +103,7 @@ def purge(endpoint: str, *, pending: bool, yes: bool, as_json: bool) -> int:
     from bridge.errors import EndpointUnknown  # noqa: PLC0415  (heavy)
     from bridge.job.request import rejected  # noqa: PLC0415
 
-    has = bridge()
+    has = bridge_to_change()
     if not yes:
         told = has.control.health(endpoint)
         queued = (told["runpod"] or {}).get("jobs", {}).get("inQueue", "unknown")
@@ -128,7 +128,7 @@ def purge(endpoint: str, *, pending: bool, yes: bool, as_json: bool) -> int:
 @as_json
 def pause(endpoint: str, reason: str | None, *, as_json: bool) -> int:
     """Let no submit leave for an endpoint; running jobs are watched, requests wait."""
-    show(bridge().control.pause(endpoint, reason, asker()), as_json=as_json)
+    show(bridge_to_change().control.pause(endpoint, reason, asker()), as_json=as_json)
     return ExitCode.OK
 
 
@@ -138,5 +138,5 @@ def pause(endpoint: str, reason: str | None, *, as_json: bool) -> int:
 @as_json
 def resume(endpoint: str, reason: str | None, *, as_json: bool) -> int:
     """Let submits leave again."""
-    show(bridge().control.resume(endpoint, asker(), reason), as_json=as_json)
+    show(bridge_to_change().control.resume(endpoint, asker(), reason), as_json=as_json)
     return ExitCode.OK

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import as_json, bridge, show
+from bridge.cli.common import as_json, bridge, bridge_to_change, show
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.terminal.findings import hanging, printable
 from bridge.cli.terminal.times import since
@@ -71,7 +71,7 @@ def dead_replay(letter_ids: tuple[str, ...], *, reason: str | None, request_id: 
     from bridge.errors import NotReplayable  # noqa: PLC0415
     from bridge.ledger.queries.parked_requests import unpark  # noqa: PLC0415
 
-    has = bridge()
+    has = bridge_to_change()
     if reason is not None:
         letter_ids += tuple(letter["id"] for letter in has.ledger.dead.newest() if letter["reason"] == reason)[::-1]
     if not letter_ids:
@@ -106,7 +106,7 @@ def dead_drop(letter_ids: tuple[str, ...], *, as_json: bool) -> int:
     """Forget some. A parked request is not dropped: cancel it."""
     from bridge.job.request import REQUEST_ID  # noqa: PLC0415
 
-    has = bridge()
+    has = bridge_to_change()
     letters = [one for one in letter_ids if _is_letter(one)]
     dropped = has.ledger.dead.drop(letters)
     others = [one for one in letter_ids if one not in letters]

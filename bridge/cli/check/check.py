@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bridge import __version__
 from bridge.cli.check.callbacks import of_callbacks
 from bridge.cli.check.files import of_files
 from bridge.cli.common import as_json, bridge
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.terminal.findings import told
-from bridge.errors import ApiError, BridgeError, LedgerUnavailable, OutputUnavailable, SettingsError
+from bridge.errors import ApiError, BridgeError, LedgerUnavailable, OutputUnavailable, SchemaTooNew, SettingsError
 from bridge.redis.outage import with_remedy
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ def _ledger(has: Components) -> list[Finding]:
     found: list[Finding] = [("ok", "ledger", f"{'Valkey' if server.valkey else 'Redis'} {server.version}")]
     found += [("FAULT", "ledger", fault) for fault in server.faults(allow_eviction=has.settings.bridge_allow_eviction)]
     found += of_ledger(server, has.settings)
+    try:
+        has.ledger.engines.check_schema(__version__)
+    except SchemaTooNew as error:
+        found.append(("FAULT", "ledger", str(error)))
     if unreadable := has.ledger.unreadable():
         says = "; ".join(f"{name}: {fault}" for name, fault in list(unreadable.items())[:5])
         found.append(("FAULT", "records", f"{len(unreadable)} cannot be worked on: {says}"))

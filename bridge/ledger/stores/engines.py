@@ -81,7 +81,15 @@ class Engines:
         The ledger holds the least schema that may. Ours works on the records of the one before and beside its
         processes, and back; so it shuts out, at their start, those that are older than that.
         """
-        least, by = run(self._client, "schema", [self._names.prefix], [SCHEMA, version])
+        self._may_work(version, *run(self._client, "schema", [self._names.prefix], [SCHEMA, version]))
+
+    def check_schema(self, version: str) -> None:
+        """The same for who only passes by: shuts out nobody. Raises SchemaTooNew."""
+        with mapped():
+            known: Any = self._client.hmget(self._names.key("meta"), ["schema", "schema_by"])
+        self._may_work(version, int(known[0] or 0), known[1])
+
+    def _may_work(self, version: str, least: int, by: str | None) -> None:
         if least > SCHEMA:
             fault = (
                 f"the ledger {self._names.prefix} needs schema {least} or newer, since {by or 'a newer version'} has "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.cli.exit_codes import ExitCode
 from bridge.embedded import EmbeddedRedis
 from bridge.errors import JobLost
 from bridge.ledger import inspect_server
@@ -116,3 +117,18 @@ def test_a_ledger_of_a_newer_version_is_refused_with_the_version_it_needs(tmp_pa
         assert "needs schema 2 or newer, since 9.1.0 has worked on it" in worker.said()
         assert "start 9.1.0 or newer" in worker.said()
         assert house.client.hget("bridge:_:meta", "schema") == "2"
+
+
+def test_a_command_of_an_older_version_changes_nothing(redis_url: str, tmp_path: Path) -> None:
+    """It is refused like a process, and `bridge check` says why before it says to start a worker."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
+        house.client.hset("bridge:_:meta", mapping={"schema": "2", "schema_by": "9.1.0"})
+        before = house.client.keys("bridge:*")
+        verbs = (["cancel", "x"], ["retry", "x"], ["pause", "demo"], ["resume", "demo"], ["purge", "demo", "--yes"])
+        for words in (*verbs, ["dead", "replay", "1-1"], ["dead", "drop", "1-1"]):
+            done = house.bridge(*words)
+            assert done.returncode == ExitCode.SETTINGS, (words, done.stderr)
+            assert "needs schema 2 or newer, since 9.1.0 has worked on it" in done.stderr
+        assert sorted(house.client.keys("bridge:*")) == sorted(before)
+        checked = " ".join(house.bridge("check").stdout.split())
+        assert "FAULT ledger the ledger bridge:_: needs schema 2 or newer" in checked
