@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from bridge.cli.terminal.findings import readable
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -105,6 +107,6 @@ def _lines(value: Any, indent: str) -> None:
 
 
 def _echo(text: str) -> None:
-    """A line, also of what the terminal cannot spell: half of a surrogate pair is no character."""
+    """A line, also of what the terminal cannot spell (half of a surrogate pair is no character), or would obey."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+    click.echo(readable(text.encode(encoding, "backslashreplace").decode(encoding)))

@@ -16,6 +16,7 @@ from bridge.cli.common import as_json, bridge, servers_open, show
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.requests.outputs import content_of, with_output
 from bridge.cli.requests.refusals import Refusals
+from bridge.cli.terminal.findings import readable
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
@@ -186,9 +187,10 @@ def follow(
                 click.echo(json.dumps(with_output(has, data)))
         elif name == "chunk":
             if stream:
-                click.echo(data["output"] if isinstance(data["output"], str) else json.dumps(data["output"]), nl=False)
+                text = data["output"] if isinstance(data["output"], str) else json.dumps(data["output"])
+                click.echo(readable(text) if sys.stdout.isatty() else text, nl=False)
         else:
-            click.echo(f"{event['time'][11:23]}  {name:10} {_detail(name, data)}", err=True)
+            click.echo(f"{event['time'][11:23]}  {name:10} {readable(_detail(name, data))}", err=True)
         if name in ENDS:
             if not as_json and data["status"] == "COMPLETED":
                 output = data["output"] if "output" in data else content_of(has, request_id)

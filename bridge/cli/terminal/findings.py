@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Iterable
 
 import click
@@ -31,6 +32,15 @@ def hanging(start: str, says: str, indent: int) -> None:
     click.echo(start + lines[0])
     for line in lines[1:]:
         click.echo(" " * indent + line)
+
+
+def readable(text: str) -> str:
+    """The same of what has lines of its own, as a handler's error: these are kept, and whatever is no command."""
+    lines = text.replace("\r\n", "\n")
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) == "Cc" and char not in "\n\t" else char
+        for char in lines
+    )
 
 
 def printable(text: str) -> str:

@@ -175,6 +175,19 @@ def test_what_no_terminal_can_spell_is_shown_all_the_same(capsys: pytest.Capture
     assert "a\\ud800b" in capsys.readouterr().out
 
 
+def test_what_a_terminal_would_obey_is_not_sent_to_it(house: House) -> None:
+    """An error or a note is a stranger's: it moves no cursor and sets no title. Its lines stay lines."""
+    note = "\x1b]0;mine\x07one\r\ntwo\x9b2J\x00"
+    sent = json.loads(house.bridge("run", "--input", json.dumps({"mock_error": note}), "--no-wait", "--json",
+                                   "--metadata", "note=\x1b[2J").stdout)  # fmt: skip
+    eventually(lambda: house.phase(sent["id"]) == "CLOSED")
+    for verb in ("status", "watch"):
+        done = bridge(house, verb, sent["id"])
+        assert "]0;mine" in done.stdout + done.stderr
+        assert "\ntwo" in done.stdout + done.stderr
+        assert not set("\x1b\x07\x9b\x00") & set(done.stdout + done.stderr), (verb, done.stdout, done.stderr)
+
+
 def test_what_cannot_be_is_told_apart_from_what_is_unknown(house: House) -> None:
     """A retry of what has completed is refused (3); an unknown request is unknown (8), whatever is asked of it."""
     sent = house.send({"a": 1})
