@@ -58,6 +58,20 @@ def test_each_page_fits_obeys_its_policy_and_runs_nothing_of_a_callers(place: tu
     assert tab.said == []
 
 
+def test_an_error_of_many_lines_keeps_them_and_leaves_the_rest_of_the_page_in_reach(
+    place: tuple[House, Tab, str],
+) -> None:
+    """As handlers write tracebacks; a long one scrolls in its own box."""
+    house, tab, base = place
+    house.send({"mock_error": "first\n" * 500 + "last"}, task_id="long-error")
+    eventually(lambda: house.ledger.phases(["long-error"]) == ["CLOSED"], timeout=30)
+    tab.size(1280)
+    tab.open(base + "/requests/long-error")
+    box = "document.querySelector('.trouble p')"
+    assert tab.run(f"{box}.clientHeight") <= 900 * 0.6
+    assert tab.run(f"{box}.scrollHeight") > 500 * 10
+
+
 def test_a_page_shows_what_has_changed_without_being_loaded_again(place: tuple[House, Tab, str]) -> None:
     """The overview counts, the list grows, a request ends; and what somebody has opened or typed stays."""
     house, tab, base = place
