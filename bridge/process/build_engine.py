@@ -171,6 +171,8 @@ def build_engine(has: Components, in_process_finish: LocalFinish | None, *, read
         "listing": Loop("listing", Listing(ledger).once, at_least_s=LEAST_S),
         "wake": Loop("wake", wake.once),
     }
+    if s.bridge_config_file is not None:
+        loops["settings"] = Loop("settings", has.book.look)
     closers: list[Callable[[], None]] = [finish.close, wake.close]
     if s.amqp:
         publish = _publish(has)

@@ -118,8 +118,7 @@ class EndpointBook:
         self._stamp: tuple[int, int] | None = None
         self._known: tuple[_File, Mapping[str, Endpoint]] | None = None  # `all`, and the file it was made from
         self._keys: dict[Path, KeyFile] = {}
-        #: Why the file, as it is now, was not taken: the one that was read last stays in force.
-        self.fault: str | None = None
+        self._fault: str | None = None
         self._file = self._read() if settings.bridge_config_file else _File()
         default = settings.runpod_endpoint_id
         if default and not self._any_id and _find(self.all(), default) is None:
@@ -127,6 +126,17 @@ class EndpointBook:
                 f"RUNPOD_ENDPOINT_ID: {default!r} is not among BRIDGE_ENDPOINTS, which is an allow-list when set, "
                 "and BRIDGE_CONFIG_FILE has no table for it"
             )
+
+    @property
+    def fault(self) -> str | None:
+        """Why the file, as it is now, was not taken: the one that was read last stays in force."""
+        self._reload()
+        return self._fault
+
+    def look(self) -> float:
+        """Read the file if it has changed: what is wrong is told also while nothing comes. Returns seconds to wait."""
+        self._reload()
+        return RELOAD_S
 
     def resolve(self, name: str | None) -> Endpoint:
         """The endpoint of a request. Raises JobRejected naming the field and the rule."""
@@ -259,11 +269,11 @@ class EndpointBook:
                 fault = f"BRIDGE_CONFIG_FILE: {path}: {error}"
             except SettingsError as error:
                 fault = "; ".join(error.faults)
-            if fault != self.fault and fault is not None:
+            if fault != self._fault and fault is not None:
                 tell("settings.not_taken", error=fault)
             elif fault is None:
                 tell("settings.taken", file=str(path))
-            self.fault = fault
+            self._fault = fault
 
     def _read(self) -> _File:
         path = self._settings.bridge_config_file

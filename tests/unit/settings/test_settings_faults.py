@@ -174,6 +174,13 @@ def test_a_change_of_the_file_is_told_once_whether_it_holds_or_not(
     assert [name for name, _ in heard] == ["settings.not_taken", "settings.taken", "settings.not_taken"]
 
 
+def test_who_asks_for_the_fault_of_the_file_hears_that_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`/readyz` asks, whether or not a request has come since."""
+    path, book = looked_at_each_time(tmp_path, monkeypatch)
+    path.write_text("[endpoints.good\n")
+    assert "']'" in (book.fault or "")
+
+
 def test_a_file_that_may_be_read_only_a_moment_later_is_read_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
