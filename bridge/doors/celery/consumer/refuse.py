@@ -27,6 +27,7 @@ from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
 from bridge.doors.celery.consumer.value_types import text, whole
 from bridge.doors.celery.send_follow_ups import sending_behind
 from bridge.doors.celery.wait_for_ledger import WAIT_MAX_S, stopping, wait_for_ledger
+from bridge.engine.tell.rpc_results import answers_senders
 from bridge.job.enums import DeadReason
 from bridge.job.request import REQUEST_ID, rejected
 from bridge.ledger.streams.dead_letters import ORIGINAL_MAX
@@ -56,6 +57,8 @@ class UnreadableMessage:
     silent: bool = False
     #: What waits for it, as far as that can be read: chain, chord, errbacks, and its place in the chord's header.
     waits: Mapping[str, Any] = field(default_factory=dict)
+    #: The queue that its sender reads, and what he tells his messages apart by: an answer by `rpc://` goes there.
+    asker: Mapping[str, str] = field(default_factory=dict)
     done: Callable[[], None] = lambda: None
     give_back: Callable[[], None] = lambda: None
 
@@ -195,10 +198,11 @@ class Refusals:
         if uses.ledger.phases([task_id])[0] is not None:
             return
         backend: Any = uses.app.backend
-        if uses.app.AsyncResult(task_id).state in READY_STATES:
+        # With `rpc://` nothing stands anywhere, and an answer is read by nobody but this message's sender.
+        if not answers_senders(backend) and uses.app.AsyncResult(task_id).state in READY_STATES:
             return
         text = refused.fault.text
-        context = Context({"id": task_id, "delivery_info": {}, **refused.waits})
+        context = Context({"id": task_id, "delivery_info": {}, **refused.asker, **refused.waits})
         with sending_behind(_Nobody(task_id)):  # what it names as its own may be somebody else's
             backend.mark_as_failure(
                 task_id, rejected(text.partition(":")[0], text), request=context, store_result=not refused.silent
@@ -239,6 +243,7 @@ def of_message(message: Any, fault: MessageFault) -> UnreadableMessage:
         task_id=_id(said),
         silent=said.get("ignore_result") is True,
         waits=_waits(message, said),
+        asker=_asker(properties),
     )
 
 
@@ -256,7 +261,8 @@ def of_envelope(item: bytes, source: str) -> UnreadableMessage:
         found = found[0]
     envelope = found if isinstance(found, dict) else {}
     headers = _object(envelope.get("headers"))
-    key = _object(_object(envelope.get("properties")).get("delivery_info")).get("routing_key")
+    properties = _object(envelope.get("properties"))
+    key = _object(properties.get("delivery_info")).get("routing_key")
     return UnreadableMessage(
         body=item,
         source=key if isinstance(key, str) else source,
@@ -264,7 +270,12 @@ def of_envelope(item: bytes, source: str) -> UnreadableMessage:
         headers=headers,
         task_id=_id(headers),
         silent=headers.get("ignore_result") is True,
+        asker=_asker(properties),
     )
+
+
+def _asker(properties: Mapping[str, Any]) -> dict[str, str]:
+    return {name: properties[name] for name in ("reply_to", "correlation_id") if text(properties.get(name))}
 
 
 def _waits(message: Any, said: Mapping[str, Any]) -> dict[str, Any]:

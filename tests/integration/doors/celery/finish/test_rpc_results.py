@@ -60,3 +60,19 @@ def test_another_request_under_a_known_id_is_refused_where_its_sender_waits(hous
         send(second, "rpc-2", other=1).get(timeout=30)
     assert first.get(timeout=30) is not None
     assert house.submits() == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "says"),
+    [
+        ("bridge.rum", {}, "task: is none"),
+        ("bridge.run", {"serializer": "pickle"}, "content type: is not taken"),
+        ("bridge.run", {"headers": {"retries": "x"}}, "headers.retries: must be"),
+        ("bridge.run", {"headers": {"compression": "application/x-gzip"}}, "message: cannot be read"),
+    ],
+)
+def test_who_sends_what_cannot_be_read_is_told_so(house: House, task: str, options: dict[str, Any], says: str) -> None:
+    """As with every other result backend."""
+    sent = house.app.send_task(task, kwargs={"input": {"n": 1}}, queue="bridge.run", **options)
+    with pytest.raises(Exception, match=says):
+        sent.get(timeout=20)
