@@ -197,7 +197,9 @@ class States:
         """To each that asked."""
         if held is None:
             return
-        for asker in askers(held.json(Long.CANVAS) or {}):
+        # Once to each queue: a state is news, and not the answer to one send of several.
+        places = {asker.reply_to: asker for asker in askers(held.json(Long.CANVAS) or {})}
+        for asker in places.values():
             self._app.backend.store_result(held.record.id, result, state, request=asker)
 
     def _one_by_one(self, batch: list[tuple[str, _Shown]]) -> None:

@@ -82,20 +82,26 @@ class Accepting(Base):
         """The same for who sent it by Celery, and is told its end from now on, whatever the first send wanted.
 
         `sent`: this send's canvas, for a first one that came by another door; `asker`: {reply_to, correlation_id} of
-        one who reads a queue of his own.
+        one who reads a queue of his own. Each send is answered, also of one queue: there each waits for a message.
         """
         record = held.record
         if record.phase.ended:
             return same(held, "ended")
-        canvas = held.json(Long.CANVAS) or dict(sent)
+        kept = held.json(Long.CANVAS)
+        canvas = kept or dict(sent)
         also = list(canvas.get("also", ()))
         options = canvas.get("options", {})
-        known = asker is None or dict(asker) in also or options.get("reply_to") == asker["reply_to"]
-        new = [] if known or asker is None else [dict(asker)]
+        new = [] if asker is None else [dict(asker)]
+        if asker is not None:
+            here = [one for one in also if one["reply_to"] == asker["reply_to"]]
+            with_first = options.get("reply_to") == asker["reply_to"]
+            # Where the first send wanted no answer, this one gets it. A queue with so many answers has enough of them.
+            if (with_first and (not kept or options.get("ignore_result"))) or len(here) >= ALSO_MAX:
+                new = []
+            elif not here and not with_first and len({one["reply_to"] for one in also}) >= ALSO_MAX:
+                return same(held, "full")
         if Sink.CELERY in record.waiting_sinks and not record.silent and not new:
             return same(held, "known")
-        if new and len(also) >= ALSO_MAX:
-            return same(held, "full")
         canvas = {**canvas, "options": {**options, "ignore_result": False}}
         if new:
             canvas["also"] = also + new

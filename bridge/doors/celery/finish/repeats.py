@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 def answer_again(backend: Any, ledger: Ledger, context: Context, limit: int, refusal: JobRejected | None) -> None:
     """The end now, or with the first sender's once there is one.
 
-    A refused one is told so, unless it waits where the first sender waits: under one id there is one answer.
+    A refused one is told so, unless it waits where the first sender waits: under one id there is one answer at one
+    place, and it gets the first one's end.
     """
     wanted = (*COMMON, Long.CANVAS)
     held = ledger.load(context.id, wanted=wanted, output=True)
@@ -40,7 +41,7 @@ def answer_again(backend: Any, ledger: Ledger, context: Context, limit: int, ref
         known = askers((held.json(Long.CANVAS) or {}) if held is not None else {})
         if all(asker.reply_to != context.reply_to for asker in known):
             backend.store_result(context.id, refusal, states.FAILURE, request=context)
-        return
+            return
     if held is not None and not held.record.phase.ended:
         asker = {"reply_to": context.reply_to, "correlation_id": context.correlation_id}
         mine = plain_canvas(context)

@@ -62,6 +62,17 @@ def test_another_request_under_a_known_id_is_refused_where_its_sender_waits(hous
     assert house.submits() == 1
 
 
+def test_each_send_of_an_id_is_answered_though_all_come_from_one_process(house: House) -> None:
+    """While it runs and after its end; one for another request too, which gets the first one's end."""
+    sent = [send(house.app, "rpc-3", mock_delay=2) for _ in range(3)]
+    eventually(partial(house.phase, "rpc-3"))
+    sent.append(send(house.app, "rpc-3", other=1))
+    assert [one.get(timeout=20) for one in sent] == [{"mock_delay": 2}] * 4
+    assert send(house.app, "rpc-3", mock_delay=2).get(timeout=20) == {"mock_delay": 2}
+    assert send(house.app, "rpc-3", other=1).get(timeout=20) == {"mock_delay": 2}
+    assert house.submits() == 1
+
+
 @pytest.mark.parametrize(
     ("task", "options", "says"),
     [
