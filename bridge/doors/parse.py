@@ -42,6 +42,7 @@ class Asked:
     """What a message said beside what it asks for."""
 
     reply_to: str | None = None
+    reply_beside: str | None = None  # what the message's own properties name, whatever the document does
     correlation_id: str | None = None
     trace: str | None = None
     digest: str = ""  # SHA-256 of the bytes, hex
@@ -286,6 +287,7 @@ class _Reader:
         correlation_id = self.correlation_id
         return {
             "reply_to": self.reply_to,
+            "reply_beside": self.properties.get("reply_to") or None,
             "correlation_id": correlation_id if correlation_id is not None and short(correlation_id) else None,
             "trace": self.trace,
             "digest": self.digest,

@@ -323,7 +323,8 @@ class Handler:
             reason=told.get("reason"),
             error=told.get("error"),
         )
-        if not self._may_answer(command):
+        to = self._answers_go_to(command)
+        if to is None:
             return []
         ledger = self._ledger
         data = {"op": op, "id": subject, "correlation_id": command.correlation_id, **told}
@@ -332,7 +333,7 @@ class Handler:
             name, data, id=f"{command.digest[:8]}:{secrets.token_hex(8)}", subject=subject, endpoint=endpoint,
             time=stamp(ledger.now(), ledger.clock.offset) or "", trace=command.trace,
         )  # fmt: skip
-        return [Answer(str(command.reply_to), body, command.correlation_id)]
+        return [Answer(to, body, command.correlation_id)]
 
     # Refusals
 
@@ -378,19 +379,23 @@ class Handler:
         )  # fmt: skip
         if refused.id is not None:
             ledger.outbox.tell(body, f"job.{EventName.REJECTED.value}.{endpoint}")
-        if not self._may_answer(refused):
-            return []
-        return [Answer(str(refused.reply_to), body, refused.correlation_id)]
+        to = self._answers_go_to(refused)
+        return [] if to is None else [Answer(to, body, refused.correlation_id)]
 
-    def _may_answer(self, asked: Command | RefusedMessage) -> bool:
-        """Never into a queue of the bridge or of Celery, nor to a name that was what had to be refused."""
-        return asked.reply_to is not None and self._accepts.reply_allowed(asked.reply_to)
+    def _answers_go_to(self, asked: Command | RefusedMessage) -> str | None:
+        """Never into a queue of the bridge or of Celery, nor to a name that was what had to be refused.
+
+        A document may name such a one, and the message itself a good one.
+        """
+        named = (asked.reply_to, asked.reply_beside)
+        return next((to for to in named if to is not None and self._accepts.reply_allowed(to)), None)
 
 
 def _refused(taken: Taken, reason: str, field: str, message: str) -> RefusedMessage:
     endpoint = taken.run.endpoint if isinstance(taken, Request) else None
     return RefusedMessage(
-        reply_to=taken.reply_to, correlation_id=taken.correlation_id, trace=taken.trace, digest=taken.digest,
+        reply_to=taken.reply_to, reply_beside=taken.reply_beside, correlation_id=taken.correlation_id,
+        trace=taken.trace, digest=taken.digest,
         reason=reason, field=field, message=message, id=taken.id if isinstance(taken, Request) else None,
         endpoint=endpoint,
     )  # fmt: skip

@@ -192,6 +192,21 @@ def test_no_reply_goes_where_it_would_be_an_injection(house: House, door: str, s
     assert not house.client.exists(f"bridge:reply:{reply_to}")
 
 
+@pytest.mark.parametrize("reply_to", ["", "bridge.run", "no such name"])
+def test_a_sender_whom_the_message_names_is_told_whatever_its_document_names(
+    house: House, door: str, service: Any, reply_to: str
+) -> None:
+    """A wrong `reply_to` in a request, which is refused for it, and in a command, which is carried out."""
+    name = f"beside-{door}-{len(reply_to)}"
+    service.own(name)
+    service.send({"id": name, "input": {"a": 1}, "reply_to": reply_to}, reply_to=name, correlation_id="c-1")
+    (told,) = service.replies(name, 1)
+    assert (told["type"], told["data"]["field"]) == ("bridge.job.rejected", "reply_to")
+    service.send({"op": "status", "id": name, "reply_to": reply_to}, "commands", reply_to=name, correlation_id="c-2")
+    told = service.replies(name, 2)[1]
+    assert (told["type"].startswith("bridge.command."), told["data"]["correlation_id"]) == (True, "c-2")
+
+
 def test_a_queue_that_rabbitmq_has_named_is_the_services_own(house: House) -> None:
     """amq.gen-...: exclusive to its connection, and as good a reply_to as any."""
     service = AmqpService(house.broker)
