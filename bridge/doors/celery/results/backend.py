@@ -7,6 +7,7 @@ follow-up that cannot be sent. Each of those ids comes out of a message, and a m
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
@@ -19,6 +20,10 @@ from bridge.telemetry import tell
 
 if TYPE_CHECKING:
     from bridge.ledger import Ledger
+
+
+#: Whether this thread stores a result: what stands there is then of no account, else it is what somebody waits for.
+_storing: ContextVar[bool] = ContextVar("bridge_storing", default=False)
 
 
 def _own_id() -> str | None:
@@ -42,12 +47,19 @@ def used_by_tasks(backend: Any, ledger_of: Callable[[], Ledger]) -> Any:
             if wait_for_ledger(lambda: ledger.knows(str(task_id))):
                 tell("request.conflict", request_id=task_id, endpoint="", door="celery")
                 return None
-        return store(task_id, *args, **kwargs)
+        before = _storing.set(True)
+        try:
+            return store(task_id, *args, **kwargs)
+        finally:
+            _storing.reset(before)
 
     def get_task_meta_for(task_id: str) -> Any:
-        """What is no result, or none that can be read, is written over; by the ledger's end whatever stands there."""
+        """What is no result, or none that can be read, is written over; by the ledger's end whatever stands there.
+
+        Once the end is stored it is read as it stands: a chord of chains and groups joins all its members' results.
+        """
         telling = behind()
-        if telling is not None and telling.request_id == task_id:
+        if telling is not None and telling.request_id == task_id and _storing.get():
             return {"status": PENDING, "result": None}
         try:
             found = read(task_id)

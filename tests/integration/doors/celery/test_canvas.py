@@ -94,6 +94,13 @@ def test_a_nested_chord(house: House) -> None:
     assert sent.get(timeout=20) == {"tail": {"collected": [{"value": 1}, {"value": 2}]}}
 
 
+def test_a_chord_follows_at_once_where_a_chain_of_its_header_ends_with_a_group_of_jobs(house: House) -> None:
+    """chord([chain(task, group(job, job)), task], collect): whoever tells the last job's end joins all of them."""
+    members = chain(task(house, "make", 1), group(run(house), run(house)))
+    sent = chord([members, task(house, "make", 2)], task(house, "collect")).apply_async()
+    assert sent.get(timeout=20) == {"collected": [[{"value": 1}, {"value": 1}], {"value": 2}]}
+
+
 def test_links_fire_once(house: House) -> None:
     """A link gets the output, exactly once; the errback does not fire."""
     sent = house.send(
