@@ -70,6 +70,9 @@ def used_by_tasks(backend: Any, ledger_of: Callable[[], Ledger]) -> Any:
         return found if isinstance(found, dict) and "status" in found else {"status": PENDING, "result": None}
 
     backend.store_result = store_result
+    # This worker has nobody's errbacks, only tasks of Celery's and the bridge's that take any arguments (a chain, say):
+    # Celery would call those with the request itself and its error, which no message carries.
+    backend._errback_arity_greater = lambda *_args: False  # noqa: SLF001
     if isinstance(backend, RedisBackend):
         read, backend._get_task_meta_for = backend._get_task_meta_for, get_task_meta_for  # noqa: SLF001
     return backend

@@ -122,6 +122,15 @@ def test_errbacks_fire_once(house: House) -> None:
     assert noted(house, "no-link") == []
 
 
+def test_an_errback_that_is_a_chain_begins_with_the_id_of_what_failed(house: House) -> None:
+    """As any other errback does."""
+    errback = chain(task(house, "note_error", "by-chain"), task(house, "note", "behind-it"))
+    sent = house.send({"mock_error": "boom"}, link_error=errback)
+    assert isinstance(sent.get(timeout=20, propagate=False), Exception)
+    assert eventually(lambda: noted(house, "by-chain"), timeout=20) == [sent.id]
+    assert eventually(lambda: noted(house, "behind-it"), timeout=20) == [repr(None)]
+
+
 def test_a_failure_fails_the_rest_of_its_chain(house: House) -> None:
     """Later members are FAILURE too, as in Celery."""
     sent = chain(run(house, input={"mock_error": "x"}), task(house, "tail")).apply_async()
