@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -45,13 +45,9 @@ class Hurried:
 
     def work(self, one: Callable[[Due], None]) -> float:
         """Seconds until all that is due is to be looked at."""
-        for due in self._taken():
-            one(due)
-        return LOOK_S
-
-    def _taken(self) -> Iterator[Due]:
         while self._due:
-            yield self._due.popleft()
+            one(self._due.popleft())
+        return LOOK_S
 
 
 def permitted(ledger: Ledger, permits: Work[Permits], claim: Work[Claimed]) -> tuple[Permits, Claimed]:

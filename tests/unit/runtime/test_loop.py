@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 
 import pytest
 
@@ -32,15 +33,20 @@ def test_a_hurried_wake_waits_for_no_batch_and_an_ordinary_one_does() -> None:
     assert loop.join(60)
 
 
-def test_what_hurries_is_done_between_two_turns_and_moves_none_of_them() -> None:
-    """A stream of hurried wakes neither keeps the turn from its time nor has it before."""
-    done: queue.SimpleQueue[str] = queue.SimpleQueue()
+def tells(done: queue.SimpleQueue[str], what: str, wait: float) -> Callable[[], float]:
+    """A turn that says that it was made."""
 
-    def told(what: str, wait: float) -> float:
+    def turn() -> float:
         done.put(what)
         return wait
 
-    loop = Loop("test", lambda: told("turn", 60.0), at_least_s=0.3, at_once=lambda: told("hurried", 60.0))
+    return turn
+
+
+def test_what_hurries_is_done_between_two_turns_and_moves_none_of_them() -> None:
+    """A stream of hurried wakes neither keeps the turn from its time nor has it before."""
+    done: queue.SimpleQueue[str] = queue.SimpleQueue()
+    loop = Loop("test", tells(done, "turn", 60.0), at_least_s=0.3, at_once=tells(done, "hurried", 60.0))
     loop.start()
     assert done.get(timeout=60) == "turn"
     loop.wake(hurry=True)
@@ -62,12 +68,7 @@ def test_what_hurries_is_done_between_two_turns_and_moves_none_of_them() -> None
 def test_what_could_not_hurry_has_its_turn() -> None:
     """Whoever hurries in vain says when all that is due is to be looked at."""
     done: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def told(what: str, wait: float) -> float:
-        done.put(what)
-        return wait
-
-    loop = Loop("test", lambda: told("turn", 60.0), at_least_s=0.1, at_once=lambda: told("hurried", 0.0))
+    loop = Loop("test", tells(done, "turn", 60.0), at_least_s=0.1, at_once=tells(done, "hurried", 0.0))
     loop.start()
     assert done.get(timeout=60) == "turn"
     loop.wake(hurry=True)
