@@ -80,11 +80,8 @@ class Engine:
         if loop is not None:
             loop.wake(after_s)
 
-    def accepted(self, step: Step, endpoint: str, count: int) -> None:
-        """Requests are in; what comes alone waits for no batch of others."""
-        self._came(step, endpoint, count)
-
-    def _came(self, step: Step, endpoint: str, count: int = 1) -> None:
+    def came(self, step: Step, endpoint: str, count: int = 1) -> None:
+        """So many requests, or news of a job, are in; what comes alone waits for no batch of others."""
         name = LOOP_OF[step]
         self.loops[name].wake(hurry=name in self.hurried and self.hurried[name].came(step, endpoint, count))
 
@@ -99,7 +96,7 @@ class Engine:
         if record.due and not change.empty and not change.keeps_due:
             step = Step(record.due)
             if change.verdict == "hinted" and not change.delay_ms:
-                self._came(step, record.endpoint)
+                self.came(step, record.endpoint)
             elif step is not Step.FINISH or not self.tells(change):
                 self.wake(step, change.delay_ms / 1000)
         if change.stream_ms is not None and change.stream_ms >= 0:

@@ -65,7 +65,7 @@ class Notifier:
             return
         for (step, endpoint), count in Counter((held.record.step, held.record.endpoint) for held in new).items():
             if step is not None:
-                engine.accepted(step, endpoint, count)
+                engine.came(step, endpoint, count)
 
     def changed(self, change: Change) -> None:
         """A change was written: count it, tell Celery's state, and wake who goes on with it."""

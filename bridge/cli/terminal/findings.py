@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Iterable
 
 import click
 
+#: Control characters, but tab and line end.
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _COLOURS = {"FAULT": "red", "WARN": "yellow", "ok": "green"}
 
 
@@ -34,15 +36,11 @@ def hanging(start: str, says: str, indent: int) -> None:
         click.echo(" " * indent + line)
 
 
-def readable(text: str) -> str:
-    """The same of what has lines of its own, as a handler's error: these are kept, and whatever is no command."""
-    lines = text.replace("\r\n", "\n")
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) == "Cc" and char not in "\n\t" else char
-        for char in lines
-    )
-
-
 def printable(text: str) -> str:
     """What a stranger has written, without what a terminal would obey."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def readable(text: str) -> str:
+    """The same of what has lines of its own, as a handler's error: these are kept, and whatever is no command."""
+    return _COMMANDS.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))

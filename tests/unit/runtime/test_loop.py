@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -33,45 +34,44 @@ def test_a_hurried_wake_waits_for_no_batch_and_an_ordinary_one_does() -> None:
     assert loop.join(60)
 
 
-def tells(done: queue.SimpleQueue[str], what: str, wait: float) -> Callable[[], float]:
-    """A turn that says that it was made."""
-
-    def turn() -> float:
-        done.put(what)
-        return wait
-
-    return turn
-
-
-def test_what_hurries_is_done_between_two_turns_and_moves_none_of_them() -> None:
-    """A stream of hurried wakes neither keeps the turn from its time nor has it before."""
+@contextmanager
+def hurrying(at_least_s: float, hurried_wait_s: float) -> Iterator[tuple[Loop, queue.SimpleQueue[str]]]:
+    """A loop that has made its first turn, and a hurried one; and what it has done since."""
     done: queue.SimpleQueue[str] = queue.SimpleQueue()
-    loop = Loop("test", tells(done, "turn", 60.0), at_least_s=0.3, at_once=tells(done, "hurried", 60.0))
+
+    def tells(what: str, wait_s: float) -> Callable[[], float]:
+        def turn() -> float:
+            done.put(what)
+            return wait_s
+
+        return turn
+
+    loop = Loop("test", tells("turn", 60.0), at_least_s=at_least_s, at_once=tells("hurried", hurried_wait_s))
     loop.start()
     assert done.get(timeout=60) == "turn"
     loop.wake(hurry=True)
     assert done.get(timeout=60) == "hurried"
-    with pytest.raises(queue.Empty):
-        done.get(timeout=0.5)  # nobody has asked for a turn
-    loop.wake()
-    assert done.get(timeout=60) == "turn"
-    loop.wake()
-    told_so_far = []
-    while "turn" not in told_so_far:
-        loop.wake(hurry=True)
-        told_so_far.append(done.get(timeout=60))
-    assert told_so_far[0] == "hurried"
+    yield loop, done
     loop.stop()
     assert loop.join(60)
+
+
+def test_what_hurries_is_done_between_two_turns_and_moves_none_of_them() -> None:
+    """A stream of hurried wakes neither keeps the turn from its time nor has it before."""
+    with hurrying(0.3, 60.0) as (loop, done):
+        with pytest.raises(queue.Empty):
+            done.get(timeout=0.5)  # nobody has asked for a turn
+        loop.wake()
+        assert done.get(timeout=60) == "turn"
+        loop.wake()
+        told_so_far = []
+        while "turn" not in told_so_far:
+            loop.wake(hurry=True)
+            told_so_far.append(done.get(timeout=60))
+        assert told_so_far[0] == "hurried"
 
 
 def test_what_could_not_hurry_has_its_turn() -> None:
     """Whoever hurries in vain says when all that is due is to be looked at."""
-    done: queue.SimpleQueue[str] = queue.SimpleQueue()
-    loop = Loop("test", tells(done, "turn", 60.0), at_least_s=0.1, at_once=tells(done, "hurried", 0.0))
-    loop.start()
-    assert done.get(timeout=60) == "turn"
-    loop.wake(hurry=True)
-    assert [done.get(timeout=60) for _ in range(2)] == ["hurried", "turn"]
-    loop.stop()
-    assert loop.join(60)
+    with hurrying(0.1, 0.0) as (_, done):
+        assert done.get(timeout=60) == "turn"
