@@ -40,7 +40,10 @@ def _nothing_of_this_shell() -> Iterator[None]:
         for name in OUTSIDE:
             patch.delenv(name)
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # each process would compile every module anew
-        yield
+        # What killed processes leave goes with this folder.
+        with tempfile.TemporaryDirectory(prefix="bt-", ignore_cleanup_errors=True) as folder:
+            patch.setenv("TMPDIR", folder)
+            yield
 
 
 #: The caller's settings as they were: for `live` tests alone.

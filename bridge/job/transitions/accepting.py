@@ -89,22 +89,36 @@ class Accepting(Base):
             return same(held, "ended")
         kept = held.json(Long.CANVAS)
         canvas = kept or dict(sent)
-        also = list(canvas.get("also", ()))
         options = canvas.get("options", {})
-        new = [] if asker is None else [dict(asker)]
+        before: list[dict[str, Any]] = list(canvas.get("also", ()))
+        also: list[dict[str, Any]] | None = before
         if asker is not None:
-            here = [one for one in also if one["reply_to"] == asker["reply_to"]]
-            with_first = options.get("reply_to") == asker["reply_to"]
-            # Where the first send wanted no answer, this one gets it. A queue with so many answers has enough of them.
-            if (with_first and (not kept or options.get("ignore_result"))) or len(here) >= ALSO_MAX:
-                new = []
-            elif not here and not with_first and len({one["reply_to"] for one in also}) >= ALSO_MAX:
-                return same(held, "full")
-        if Sink.CELERY in record.waiting_sinks and not record.silent and not new:
+            owed = bool(kept) and not options.get("ignore_result")
+            also = also_asking(before, asker, first=options.get("reply_to"), owed=owed)
+        if also is None:
+            return same(held, "full")
+        if also == before and Sink.CELERY in record.waiting_sinks and not record.silent:
             return same(held, "known")
         canvas = {**canvas, "options": {**options, "ignore_result": False}}
-        if new:
-            canvas["also"] = also + new
+        if also:
+            canvas["also"] = also
         draft = self._draft(held, now).keep(Long.CANVAS, canvas)
         draft.set(sinks=",".join(sorted({*record.waiting_sinks, Sink.CELERY})), silent=0)
         return draft.done("noted")
+
+
+def also_asking(
+    also: list[dict[str, Any]], asker: Mapping[str, Any], *, first: str | None, owed: bool
+) -> list[dict[str, Any]] | None:
+    """Who is answered beside the first sender once `asker` asks too; None where its queue finds no room.
+
+    `first`: the first sender's queue; `owed`: whether that one is answered already.
+    """
+    queue, queues = asker["reply_to"], [one["reply_to"] for one in also]
+    if queue == first and not owed:
+        return also  # the first sender's answer, which nobody wanted until now, is this one's
+    if queues.count(queue) >= ALSO_MAX:
+        return also  # a queue with so many answers has enough of them
+    if queue != first and queue not in queues and len(set(queues)) >= ALSO_MAX:
+        return None
+    return [*also, dict(asker)]
