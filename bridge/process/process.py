@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -79,6 +80,8 @@ class Process:
                 loop.start()
         self._http = HttpServer(settings.bridge_http_connections_max)
         self._listen(self._http)
+        # What stands now stands for good. To look at all of it for garbage stops every thread for 50 to 100 ms.
+        gc.freeze()
 
     def _listen(self, http: HttpServer) -> None:
         settings = self._has.settings
