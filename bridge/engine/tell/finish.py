@@ -40,6 +40,8 @@ BATCH = 100
 PLAIN_BATCH = 25
 #: So many ends may wait to be told at once; what comes beyond, the loop finds due.
 SOON_MAX = 4 * PLAIN_BATCH
+#: What is read of an end, beside its output.
+WANTED = (*COMMON, Long.CANVAS, Long.LAST_FAULT)
 #: A queue this long is not read fast enough; copies would only make it longer (HARDENING 9).
 DEPTH_MAX = 1_000
 #: Seconds for which a look at the queue is believed.
@@ -68,8 +70,10 @@ class LocalFinish(Protocol):
         """Whether it may be used now."""
         ...
 
-    def __call__(self, request_id: str, message: Any, headers: dict[str, Any] | None) -> None:
-        """Run Celery's tracer over the finish."""
+    def __call__(
+        self, request_id: str, message: Any, headers: dict[str, Any] | None, known: Held | None = None
+    ) -> None:
+        """Run Celery's tracer over the finish. `known`: the end as it was just read, with its output or without."""
         ...
 
     def plain(self, held: Held) -> bool:
@@ -133,13 +137,13 @@ class Finish:
 
     def _tell_these(self, ids: Sequence[str], here: LocalFinish) -> None:
         plain: list[Held] = []
-        for held in self.ledger.load_many(ids, wanted=(*COMMON, Long.CANVAS), output=True).values():
+        for held in self.ledger.load_many(ids, wanted=WANTED, output=True).values():
             if held.record.due != Step.FINISH or held.record.turn or held.record.lease:
                 continue  # another has begun, or the loop has claimed it
             if here.plain(held):
                 plain.append(held)
             elif self.callers.free > 0:  # else the loop, which a free thread wakes: two would only meet at the turn
-                self.callers.start(here, held.record.id, *self._message(held))
+                self.callers.start(here, held.record.id, *self._message(held), held)
         if plain:
             self._store_here(plain, here, whole=True)
 
@@ -163,7 +167,7 @@ class Finish:
         share = -(-BATCH // len(ready))  # of each endpoint, so that none waits behind another
         claimed = self.ledger.claim(
             Step.FINISH, {name: min(count, share) for name, count in ready.items()},
-            lease_ms=self.lease_ms, long=(Long.CANVAS,) if here is None else (*COMMON, Long.CANVAS),
+            lease_ms=self.lease_ms, long=(Long.CANVAS,) if here is None else WANTED,
         )  # fmt: skip
         if here is None:
             if not self._send_all(claimed):
@@ -179,7 +183,7 @@ class Finish:
             if here.plain(held):
                 plain.append(held)
             else:
-                self.callers.start(here, held.record.id, *self._message(held))
+                self.callers.start(here, held.record.id, *self._message(held), held)
         for start in range(0, len(plain), PLAIN_BATCH):
             self.callers.start(partial(self._store_here, whole=False), plain[start : start + PLAIN_BATCH], here)
 

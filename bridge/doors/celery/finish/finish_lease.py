@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -19,13 +19,13 @@ from bridge.doors.celery.servers import open_results
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.control import Asker
 from bridge.engine.tell.celery_result import CeleryEnd, celery_end, undeliverable
+from bridge.engine.tell.finish import WANTED
 from bridge.engine.tell.kombu_json import dumps
 from bridge.errors import BridgeError, JobRejected, LedgerFault
 from bridge.job.document import document
 from bridge.job.enums import DeadReason, Reason, Sink
 from bridge.job.record import Long
 from bridge.job.request import rejected
-from bridge.ledger.records.read import COMMON
 from bridge.ledger.stores.scheduled_commands import BYTES_MAX
 from bridge.ledger.streams.dead_letters import ORIGINAL_MAX
 from bridge.runtime.backoff import backoff
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from bridge.ledger import Ledger
     from bridge.settings import Settings
 
-_WANTED = (*COMMON, Long.CANVAS, Long.LAST_FAULT)
 #: How soon what is held back is sent again.
 _AGAIN_MS = 1_000
 #: Seconds between the turns of one end: doubling from the first to the last.
@@ -74,15 +73,21 @@ class FinishLease:
         self.token = token
         self.end = end
         self.given_back = False
+        self._published = False
 
     @property
     def continued(self) -> bool:
         """Whether what follows has been published before."""
-        return self.held.record.continued >= self.held.record.round
+        return self._published or self.held.record.continued >= self.held.record.round
 
     def mark_continued(self) -> None:
-        """What follows is published; where nothing follows, `delivered` says so as well."""
-        if not continues(self.held.json(Long.CANVAS) or {}):
+        """What follows is published. Where nothing follows, or a chord alone, `delivered` says so as well.
+
+        A chord hears of the end as the result is stored, once however often that is.
+        """
+        self._published = True
+        canvas = self.held.json(Long.CANVAS) or {}
+        if not continues({**canvas, "chord": None}):
             return
         table = self._uses.ledger.table
         change = wait_for_ledger(
@@ -191,15 +196,19 @@ class FinishLease:
         tell("finish.failed", request_id=record.id, endpoint=record.endpoint, error=fault, turns=record.turns)
 
 
-def begin(uses: Finishing, backend: Any, context: Context, round_: int, nonce: str) -> FinishLease:
-    """Take the turn, or raise Ignore: a copy, a forgery, or an end that has been told."""
+def begin(
+    uses: Finishing, backend: Any, context: Context, round_: int, nonce: str, known: Held | None = None
+) -> FinishLease:
+    """Take the turn, or raise Ignore: a copy, a forgery, or an end that has been told.
+
+    `known` was just read, but for its output it may be.
+    """
     token = secrets.token_hex(8)
-    held = wait_for_ledger(lambda: uses.ledger.load(context.id, wanted=_WANTED, output=True))
-    if held is None:
-        tell("finish.ignored", request_id=context.id, why="unknown")
-        raise Ignore
-    claim_s = chord_claim_s(backend) if (held.json(Long.CANVAS) or {}).get("chord") else 0.0
-    turn_ms = int(max(uses.settings.bridge_finish_turn_s, claim_s) * 1000)
+    if known is not None and known.output is None:
+        known = known._replace(output=wait_for_ledger(lambda: uses.ledger.outputs([context.id]))[0])
+    held = known or _read(uses.ledger, context.id)
+    chord = (held.json(Long.CANVAS) or {}).get("chord")
+    turn_ms = int(max(uses.settings.bridge_finish_turn_s, chord_claim_s(backend.app) if chord else 0.0) * 1000)
     table = uses.ledger.table
     change = wait_for_ledger(
         lambda: uses.ledger.change(
@@ -210,7 +219,8 @@ def begin(uses: Finishing, backend: Any, context: Context, round_: int, nonce: s
     if change.verdict != "turn":
         tell("finish.ignored", request_id=context.id, why=change.verdict)
         raise Ignore
-    mine = change.after
+    # A turn that was taken onto another version than the known one: that has another output.
+    mine = change.after if known is None or change.before is known else _read(uses.ledger, context.id)
     offset = uses.ledger.clock.offset
     end = celery_end(mine, limit=uses.settings.celery_limit, clock_offset=offset)
     if mine.record.turns > uses.settings.bridge_finish_turns_max:
@@ -224,6 +234,14 @@ def begin(uses: Finishing, backend: Any, context: Context, round_: int, nonce: s
             detail=mine.long.get(Long.LAST_FAULT, ""),
         )
     return FinishLease(uses, backend, mine, token, end)
+
+
+def _read(ledger: Ledger, request_id: str) -> Held:
+    held = wait_for_ledger(lambda: ledger.load(request_id, wanted=WANTED, output=True))
+    if held is None:
+        tell("finish.ignored", request_id=request_id, why="unknown")
+        raise Ignore
+    return held
 
 
 def outlasts(error: BaseException) -> bool:
@@ -245,14 +263,15 @@ def turns_in_outage(turns_max: int) -> int:
     return max(0, min(_OUTAGE_TURNS, turns_max - 1))
 
 
-def chord_claim_s(backend: Any) -> float:
+@lru_cache(maxsize=1)
+def chord_claim_s(app: Any) -> float:
     """How long a process that died while it sent a chord's body keeps others from sending it; 0 for never.
 
     Celery 5.7's Redis backend leaves a claim behind. A turn must outlast it: the next finish would find the claim,
-    send nothing, and count as delivered, and the chord would hang for ever.
+    send nothing, and count as delivered, and the chord would hang for ever. The app's settings stay as they are.
     """
-    estimate = getattr(backend, "_chord_publish_claim_expires", None)
+    estimate = getattr(app.backend, "_chord_publish_claim_expires", None)
     if estimate is None:
         return 0.0
-    join_s = backend.app.conf.result_chord_join_timeout or 5.0
-    return float(estimate(max(5, int(join_s * 2)), Signature("body", app=backend.app))) + 1.0
+    join_s = app.conf.result_chord_join_timeout or 5.0
+    return float(estimate(max(5, int(join_s * 2)), Signature("body", app=app))) + 1.0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery.concurrency.thread import TaskPool
 
 from bridge.doors.celery.finish.in_bulk import PlainEnds
+from bridge.doors.celery.finish.task import KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,8 +43,10 @@ class InProcessFinish:
         """Plain ends, together. Returns those that must be traced all the same."""
         return self._plain(batch, whole=whole)
 
-    def __call__(self, request_id: str, message: Any, headers: dict[str, Any] | None) -> None:
-        """Trace one finish, as the worker would that had taken its message."""
+    def __call__(
+        self, request_id: str, message: Any, headers: dict[str, Any] | None, known: Held | None = None
+    ) -> None:
+        """Trace one finish, as the worker would that had taken its message; what is `known` is not read again."""
         args, kwargs, embed = message.body
         request = {
             **(headers or {}),
@@ -56,6 +59,7 @@ class InProcessFinish:
             "args": args,
             "kwargs": kwargs,
             "is_eager": False,
+            KNOWN: known,
             **embed,
         }
         self._task.__trace__(request_id, args, kwargs, request)

@@ -27,6 +27,7 @@ from bridge.doors.celery.send_follow_ups import sending_behind
 from bridge.engine.tell.celery_result import CeleryEnd
 from bridge.engine.tell.finish import TRACE
 from bridge.engine.tell.kombu_json import load
+from bridge.job.document import Held
 from bridge.job.record import Long
 
 if TYPE_CHECKING:
@@ -35,13 +36,18 @@ if TYPE_CHECKING:
     from celery.app.task import Context
 
 
+#: Where the finish's request has the end, if this process has just read it.
+KNOWN = "bridge_known"
+
+
 @dataclass(slots=True)
 class Telling:
-    """Which end is to be told: no message can bring one, for JSON has no such value."""
+    """Which end is to be told: no message can bring one, or an end that is known: JSON has no such values."""
 
     request_id: str
     round: int
     nonce: str
+    known: Held | None = None
     turn: FinishLease | None = None
 
     def unsendable(self, follow_up: Context, error: Exception) -> None:
@@ -73,7 +79,10 @@ class RunTask(AcceptTask):
         _job.ran_s = 0.0
         request, callers = dict(request or {}), kwargs.get("trace")
         request |= {k: v for k, v in callers.items() if k in TRACE} if isinstance(callers, dict) else {}
-        telling = request["bridge_telling"] = Telling(task_id, round_, nonce)
+        known = request.pop(KNOWN, None)
+        telling = request["bridge_telling"] = Telling(
+            task_id, round_, nonce, known if isinstance(known, Held) else None
+        )
         with sending_behind(telling):
             try:
                 return self._end_tracer(task_id, (), {}, request)
@@ -126,7 +135,7 @@ def _clock() -> float:
 def finish(task: RunTask, telling: Telling, uses: Finishing) -> CeleryEnd:
     """What the task is to answer; a cancel is told here, and Ignore raised."""
     context = task.request
-    turn = begin(uses, task.app.backend, context, telling.round, telling.nonce)
+    turn = begin(uses, task.app.backend, context, telling.round, telling.nonce, telling.known)
     context.bridge_turn = telling.turn = turn
     _job.ran_s = max(0, turn.held.record.execution_time) / 1000
     put_back(context, load(turn.held.long.get(Long.CANVAS)), continued=turn.continued)

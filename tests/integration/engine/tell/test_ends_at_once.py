@@ -41,9 +41,11 @@ class Here:
         self.told |= {held.record.id: held.output for held in batch}
         return ()
 
-    def __call__(self, request_id: str, message: Any, headers: dict[str, Any] | None) -> None:
+    def __call__(
+        self, request_id: str, message: Any, headers: dict[str, Any] | None, known: Held | None = None
+    ) -> None:
         """Never: all are plain."""
-        raise AssertionError(request_id, message, headers)
+        raise AssertionError(request_id, message, headers, known)
 
 
 @pytest.fixture
