@@ -11,12 +11,11 @@ import pytest
 from bridge.engine.calls.threads import Callers
 from bridge.engine.tell.finish import SOON_MAX, Finish
 from bridge.errors import LedgerUnavailable
-from bridge.job.change import Change, Rules
+from bridge.job.change import Rules
 from bridge.job.document import Held
 from bridge.job.enums import Step
-from bridge.job.observation import Observation
-from bridge.job.record import Long, Record
 from bridge.ledger import Ledger, Names, connect
+from tests.support.ended import ended
 from tests.support.helpers import eventually
 
 
@@ -61,25 +60,11 @@ def finish(ledger: Ledger, here: Here, callers: Callers) -> Finish:
     return Finish(ledger, cast("Any", None), 30_000, 60.0, callers, here)
 
 
-def ended(ledger: Ledger, request_id: str) -> Change:
-    """The change by which a request of Celery's ended."""
-    table = ledger.table
-    record = Record(id=request_id, endpoint="demo", endpoint_id="demo", door="celery", sinks="celery", nonce="n")
-    held = Held(record, {Long.INPUT: "1", Long.CANVAS: "{}"})
-    ledger.accept(request_id, lambda now, wish: table.accept(held, now, wish))
-    claimed = ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=30_000)
-    sending = partial(table.sending, lease=claimed.token, endpoint_id="demo", base_url="http://x")
-    sent = ledger.change(claimed.records[0], sending)
-    taken = ledger.change(sent.after, partial(table.submitted, job_id="j", status="IN_QUEUE", poll_ms=0))
-    heard = Observation("j", "COMPLETED", 1, output=f'"{request_id}"')
-    return ledger.change(taken.after, partial(table.observed, heard=heard, poll_ms=1))
-
-
 def test_an_end_is_told_with_its_output_and_no_loop(ledger: Ledger) -> None:
     """Those that come while others are told as well."""
     here = Here()
     tells = finish(ledger, here, Callers("finish", 2))
-    changes = [ended(ledger, f"r{n}") for n in range(30)]
+    changes = [ended(ledger, f"r{n}", f"r{n}") for n in range(30)]
     assert all(tells.soon(change) for change in changes)
     eventually(lambda: here.told == {f"r{n}": f'"r{n}"' for n in range(30)})
 
@@ -88,7 +73,7 @@ def test_an_end_whose_turn_another_has_is_left_to_it(ledger: Ledger) -> None:
     """It was told, or is about to be."""
     here = Here()
     tells = finish(ledger, here, Callers("finish", 2))
-    taken, free = ended(ledger, "taken"), ended(ledger, "free")
+    taken, free = ended(ledger, "taken", "taken"), ended(ledger, "free", "free")
     begin = partial(ledger.table.finish_begin, round_=1, nonce="n", turn="another", turn_ms=30_000)
     ledger.change(taken.after, begin)
     assert tells.soon(taken)
@@ -104,7 +89,7 @@ def test_what_fails_is_left_to_the_loop_and_those_after_it_are_told(
     here = Here()
     callers = Callers("finish", 2)
     tells = finish(ledger, here, callers)
-    lost, later = ended(ledger, "lost"), ended(ledger, "later")
+    lost, later = ended(ledger, "lost", "lost"), ended(ledger, "later", "later")
     with monkeypatch.context() as away:
 
         def unanswered(*_args: Any, **_more: Any) -> Any:
@@ -123,7 +108,7 @@ def test_what_fails_is_left_to_the_loop_and_those_after_it_are_told(
 def test_what_is_more_than_can_be_told_soon_is_left_to_the_loop(ledger: Ledger) -> None:
     """So is what no thread is free for, and an end that was told before: a turn that was given back."""
     here = Here()
-    one = ended(ledger, "one")
+    one = ended(ledger, "one", "one")
     slow = Callers("finish", 1)
     tells = finish(ledger, here, slow)
     full = finish(ledger, here, Callers("finish", 0))

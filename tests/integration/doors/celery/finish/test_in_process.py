@@ -14,13 +14,12 @@ from bridge.doors.celery.finish.in_bulk import PlainEnds
 from bridge.engine.notifier import Notifier
 from bridge.errors import JobFailed
 from bridge.job.change import Rules
-from bridge.job.document import Held
 from bridge.job.enums import Phase, Step
-from bridge.job.observation import Observation
-from bridge.job.record import Long, Record
+from bridge.job.record import Long
 from bridge.ledger import Ledger, Names, connect
 from bridge.ledger.records.read import COMMON
 from bridge.settings import Settings
+from tests.support.ended import ended
 from tests.support.helpers import eventually
 from tests.support.house import House, foreign_app
 from tests.support.servers import RedisServer
@@ -159,18 +158,10 @@ def test_only_the_very_end_that_was_claimed_is_stored_together(redis_url: str, *
     """One that changed since it was claimed may have another output by now: it gets its turn back, for the tracer."""
     client = connect(redis_url)
     ledger = Ledger(client, Names(), Rules())
-    table = ledger.table
-    record = Record(id="a", endpoint="demo", endpoint_id="demo", door="celery", sinks="celery", nonce="n")
-    ledger.accept("a", lambda now, wish: table.accept(Held(record, {Long.INPUT: "1", Long.CANVAS: "{}"}), now, wish))
-    claimed = ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=30_000)
-    sending = partial(table.sending, lease=claimed.token, endpoint_id="demo", base_url="http://x")
-    sent = ledger.change(claimed.records[0], sending)
-    taken = ledger.change(sent.after, partial(table.submitted, job_id="j1", status="IN_QUEUE", poll_ms=0))
-    heard = Observation("j1", "COMPLETED", 1, output='{"n":1}')
-    ledger.change(taken.after, partial(table.observed, heard=heard, poll_ms=1))
+    ended(ledger, "a", {"n": 1})
     ends = ledger.claim(Step.FINISH, {"demo": 1}, lease_ms=30_000, long=(*COMMON, Long.CANVAS)).records
     if meanwhile:
-        ledger.change(ends[0], partial(table.finish_sent, delay_ms=0))
+        ledger.change(ends[0], partial(ledger.table.finish_sent, delay_ms=0))
     settings = Settings(celery_broker_url=redis_url, celery_result_backend=redis_url)
     notifier = Notifier(ledger, cast("Pressure", None), lambda: cast("States", None))
     left = PlainEnds(foreign_app(redis_url, redis_url), ledger, notifier, settings)(ends)
