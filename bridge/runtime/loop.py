@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from bridge.errors import LedgerUnavailable
 from bridge.telemetry import tell
 
 if TYPE_CHECKING:
@@ -15,6 +16,39 @@ if TYPE_CHECKING:
 FAILED_WAIT_S, FAILED_WAIT_MAX_S = 0.2, 5.0
 #: A loop that has not turned for this long is not healthy.
 STALE_S = 60.0
+
+
+class _Outage:
+    """The ledger's, which all loops of this process meet: one trouble, and told as one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._away: set[Loop] = set()
+        self._hit: set[Loop] = set()
+        self._since = 0.0
+
+    def met(self, loop: Loop, error: LedgerUnavailable) -> None:
+        with self._lock:
+            if not self._away:
+                self._since = time.monotonic()
+                self._hit.clear()
+            self._away.add(loop)
+            self._hit.add(loop)
+        tell("ledger.unavailable", error=str(error))
+
+    def over(self, loop: Loop, *, turns: bool) -> None:
+        """It turns again, or has been stopped; the last one to turn says that the ledger is back."""
+        with self._lock:
+            if loop not in self._away:
+                return
+            self._away.remove(loop)
+            if self._away or not turns:
+                return
+            loops, seconds = len(self._hit), round(time.monotonic() - self._since, 1)
+        tell("ledger.back", loops=loops, seconds=seconds)
+
+
+_outage = _Outage()
 
 
 class Loop:
@@ -99,13 +133,19 @@ class Loop:
                         break
                     self.turned_at = time.monotonic()
                     self._condition.wait(min(left, STALE_S / 2))
+        _outage.over(self, turns=False)
 
     def _turn(self, once: Callable[[], float]) -> float:
         try:
             wait = once()
         except Exception as error:  # noqa: BLE001  (told, and tried again: nothing else would do this loop's work)
             self._fails += 1
-            tell("loop.failed", loop=self.name, error=f"{type(error).__name__}: {error}", fails=self._fails)
+            if isinstance(error, LedgerUnavailable):
+                _outage.met(self, error)
+            else:
+                tell("loop.failed", loop=self.name, error=f"{type(error).__name__}: {error}", fails=self._fails)
             return min(FAILED_WAIT_S * 2.0 ** min(self._fails - 1, 10), FAILED_WAIT_MAX_S)
-        self._fails = 0
+        if self._fails:
+            self._fails = 0
+            _outage.over(self, turns=True)
         return wait

@@ -54,6 +54,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "endpoint.resumed": (INFO, "an operator resumed an endpoint"),
     "endpoint.purged": (INFO, "an operator purged an endpoint's queue"),
     "ledger.unavailable": (ERROR, "the ledger's Redis does not answer; work is held"),
+    "ledger.back": (INFO, "the ledger's Redis answers again: all loops that met its outage turn"),
     "ledger.rolled_back": (ERROR, "the ledger came back without its latest writes"),
     "broker.unavailable": (ERROR, "the broker does not answer; messages wait"),
     "broker.refused": (ERROR, "the broker no longer lets a running worker in; it waits, and tries again"),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bridge.redis.outage import mapped
+
 if TYPE_CHECKING:
     from bridge.ledger import Ledger
 
@@ -26,7 +28,9 @@ class Wake:
         if self._listener is None:
             self._listener = self.ledger.engines.listen()
         try:
-            if self._listener.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S) is not None:
+            with mapped():
+                heard = self._listener.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
+            if heard is not None:
                 self.woken()
         except Exception:
             self.close()

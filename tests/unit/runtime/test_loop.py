@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from bridge.errors import LedgerUnavailable
 from bridge.runtime.loop import Loop
+from bridge.telemetry import subscribe
 
 
 def test_a_hurried_wake_waits_for_no_batch_and_an_ordinary_one_does() -> None:
@@ -75,3 +77,45 @@ def test_what_could_not_hurry_has_its_turn() -> None:
     """Whoever hurries in vain says when all that is due is to be looked at."""
     with hurrying(0.1, 0.0) as (_, done):
         assert done.get(timeout=60) == "turn"
+
+
+def test_an_outage_of_the_ledger_is_told_by_all_loops_together_and_its_end_once() -> None:
+    """One trouble is one line, however many loops meet it; when the last of them turns again, that is told too."""
+    told: list[tuple[str, dict[str, object]]] = []
+
+    def fails() -> float:
+        raise LedgerUnavailable("refused")
+
+    loops = [Loop(f"test-{n}", lambda: 60.0) for n in range(3)]
+    leave = subscribe(lambda name, fields: told.append((name, dict(fields))))
+    try:
+        for loop in loops:
+            loop._turn(fails)
+        assert told == [("ledger.unavailable", {"error": "refused"})] * 3  # alike: the log has one line of them
+        for loop in loops[:2]:
+            loop._turn(lambda: 60.0)
+        assert len(told) == 3
+        loops[2]._turn(lambda: 60.0)
+        assert [(name, fields.get("loops")) for name, fields in told[3:]] == [("ledger.back", 3)]
+        loops[2]._turn(lambda: 60.0)
+        assert len(told) == 4
+    finally:
+        leave()
+
+
+def test_a_trouble_of_its_own_is_told_with_the_loops_name() -> None:
+    """It is no outage, and others do not meet it."""
+    told: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
+
+    def once() -> float:
+        raise ValueError("odd")
+
+    leave = subscribe(lambda name, fields: told.put((name, fields.get("loop"))))
+    loop = Loop("test", once)
+    try:
+        loop.start()
+        assert told.get(timeout=60) == ("loop.failed", "test")
+    finally:
+        leave()
+        loop.stop()
+        assert loop.join(60)
