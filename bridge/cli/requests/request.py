@@ -56,6 +56,14 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
     """
     from bridge.job.strict_json import check_json  # noqa: PLC0415  (heavy)
 
+    unused = (
+        {"--out": out, "--name": options["name"]}
+        if batch is None
+        else {"--input": given, "--no-wait": options["no_wait"]}
+    )
+    for option, value in unused.items():
+        if value:
+            raise click.UsageError(f"{option} is {'' if batch is None else 'not '}for --file")
     has = bridge()
     servers_open(has)
     if batch is not None:
@@ -71,7 +79,7 @@ def run(given: str | None, batch: Path | None, out: Path | None, *, as_json: boo
     request_id = options["request_id"] or str(uuid.uuid4())
     # Nothing of a new request is told before it is sent; one that exists may have told all of it already.
     after = "-" if options["request_id"] else f"({has.ledger.outbox.newest()}"
-    arguments = {"input": _object(given), **_arguments(options)}
+    arguments = {"input": _object("--input", given), **_arguments(options)}
     check_json(arguments)
     fingerprint, letters = check(has, request_id, arguments), Refusals(has)
     if options["request_id"]:
@@ -114,9 +122,9 @@ def send(has: Components, request_id: str, arguments: dict[str, Any]) -> None:
 def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {name: options[name] for name in ("endpoint", "timeout") if options.get(name) is not None}
     if options.get("policy"):
-        found["policy"] = _object(options["policy"])
+        found["policy"] = _object("--policy", options["policy"])
     if options.get("metadata"):
-        found["metadata"] = dict(pair.split("=", 1) if "=" in pair else (pair, True) for pair in options["metadata"])
+        found["metadata"] = dict(_pair(text) for text in options["metadata"])
     if options.get("lane"):
         found["lane"] = "batch"
     if options.get("stream"):
@@ -127,7 +135,14 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _object(text: str) -> Any:
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--metadata {text}: must be NAME=VALUE")
+    return name, value
+
+
+def _object(option: str, text: str) -> Any:
     from bridge.job.strict_json import Fault, read_object  # noqa: PLC0415  (heavy)
 
     if text == "-":
@@ -142,7 +157,8 @@ def _object(text: str) -> Any:
     try:
         return read_object(raw)
     except Fault as fault:
-        raise click.UsageError(f"{text if text.startswith(('-', '@')) else 'JSON'}: {fault.rule}") from None
+        where = f"{option} {text}" if text.startswith(("-", "@")) else option
+        raise click.UsageError(f"{where}: {fault.rule}") from None
 
 
 @click.command()
