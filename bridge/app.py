@@ -125,7 +125,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             tell("settings.unusable", error=str(error))
             self._give_up(worker, SETTINGS_CODE)
         except LedgerUnavailable as error:
-            tell("ledger.unavailable", error=with_remedy(str(error), "is BRIDGE_REDIS_URL right?"), waiting=0)
+            variable = components.current(worker.app).settings.ledger_variable
+            tell("ledger.unavailable", error=with_remedy(str(error), f"is {variable} right?"), waiting=0)
             self._give_up(worker, UNAVAILABLE_CODE)
         except ServerUnavailable as error:
             tell("results.unavailable", error=str(error))

@@ -142,10 +142,10 @@ class DeadReason(StrEnum):
     """Why a message or an end became a dead letter; a closed list, a label of `bridge_dead_letters_total`."""
 
     MALFORMED = "malformed"  # no JSON document: bytes, charset, depth, duplicate names
-    TOO_LARGE = "too_large"
+    TOO_LARGE = "too_large"  # more bytes, objects or names than the doors read
     UNKNOWN_KIND = "unknown_kind"  # JSON, but neither a request nor a command
     REJECTED = "rejected"  # a document that breaks a rule
-    ID_CONFLICT = "id_conflict"
+    ID_CONFLICT = "id_conflict"  # the id has been used for another request
     UNDELIVERABLE = "undeliverable"  # an end, event or reply that nobody would take
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -309,7 +310,7 @@ def explain(error: ValidationError) -> tuple[str, str]:
     for fault in error.errors(include_url=False, include_input=False):
         field, said = _field_of(fault["loc"]), rule(fault, mapping="an object")
         if fault["type"] == "extra_forbidden":
-            said = "unknown argument"
+            said = f"unknown argument{_near(field)}"
         elif not field:  # of the whole: the sentence begins with its field
             field, _, said = said.partition(": ")
         elif fault["type"] not in {"value_error", "missing"}:
@@ -317,6 +318,14 @@ def explain(error: ValidationError) -> tuple[str, str]:
         faults.setdefault(field, said)
     told = {name: said for name, said in faults.items() if not any(other.startswith(f"{name}.") for other in faults)}
     return next(iter(told)), "; ".join(f"{name}: {said}" for name, said in told.items())
+
+
+def _near(field: str) -> str:
+    """`; is it metadata?` of one that is misspelt."""
+    head, dot, name = field.rpartition(".")
+    named = {"": RunRequest.model_fields, "policy": Policy.model_fields}.get(head, {})
+    near = get_close_matches(name, named, n=1, cutoff=0.75)
+    return f"; is it {head}{dot}{near[0]}?" if near else ""
 
 
 def _field_of(place: tuple[int | str, ...]) -> str:

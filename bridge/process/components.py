@@ -51,7 +51,7 @@ class Components:
         self.settings = settings
         self.app = app
         self.names = Names(settings.bridge_namespace)
-        self.client = connect(settings.ledger_url)
+        self.client = connect(settings.ledger_url, variable=settings.ledger_variable)
         self.ledger = Ledger(
             self.client,
             self.names,
@@ -122,14 +122,15 @@ class Components:
 
     def check(self) -> None:
         """Refuse a ledger that cannot be trusted. Raises SettingsError with every fault, or LedgerUnavailable."""
-        server = inspect_server(self.client)
+        variable = self.settings.ledger_variable
+        server = inspect_server(self.client, variable)
         faults = server.faults(allow_eviction=self.settings.bridge_allow_eviction)
         disk = self.ledger.disk
         if disk is not None and (fault := fault_of(server, fails_over=disk.fails_over)):
             faults.append(fault)
         if faults:
             raise SettingsError(*faults)
-        run_a_script(self.client, self.names.key("probe"))
+        run_a_script(self.client, self.names.key("probe"), variable)
         self.ledger.engines.claim_schema(__version__)
         for says in strange_names():
             tell("settings.doubtful", setting=says.partition(" ")[0], says=says)

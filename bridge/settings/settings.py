@@ -259,10 +259,19 @@ class Settings(BaseSettings):
     @property
     def ledger_url(self) -> str:
         """The ledger's Redis: as set, else the result backend, else the broker, whichever is Redis; "" if none is."""
-        for url in (self.bridge_redis_url, self.celery_result_backend, self.celery_broker_url):
-            if is_redis(url):
-                return url
-        return ""
+        return self._ledger[1]
+
+    @property
+    def ledger_variable(self) -> str:
+        """Which variable names the ledger: what is wrong with its address is mended there."""
+        return self._ledger[0]
+
+    @property
+    def _ledger(self) -> tuple[str, str]:
+        for name in ("bridge_redis_url", "celery_result_backend", "celery_broker_url"):
+            if is_redis(url := getattr(self, name)):
+                return name.upper(), url
+        return "BRIDGE_REDIS_URL", ""
 
     @property
     def result_backend_url(self) -> str:

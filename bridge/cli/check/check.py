@@ -56,10 +56,11 @@ Finding = tuple[str, str, str]
 _MORE = "`redis-cli CONFIG SET maxmemory` gives it more, docs/runbook.md says what grows"
 #: Endpoints that are asked at once.
 _ASKED = 16
+_KEY = "mend RUNPOD_API_KEY and restart, or put {} into the file that RUNPOD_API_KEY_FILE or api_key_file names"
 #: By the word for a trouble of RunPod's side: what ends it.
 _REMEDIES = {
-    "unauthorised": "put the right key into the file that RUNPOD_API_KEY_FILE or api_key_file names",
-    "key": "put a key into the file that RUNPOD_API_KEY_FILE or api_key_file names",
+    "unauthorised": _KEY.format("the right key"),
+    "key": _KEY.format("a key"),
     "forbidden": "give the key a right to this endpoint, in RunPod's settings",
     "out_of_credit": "top up the account; nothing else has to be done",
     "paused": "raise its max workers in RunPod's own console",
@@ -67,7 +68,7 @@ _REMEDIES = {
     "; or RUNPOD_ENDPOINT_BASE_URL, where that does not end in RunPod's /v2",
     "endpoint_trouble": "mend RUNPOD_ENDPOINT_BASE_URL",
 }
-_AWAY = "RunPod, or the way to it, is in trouble: requests wait and go on by themselves"
+_AWAY = "RunPod, or the way to it (RUNPOD_ENDPOINT_BASE_URL), is in trouble: requests wait and go on by themselves"
 
 
 def _names() -> list[Finding]:
@@ -80,11 +81,12 @@ def _ledger(has: Components) -> list[Finding]:
     from bridge.cli.check.durability import of_ledger  # noqa: PLC0415
     from bridge.ledger import inspect_server, run_a_script  # noqa: PLC0415
 
+    variable = has.settings.ledger_variable
     try:
-        server = inspect_server(has.client)
-        run_a_script(has.client, has.names.key("probe"))
+        server = inspect_server(has.client, variable)
+        run_a_script(has.client, has.names.key("probe"), variable)
     except LedgerUnavailable as error:
-        return [("FAULT", "ledger", with_remedy(str(error), "is BRIDGE_REDIS_URL right?"))]
+        return [("FAULT", "ledger", with_remedy(str(error), f"is {variable} right?"))]
     except SettingsError as error:
         return [("FAULT", "ledger", _said(error))]
     found: list[Finding] = [("ok", "ledger", f"{'Valkey' if server.valkey else 'Redis'} {server.version}")]

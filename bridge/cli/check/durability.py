@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bridge.errors import LedgerUnavailable, SettingsError
 from bridge.ledger import connect, inspect_server
+from bridge.ledger.server.connect import lacks_a_right
 from bridge.ledger.server.disk import fault_of
 from bridge.redis.address import is_redis, is_sentinel
 
@@ -43,13 +44,15 @@ def of_broker(settings: Settings) -> list[Finding]:
         return [("ok", "broker", says)]
     if not is_redis(settings.celery_broker_url):
         return []
-    client = connect(settings.celery_broker_url)
+    client = connect(settings.celery_broker_url, variable="CELERY_BROKER_URL")
     try:
-        server = inspect_server(client)
+        server = inspect_server(client, "CELERY_BROKER_URL")
     except LedgerUnavailable as error:
         return [("FAULT", "broker", f"does not tell how it keeps messages: {error}")]
-    except SettingsError:  # of a user that may not ask; it was just asked what a broker is asked
-        return [("WARN", "broker", "its user may not ask how it keeps messages: allow +info")]
+    except SettingsError as error:  # it was just asked what a broker is asked
+        if lacks_a_right(error):
+            return [("WARN", "broker", "its user may not ask how it keeps messages: allow +info")]
+        return [("WARN", "broker", str(error))]
     finally:
         client.close()
     found = _kept(server, "broker")

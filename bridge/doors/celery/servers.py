@@ -251,8 +251,8 @@ def _backend(app: Celery) -> Any:
 
 
 def _results_variable() -> str:
-    """Which variable names the result backend: unset, it is the ledger's Redis."""
-    return RESULTS if os.environ.get(RESULTS) or os.environ.get(f"{RESULTS}_FILE") else LEDGER
+    """Which variable names the result backend: unset, it is the ledger's Redis, or else the broker's."""
+    return next((name for name in (RESULTS, LEDGER) if os.environ.get(name) or os.environ.get(f"{name}_FILE")), BROKER)
 
 
 def said(error: BaseException) -> str:

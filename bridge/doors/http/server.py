@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import threading
 import time
@@ -46,7 +48,8 @@ class HttpServer:
             listener = socket.create_server((host.strip("[]") or "0.0.0.0", int(port)))  # noqa: S104  (as it was set)
         except OSError as error:
             if by_hand:
-                raise SettingsError(f"{name.upper()}: {bind}: {error.strerror}") from error
+                mend = "; each process of a host needs a port of its own" if error.errno == errno.EADDRINUSE else ""
+                raise SettingsError(f"{name.upper()}: {bind}: {os.strerror(error.errno or 0)}{mend}") from error
             tell("http.taken", bind=bind)
             return
         # What is accepted inherits it. asyncio sets it only on sockets whose protocol is named; without it the second

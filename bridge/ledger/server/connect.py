@@ -32,11 +32,15 @@ OLDEST_SERVER = (7, 0)
 SOCKET_TIMEOUT_S = 5.0
 
 
-def connect(url: str, *, max_connections: int = 64, decode: bool = True) -> redis.Redis:
+#: What names the ledger's address, unless `Settings.ledger_variable` says that another does.
+_VARIABLE = "BRIDGE_REDIS_URL"
+
+
+def connect(url: str, *, variable: str = _VARIABLE, max_connections: int = 64, decode: bool = True) -> redis.Redis:
     """A client that repeats a call a few times by itself (which is why every script may be repeated, I15).
 
-    `decode` off gives bytes: what strangers have written need not be UTF-8. Connects to nothing yet. Raises
-    SettingsError for options in the address that nobody knows.
+    `variable` is where the address stands. `decode` off gives bytes: what strangers have written need not be UTF-8.
+    Connects to nothing yet. Raises SettingsError for options in the address that nobody knows.
     """
     try:
         client = open_redis(
@@ -59,7 +63,7 @@ def connect(url: str, *, max_connections: int = 64, decode: bool = True) -> redi
     except (ValueError, TypeError, RedisError):
         # What redis-py says of it may hold a part of the address.
         raise SettingsError(
-            "BRIDGE_REDIS_URL: an option behind the ? is none of redis-py's, or has a value that it cannot read"
+            f"{variable}: an option behind the ? is none of redis-py's, or has a value that it cannot read"
         ) from None
     return client
 
@@ -83,6 +87,11 @@ def refusal_of(error: BaseException) -> str | None:
     return next((says for one in chain_of(error) if (says := _refusal(one)) is not None), None)
 
 
+def lacks_a_right(error: BaseException) -> bool:
+    """Whether the server has let the user in, and not let it do what was asked."""
+    return any(isinstance(one, NoPermissionError) for one in chain_of(error))
+
+
 def _refusal(error: BaseException) -> str | None:  # noqa: PLR0911  (a table)
     said = str(error)
     match error:
@@ -92,6 +101,8 @@ def _refusal(error: BaseException) -> str | None:  # noqa: PLR0911  (a table)
             return f"TLS failed ({error.reason or 'no reason given'}): does the server speak TLS on this port?"
         case NoPermissionError():
             return f"Redis does not let this user do what is needed ({said.splitlines()[0]}): {_RIGHTS}"
+        case AuthenticationError() if "without any password" in said:
+            return "the address has a password, and Redis has none: take it out of the address, or set `requirepass`"
         case AuthenticationError() | AuthorizationError():
             return "Redis refuses the user or the password: mend the address (a password is percent-encoded in it)"
         case ResponseError() if said.startswith(("NOAUTH", "WRONGPASS")) or "AUTH" in said:
@@ -123,6 +134,8 @@ class Server:
     replicas: int = 0
     #: What `min-replicas-to-write` says, "unknown" where it may not be asked.
     min_replicas: str = "unknown"
+    #: Where its address stands.
+    variable: str = _VARIABLE
 
     @property
     def release(self) -> tuple[int, ...]:
@@ -138,24 +151,24 @@ class Server:
         """Why this server must not hold the ledger; empty when it may."""
         found = []
         if self.release < OLDEST_SERVER:
-            found.append(f"BRIDGE_REDIS_URL: the server is Redis {self.version}; 7.0 or Valkey is the least")
+            found.append(f"{self.variable}: the server is Redis {self.version}; 7.0 or Valkey is the least")
         if self.cluster:
             found.append(
-                "BRIDGE_REDIS_URL: the server runs in cluster mode; the ledger needs a standalone server or Sentinel. "
+                f"{self.variable}: the server runs in cluster mode; the ledger needs a standalone server or Sentinel. "
                 "Who outgrows one divides the endpoints among several bridges, each with a server of its own, or with "
                 "a BRIDGE_NAMESPACE of its own on the same one"
             )
         if self.eviction.startswith("allkeys") and not allow_eviction:
             found.append(
-                f"BRIDGE_REDIS_URL: maxmemory-policy is {self.eviction}: a full server would forget paid jobs; "
+                f"{self.variable}: maxmemory-policy is {self.eviction}: a full server would forget paid jobs; "
                 "set `maxmemory-policy noeviction`, or BRIDGE_ALLOW_EVICTION=on if losing them is fine"
             )
         return found
 
 
-def inspect_server(client: redis.Redis) -> Server:
+def inspect_server(client: redis.Redis, variable: str = _VARIABLE) -> Server:
     """Ask the server what it is. Raises LedgerUnavailable, or SettingsError where it refuses to be asked."""
-    info = _asked(client.info)
+    info = _asked(client.info, variable)
     return Server(
         version=str(info.get("redis_version", "0.0")),
         cluster=bool(info.get("cluster_enabled")),
@@ -167,12 +180,13 @@ def inspect_server(client: redis.Redis) -> Server:
         valkey="valkey_version" in info,
         replicas=int(info.get("connected_slaves", 0)),
         min_replicas=_config(client, "min-replicas-to-write"),
+        variable=variable,
     )
 
 
-def run_a_script(client: redis.Redis, key: str) -> None:
+def run_a_script(client: redis.Redis, key: str, variable: str = _VARIABLE) -> None:
     """One that reads and writes `key`, as all of the ledger's do. Raises LedgerUnavailable or SettingsError."""
-    _asked(lambda: client.eval(_PROBE, 1, key))
+    _asked(lambda: client.eval(_PROBE, 1, key), variable)
 
 
 #: Written in a full memory too: whether there is room is not what is asked.
@@ -182,12 +196,12 @@ redis.call('DEL', KEYS[1])
 return redis.call('TIME')"""
 
 
-def _asked(call: Callable[[], Any]) -> Any:
+def _asked(call: Callable[[], Any], variable: str) -> Any:
     try:
         return call()
     except RedisError as error:
         if (refusal := refusal_of(error)) is not None:
-            raise SettingsError(f"BRIDGE_REDIS_URL: {refusal}") from None
+            raise SettingsError(f"{variable}: {refusal}") from None
         fault = "does not do what it is asked" if isinstance(error, ResponseError) else "does not answer"
         raise LedgerUnavailable(f"the ledger's Redis {fault}: {error}") from error
     except OSError as error:  # redis-py lets those of files (a CA that is not there) and of TLS through

@@ -102,6 +102,38 @@ def test_a_wrong_password_of_redis(house: House) -> None:
         house.client.config_set("requirepass", "")
 
 
+def test_a_password_that_redis_does_not_have_is_told_as_such(house: House) -> None:
+    """It is no right that is missing, and what is mended is the variable in which the address stands."""
+    extra = urlsplit(house.broker)._replace(netloc=f":{ENCODED}@127.0.0.1:{urlsplit(house.broker).port}").geturl()
+    says = "the address has a password, and Redis has none"
+    for variable, more in {
+        "CELERY_BROKER_URL": {},
+        "CELERY_RESULT_BACKEND": {"BRIDGE_REDIS_URL": ""},
+        "BRIDGE_REDIS_URL": {},
+    }.items():
+        _, said = bridge(house, "check", **more, **{variable: extra})
+        assert f"{variable}: {says}" in said
+        assert "+info" not in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({}, "BRIDGE_REDIS_URL"),
+        ({"BRIDGE_REDIS_URL": ""}, "CELERY_RESULT_BACKEND"),
+        ({"BRIDGE_REDIS_URL": "", "CELERY_RESULT_BACKEND": ""}, "CELERY_BROKER_URL"),
+    ],
+)
+def test_a_ledger_that_is_away_is_told_by_the_variable_that_names_it(
+    house: House, variables: dict[str, str], named: str
+) -> None:
+    """By the one that its operator has set, by `check` and by the worker that cannot start."""
+    nobody = "redis://127.0.0.1:1/0"
+    names = ("BRIDGE_REDIS_URL", "CELERY_RESULT_BACKEND", "CELERY_BROKER_URL")
+    variables = dict.fromkeys(names, nobody) | variables
+    tells(house, f"is {named} right?", ExitCode.UNAVAILABLE, ("check", "worker"), **variables)
+
+
 @pytest.mark.parametrize("rights", ["-info", "-eval -evalsha"])
 @pytest.mark.slow
 def test_a_user_of_redis_without_a_needed_right(rights: str, house: House, redis_server: RedisServer) -> None:

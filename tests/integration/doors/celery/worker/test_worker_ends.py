@@ -111,7 +111,7 @@ def test_the_bridges_own_command_hands_a_gevent_pool_on_in_time_however_it_is_wr
 UNUSABLE = {
     "evicting": ({}, "maxmemory-policy is allkeys-lru", ExitCode.SETTINGS),
     "ledger_away": ({"BRIDGE_REDIS_URL": "redis://127.0.0.1:1/0"}, "is BRIDGE_REDIS_URL right?", ExitCode.UNAVAILABLE),
-    "port_taken": ({}, "BRIDGE_HTTP_BIND: ", ExitCode.SETTINGS),
+    "port_taken": ({}, "a port of its own", ExitCode.SETTINGS),
     "results_unknown": ({"CELERY_RESULT_BACKEND": "foo://x"}, "CELERY_RESULT_BACKEND: ", ExitCode.SETTINGS),
     "no_such_django": ({"DJANGO_SETTINGS_MODULE": "studio.none"}, "SETTINGS_MODULE: studio.none ", ExitCode.SETTINGS),
     "results_away": ({"CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/0"}, "CELERY_RESULT", ExitCode.UNAVAILABLE),
