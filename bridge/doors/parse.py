@@ -241,8 +241,9 @@ class _Reader:
         if "input" not in document and "op" in document:
             self.op = document["op"] if f"bridge.{document['op']}" in COMMANDS else None
             raise self._misplaced("op", "this is a command", "commands")
-        if "input" not in document and document.keys() - RunRequest.model_fields.keys():
-            raise Fault("unknown_kind", "body: is no request: it has no input, and names that no request has", "input")
+        if "input" not in document and (strange := sorted(document.keys() - RunRequest.model_fields.keys())):
+            names = ", ".join(name[:60] for name in strange[:5])
+            raise Fault("unknown_kind", f"body: is no request: it has no `input`, and no request has {names}", "input")
         run = RunRequest.model_validate(document)
         return Request(**self._asked(), id=self.id, run=run)
 

@@ -42,6 +42,7 @@ def check(*, as_json: bool) -> int:
         *_results(has),
         *_endpoints(has),
         *_blobs(has),
+        *_traces(has),
         *(of_callbacks(has) if answers else []),  # one that hangs would be waited for again
         *of_files(has.settings),
     ]
@@ -56,6 +57,7 @@ Finding = tuple[str, str, str]
 _MORE = "`redis-cli CONFIG SET maxmemory` gives it more, docs/runbook.md says what grows"
 #: Endpoints that are asked at once.
 _ASKED = 16
+_AWAY = "RunPod, or the way to it, is in trouble: requests wait and go on by themselves"
 _KEY = "mend RUNPOD_API_KEY and restart, or put {} into the file that RUNPOD_API_KEY_FILE or api_key_file names"
 #: By the word for a trouble of RunPod's side: what ends it.
 _REMEDIES = {
@@ -67,8 +69,8 @@ _REMEDIES = {
     "endpoint_unknown": "RunPod knows no endpoint {id}: mend the id in RUNPOD_ENDPOINT_ID, BRIDGE_ENDPOINTS, the file"
     "; or RUNPOD_ENDPOINT_BASE_URL, where that does not end in RunPod's /v2",
     "endpoint_trouble": "mend RUNPOD_ENDPOINT_BASE_URL",
+    "unreachable": f"is RUNPOD_ENDPOINT_BASE_URL right? Otherwise {_AWAY}",
 }
-_AWAY = "RunPod, or the way to it (RUNPOD_ENDPOINT_BASE_URL), is in trouble: requests wait and go on by themselves"
 
 
 def _names() -> list[Finding]:
@@ -210,6 +212,16 @@ def _workers(workers: Mapping[str, int]) -> str:
     if not kinds:
         return "answers; no worker is up, the next job waits for a cold start"
     return "answers; workers: " + ", ".join(f"{count} {name}" for name, count in kinds.items())
+
+
+def _traces(has: Components) -> list[Finding]:
+    from bridge.process.process import check_export  # noqa: PLC0415  (heavy)
+
+    try:
+        check_export(has.settings)
+    except SettingsError as error:
+        return [("FAULT", "traces", _said(error))]
+    return []
 
 
 def _blobs(has: Components) -> list[Finding]:

@@ -55,6 +55,8 @@ REASONS: Mapping[str, tuple[int, str]] = {
     "ledger_unavailable": (503, "The ledger is away"),
     "output_unavailable": (503, "The output cannot be read now"),
 }  # fmt: skip
+#: Where what a setting switches on is served.
+_SWITCHED = {"BRIDGE_API": "/v1", "BRIDGE_CONSOLE": "/console"}
 _WAITS = frozenset({"busy", "full", "ledger_unavailable", "output_unavailable", "rate", "not_ended"})
 
 
@@ -135,4 +137,14 @@ def _of_rejected(fault: JobRejected) -> Problem:
 
 async def http_error(_request: Request, error: Exception) -> Response:
     """What the routes themselves refuse, an address or a method, as a problem document: an app's exception handler."""
+    return problem_of(error).response()
+
+
+async def not_served(request: Request, error: Exception) -> Response:
+    """The 404 of the whole server: what is switched off names its switch."""
+    served = [str(getattr(route, "path", "")) for route in request.app.routes]
+    for switch, at in _SWITCHED.items():
+        if request.url.path.startswith(at) and not any(path.startswith(at) for path in served):
+            said = f"there is nothing at this address: BRIDGE_HTTP_BIND serves it where {switch} is on"
+            return Problem("unknown", said).response()
     return problem_of(error).response()

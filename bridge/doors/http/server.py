@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from bridge.doors.http.bounds import HEAD_MAX, bounded, bounded_protocol
 from bridge.doors.http.part import Part
-from bridge.doors.http.problem import http_error
+from bridge.doors.http.problem import http_error, not_served
 from bridge.errors import SettingsError
 from bridge.runtime import open_files
 from bridge.telemetry import tell
@@ -67,7 +67,7 @@ class HttpServer:
         if held:
             most += max(0, min(held, open_files.at_least(4 * (most + held)) // 4 - most))
         routes = [route for part in parts for route in part.routes]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: http_error})
+        app = Starlette(routes=routes, exception_handlers={HTTPException: http_error, 404: not_served})
         app.router.redirect_slashes = False  # it would lead to whatever Host a stranger names
         config = uvicorn.Config(
             bounded(app),

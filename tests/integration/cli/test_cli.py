@@ -281,6 +281,8 @@ def test_check_says_what_to_do_about_an_endpoint_that_runpod_does_not_know(house
     assert "RunPod knows no endpoint typo: mend the id in RUNPOD_ENDPOINT_ID" in unknown.stdout
     address = house.bridge("check", RUNPOD_ENDPOINT_BASE_URL=house.emulator.base_url.removesuffix("/v2"))
     assert "or RUNPOD_ENDPOINT_BASE_URL, where that does not end in RunPod's /v2" in address.stdout
+    nobody = house.bridge("check", RUNPOD_ENDPOINT_BASE_URL="http://127.0.0.1:1/v2")
+    assert "Connection refused; is RUNPOD_ENDPOINT_BASE_URL right?" in nobody.stdout
     house.emulator.fault("502", "health", times=None)
     try:
         away = house.bridge("check")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from bridge.cli.check.check import _traces
 from bridge.engine.otel.traces import Traces
 from bridge.errors import JobFailed, SettingsError
 from bridge.process import process
@@ -213,7 +215,7 @@ class Refusing(InMemorySpanExporter):
 
 
 def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
-    """And not a traceback of an import."""
+    """And not a traceback of an import; `bridge check` says it too."""
 
     def missing(_: str) -> None:
         raise ModuleNotFoundError
@@ -224,6 +226,8 @@ def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=r"BRIDGE_OTEL: .*runpod-bridge\[otel\]"):
         process.check_export(load())
+    has: Any = SimpleNamespace(settings=load())
+    assert [(level, about) for level, about, _ in _traces(has)] == [("FAULT", "traces")]
 
 
 def test_nothing_of_it_is_loaded_while_it_is_off() -> None:

@@ -376,6 +376,13 @@ def test_a_refusal_names_the_field_and_the_rule_in_our_words(wrong: dict[str, An
     assert (refused.reason, refused.message) == ("rejected", text)
 
 
+def test_what_is_no_request_is_told_by_the_names_that_no_request_has() -> None:
+    """`inputs` is a misspelt input, which its sender has to see."""
+    refused = request({"id": "x", "inputs": {"a": 1}})
+    assert refused.reason == "unknown_kind"
+    assert refused.message == "body: is no request: it has no `input`, and no request has inputs"
+
+
 WORDLESS = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text("ab")),
     lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text("ab"), inner)),
