@@ -138,7 +138,10 @@ def _broker(has: Components, *, ledger_answers: bool) -> list[Finding]:
     unread = [name for name in wanted if name not in read]
     if "bridge.run" in unread and ledger_answers and _closed(has):
         unread.remove("bridge.run")
-    found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
+    if len(unread) == len(wanted):
+        found.append(("FAULT", "queues", f"nobody reads {', '.join(unread)}: start `bridge worker`"))
+    else:
+        found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
     return found + followed
 
 

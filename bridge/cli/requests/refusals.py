@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks.
 LOOK_S = 2.0
+#: Seconds after which what no door has taken is worth a word: most likely no worker runs.
+UNTAKEN_S = 5.0
 
 
 class Refusals:
@@ -22,6 +25,7 @@ class Refusals:
         self._cursor = newest[0]["id"] if newest else "0-0"
         self._told: dict[str, str] = {}
         self._look_at = time.monotonic() + LOOK_S
+        self._doubt_at = time.monotonic() + UNTAKEN_S
 
     def of(self, request_id: str) -> str | None:
         """Why it was not taken; None where nothing is known of that (yet)."""
@@ -33,3 +37,10 @@ class Refusals:
                     letter = json.loads(text)["data"]
                     self._told[str(letter["request_id"])] = str(letter["detail"])
         return self._told.get(request_id)
+
+    def doubtful(self) -> bool:
+        """Whether it is time, once, to say that what was sent has not been taken."""
+        if time.monotonic() < self._doubt_at:
+            return False
+        self._doubt_at = math.inf
+        return True

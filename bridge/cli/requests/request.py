@@ -225,6 +225,16 @@ def _detail(name: str, data: dict[str, Any]) -> str:
     return str(data.get("job_id") or data.get("endpoint") or "")
 
 
+def _not_taken(letters: Refusals, request_id: str) -> None:
+    """Of one that has no record: raises JobRejected where no door could take it, and says where none has come to it."""
+    from bridge.errors import JobRejected  # noqa: PLC0415
+
+    if (refused := letters.of(request_id)) is not None:
+        raise JobRejected(refused, {"id": request_id, "status": "REJECTED", "reason": "rejected"})
+    if letters.doubtful():
+        click.echo("no bridge worker has taken it yet; `bridge check` says whether one runs", err=True)
+
+
 def events(
     has: Components, request_id: str, after: str = "-", letters: Refusals | None = None
 ) -> Iterator[dict[str, Any]]:
@@ -232,8 +242,6 @@ def events(
 
     Raises JobRejected where `letters` say that a door could not take it.
     """
-    from bridge.errors import JobRejected  # noqa: PLC0415
-
     cursor, last = after, 0
     while True:
         found = has.ledger.outbox.read(cursor, count=500)
@@ -248,8 +256,8 @@ def events(
         if not found:
             time.sleep(LOOK_S / 10)
             held = has.ledger.load(request_id)
-            if held is None and letters is not None and (refused := letters.of(request_id)) is not None:
-                raise JobRejected(refused, {"id": request_id, "status": "REJECTED", "reason": "rejected"})
+            if held is None and letters is not None:
+                _not_taken(letters, request_id)
             if held is not None and held.record.phase.ended and held.record.sequence == last:
                 return
             if (

@@ -136,6 +136,19 @@ def test_a_request_that_no_door_can_take_is_told_and_not_waited_for(house: House
         follow(has, "not-taken", as_json=False, stream=False, letters=letters)
 
 
+def test_a_request_that_no_worker_takes_is_told_and_check_says_what_to_start(redis_url: str, tmp_path: Path) -> None:
+    """Whoever has forgotten the worker would look at nothing for ever."""
+    with House(tmp_path, broker=redis_url, redis_url=redis_url) as house:
+        sender = house.start("sender", sys.executable, "-m", "bridge.cli", "run", "--input", '{"a": 1}')
+        eventually(lambda: "no bridge worker has taken it yet; `bridge check`" in sender.said(), timeout=60)
+        checked = house.bridge("check").stdout
+        assert "nobody reads bridge.run, bridge.finish, bridge.control: start `bridge worker`" in checked
+        house.worker()
+        eventually(lambda: not sender.running, timeout=60)
+        assert sender.said().count("no bridge worker") == 1
+        assert "completed" in sender.said()
+
+
 def test_dead_letters_and_requests_are_listed_while_the_memory_is_full(house: House) -> None:
     """Redis refuses a transaction whole then, if it only reads."""
     house.client.config_set("maxmemory", "1000000")

@@ -23,7 +23,7 @@ def test_a_ledger_that_does_not_answer_is_waited_for_once(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(room, "bridge", Has)
     monkeypatch.setattr(room, "_ledger", lambda _has: [("FAULT", "ledger", "does not answer")])
-    for other in ("_results", "_endpoints", "_blobs", "of_files"):
+    for other in ("_results", "_endpoints", "_blobs", "_traces", "of_files"):
         monkeypatch.setattr(room, other, lambda _has: [])
     monkeypatch.setattr(room, "_broker", lambda _has, *, ledger_answers: [] if not ledger_answers else [("", "", "")])
     done = CliRunner().invoke(room.check, ["--json"], standalone_mode=False)
