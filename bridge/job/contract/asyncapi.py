@@ -33,8 +33,6 @@ def document() -> dict[str, Any]:
         ref_template="#/components/schemas/{model}",
         schema_generator=Names,
     )
-    for schema in found["$defs"].values():
-        schema.pop("discriminator", None)  # OpenAPI's form is none of AsyncAPI's; each `type` is a constant
     return {
         "asyncapi": "3.0.0",
         "info": {

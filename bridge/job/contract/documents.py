@@ -127,7 +127,7 @@ class Transition(Open):
     submitted_at: Time | None = None
     started_at: Time | None = None
     index: int | None = Field(default=None, description="of a chunk, from 0")
-    output: Any = Field(default=None, description="of a chunk")
+    output: Any = None  # of a chunk
     output_ref: OutputReference | None = Field(default=None, description="of a chunk over BRIDGE_INLINE_LIMIT")
     metrics: Any = None
     nonfinite: int | None = Field(default=None, description="of a chunk: its NaN and infinities, which are null in it")

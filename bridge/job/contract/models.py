@@ -13,12 +13,26 @@ from bridge.job.request import RunRequest
 
 
 class Names(GenerateJsonSchema):
-    """Titles for models alone: generators make a type of whatever has one, and `Id17` is no name."""
+    """As generators and validators of all languages read it.
+
+    Titles are for models alone: generators make a type of whatever has one, and `Id17` is no name.
+    """
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         """Never: a field has its name."""
         del schema
         return False
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:
+        """What may be any value has no word beside it: json2ts takes `{"default": null}` for an object."""
+        made = super().default_schema(schema)
+        return {} if made == {"default": None} else made
+
+    def tagged_union_schema(self, schema: Any) -> dict[str, Any]:
+        """Without `discriminator`, a word of OpenAPI's at which Ajv stops; each `type` is a constant."""
+        made = super().tagged_union_schema(schema)
+        made.pop("discriminator", None)
+        return made
 
 
 class JsonRequest(RunRequest):

@@ -114,9 +114,7 @@ export interface AcceptedData {
   metadata: {
     [k: string]: unknown;
   };
-  metrics?: {
-    [k: string]: unknown;
-  };
+  metrics?: unknown;
   /**
    * of a chunk: its NaN and infinities, which are null in it
    */
@@ -125,21 +123,14 @@ export interface AcceptedData {
    * submitted no earlier
    */
   not_before?: string | null;
-  /**
-   * of a chunk
-   */
-  output?: {
-    [k: string]: unknown;
-  };
+  output?: unknown;
   /**
    * of a chunk over BRIDGE_INLINE_LIMIT
    */
   output_ref?: OutputReference | null;
   phase: string;
   possible_duplicate: boolean;
-  progress?: {
-    [k: string]: unknown;
-  };
+  progress?: unknown;
   reason?: Reason | null;
   round: number;
   started_at?: string | null;
@@ -308,9 +299,7 @@ export interface Document {
   ended_at?: string | null;
   endpoint: string;
   endpoint_id?: string | null;
-  error?: {
-    [k: string]: unknown;
-  };
+  error?: unknown;
   executionTime?: number | null;
   /**
    * of a rejected request: the argument at fault
@@ -339,9 +328,7 @@ export interface Document {
    */
   not_before?: string | null;
   observed_at?: string | null;
-  output?: {
-    [k: string]: unknown;
-  };
+  output?: unknown;
   output_ref?: OutputReference | null;
   phase: string;
   policy?:
@@ -350,9 +337,7 @@ export interface Document {
         [k: string]: unknown;
       };
   possible_duplicate?: boolean;
-  progress?: {
-    [k: string]: unknown;
-  };
+  progress?: unknown;
   reason?: Reason | null;
   retries?: number;
   round: number;
@@ -412,16 +397,12 @@ export interface Chunk {
   chunks?: number | null;
   end?: boolean;
   index?: number | null;
-  metrics?: {
-    [k: string]: unknown;
-  };
+  metrics?: unknown;
   /**
    * NaN and infinities of `output` and `metrics`: null there
    */
   nonfinite?: number | null;
-  output?: {
-    [k: string]: unknown;
-  };
+  output?: unknown;
   reason?: string | null;
   repaired?: boolean;
   status?: string | null;
@@ -452,9 +433,7 @@ export interface ChunkData {
   metadata: {
     [k: string]: unknown;
   };
-  metrics?: {
-    [k: string]: unknown;
-  };
+  metrics?: unknown;
   /**
    * of a chunk: its NaN and infinities, which are null in it
    */
@@ -463,15 +442,11 @@ export interface ChunkData {
    * submitted no earlier
    */
   not_before?: string | null;
-  output?: {
-    [k: string]: unknown;
-  };
+  output?: unknown;
   output_ref?: OutputReference | null;
   phase: string;
   possible_duplicate: boolean;
-  progress?: {
-    [k: string]: unknown;
-  };
+  progress?: unknown;
   reason?: Reason | null;
   repaired?: boolean;
   round: number;
@@ -837,9 +812,7 @@ export interface Transition {
   metadata: {
     [k: string]: unknown;
   };
-  metrics?: {
-    [k: string]: unknown;
-  };
+  metrics?: unknown;
   /**
    * of a chunk: its NaN and infinities, which are null in it
    */
@@ -848,21 +821,14 @@ export interface Transition {
    * submitted no earlier
    */
   not_before?: string | null;
-  /**
-   * of a chunk
-   */
-  output?: {
-    [k: string]: unknown;
-  };
+  output?: unknown;
   /**
    * of a chunk over BRIDGE_INLINE_LIMIT
    */
   output_ref?: OutputReference | null;
   phase: string;
   possible_duplicate: boolean;
-  progress?: {
-    [k: string]: unknown;
-  };
+  progress?: unknown;
   reason?: Reason | null;
   round: number;
   started_at?: string | null;
@@ -986,9 +952,7 @@ export interface ProgressData {
   metadata: {
     [k: string]: unknown;
   };
-  metrics?: {
-    [k: string]: unknown;
-  };
+  metrics?: unknown;
   /**
    * of a chunk: its NaN and infinities, which are null in it
    */
@@ -997,12 +961,7 @@ export interface ProgressData {
    * submitted no earlier
    */
   not_before?: string | null;
-  /**
-   * of a chunk
-   */
-  output?: {
-    [k: string]: unknown;
-  };
+  output?: unknown;
   /**
    * of a chunk over BRIDGE_INLINE_LIMIT
    */
@@ -1077,9 +1036,7 @@ export interface RetriedData {
   metadata: {
     [k: string]: unknown;
   };
-  metrics?: {
-    [k: string]: unknown;
-  };
+  metrics?: unknown;
   /**
    * of a chunk: its NaN and infinities, which are null in it
    */
@@ -1088,21 +1045,14 @@ export interface RetriedData {
    * submitted no earlier
    */
   not_before?: string | null;
-  /**
-   * of a chunk
-   */
-  output?: {
-    [k: string]: unknown;
-  };
+  output?: unknown;
   /**
    * of a chunk over BRIDGE_INLINE_LIMIT
    */
   output_ref?: OutputReference | null;
   phase: string;
   possible_duplicate: boolean;
-  progress?: {
-    [k: string]: unknown;
-  };
+  progress?: unknown;
   reason?: Reason | null;
   round: number;
   started_at?: string | null;
@@ -1231,9 +1181,7 @@ export interface RejectedData {
   ended_at?: string | null;
   endpoint: string;
   endpoint_id?: string | null;
-  error?: {
-    [k: string]: unknown;
-  };
+  error?: unknown;
   executionTime?: number | null;
   /**
    * of a rejected request: the argument at fault
@@ -1262,9 +1210,7 @@ export interface RejectedData {
    */
   not_before?: string | null;
   observed_at?: string | null;
-  output?: {
-    [k: string]: unknown;
-  };
+  output?: unknown;
   output_ref?: OutputReference | null;
   phase: string;
   policy?:
@@ -1273,9 +1219,7 @@ export interface RejectedData {
         [k: string]: unknown;
       };
   possible_duplicate?: boolean;
-  progress?: {
-    [k: string]: unknown;
-  };
+  progress?: unknown;
   reason?: Reason | null;
   retries?: number;
   round: number;
