@@ -33,6 +33,8 @@ _TYPES = "application/json or application/cloudevents+json"
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 #: Commands whose endpoint may come from the routing key.
 _OF_ENDPOINTS = frozenset({"health", "purge", "pause", "resume"})
+#: Arguments of any command. Types made of the schema, which is one for all, send them unset with each.
+_ARGUMENTS = frozenset[str]().union(*(allowed for _, allowed in COMMANDS.values()))
 #: What a stream's door says of the content of an entry without field `data`.
 NO_DATA = "(no field data)"
 
@@ -264,13 +266,15 @@ class _Reader:
             document["endpoint"] = word
             self.endpoint = _fitting(word, ENDPOINT)
         allowed = COMMANDS[f"bridge.{op}"][1]
+        arguments = {}
         for name, value in document.items():
+            if name in _ARGUMENTS and (value is None or (value is False and name not in allowed)):
+                continue
             if name not in allowed:
                 raise _rejected(name[:60], f"unknown argument; {op} takes {', '.join(sorted(allowed))}")
-            if name == "id" and value is None:
-                continue
             check_argument(name, value)
-        return Command(**self._asked(), op=op, arguments=document, by=by)
+            arguments[name] = value
+        return Command(**self._asked(), op=op, arguments=arguments, by=by)
 
     def _misplaced(self, field: str, what: str, kind: Kind) -> Fault:
         """It is answered as what it is: a command names a request that is not to be told as refused."""

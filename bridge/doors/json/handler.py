@@ -324,7 +324,7 @@ class Handler:
             error=told.get("error"),
         )
         to = self._answers_go_to(command)
-        if to is None:
+        if to is None and (command.reply_to is None or isinstance(command, RefusedMessage)):
             return []
         ledger = self._ledger
         data = {"op": op, "id": subject, "correlation_id": command.correlation_id, **told}
@@ -333,6 +333,10 @@ class Handler:
             name, data, id=f"{command.digest[:8]}:{secrets.token_hex(8)}", subject=subject, endpoint=endpoint,
             time=stamp(ledger.now(), ledger.clock.offset) or "", trace=command.trace,
         )  # fmt: skip
+        if to is None:  # it was carried out all the same; whoever waits for the answer finds it there
+            detail = f"reply_to {str(command.reply_to)[:100]}: no answer is sent there"
+            ledger.dead.keep("undeliverable", door=self.door, source=self.source, body=body, detail=detail)
+            return []
         return [Answer(to, body, command.correlation_id)]
 
     # Refusals

@@ -352,6 +352,17 @@ def test_commands_are_answered_where_they_say(house: House, door: str, service: 
     eventually(lambda: service.left(source(door, "commands")) == 0)
 
 
+def test_an_answer_that_may_not_go_where_its_command_says_is_kept(house: House, door: str, service: Any) -> None:
+    """The command is carried out; nobody waits in vain without a trace of why."""
+    request_id = f"{door}-nowhere"
+    service.send({"op": "cancel", "id": request_id, "reply_to": "amq.rabbitmq.reply-to"}, "commands")
+    letter = eventually(lambda: [one for one in house.ledger.dead.newest() if request_id in str(one["original"])])[0]
+    assert (letter["reason"], letter["door"]) == ("undeliverable", door)
+    assert "amq.rabbitmq.reply-to" in letter["detail"]
+    assert json.loads(letter["original"])["data"]["result"]["outcome"] == "unknown"
+    eventually(lambda: service.left(source(door, "commands")) == 0)
+
+
 def test_a_command_that_cannot_be_is_told_why(house: House, door: str, service: Any) -> None:
     """Unknown ops and arguments are dead letters too; an unknown request is only an answer."""
     name = f"wrong-{door}"

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge.doors.commands import COMMANDS
 from bridge.doors.parse import NO_DATA, Command, RefusedMessage, Request, take
 from bridge.errors import JobRejected
+from bridge.job.contract.models import JsonCommand
 from bridge.job.request import REQUEST_ID, RUN_BODY_MAX, RUNSYNC_BODY_MAX, RunRequest, parse_run
 from bridge.job.strict_json import BODY_MAX, NAMES_MAX, Fault, read_object
 
@@ -205,6 +207,17 @@ def test_commands_are_checked_by_their_own_arguments() -> None:
         refused = command(broken)
         assert (refused.kind, refused.field) == ("commands", field)
         assert refused.reason == ("unknown_kind" if field == "op" else "rejected")
+
+
+@pytest.mark.parametrize("op", sorted(name.removeprefix("bridge.") for name in COMMANDS))
+def test_what_a_typed_client_leaves_unset_says_nothing_in_any_command(op: str) -> None:
+    """Types made of the schema, which is one for all commands, send all its names: null, or a flag's false."""
+    unset = json.loads(JsonCommand.model_construct(op=op).model_dump_json())
+    assert unset.keys() >= {"id", "where", "refresh", "pending"}
+    asked = command(unset | {"id": None, "by": "anna"}).arguments
+    assert asked == dict.fromkeys(COMMANDS[f"bridge.{op}"][1] & {"refresh", "content", "pending"}, False)
+    assert command({"op": "pause", "endpoint": "demo", "refresh": True}).field == "refresh"
+    assert command({"op": "pause", "endpoint": "demo", "nonsense": None}).field == "nonsense"
 
 
 HEADERS = st.dictionaries(
