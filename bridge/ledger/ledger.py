@@ -49,7 +49,7 @@ class Ledger(Leases):
         self.runs = Runs(client, names)
         self.blobs = BlobList(client, names, self.now)
         self.batches = Batches(client, names, self.now)
-        self.outbox = Outbox(client, names, relayed=relayed)
+        self.outbox = Outbox(client, names, self.now, relayed=relayed)
         self.monitors = Monitors(client, names)
         self.tracer = Monitors(client, names, "tracer")
         self.replies = Replies(client, names)
@@ -57,7 +57,7 @@ class Ledger(Leases):
         self.follow_ups = FollowUps(client, names, self.now)
         self.later = Later(client, names, self.now)
         self.callbacks = Callbacks(client, names)
-        self.dead = DeadLetters(client, names, dead_max, dead_originals)
+        self.dead = DeadLetters(client, names, self.now, dead_max, dead_originals)
 
     def asides(self) -> dict[str, str]:
         """Public keys that were set aside since somebody asked, and why (`lua/_prelude.lua`)."""

@@ -160,7 +160,7 @@ class Publish:
 
     def _set_aside(self, refused: Sequence[Refusal]) -> None:
         """Try again later, for as long as patience lasts; then it is a dead letter, and never silent."""
-        now = int(time.time() * 1000)
+        now = self.ledger.now()
         again, over = [], []
         for refusal in refused:
             parcel = refusal.parcel

@@ -35,6 +35,7 @@ class DeadLetters:
 
     client: redis.Redis
     names: Names
+    now: Callable[[], int]  # the ledger's time (I17)
     count_max: int = 10_000
     originals: bool = True
 
@@ -115,7 +116,7 @@ class DeadLetters:
 
     def _trim(self, bytes_max: int, retention_ms: int) -> None:
         with mapped():
-            oldest = int(time.time() * 1000) - retention_ms
+            oldest = self.now() - retention_ms
             self.client.xtrim(self.names.dead, minid=f"{max(0, oldest)}-0", approximate=True)
             used = int(self.client.memory_usage(self.names.dead, samples=20) or 0)
             if used > bytes_max:

@@ -6,7 +6,6 @@ On a Redis broker nobody relays, and only `trim` matters. Methods raise LedgerUn
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,10 +68,11 @@ class Bounds:
 class Outbox:
     """One per process; thread-safe."""
 
-    def __init__(self, client: redis.Redis, names: Names, *, relayed: bool) -> None:
-        """`relayed` says whether events leave on AMQP as well."""
+    def __init__(self, client: redis.Redis, names: Names, now: Callable[[], int], *, relayed: bool) -> None:
+        """`now` is the ledger's time (I17); `relayed` says whether events leave on AMQP as well."""
         self.client = client
         self.names = names
+        self._now = now
         self.relayed = relayed
 
     # The stream itself
@@ -141,7 +141,7 @@ class Outbox:
         """Have messages tried again in so many ms; answers those for which there is no room."""
         if not late:
             return []
-        now = int(time.time() * 1000)
+        now = self._now()
         with mapped():
             room = max(0, LATE_MAX - int(self.client.zcard(self._late)))
             with self.client.pipeline(transaction=True) as pipe:
@@ -154,7 +154,7 @@ class Outbox:
     def late(self, count: int) -> list[Late]:
         """Those that are due again."""
         with mapped():
-            due: Any = self.client.zrangebyscore(self._late, "-inf", int(time.time() * 1000), start=0, num=count)
+            due: Any = self.client.zrangebyscore(self._late, "-inf", self._now(), start=0, num=count)
             tries: Any = self.client.hmget(self._tries, due) if due else []
         return [_late(member, text or "0 0") for member, text in zip(due, tries, strict=True)]
 
@@ -237,7 +237,7 @@ class Outbox:
                 return 0
             behind = self.lag().entries
             cursor = self.client.hget(self.names.key("meta"), "cursor") or "0-0" if self.relayed else None
-            oldest = f"{max(0, int(time.time() * 1000) - bounds.age_ms)}-0"
+            oldest = f"{max(0, self._now() - bounds.age_ms)}-0"
             if cursor is not None and _key(str(cursor)) < _key(oldest):
                 oldest = str(cursor)
             self.client.xtrim(stream, minid=oldest, approximate=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -264,6 +265,42 @@ def test_the_lag_is_the_age_of_the_oldest_event_that_waits(ledger: Ledger) -> No
     eventually(lambda: ledger.outbox.lag().seconds > first)
     ledger.client.xadd(ledger.names.events, {"data": "{}"}, id=f"{now}-0")
     assert first < ledger.outbox.lag().seconds < 90
+
+
+# Clocks
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_step_of_the_process_clock_neither_gives_a_late_reply_up_nor_puts_it_off(
+    ledger: Ledger, relay: Publish, channel: Any, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Its patience and its next try go by the ledger's time."""
+    ended(ledger, "late", "gone")
+    relay.once()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + hours * 3_600)
+    eventually(lambda: relay.once() and not str(ledger.client.hvals(ledger.outbox._tries)).startswith("['1 "))
+    assert ledger.dead.newest() == []
+    channel.queue_declare("gone", durable=True)
+    eventually(lambda: relay.once() and phase(ledger, "late") is Phase.CLOSED)
+    assert [event["subject"] for event in drained(channel, "gone")] == ["late"]
+
+
+def test_a_process_whose_clock_is_years_ahead_trims_neither_events_nor_dead_letters(
+    ledger: Ledger, relay: Publish, channel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ages go by the ledger's time."""
+    del channel
+    for n in range(200):
+        ended(ledger, f"r{n}")
+        ledger.dead.keep("malformed", door="stream", body=f"bad {n}")
+    while relay.once() == 0.0:
+        pass
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3 * 365 * 86_400)
+    ledger.outbox.trim(WIDE)
+    ledger.dead.trim(bytes_max=10**9, retention_ms=10**9)
+    assert (entries(ledger), int(ledger.client.xlen(ledger.names.dead))) == (400, 200)
 
 
 # Bounds

@@ -212,7 +212,7 @@ def test_commands_are_checked_by_their_own_arguments() -> None:
 @pytest.mark.parametrize("op", sorted(name.removeprefix("bridge.") for name in COMMANDS))
 def test_what_a_typed_client_leaves_unset_says_nothing_in_any_command(op: str) -> None:
     """Types made of the schema, which is one for all commands, send all its names: null, or a flag's false."""
-    unset = json.loads(JsonCommand.model_construct(op=op).model_dump_json())
+    unset = json.loads(JsonCommand.model_validate({"op": op}).model_dump_json())
     assert unset.keys() >= {"id", "where", "refresh", "pending"}
     asked = command(unset | {"id": None, "by": "anna"}).arguments
     assert asked == dict.fromkeys(COMMANDS[f"bridge.{op}"][1] & {"refresh", "content", "pending"}, False)
