@@ -99,6 +99,9 @@ class _Wire(http.client.HTTPConnection):
         """Its head; the body can be read."""
         found = http.client.HTTPResponse(self, method="POST")  # type: ignore[arg-type]
         found.begin()
+        while 102 <= found.status < 200:  # noqa: PLR2004  (processing, early hints: the answer is still to come)
+            found.headers = None  # type: ignore[assignment]  # so that it reads the next head
+            found.begin()
         return found
 
     def makefile(self, _mode: str) -> io.BufferedReader:

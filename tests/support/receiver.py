@@ -17,6 +17,10 @@ OLD_SECRET = "whsec_" + "dGhlIG9uZSB0aGF0IHdhcyBpbiB1c2UgYmVmb3JlISE="
 
 
 _SLOW = {"/drip-head", "/drip-body", "/never", "/endless"}
+#: What comes before the answer to this path.
+_EARLY = {
+    "/early": b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+}
 
 
 class Call(NamedTuple):
@@ -58,6 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path in _SLOW:
             self._slowly(receiver)
             return
+        self.wfile.write(_EARLY.get(self.path, b""))
         said = receiver.answer(call)
         status, headers = said if isinstance(said, tuple) else (said, {})
         self.send_response(status)

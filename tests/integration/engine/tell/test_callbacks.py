@@ -348,6 +348,19 @@ def test_a_try_is_over_at_its_deadline_whatever_the_receiver_does(receiver: Rece
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize(("answer", "kind"), [(204, "delivered"), (500, "refused"), (410, "gone")])
+def test_what_a_server_says_before_its_answer_is_no_answer(receiver: Receiver, answer: int, kind: str) -> None:
+    """102 and 103 come of proxies and frameworks; what follows them counts."""
+    poster = Poster(
+        Addresses(allowed_of("127.0.0.0/8"), lambda *_: ["127.0.0.1"]),
+        timeout_s=9.0,
+        ca_file=receiver.ca_file,
+        agent="test",
+    )
+    receiver.answer = lambda _: answer
+    assert poster.post(receiver.url("/early"), b"{}", {}).kind == kind
+
+
 # Where it may go
 
 
