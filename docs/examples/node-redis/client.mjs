@@ -54,6 +54,9 @@ async function follow(stream, requestId, from) {
     for (const { id, message } of found[0].messages) {
       cursor = id;
       const event = JSON.parse(message.data);
+      // The refusal of an id that is none names no request; a stream of replies is of this sending alone.
+      const refused = event.type === "bridge.job.rejected" && stream !== "bridge:events";
+      if (refused) throw new Error(`${requestId} was refused: ${event.data.error}`);
       if (event.subject !== requestId || event.sequence <= last) continue;
       last = event.sequence;
       told.push(event);

@@ -7,7 +7,8 @@ import type { CommandAnswer, Document, JobEvent, JsonCommand, JsonRequest } from
 /** How a request ended that did not complete. */
 export class JobError extends Error {
   constructor(readonly document: Document) {
-    super(`${document.id}: ${document.status}${document.reason ? ` (${document.reason})` : ""}`);
+    const said = typeof document.error === "string" ? `: ${document.error}` : "";
+    super(`${document.id}: ${document.status}${document.reason ? ` (${document.reason})` : ""}${said}`);
   }
 }
 
@@ -94,7 +95,8 @@ export class Bridge {
   async *events(job: Job, timeoutMs = 60_000): AsyncGenerator<JobEvent> {
     let last = "";
     for await (const event of this.replies<JobEvent>(job.reply_to, timeoutMs)) {
-      if (event.subject !== job.id || (event.sequence <= last && event.type !== "bridge.job.rejected")) continue;
+      // The refusal of an id that is none names no request; the stream is of this sending alone.
+      if (event.type !== "bridge.job.rejected" && (event.subject !== job.id || event.sequence <= last)) continue;
       last = event.sequence;
       if (event.type === "bridge.job.chunk" && event.data.output_ref) await this.fill(job.id, event.data);
       yield event;

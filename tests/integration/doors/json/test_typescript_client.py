@@ -158,6 +158,23 @@ def test_who_uses_an_id_for_another_request_hears_its_refusal_and_the_first_hear
     assert [output["n"] for output in told["outputs"]] == [1, 1]
 
 
+def test_who_sends_what_is_refused_hears_why_whatever_the_id(house: House, program: Callable[..., Process]) -> None:
+    """Also of an id that is none, by which no refusal can be named: never silence."""
+    told = end_of(
+        program(
+            house,
+            "const b = await bridge(), said = [];\n"
+            "for (const asked of [{ id: 'order 66', input: { n: 1 } }, { input: { n: 1 }, timeout: 5 }]) {\n"
+            "  const heard = await b.result(await b.submit(asked)).catch((error) => error);\n"
+            "  said.push([heard instanceof JobError, heard.document?.field, heard.message]);\n"
+            "}\nconsole.log(JSON.stringify(said));\nawait b.close();\n",
+        )
+    )
+    assert [one[:2] for one in told] == [[True, "id"], [True, "timeout"]]
+    assert "must be 1 to 200 of" in told[0][2]
+    assert "must be at least 1000" in told[1][2]
+
+
 def test_neither_a_reset_connection_nor_a_killed_redis_ends_the_program_and_its_result_comes(
     tmp_path: Path, program: Callable[..., Process]
 ) -> None:
