@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any
 
@@ -191,11 +190,14 @@ def replaced_by(request: Context) -> str:
     return ""
 
 
-def clocks_of(request: Context, now_ms: int) -> tuple[int, int]:
-    """Celery's `expires` as a queue deadline (ledger ms) and its shorter time limit in ms; 0 for none."""
+def clocks_of(request: Context, clock_offset: int) -> tuple[int, int]:
+    """Celery's `expires` as a queue deadline (ledger ms) and its shorter time limit in ms; 0 for none.
+
+    Whatever this process' own clock says.
+    """
     expires_at = 0
     if request.expires:
-        expires_at = now_ms + int((moment(request.expires) - datetime.now(UTC)).total_seconds() * 1000)
+        expires_at = int(moment(request.expires).timestamp() * 1000) + clock_offset
     limits = [limit for limit in (request.timelimit or ()) if limit]
     return expires_at, int(min(limits) * 1000) if limits else 0
 

@@ -201,7 +201,7 @@ def _kept_canvas(context: Context, uses: Uses) -> dict[str, Any] | None:
 def _origin(context: Context, uses: Uses, *, ignores: bool, extended: bool) -> Origin:
     """What the message says beside its arguments."""
     canvas = canvas_of(context, ignore_result=ignores, extended=extended)
-    expires_at, time_limit_ms = clocks_of(context, uses.ledger.now())
+    expires_at, time_limit_ms = clocks_of(context, uses.ledger.clock.offset)
     return Origin(
         door="celery",
         via="amqp" if uses.settings.amqp else "redis",
