@@ -86,6 +86,14 @@ class RedactedRequest(Request):  # type: ignore[misc]
         if type != "task-started" or self.type != "bridge.run":
             super().send_event(type, **fields)
 
+    def maybe_expire(self) -> bool:
+        """Whether `expires` has passed, by the ledger's time: a step of this process' clock throws nothing away."""
+        ledger = self.task.ledger_of()
+        if not self.expires or self.expires.timestamp() * 1000 + ledger.clock.offset >= ledger.now():
+            return False
+        state.revoked.add(self.id)
+        return True
+
     def revoked(self) -> bool:
         """Whether the message is thrown away: expired, or revoked by a stamp or while the ledger was away."""
         if self.type == "bridge.finish":  # shown under the name of what it ends, so `name` says bridge.run
