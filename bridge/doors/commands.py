@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from bridge.engine.control import Asker, Control
 
 
+#: Arguments that are true or false; one that is false says nothing.
+FLAGS = frozenset({"refresh", "pending", "content"})
+
+
 def check_argument(field: str, value: object) -> None:
     """The type of one argument of a control task. Raises JobRejected."""
     if field == "where":
         _check_where(value)
-    elif field in {"refresh", "pending", "content"}:
+    elif field in FLAGS:
         if not isinstance(value, bool):
             raise rejected(field, f"{field}: must be true or false")
     elif value is not None and not isinstance(value, str):

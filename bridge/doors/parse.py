@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from bridge.doors.broken_json import glimpse
-from bridge.doors.commands import COMMANDS, check_argument
+from bridge.doors.commands import COMMANDS, FLAGS, check_argument
 from bridge.errors import JobRejected
 from bridge.job.request import ENDPOINT, REQUEST_ID, RunRequest, explain, rejected
 from bridge.job.strict_json import TEXT_MAX, Fault, read_object, short
@@ -258,7 +258,9 @@ class _Reader:
             ops = ", ".join(sorted(name.removeprefix("bridge.") for name in COMMANDS))
             raise Fault("unknown_kind", "op: is required: " + ops if op is None else f"op: must be one of {ops}", "op")
         self.op = op
-        document.pop("reply_to", None)
+        reply_to = document.pop("reply_to", None)
+        if reply_to is not None and not isinstance(reply_to, str):
+            raise _rejected("reply_to", "must be a string")
         by = document.pop("by", None)
         if by is not None and not (isinstance(by, str) and short(by)):
             raise _rejected("by", f"must be a string of at most {TEXT_MAX} bytes")
@@ -268,7 +270,7 @@ class _Reader:
         allowed = COMMANDS[f"bridge.{op}"][1]
         arguments = {}
         for name, value in document.items():
-            if name in _ARGUMENTS and (value is None or (value is False and name not in allowed)):
+            if name in _ARGUMENTS and (value is None or (value is False and name in FLAGS - allowed)):
                 continue
             if name not in allowed:
                 raise _rejected(name[:60], f"unknown argument; {op} takes {', '.join(sorted(allowed))}")

@@ -203,6 +203,7 @@ def test_commands_are_checked_by_their_own_arguments() -> None:
         ({"op": "purge", "endpoint": "a", "pending": "yes"}, "pending"),
         ({"op": "cancel", "id": "x", "input": {}}, "input"),
         ({"op": "cancel", "id": "x", "by": 7}, "by"),
+        ({"op": "cancel", "id": "x", "reply_to": {"queue": "q"}}, "reply_to"),
     ):
         refused = command(broken)
         assert (refused.kind, refused.field) == ("commands", field)
@@ -218,6 +219,7 @@ def test_what_a_typed_client_leaves_unset_says_nothing_in_any_command(op: str) -
     assert asked == dict.fromkeys(COMMANDS[f"bridge.{op}"][1] & {"refresh", "content", "pending"}, False)
     assert command({"op": "pause", "endpoint": "demo", "refresh": True}).field == "refresh"
     assert command({"op": "pause", "endpoint": "demo", "nonsense": None}).field == "nonsense"
+    assert command({"op": "pause", "endpoint": "demo", "id": False}).field == "id"
 
 
 HEADERS = st.dictionaries(
