@@ -24,6 +24,8 @@ from bridge.telemetry import redact, tell
 #: What stands before the host: Celery's own `celery@host` is another team's worker on the same machine.
 NAME = "bridge"
 _PLAIN = (str, int, float, bool, type(None))
+#: Pools of Celery's that have one size from their start to their end.
+_FIXED_POOLS = ("celery.concurrency.thread", "celery.concurrency.solo")
 
 
 class Unusable(click.ClickException, SettingsError):
@@ -56,6 +58,11 @@ class Node(Worker):  # type: ignore[misc]
             raise Unusable(
                 "the gevent pool was seen too late to patch Python's sockets: write `-P gevent` or `--pool=gevent` on "
                 "the command line (Celery looks neither at `worker_pool` nor at `-Pgevent` in time)"
+            )
+        if self.autoscale and fixed_pool(self.pool_cls):  # each message would be refused for what the scaling raises
+            raise Unusable(
+                "--autoscale: this pool has a fixed size; leave it out and name the size with -c (a job holds no "
+                "thread), or take `-P prefork` or `-P gevent`"
             )
 
     def start(self) -> None:
@@ -105,6 +112,11 @@ class Node(Worker):  # type: ignore[misc]
         lines = "".join(traceback.format_exception(error))
         tell("worker.crashed", error=f"{type(error).__name__}: {error}", traceback=redact("", lines))
         return int(EX_FAILURE)
+
+
+def fixed_pool(pool: Any) -> bool:
+    """Of a pool or its class: whether Celery cannot make it larger or smaller while it runs."""
+    return (pool if isinstance(pool, type) else type(pool)).__module__ in _FIXED_POOLS
 
 
 def _was_named(hostname: str | None) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.worker import control as celery_control
 from celery.worker.control import Panel, control_command, inspect_command, nok, ok
 
+from bridge.doors.celery.worker.node import fixed_pool
 from bridge.doors.celery.worker.redacted_request import unkept
 from bridge.engine.control import Asker
 from bridge.errors import BridgeError
@@ -131,6 +132,8 @@ def _fault(name: str, arguments: Mapping[str, Any], state: Any) -> str | None:
             return "task_name: must be a text"
         return _LIMITS[name] if task.startswith("bridge.") else None
     if name.startswith("pool_"):
+        if fixed_pool(state.consumer.pool):
+            return f"{name} does not work with this pool: its size is the worker's option -c (a job holds no thread)"
         size = state.consumer.pool.num_processes
         n, most = arguments.get("n", 1), size - 1 if name == "pool_shrink" else POOL_GROWS_MAX
         return None if type(n) is int and 1 <= n <= most else f"n: must be from 1 to {most}; the pool has {size}"

@@ -133,6 +133,9 @@ def test_what_a_broadcast_does_wrong_ends_with_it(
             ask = partial(house.app.control.broadcast, name, arguments=asked, reply=True, timeout=2, limit=1)
             (answer,) = eventually(ask)[0].values()  # asked again: on Redis a worker that connects anew hears nothing
             assert says in answer["error"]
+        grown = partial(house.app.control.pool_grow, 1, reply=True, timeout=2, limit=1)
+        (answer,) = eventually(grown)[0].values()
+        assert "option -c" in answer["error"] if pool == "threads" else answer == {"ok": "pool will grow"}
         sent = [house.send({"n": n}) for n in range(3)]
         assert [one.get(timeout=20) for one in sent] == [{"n": n} for n in range(3)]
         house.app.control.add_consumer("bridge.more", destination=None)

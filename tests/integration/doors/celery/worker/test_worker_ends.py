@@ -100,6 +100,22 @@ def test_a_gevent_pool_that_celery_sees_too_late_is_refused(house: House) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_pool_of_a_fixed_size_is_not_autoscaled(house: House, pool: str) -> None:
+    """Celery takes the option, and what it then raises for each message would refuse that message."""
+    refused = worker(house, "celery", "--autoscale", "10,2", "-P", pool)
+    assert ended(refused) == ExitCode.SETTINGS
+    assert "--autoscale: this pool has a fixed size" in refused.said()
+    assert "Traceback" not in refused.said()
+
+
+def test_a_prefork_pool_is_autoscaled(house: House) -> None:
+    """As with any worker of Celery's."""
+    scaled = worker(house, "celery", "--autoscale", "3,1", "-P", "prefork")
+    ready(scaled)
+    assert [sent.get(timeout=60) for sent in [house.send({"n": n}) for n in range(20)]] == [{"n": n} for n in range(20)]
+
+
 def test_the_bridges_own_command_hands_a_gevent_pool_on_in_time_however_it_is_written(house: House) -> None:
     """A job runs, and SIGTERM ends it."""
     process = worker(house, "bridge", "-Pgevent")
