@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from celery import group
 from celery._state import get_current_task
 from celery.backends.redis import RedisBackend
 from celery.states import PENDING
@@ -36,7 +37,7 @@ def _own_id() -> str | None:
 
 
 def used_by_tasks(backend: Any, ledger_of: Callable[[], Ledger]) -> Any:
-    """The backend itself, with its two ways to a stored result changed."""
+    """The backend itself, with its two ways to a stored result and its way to errbacks changed."""
     store = backend.store_result
 
     def store_result(task_id: str, *args: Any, **kwargs: Any) -> Any:
@@ -69,10 +70,20 @@ def used_by_tasks(backend: Any, ledger_of: Callable[[], Ledger]) -> Any:
             found = None
         return found if isinstance(found, dict) and "status" in found else {"status": PENDING, "result": None}
 
+    def call_task_errbacks(request: Any, _exc: Any, _traceback: Any) -> None:
+        """All are sent, with the id of what failed.
+
+        This worker has nobody's errbacks, only tasks of Celery's and the bridge's that take any arguments (a chain,
+        say): Celery would call those with the request itself and its error, which no message carries.
+        """
+        app = backend.app
+        errbacks = group([app.signature(errback) for errback in request.errbacks], app=app)
+        is_eager = app.conf.task_always_eager or request.delivery_info.get("is_eager", False)
+        send = errbacks.apply if is_eager else errbacks.apply_async
+        send((request.id,), parent_id=request.id, root_id=request.root_id or request.id)
+
     backend.store_result = store_result
-    # This worker has nobody's errbacks, only tasks of Celery's and the bridge's that take any arguments (a chain, say):
-    # Celery would call those with the request itself and its error, which no message carries.
-    backend._errback_arity_greater = lambda *_args: False  # noqa: SLF001
+    backend._call_task_errbacks = call_task_errbacks  # noqa: SLF001
     if isinstance(backend, RedisBackend):
         read, backend._get_task_meta_for = backend._get_task_meta_for, get_task_meta_for  # noqa: SLF001
     return backend
