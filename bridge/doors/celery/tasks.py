@@ -47,6 +47,7 @@ _OPTIONS: dict[str, Any] = {
     "reject_on_worker_lost": True,
     "Request": "bridge.doors.celery.worker.redacted_request:RedactedRequest",
     "max_retries": 0,
+    "ignore_result": False,  # whose result nobody wants, its message says: never the settings of this worker
     "track_started": False,  # whatever the settings say: what has started is the job
 }
 

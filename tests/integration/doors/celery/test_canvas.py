@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -495,3 +496,13 @@ def test_the_same_message_again_is_followed_once(house: House) -> None:
     run(house, 1).set(task_id="after").apply_async().get(timeout=20)
     assert noted(house, "redelivered") == ["tail"]
     assert house.app.AsyncResult("tail").state == "SUCCESS"
+
+
+def test_whose_result_is_ignored_its_sender_says_not_the_workers_setting(redis_url: str, tmp_path: Path) -> None:
+    """A team that lays its settings over the bridge's still gets commands' answers, and jobs' behind other jobs."""
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text('{"task_ignore_result": true}')
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, celery_config=str(overlay)) as house:
+        house.worker()
+        assert house.ask("health", timeout=15)
+        assert (run(house, input={"n": 1}) | run(house)).apply_async().get(timeout=15) == {"n": 1}
