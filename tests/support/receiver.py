@@ -56,7 +56,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         receiver = self.server.receiver
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # the sender was killed in the middle: no call has come
+            self.close_connection = True
+            return
         call = Call(self.path, body, {k.lower(): v for k, v in self.headers.items()}, time.monotonic())
         receiver.calls.append(call)
         if self.path in _SLOW:

@@ -63,7 +63,10 @@ class Purging(Base):
         return [request_id for request_id, one in held.items() if one.record.reason == Reason.PURGED]
 
     def _purge_pending(self, endpoint: str, asker: Asker) -> int:
-        """End what has not left yet, and what is scheduled for later."""
+        """End what has not left yet: what is due, scheduled for later, at rest, or claimed to be sent at this moment.
+
+        The last is not sent then: its claim ends with it (I6).
+        """
         count = 0
         purge = partial(self.ledger.table.purge_pending, by=asker.by, door=asker.door)
         steps = [Step.SUBMIT, Step.SUBMIT_SYNC, Step.SUBMIT_BATCH]
@@ -76,9 +79,10 @@ class Purging(Base):
             for change in changes:
                 self.noticed(change)
                 count += change.verdict == "purged"
-        for batch in scan.batches(scan.scheduled_ids(self.ledger, endpoint)):
+        for batch in scan.batches(scan.live_ids(self.ledger, endpoint)):
             held = scan.load_many(self.ledger, batch, wanted=COMMON).values()
-            for change in self.ledger.change_many([(one, purge) for one in held]):
+            pending = [one for one in held if one.record.phase is Phase.ACCEPTED]
+            for change in self.ledger.change_many([(one, purge) for one in pending]):
                 self.noticed(change)
                 count += change.verdict == "purged"
         return count

@@ -51,13 +51,6 @@ def _members(ledger: Ledger, keys: Sequence[str], *, transaction: bool) -> list[
         return pipe.execute()
 
 
-def scheduled_ids(ledger: Ledger, endpoint: str) -> list[str]:
-    """Ids of requests whose time has not come."""
-    with mapped():
-        found: Any = ledger.client.zrange(ledger.names.due(endpoint, Step.SCHEDULED.value), 0, -1)
-    return list(found)
-
-
 def waiting_ids(ledger: Ledger, endpoint: str, most: int) -> list[str]:
     """Ids of an endpoint's requests that wait to be submitted, those first that go next, and of what is worked on."""
     with mapped(), ledger.client.pipeline(transaction=False) as pipe:

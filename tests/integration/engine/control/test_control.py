@@ -18,12 +18,13 @@ from bridge.client import Client
 from bridge.emulator import Emulator
 from bridge.errors import JobFailed, JobRejected, JobTimedOut
 from bridge.job.contract.events import EndpointEvent
+from bridge.job.enums import Step
 from tests.support.helpers import eventually
 from tests.support.house import API_KEY, House
 from tests.support.servers import RedisServer
 
 LONG = {"mock_delay": 120}
-ENDPOINTS = ("demo", "held", "full", "crowd", "quiet", "sick", "poor", "many", "meets", "sought")
+ENDPOINTS = ("demo", "held", "full", "crowd", "quiet", "sick", "poor", "many", "meets", "sought", "claimed")
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +280,18 @@ def test_a_purge_settles_what_was_removed_and_nothing_else(house: House) -> None
     event = house.events("crowd")[-1]
     assert (event["type"], event["data"]["removed"], event["data"]["by"]) == ("bridge.job.purged", 4, "ann")
     house.ask("cancel", id=on.id)
+
+
+def test_a_purge_ends_what_an_engine_has_claimed_and_not_sent(house: House) -> None:
+    """Held under a lease for a moment, or at rest under one: it counts among the pending ones, and is not sent."""
+    house.ask("pause", endpoint="claimed")
+    sent = house.send(LONG, endpoint="claimed")
+    eventually(lambda: house.phase(sent.id) == "ACCEPTED")
+    eventually(lambda: house.ledger.claim(Step.SUBMIT, {"claimed": 1}, lease_ms=60_000).records)
+    assert house.ask("purge", endpoint="claimed", pending=True, timeout=20)["settled"] == 1
+    eventually(lambda: sent.state == "REVOKED", timeout=20)
+    house.ask("resume", endpoint="claimed")
+    assert not house.emulator.jobs("claimed")
 
 
 def test_a_purge_that_meets_a_submit_settles_it_too(house: House) -> None:
