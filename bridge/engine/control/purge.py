@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.engine.control.base import Asker, Base
 from bridge.engine.control.changing import told_of
-from bridge.job.enums import Phase, Reason, Status, Step
+from bridge.job.enums import Phase, Reason, Status
 from bridge.job.record import Long
 from bridge.ledger.endpoints import pause as endpoints
 from bridge.ledger.queries import scan
@@ -69,16 +69,6 @@ class Purging(Base):
         """
         count = 0
         purge = partial(self.ledger.table.purge_pending, by=asker.by, door=asker.door)
-        steps = [Step.SUBMIT, Step.SUBMIT_SYNC, Step.SUBMIT_BATCH]
-        while steps:
-            claimed = self.ledger.claim(steps[0], {endpoint: 200}, lease_ms=30_000)
-            if not claimed.records:
-                steps.pop(0)
-                continue
-            changes = self.ledger.change_many([(held, purge) for held in claimed.records])
-            for change in changes:
-                self.noticed(change)
-                count += change.verdict == "purged"
         for batch in scan.batches(scan.live_ids(self.ledger, endpoint)):
             held = scan.load_many(self.ledger, batch, wanted=COMMON).values()
             pending = [one for one in held if one.record.phase is Phase.ACCEPTED]
