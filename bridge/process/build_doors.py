@@ -38,8 +38,8 @@ def refusal_uses(has: Components) -> RefusalUses:
 
 
 def plain_ends(has: Components) -> PlainEnds:
-    """For ends that nothing follows."""
-    return PlainEnds(has.app, has.ledger, has.notifier, has.settings)
+    """For ends that nothing follows, or a chord alone."""
+    return PlainEnds(has.app, task_uses(has).finishing)
 
 
 def json_consumers(has: Components) -> Consumers:

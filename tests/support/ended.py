@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,11 @@ from bridge.job.record import Long, Record
 from bridge.ledger import Ledger
 
 
-def ended(ledger: Ledger, request_id: str, output: Any) -> Change:
-    """The change by which it ended; nothing follows it."""
+def ended(ledger: Ledger, request_id: str, output: Any, canvas: Mapping[str, Any] | None = None) -> Change:
+    """The change by which it ended; what its `canvas` says follows it, which is nothing by itself."""
     table = ledger.table
     record = Record(id=request_id, endpoint="demo", endpoint_id="demo", door="celery", sinks="celery", nonce="n")
-    held = Held(record, {Long.INPUT: "1", Long.CANVAS: "{}"})
+    held = Held(record, {Long.INPUT: "1", Long.CANVAS: json.dumps(canvas or {})})
     ledger.accept(request_id, lambda now, wish: table.accept(held, now, wish))
     claimed = ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=30_000)
     sending = partial(table.sending, lease=claimed.token, endpoint_id="demo", base_url="http://x")

@@ -134,7 +134,7 @@ def fail_followers(backend: Any, context: Context, fault: Exception, kept: Mappi
     backend.mark_as_failure(context.id, fault, request=context, store_result=False)
 
 
-def put_back(context: Context, canvas: dict[str, Any], *, continued: bool) -> None:
+def put_back(context: Context, canvas: Mapping[str, Any], *, continued: bool) -> None:
     """Make the finish's context that of the original request; once `continued`, only the store is left to do."""
     context.args, context.kwargs = canvas.get("called") or [(), {}]
     context.update(
@@ -148,6 +148,15 @@ def put_back(context: Context, canvas: dict[str, Any], *, continued: bool) -> No
         errbacks=None if continued else canvas.get("errbacks"),
         chain=None if continued else canvas.get("chain"),
     )
+
+
+def original(task_id: str, canvas: Mapping[str, Any]) -> Context:
+    """The request's context by its canvas alone, where no message brings its end."""
+    options = dict(canvas.get("options") or {})
+    headers = options.pop("headers", None) or {}
+    context = Context({**headers, **options}, id=task_id, delivery_info={}, called_directly=False)
+    put_back(context, canvas, continued=False)
+    return context
 
 
 def followers(chain: Any) -> list[Context]:

@@ -77,7 +77,7 @@ class LocalFinish(Protocol):
         ...
 
     def plain(self, held: Held) -> bool:
-        """Whether `store` takes this end: nothing follows it."""
+        """Whether `store` takes this end: nothing follows it, or a chord alone."""
         ...
 
     def store(self, batch: Sequence[Held], *, whole: bool) -> Sequence[Held]:

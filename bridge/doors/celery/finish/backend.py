@@ -14,7 +14,6 @@ from bridge.doors.celery.results.known_ids import GuardedBackend
 from bridge.doors.celery.send_follow_ups import is_outage
 from bridge.engine.tell.rpc_results import answers_senders, askers
 from bridge.errors import JobError
-from bridge.job.record import Long
 
 
 class ComesAgain(Reject):  # type: ignore[misc]  # Celery has no types
@@ -70,9 +69,9 @@ class LedgerBackend:
 
     def tell_others(self, turn: FinishLease, state: str, result: Any) -> None:
         """Those who sent the request again and wait at queues of their own."""
-        backend, canvas = self.inner, turn.held.json(Long.CANVAS) or {}
+        backend = self.inner
         if answers_senders(backend):
-            for asker in askers({"also": canvas.get("also", ())}):
+            for asker in askers({"also": turn.canvas.get("also", ())}):
                 backend.store_result(turn.held.record.id, result, state, request=asker)
 
 

@@ -20,7 +20,7 @@ from bridge.doors.celery.wait_for_ledger import wait_for_ledger
 from bridge.engine.control import Asker
 from bridge.engine.tell.celery_result import CeleryEnd, celery_end, undeliverable
 from bridge.engine.tell.finish import WANTED
-from bridge.engine.tell.kombu_json import dumps
+from bridge.engine.tell.kombu_json import dumps, load
 from bridge.errors import BridgeError, JobRejected, LedgerFault
 from bridge.job.document import document
 from bridge.job.enums import DeadReason, Reason, Sink
@@ -70,6 +70,7 @@ class FinishLease:
         self._uses = uses
         self._backend = backend
         self.held = held
+        self.canvas = load(held.long.get(Long.CANVAS))
         self.token = token
         self.end = end
         self.given_back = False
@@ -86,8 +87,7 @@ class FinishLease:
         A chord hears of the end as the result is stored, once however often that is.
         """
         self._published = True
-        canvas = self.held.json(Long.CANVAS) or {}
-        if not continues({**canvas, "chord": None}):
+        if not continues({**self.canvas, "chord": None}):
             return
         table = self._uses.ledger.table
         change = wait_for_ledger(
@@ -110,9 +110,8 @@ class FinishLease:
 
     def abort_chord(self) -> None:
         """BRIDGE_CHORD_ABORT: a chord whose body can not run any more needs none of its header's other jobs."""
-        canvas, wished = self.held.json(Long.CANVAS) or {}, self.held.json(Long.WISHED) or {}
-        group = canvas.get("group")
-        if not self._uses.settings.bridge_chord_abort or not canvas.get("chord") or not group:
+        wished, group = self.held.json(Long.WISHED) or {}, self.canvas.get("group")
+        if not self._uses.settings.bridge_chord_abort or not self.canvas.get("chord") or not group:
             return
         if wished.get("by") != "chord" and self.held.record.round == 1:
             wait_for_ledger(lambda: self._uses.control.cancel_all(Asker(by="chord", door="celery"), group=group))

@@ -26,9 +26,7 @@ from bridge.doors.celery.finish.finish_lease import Finishing, FinishLease, begi
 from bridge.doors.celery.send_follow_ups import sending_behind
 from bridge.engine.tell.celery_result import CeleryEnd
 from bridge.engine.tell.finish import TRACE
-from bridge.engine.tell.kombu_json import load
 from bridge.job.document import Held
-from bridge.job.record import Long
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,7 +136,7 @@ def finish(task: RunTask, telling: Telling, uses: Finishing) -> CeleryEnd:
     turn = begin(uses, task.app.backend, context, telling.round, telling.nonce, telling.known)
     context.bridge_turn = telling.turn = turn
     _job.ran_s = max(0, turn.held.record.execution_time) / 1000
-    put_back(context, load(turn.held.long.get(Long.CANVAS)), continued=turn.continued)
+    put_back(context, turn.canvas, continued=turn.continued)
     if turn.held.record.round > 1:
         # Later rounds replace the stored result; link, chain and chord have heard the first.
         context.update(callbacks=None, errbacks=None, chain=None, chord=None)
@@ -150,7 +148,7 @@ def finish(task: RunTask, telling: Telling, uses: Finishing) -> CeleryEnd:
 def _revoke(task: RunTask, context: Context, turn: FinishLease, *, cancel_is_failure: bool) -> None:
     """A cancelled request: REVOKED as Celery's own revoke stores it; the chord it is in fails instead of hanging."""
     inner = task.backend.inner
-    ignored = (turn.held.json(Long.CANVAS) or {}).get("options", {}).get("ignore_result")
+    ignored = turn.canvas.get("options", {}).get("ignore_result")
     try:
         inner.mark_as_revoked(context.id, turn.end.result.args[0], request=context, store_result=not ignored)
         task.backend.tell_others(turn, states.REVOKED, turn.end.result)
