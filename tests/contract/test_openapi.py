@@ -64,6 +64,7 @@ def promises() -> list[Any]:
     ]
 
 
+@pytest.mark.locked
 def test_the_committed_document_is_the_code_s_and_is_served(api: tuple[House, httpx.Client]) -> None:
     """And every path of it is one that the door has."""
     assert openapi.document() == DOCUMENT

@@ -223,6 +223,7 @@ def test_what_cannot_be_is_told_apart_from_what_is_unknown(house: House) -> None
     assert "nobody: the bridge knows no such request (yet); the cancel is kept for 24 h" in done.stderr
 
 
+@pytest.mark.locked
 def test_one_schema_is_printed_by_its_name(house: House) -> None:
     """As the file of that name; an unknown name is told the others."""
     done = bridge(house, "schema", "request")

@@ -31,6 +31,7 @@ EVENT, REQUEST, DOCUMENT = (
 )
 
 
+@pytest.mark.locked
 def test_the_committed_documents_are_the_code_s() -> None:
     """And what was released is kept: `bridge schema --check` compares with it."""
     for name, schema in schemas().items():

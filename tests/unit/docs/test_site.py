@@ -58,6 +58,7 @@ def test_pictures_load_nothing_from_elsewhere() -> None:
         assert re.findall(r"(?:url\(|href=|src=)['\"]?(?:https?:)?//[^'\")]+", path.read_text()) == [], path
 
 
+@pytest.mark.locked
 def test_the_reference_is_the_code_s() -> None:
     """docs/reference is what `scripts/docs write` would write now."""
     ran(sys.executable, "packaging/site/reference.py", "--check")

@@ -224,10 +224,11 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
             return
         refused = of_message(message, fault)
         errors = self.connection_errors
+        soon = getattr(self, "call_soon_ack", self.call_soon)  # Celery 5.6 has one for both
         refused = replace(
             refused,
-            done=lambda: self.call_soon_ack(message.ack_log_error, logger, errors),
-            give_back=lambda: self.call_soon_ack(message.reject_log_error, logger, errors, True),
+            done=lambda: soon(message.ack_log_error, logger, errors),
+            give_back=lambda: soon(message.reject_log_error, logger, errors, True),
         )
         self.refusals.put(refused)
 

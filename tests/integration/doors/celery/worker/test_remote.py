@@ -37,7 +37,7 @@ def test_a_revoke_reaches_the_gpu(house: House, how: str) -> None:
         sent.revoke(terminate=how.endswith("terminate"))
     with pytest.raises(TaskRevokedError):
         sent.get(timeout=15)
-    assert house.names_of(sent.id)[-1] == "cancelled"
+    eventually(lambda: house.names_of(sent.id)[-1] == "cancelled")  # the other team's worker may tell it first
     assert any(call["op"] == "cancel" for call in house.emulator.calls())
     eventually(lambda: house.phase(sent.id) == "CLOSED")
 
