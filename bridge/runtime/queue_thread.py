@@ -16,7 +16,7 @@ class QueueThread(Generic[T]):
     """Items come out in the order in which they were put in. The thread starts with the first one, after any fork."""
 
     def __init__(self, name: str, work: Callable[[list[T]], None], *, at_once: int = 1) -> None:
-        """`work` gets one to `at_once` items, as many as wait; what it raises would end the thread."""
+        """`work` gets one to `at_once` items, as many as wait; what it raises ends with them."""
         self._name, self._work, self._at_once = name, work, at_once
         self._queue: queue.SimpleQueue[T] = queue.SimpleQueue()
         self._lock = threading.RLock()
@@ -50,7 +50,10 @@ class QueueThread(Generic[T]):
 
     def _run(self) -> None:
         while True:
-            self._turn()
+            try:
+                self._turn()
+            except Exception as error:  # noqa: BLE001  (no memory, say: those who put more must not wait in vain)
+                tell("call.failed", call=self._name, error=f"{type(error).__name__}: {error}")
 
     def _turn(self) -> None:
         batch = [self._queue.get()]

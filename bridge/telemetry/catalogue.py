@@ -64,6 +64,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "message.unreadable": (ERROR, "a message on a queue is none of Celery's; kept in a list beside the queues"),
     "remote.failed": (ERROR, "a remote-control command could not reach the ledger"),
     "door.held": (WARNING, "a message is held while the ledger is away"),
+    "door.suspect": (ERROR, "a message could not be taken, and may be good: it is held and tried again"),
     "door.closed": (WARNING, "a high-water mark was passed: nothing more is taken off the queue"),
     "door.opened": (INFO, "below the low-water mark again: requests are taken"),
     "command.answered": (INFO, "a service's command was carried out"),

@@ -18,12 +18,13 @@ from bridge.doors.celery.finish.finish_lease import Finishing
 from bridge.doors.celery.finish.repeats import answer_again, store_again
 from bridge.doors.celery.finish.task import FinishTask, RunTask, Telling, finish
 from bridge.doors.celery.results.known_ids import GuardedTask, keep, refuse_known
-from bridge.doors.celery.wait_for_ledger import wait_for_ledger
+from bridge.doors.celery.wait_for_ledger import wait_for_ledger, wait_for_verdict
 from bridge.doors.commands import COMMANDS, check_argument
+from bridge.doors.whose_fault import WhoseFault
 from bridge.engine.accept.accept import Origin, Verdict
 from bridge.engine.control import Asker
 from bridge.engine.tell.kombu_json import dumps
-from bridge.errors import JobError, JobRejected, LedgerUnavailable
+from bridge.errors import JobError, JobRejected
 from bridge.job.enums import Reason
 from bridge.job.record import Long
 from bridge.job.request import parse_run, rejected
@@ -72,9 +73,10 @@ class Uses:
 
 def register(app: Celery, uses: Callable[[], Uses]) -> None:
     """Put the tasks on the app. `uses` gives this process' own, built after any fork."""
+    whose = WhoseFault()
 
     def accept(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        _accept(app, context, uses(), args, kwargs, ignores=_ignores(context, run))
+        _accept(app, context, uses, args, kwargs, ignores=_ignores(context, run), whose=whose)
 
     def prepare(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
         here = uses()
@@ -92,7 +94,7 @@ def register(app: Celery, uses: Callable[[], Uses]) -> None:
     own = {
         "accept": staticmethod(accept),
         "ledger_of": staticmethod(ledger),
-        "batch_accept": BatchAccept(into, prepare),
+        "batch_accept": BatchAccept(into, prepare, whose.passed),
         "Strategy": STRATEGY,
     }
 
@@ -106,7 +108,7 @@ def register(app: Celery, uses: Callable[[], Uses]) -> None:
         telling = self.request.get("bridge_telling")
         if isinstance(telling, Telling):
             return self.answer(finish(self, telling, uses().finishing))
-        return self.accept(self.request, args, kwargs)
+        return self.take(args, kwargs)
 
     # Its message is no task of anybody's: the request has been received before, and `task_events` tells its end.
     @app.task(name="bridge.finish", base=FinishTask, ledger_of=staticmethod(ledger), send_events=False, **_OPTIONS)
@@ -142,7 +144,14 @@ def bind_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, An
 
 
 def _accept(
-    app: Celery, context: Context, uses: Uses, args: tuple[Any, ...], kwargs: dict[str, Any], *, ignores: bool
+    app: Celery,
+    context: Context,
+    uses_of: Callable[[], Uses],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    ignores: bool,
+    whose: WhoseFault,
 ) -> None:
     """Ends with Ignore: the message is acked once the ledger holds the request, and the slot is free (I1)."""
     fault: JobRejected | None = None
@@ -150,14 +159,19 @@ def _accept(
         arguments = bind_input(args, kwargs)
     except JobRejected as error:
         arguments, fault = kwargs, error
-    try:
+
+    def hold() -> tuple[Uses, Origin, Verdict]:
+        uses = uses_of()
         origin = _origin(context, uses, ignores=ignores, extended=app.conf.result_extended)
-        verdict: Verdict = wait_for_ledger(lambda: uses.accept(context.id, arguments, origin, fault=fault))
-    except (JobRejected, LedgerUnavailable, Reject):
+        return uses, origin, uses.accept(context.id, arguments, origin, fault=fault)
+
+    try:
+        uses, origin, verdict = wait_for_verdict(hold, whose)
+    except (JobRejected, Reject):
         raise
     except Exception as error:  # noqa: BLE001  (no record tells of it: it ends with this message, which is kept, I12)
         refused = rejected("message", f"message: cannot be accepted: {type(error).__name__}")
-        keep(uses.ledger, "malformed", context.id, arguments, refused.message, "bridge.run")
+        keep(uses_of().ledger, "malformed", context.id, arguments, refused.message, "bridge.run")
         raise refused from None
     uses.notifier.accepted(verdict)
     refusal = (

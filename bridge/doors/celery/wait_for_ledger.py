@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from celery.exceptions import Reject
 
-from bridge.errors import LedgerUnavailable
+from bridge.doors.whose_fault import Suspicion, WhoseFault
+from bridge.errors import JobRejected, LedgerUnavailable
 from bridge.runtime.open_files import is_out_of_files
 from bridge.telemetry import tell
 
@@ -39,3 +40,26 @@ def wait_for_ledger(call: Callable[[], T]) -> T:
             if stopping.wait(wait):
                 raise Reject(error, requeue=True) from error
             wait = min(wait * 2, WAIT_MAX_S)
+
+
+def wait_for_verdict(call: Callable[[], T], whose: WhoseFault) -> T:
+    """The call's answer: what may be no fault of the message is tried again, in its slot.
+
+    Raises JobRejected, what the message is to blame for, and Reject(requeue) when told to stop meanwhile.
+    """
+    suspicion: Suspicion | None = None
+    while True:
+        try:
+            found = wait_for_ledger(call)
+        except (JobRejected, Reject):
+            raise
+        except Exception as error:
+            suspicion = whose.met(error, suspicion)
+            if suspicion is None:
+                raise
+            tell("door.suspect", tries=suspicion.tries, error=type(error).__name__)
+            if stopping.wait(suspicion.wait_s):
+                raise Reject(error, requeue=True) from error
+        else:
+            whose.passed()
+            return found

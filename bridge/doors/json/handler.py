@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bridge.doors.commands import COMMANDS
 from bridge.doors.json.command_order import BODY_MAX, LOOK_MANY, LOOK_S, LOOK_SLOW_S, WAITING_MAX, Ahead, Wait
 from bridge.doors.parse import Command, Kind, RefusedMessage, Request, Taken, take
+from bridge.doors.whose_fault import Suspicion, WhoseFault
 from bridge.engine.accept.accept import Origin, Prepared
 from bridge.engine.accept.repeated import answer_again
 from bridge.engine.control import Asker
@@ -72,6 +73,7 @@ class Item:
     answers: list[Answer] = field(default_factory=list)
     call: Future[list[Answer]] | None = None  # a command that calls RunPod
     wait: Wait | None = None  # a command about a request that may still stand at a door
+    suspicion: Suspicion | None = None  # it could not be taken, and may be good
 
     @property
     def tag(self) -> Any:
@@ -86,7 +88,7 @@ class Item:
     @property
     def under_way(self) -> bool:
         """Whether its answer is still to come."""
-        return self.call is not None or self.wait is not None
+        return self.call is not None or self.wait is not None or not self.held
 
 
 class Done(NamedTuple):
@@ -158,6 +160,7 @@ class Handler:
         self._callers = callers
         self._ahead = ahead
         self._look_at = 0.0
+        self._whose = WhoseFault()
         #: How many commands more may wait for their requests; the door counts them, which may forget them too.
         self.room = WAITING_MAX
 
@@ -169,9 +172,13 @@ class Handler:
         ]
 
     def hold(self, items: Sequence[Item]) -> None:
-        """Hold every one of them. Raises LedgerUnavailable: call it again with the same."""
+        """Hold every one of them, but for those that may be good and cannot be taken now: call it again with these.
+
+        Raises LedgerUnavailable: call it again with the same.
+        """
+        items = [item for item in items if not item.held and not (item.suspicion and item.suspicion.wait_s)]
         if self.kind == "requests":
-            self._accept([item for item in items if not item.held])
+            self._accept(items)
         for item in items:
             if item.held:
                 continue
@@ -194,11 +201,7 @@ class Handler:
             raise
         except Exception as error:  # noqa: BLE001  (I12: one of them must not stop the others)
             if len(ready) == 1:
-                tell("record.failed", request_id=_id_of(ready[0]), error=f"{type(error).__name__}: {error}")
-                ready[0].prepared = None
-                ready[0].taken = _refused(
-                    ready[0].taken, "malformed", "body", f"cannot be kept: {type(error).__name__}"
-                )
+                self._suspect(ready[0], ready[0].taken, error, "kept")
                 return
             for item in ready:
                 self._accept([item])
@@ -219,8 +222,18 @@ class Handler:
             item.taken = _refused(request, "rejected", str(fault.document.get("field", "arguments")), fault.message)
         except LedgerUnavailable:
             raise
-        except Exception as error:  # noqa: BLE001  (I12: whatever a stranger has found, it is one message's fault)
-            item.taken = _refused(request, "malformed", "body", f"cannot be taken: {type(error).__name__}")
+        except Exception as error:  # noqa: BLE001  (I12: whatever a stranger has found must not stop the others)
+            self._suspect(item, request, error, "taken")
+
+    def _suspect(self, item: Item, taken: Taken, error: Exception, what: str) -> None:
+        """Refuse a message that is to blame; else it is tried again."""
+        item.suspicion = self._whose.met(error, item.suspicion)
+        if item.suspicion is None:
+            tell("record.failed", request_id=_id_of(item), error=f"{type(error).__name__}: {error}")
+            item.prepared = None
+            item.taken = _refused(taken, "malformed", "body", f"cannot be {what}: {type(error).__name__}")
+        else:
+            tell("door.suspect", request_id=_id_of(item), tries=item.suspicion.tries, error=type(error).__name__)
 
     def _accept_together(self, items: Sequence[Item]) -> None:
         batch = [item.prepared for item in items if item.prepared is not None]
@@ -252,6 +265,7 @@ class Handler:
                     continue
                 item.answers = [Answer(request.run.reply_to, body, request.correlation_id) for body in bodies]
             item.held = True
+            self._whose.passed()
 
     # Commands
 

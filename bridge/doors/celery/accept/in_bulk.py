@@ -56,9 +56,12 @@ class _Taken:
 class BatchAccept:
     """One per app; its thread starts with the first message."""
 
-    def __init__(self, into: Callable[[], tuple[Accept, Notifier]], prepare: Prepare) -> None:
-        """`into` gives what this process accepts into; `prepare` writes nothing."""
+    def __init__(
+        self, into: Callable[[], tuple[Accept, Notifier]], prepare: Prepare, passed: Callable[[], None]
+    ) -> None:
+        """`into` gives what this process accepts into; `prepare` writes nothing; `passed` hears that one was."""
         self._into = into
+        self._passed = passed
         self._prepare = prepare
         self._background = QueueThread("bridge-accept", self._work, at_once=BATCH)
 
@@ -89,6 +92,7 @@ class BatchAccept:
     def _accept(self, ready: list[tuple[_Taken, Prepared]]) -> None:
         accept, notifier = self._into()
         verdicts: list[Verdict] = wait_for_ledger(lambda: accept.many([prepared for _, prepared in ready]))
+        self._passed()
         notifier.accepted(*verdicts)
         for (taken, prepared), verdict in zip(ready, verdicts, strict=True):
             if verdict.kind == "conflict" or (verdict.kind == "repeat" and prepared.origin.tells_celery):

@@ -2,8 +2,8 @@
 
 Celery answers `Ignore` by building a picklable traceback of its own tracer, twice: 1.5 ms of CPU for nothing that
 anybody sees, more than all the rest of taking a request in (docs/performance.md). So the plain case is traced here:
-the request is accepted, and the worker hears "ignored". Everything else (a refusal to raise, a fault) goes through
-Celery's own tracer, which runs the body again; accepting twice is accepting once (I2). Who listens around tasks
+the request is accepted, and the worker hears "ignored". Everything else goes through Celery's own tracer, which runs
+the body: a refusal is raised there, a fault met again; accepting twice is accepting once (I2). Who listens around tasks
 (`task_prerun`, Sentry, OpenTelemetry) hears of the end alone (`finish/task.py`): one task, one span.
 """
 
@@ -18,6 +18,10 @@ from celery.exceptions import Ignore
 from celery.states import IGNORED
 
 from bridge.doors.celery.results.known_ids import GuardedTask
+from bridge.errors import JobRejected
+
+#: Under which a request that is refused comes to the task's body, by the tracer.
+_REFUSED = "bridge_refused"
 
 
 class Ignored:
@@ -62,12 +66,21 @@ class AcceptTask(OwnTraceTask):
 
     accept: Callable[[Context, tuple[Any, ...], dict[str, Any]], None]
 
+    def take(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The body, for Celery's tracer."""
+        refused = self.request.get(_REFUSED)
+        if isinstance(refused, JobRejected):
+            raise refused
+        self.accept(self.request, args, kwargs)
+
     def _trace(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         try:
             context = Context(request or {}, args=args, called_directly=False, kwargs=kwargs)
             self.accept(context, args, kwargs)
         except Ignore:
             return ignored()
+        except JobRejected as refused:  # looked at and kept: the tracer tells it
+            return self._tracer(uuid, args, kwargs, {**(request or {}), _REFUSED: refused})
         except Exception:  # noqa: BLE001  (told by Celery's own tracer, which meets it again)
             return self._tracer(uuid, args, kwargs, request)
         return self._tracer(uuid, args, kwargs, request)

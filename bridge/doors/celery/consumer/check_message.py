@@ -19,6 +19,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from bridge.doors.celery.consumer.check_signatures import Unfit, check_signature, check_signatures
 from bridge.doors.celery.consumer.unpack import BODY_MAX, TooLarge
 from bridge.doors.celery.consumer.value_types import flag, limits, moment, object_, text, texts, whole
+from bridge.doors.whose_fault import is_own
 from bridge.job.enums import DeadReason
 
 #: Bytes of an id or a task's name.
@@ -38,12 +39,14 @@ class MessageFault(Exception):
 
 
 def check(message: Any) -> None:
-    """Raises MessageFault, and nothing else."""
+    """Raises MessageFault, or what this process lacks (`whose_fault.is_own`), and nothing else."""
     try:
         _check(message)
     except MessageFault:
         raise
     except Exception as error:
+        if is_own(error):
+            raise
         raise MessageFault(DeadReason.MALFORMED, f"message: cannot be read: {told(error)}") from error
 
 
@@ -104,6 +107,8 @@ def _payload(message: Any) -> Any:
         payload = message.payload
     except Exception as error:
         inner = error.args[0] if isinstance(error, DecodeError) and error.args else error
+        if is_own(error):
+            raise
         raise _body_fault(inner if isinstance(inner, Exception) else error) from error
     body = message.body
     if _HALF_PAIR.search(body.encode(errors="replace") if isinstance(body, str) else body):
@@ -113,6 +118,8 @@ def _payload(message: Any) -> Any:
 
 def _packed_oddly(error: BaseException) -> MessageFault:
     """Kombu unpacks a message as it makes one, and keeps what went wrong."""
+    if is_own(error):
+        raise error
     if isinstance(error, TooLarge):
         return fault_of(error)
     if isinstance(error, KeyError | TypeError):

@@ -1,20 +1,24 @@
 """Celery's consumer, which looks at the queues each time it has connected, before anything would declare them.
 
 Every message passes through `create_task_handler`, and whatever Celery or kombu cannot do with one comes to `refuse`:
-what one message does wrong ends with that message. What a broadcast has done later, on the event loop, passes through
-`call_soon`. And a broker that refuses a worker which has once been ready is waited for, like one that is away.
+what one message does wrong ends with that message, and what may be no fault of its own is tried again (`whose_fault`).
+What a broadcast has done later, on the event loop, passes through `call_soon`. And a broker that refuses a worker which
+has once been ready is waited for, like one that is away.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import InvalidTaskError
 from celery.worker import state
 from celery.worker.consumer import Consumer
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from bridge.doors.celery import servers
 from bridge.doors.celery.consumer.check_message import MessageFault, check, fault_of
@@ -23,7 +27,9 @@ from bridge.doors.celery.consumer.redis_transport.channel import Channel
 from bridge.doors.celery.consumer.redis_transport.outages import LOOK_S, Away, broken
 from bridge.doors.celery.consumer.redis_transport.transport import lean
 from bridge.doors.celery.consumer.refuse import logger, of_message
-from bridge.doors.celery.consumer.unpack import bound
+from bridge.doors.celery.consumer.unpack import TooLarge, bound
+from bridge.doors.celery.send_follow_ups import is_outage
+from bridge.doors.whose_fault import Suspicion, WhoseFault, is_own
 from bridge.errors import SettingsError
 from bridge.job.enums import DeadReason
 from bridge.runtime import broker_connection
@@ -38,6 +44,8 @@ if TYPE_CHECKING:
 _NONE_OF_OURS = ("map", "starmap", "chunks", "group", "chain", "chord")
 
 
+#: What says that it is the message that is wrong.
+_OF_MESSAGE = (MessageFault, TooLarge, InvalidTaskError, ContentDisallowed, DecodeError)
 #: Seconds: a connection that has held so long was a good one; between tries where the broker refuses; between lines.
 GOOD_S, TRY_S, TRY_MAX_S, TELL_S = 5.0, 0.5, 5.0, 60.0
 
@@ -64,6 +72,8 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Celery builds it."""
         self._added: set[str] = set()
+        #: By task; one for all that this worker does not have.
+        self._whose: defaultdict[str | None, WhoseFault] = defaultdict(WhoseFault)
         self._once_ready = False
         self._ready_at: float | None = None
         self._tries = 0
@@ -209,14 +219,44 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
 
         return lambda message: self.guarded(message, lambda: read(message))
 
-    def guarded(self, message: Any, call: Callable[[], Any]) -> None:
-        """Do what is to be done with a message; what goes wrong is its fault, unless the broker went away."""
+    def guarded(self, message: Any, call: Callable[[], Any], suspicion: Suspicion | None = None) -> None:
+        """Do what is to be done with a message: what goes wrong ends with it, or is tried again if it may be good."""
         try:
             call()
         except broken(self.connection_errors):
             raise
         except Exception as error:  # noqa: BLE001  (I12: one of them must not stop the others)
+            if isinstance(error, _OF_MESSAGE) and not is_own(error):
+                self.refuse(message, fault_of(error))
+            else:
+                self._suspect(message, call, error, suspicion)
+        else:
+            self._way_of(message).passed()
+
+    def _way_of(self, message: Any) -> WhoseFault:
+        task = message.headers.get("task") if isinstance(message.headers, dict) else None
+        return self._whose[task if isinstance(task, str) and task in self.strategies else None]
+
+    def _suspect(self, message: Any, call: Callable[[], Any], error: Exception, before: Suspicion | None) -> None:
+        """Hold a message that may be good, unacked, and try it again; set it aside once it is to blame."""
+        if getattr(message, "acknowledged", False):
+            return
+        suspicion = self._way_of(message).met(error, before, own=is_outage(error))
+        if suspicion is None:
             self.refuse(message, fault_of(error))
+            return
+        tell("door.suspect", tries=suspicion.tries, error=type(error).__name__)
+        connection = self.connection
+
+        def again() -> None:
+            if self.connection is not connection or message.acknowledged:
+                return  # the broker delivers it again
+            if message.errors:  # unpacked as it was made, and never again
+                message.reject_log_error(logger, self.connection_errors, requeue=True)
+            else:
+                self.guarded(message, call, suspicion)
+
+        self.timer.call_after(suspicion.wait_s, lambda: self.call_soon(again))
 
     def refuse(self, message: Any, fault: MessageFault) -> None:
         """Set a message aside: it is acked once the dead letters hold it."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import re
+from typing import Any
 
 import pytest
+from kombu import compression
+from kombu.exceptions import DecodeError
 from kombu.message import Message
+from kombu.serialization import registry
 
 from bridge.doors.celery.consumer.check_message import MessageFault, check
+from bridge.doors.whose_fault import is_own
 from tests.support.foul import FOUL, Foul, good_headers
 
 SAYS = {
@@ -43,3 +49,34 @@ def test_a_celery_message_that_cannot_be_read_is_refused_by_its_place_and_the_ru
     with pytest.raises(MessageFault) as refused:
         check(message)
     assert re.fullmatch(SAYS[name], refused.value.text)
+
+
+@pytest.mark.parametrize("place", ["json", "gzip"])
+def test_a_message_is_not_to_blame_that_there_was_no_memory_to_read_it(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Kombu wraps what its decoders raise, and keeps what went wrong as a message was unpacked."""
+
+    def full(_: Any) -> Any:
+        raise MemoryError
+
+    headers = good_headers()
+    if place == "json":
+        monkeypatch.setitem(registry._decoders, "application/json", full)
+    else:
+        headers["compression"] = "application/x-full"
+        monkeypatch.setitem(compression._decoders, "application/x-full", full)
+    message = Message(
+        b"[[],{},{}]", content_type="application/json", content_encoding="utf-8", headers=headers, properties={},
+        delivery_info={"exchange": "", "routing_key": "bridge.run"}, accept={"application/json"},
+    )  # fmt: skip
+    with pytest.raises((MemoryError, DecodeError)) as met:
+        check(message)
+    assert is_own(met.value)
+
+
+def test_damaged_data_is_the_messages_fault_though_the_error_is_one_of_files() -> None:
+    """Bzip2 says so with an OSError."""
+    with pytest.raises(OSError, match="Invalid") as met:
+        bz2.decompress(b"no such stream")
+    assert not is_own(met.value)

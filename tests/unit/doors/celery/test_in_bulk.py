@@ -42,6 +42,6 @@ def test_a_message_that_went_its_own_way_is_not_handed_on_again_with_the_others(
 
         return _Taken(name, told("ack"), told("reject"), told("alone"), "here", ())
 
-    accept = Reads(lambda: cast("Any", (Accepts(), None)), cast("Any", None))
+    accept = Reads(lambda: cast("Any", (Accepts(), None)), cast("Any", None), lambda: None)
     accept._work([taken("good"), taken("refused")])
     assert done == {("good", others): 1, ("refused", "alone"): 1}

@@ -17,6 +17,7 @@ from bridge.doors.celery.consumer.redis_transport.doorbell import Doorbell
 from bridge.doors.celery.consumer.redis_transport.foreign_messages import UNREADABLE_MAX, KeepingChannel
 from bridge.doors.celery.consumer.redis_transport.outages import LOOK_S, UNREADABLE, Away, ResponseError, broken
 from bridge.doors.celery.consumer.unpack import ENVELOPE_MAX
+from bridge.doors.whose_fault import is_own
 from bridge.redis.outage import is_outage, said
 from bridge.telemetry import tell
 
@@ -155,8 +156,11 @@ class Channel(KeepingChannel):
             self.connection._deliver(message, queue)  # noqa: SLF001
         except broken(self.connection_errors):
             raise
-        except Exception:  # noqa: BLE001  (I12: whatever it is, it ends with this item)
+        except Exception as error:  # noqa: BLE001  (I12: whatever it is, it ends with this item)
             self.qos.noted.discard(tag)
+            if noted and is_own(error):  # it comes again by its note
+                tell("door.suspect", tries=1, error=type(error).__name__)
+                return
             try:
                 self.set_aside(item, noted or "")
             except Away:
