@@ -17,7 +17,9 @@ from functools import cache
 from typing import Any
 from unittest import mock
 
-from celery import Celery
+from celery import Celery, Task
+from celery.exceptions import Ignore
+from celery.result import allow_join_result
 
 from bridge.doors.celery import eager
 from bridge.doors.celery.tasks import bind_input
@@ -59,6 +61,8 @@ def bridge_tasks(app: Celery, run: Callable[..., Any] | None = None, **commands:
         undo.callback(setattr, app.conf, "task_always_eager", before)
         app.conf.task_always_eager = True
         undo.enter_context(mock.patch.object(app, "send_task", _sending(app, bodies)))
+        undo.enter_context(mock.patch.object(Task, "replace", _replace))
+        undo.enter_context(mock.patch.object(Task, "__call__", _call))
         yield told
 
 
@@ -96,6 +100,48 @@ def _command(name: str, stub: Callable[..., Any] | None) -> Callable[..., Any]:
         return stub(**arguments)
 
     return command
+
+
+class _Replaced(Ignore):  # type: ignore[misc]
+    """A task has replaced itself: Celery's own end of such a task, with what came of the other."""
+
+    def __init__(self, value: Any, error: Exception | None) -> None:
+        super().__init__("Replaced by new task")
+        self.value = value
+        self.error = error
+
+
+_celerys_replace, _celerys_call = Task.replace, Task.__call__
+
+
+def _replace(task: Task, sig: Any) -> Any:
+    """As in a worker, nothing of the task runs after it. Celery's own returns here, and waits where it forbids it."""
+    request = task.request
+    if not request.is_eager:
+        return _celerys_replace(task, sig)
+    follows = request.callbacks, request.errbacks
+    request.callbacks = request.errbacks = None  # of the task, whose end this is: they would follow both
+    value, fault = None, None
+    try:
+        with allow_join_result():
+            value = _celerys_replace(task, sig)
+    except Exception as error:  # noqa: BLE001  (no error of the task's own: it must not retry it)
+        fault = error
+    finally:
+        request.callbacks, request.errbacks = follows
+    raise _Replaced(value, fault)
+
+
+def _call(task: Task, *args: Any, **kwargs: Any) -> Any:
+    """A task's body; it ends as what has replaced it."""
+    if not task.request.is_eager:
+        return _celerys_call(task, *args, **kwargs)
+    try:
+        return task.run(*args, **kwargs)
+    except _Replaced as replaced:
+        if replaced.error is not None:
+            raise replaced.error from None
+        return replaced.value
 
 
 def _sending(app: Celery, bodies: Mapping[str, Any]) -> Callable[..., Any]:

@@ -6,11 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
 
+from bridge.errors import JobFailed
 from bridge.testing import bridge_tasks
 from tests.support.house import ROOT
 
@@ -39,7 +42,7 @@ def test_the_recipe_works_as_it_stands(tmp_path: Path) -> None:
     for name, block in zip(NAMES, BLOCKS, strict=True):
         (tmp_path / name).write_text(block)
     said = run_in(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:valkey", "test_with_pytest.py")
-    assert "5 passed" in said
+    assert "6 passed" in said
     assert "OK" in run_in(tmp_path, "-m", "unittest", "test_with_unittest")
 
 
@@ -67,3 +70,48 @@ def test_a_command_that_nobody_has_stubbed_says_what_to_do() -> None:
         app.send_task("bridge.cancel", args=["r1"]).get()
     with pytest.raises(TypeError, match="stop: is no command"), bridge_tasks(app, stop=print):
         pass
+
+
+def test_a_task_that_replaces_itself_ends_as_what_has_replaced_it() -> None:
+    """Wherever it stands, by `raise` or `return`; what follows it runs once, and nothing of it runs after."""
+    app, ran = Celery("theirs", set_as_current=False), Counter[str]()
+
+    @app.task(shared=False)
+    def tail(output: Any) -> Any:
+        return {"tail": output}
+
+    @app.task(shared=False)
+    def note(*_: Any, what: str) -> None:
+        ran[what] += 1
+
+    @app.task(shared=False, bind=True, autoretry_for=(Exception,), max_retries=1)
+    def old(self: Any, value: Any, *, returns: bool = False) -> Any:
+        job = app.signature("bridge.run", kwargs={"input": {"value": value}}, task_id=f"{self.request.id}-job")
+        if returns:
+            return self.replace(job | tail.s())
+        raise self.replace(job | tail.s())
+
+    def run(input: dict[str, Any], **_: Any) -> Any:
+        if input["value"] == "bad":
+            raise JobFailed("out of memory")
+        return input
+
+    with bridge_tasks(app, run=run) as sent:
+        follows = {"link": note.s(what="link"), "link_error": note.si(what="errback")}
+        assert old.apply_async(("a",), task_id="r1", **follows).get() == {"tail": {"value": "a"}}
+        assert old.delay("a", returns=True).get() == {"tail": {"value": "a"}}
+        assert (tail.s(1) | old.s() | tail.s()).apply_async().get() == {"tail": {"tail": {"value": {"tail": 1}}}}
+        assert ran == {"link": 1}
+        failed = old.apply_async(("bad",), **follows)
+        assert isinstance(failed.result, JobFailed)
+        assert ran == {"link": 1, "errback": 1}
+    assert len(sent.calls) == 4
+
+
+def test_what_ran_eagerly_is_found_by_its_id_where_celery_stores_it() -> None:
+    """By Celery's own setting, for code that asks for a job by its id."""
+    app = Celery("theirs", set_as_current=False, backend="cache+memory://")
+    app.conf.task_store_eager_result = True
+    with bridge_tasks(app, run=lambda **asked: asked["input"]):
+        app.send_task("bridge.run", kwargs={"input": {"a": 1}}, task_id="picture-17", queue="bridge.run")
+        assert app.AsyncResult("picture-17").get() == {"a": 1}
