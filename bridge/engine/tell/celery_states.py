@@ -39,7 +39,8 @@ BATCH = 100
 IDLE_S, AGAIN_S = 1.0, 0.2
 
 # KEYS the results  ARGV 1 seconds that they are kept, 0 for ever, then of each: its state, and since when its round
-# runs ("" for the first). An end is covered only by a later round; what is not a result of Celery's is left alone.
+# runs ("" for the first). An end is covered only by a later round; what is not a result of Celery's is left alone, and
+# so is what is compressed: states never are, so it is an end.
 _STORE = """
 local function ended(key, since)
   local text = redis.pcall('GET', key)
@@ -176,7 +177,7 @@ class States:
                 # Of a replaced task only the script is safe: its end is somebody else's, and could not be told again.
                 every += [(shown.replaces, shown, "") for _, shown in batch if shown.replaces]
                 for task_id, shown, since in every:
-                    told += (backend.encode(_meta(task_id, shown.state, shown.info)), since)
+                    told += (_plain(backend, _meta(task_id, shown.state, shown.info)), since)
                 keys = [backend.get_key_for_task(task_id) for task_id, _, _ in every]
                 backend.client.eval(_STORE, len(keys), *keys, int(backend.expires or 0), *told)
             except Exception as error:
@@ -233,6 +234,14 @@ class States:
 
 def _told_by(held: Held) -> tuple[object, ...]:
     return held.record.status, held.record.unread_told, held.record.denied_at, held.long.get(Long.PROGRESS)
+
+
+def _plain(backend: Any, meta: dict[str, Any]) -> Any:
+    """As the backend writes it, but for `result_compression`: the script could not read it, nor the next one cover it.
+
+    Whoever reads results with that setting reads those that are not compressed as well.
+    """
+    return backend._encode(meta)[2]  # noqa: SLF001
 
 
 def _meta(request_id: str, state: str, info: dict[str, Any]) -> dict[str, Any]:
