@@ -85,6 +85,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "engine.beat": (DEBUG, "the engine lives"),
     "topology.found": (DEBUG, "a queue exists and is used as it is"),
     "topology.missing": (INFO, "a queue does not exist and is declared"),
+    "topology.unbound": (WARNING, "what RabbitMQ has delayed for producers with quorum queues does not reach a queue"),
     "topology.gone": (WARNING, "somebody has deleted a queue or an exchange that is in use; it is declared again"),
     "followup.unrouted": (INFO, "what follows a request goes to BRIDGE_DEFAULT_QUEUE; told once for each task"),
     "followup.unread": (ERROR, "nobody reads a queue into which what follows requests was sent"),

@@ -22,7 +22,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from bridge.doors.celery import servers
 from bridge.doors.celery.consumer.check_message import MessageFault, check, fault_of
-from bridge.doors.celery.consumer.queues import find_queues
+from bridge.doors.celery.consumer.queues import find_queues, take_delayed
 from bridge.doors.celery.consumer.redis_transport.channel import Channel
 from bridge.doors.celery.consumer.redis_transport.outages import LOOK_S, Away, broken
 from bridge.doors.celery.consumer.redis_transport.transport import lean
@@ -131,6 +131,7 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
     def on_ready(self) -> None:
         """It consumes."""
         super().on_ready()
+        take_delayed(self.app, self.connection)
         self._once_ready, self._ready_at = True, time.monotonic()
         servers.standing.refused = None
 

@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
+from kombu.transport.native_delayed_delivery import CELERY_DELAYED_DELIVERY_EXCHANGE
 
 from bridge.doors.celery import servers
 from bridge.telemetry import tell
@@ -32,6 +33,26 @@ def find_queues(app: Celery, connection: Connection) -> dict[str, bool]:
             queue.queue_arguments = {**(queue.queue_arguments or {}), "x-queue-type": "quorum"}
         tell("topology.found" if found[name] else "topology.missing", queue=name)
     return found
+
+
+def take_delayed(app: Celery, connection: Connection) -> None:
+    """Have what RabbitMQ itself has delayed come into the queues that exist now, for producers that leave `eta` to it.
+
+    Celery 5.5 and later does so where a queue's exchange is no direct one and the app has quorum queues. Its workers
+    then bind the exchange that such messages leave by to each of their queues' exchanges; a message for a queue that no
+    worker of theirs reads would be dropped. The exchange is made as kombu makes it, which does not if it is there.
+    """
+    if connection.transport.driver_type != "amqp":
+        return
+    for name in app.amqp.queues.consume_from:
+        channel: Any = connection.channel()
+        try:
+            channel.exchange_declare(CELERY_DELAYED_DELIVERY_EXCHANGE, "topic", durable=True, auto_delete=False)
+            channel.queue_bind(name, CELERY_DELAYED_DELIVERY_EXCHANGE, f"#.{name}")
+        except connection.channel_errors as error:  # no right to: such producers' messages do not come
+            tell("topology.unbound", queue=name, exchange=CELERY_DELAYED_DELIVERY_EXCHANGE, error=servers.said(error))
+            return
+        channel.close()
 
 
 def use_as_found(app: Celery, name: str) -> None:

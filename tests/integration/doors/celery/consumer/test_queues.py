@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from kombu import Exchange, Queue
+from kombu.transport.native_delayed_delivery import declare_native_delayed_delivery_exchanges_and_queues
 
 from bridge.cli.exit_codes import ExitCode
 from tests.support.helpers import eventually
@@ -186,3 +187,22 @@ def test_result_extended_tells_what_the_caller_asked_and_who_told_the_end(
             assert (stored["name"], stored["queue"]) == ("bridge.run", "bridge.run")
             assert (stored["args"], stored["kwargs"]) == (args, kwargs)
             assert stored["worker"] == "bridge0@test"
+
+
+def test_an_eta_that_a_producer_leaves_to_rabbitmq_is_kept(amqp_url: str, redis_url: str, tmp_path: Path) -> None:
+    """Celery's native delayed delivery, for apps with quorum queues on topic exchanges; whoever starts first."""
+    quorum = {
+        "task_default_queue_type": "quorum",
+        "task_create_missing_queue_type": "quorum",
+        "task_create_missing_queue_exchange_type": "topic",
+    }
+    with House(tmp_path, broker=amqp_url, redis_url=redis_url) as house:
+        app = producer(house, **quorum)
+        first = app.send_task("bridge.run", kwargs={"input": {"a": 1}}, queue="bridge.run")
+        house.worker()
+        assert first.get(timeout=30) == {"a": 1}
+        with app.connection_for_write() as connection:  # as the other team's workers do when they start
+            declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
+        sent = app.send_task("bridge.run", kwargs={"input": {"a": 2}}, queue="bridge.run", countdown=2)
+        assert sent.get(timeout=30) == {"a": 2}
+        hang_up(app)
