@@ -15,10 +15,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from celery.concurrency.thread import TaskPool
 from celery.exceptions import InvalidTaskError
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.message import MessageStateError
 
 from bridge.doors.celery import servers
 from bridge.doors.celery.consumer.check_message import MessageFault, check, fault_of
@@ -29,6 +31,7 @@ from bridge.doors.celery.consumer.redis_transport.transport import lean
 from bridge.doors.celery.consumer.refuse import logger, of_message
 from bridge.doors.celery.consumer.unpack import TooLarge, bound
 from bridge.doors.celery.send_follow_ups import is_outage
+from bridge.doors.celery.worker.thread_pool import take_with_what_there_is
 from bridge.doors.whose_fault import Suspicion, WhoseFault, is_own
 from bridge.errors import SettingsError
 from bridge.job.enums import DeadReason
@@ -79,6 +82,8 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
         self._tries = 0
         self._tell_at = 0.0
         super().__init__(*args, **kwargs)
+        if isinstance(self.pool, TaskPool):
+            take_with_what_there_is(self.pool.executor)
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """Over the bridge's own form of Celery's Redis transport, or with frames read that py-amqp cannot."""
@@ -183,6 +188,15 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
                 tell("call.failed", call=getattr(p, "__name__", "broadcast"), error=f"{type(error).__name__}: {error}")
 
         return super().call_soon(call)
+
+    def call_soon_ack(self, p: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """As Celery's, which ends the worker where a message that was tried again has been settled by its first try."""
+
+        def settle() -> None:
+            with contextlib.suppress(MessageStateError):
+                p(*args, **kwargs)
+
+        return super().call_soon_ack(settle)
 
     def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
         """As Celery's; one that cannot be consumed is forgotten, so that the next connection does without it."""

@@ -72,6 +72,8 @@ class QoS(kombu_redis.QoS):
             note = found.hget(self.unacked_key, tag)
         try:
             keys, message = channel.way_back(note) if note else ([], "")
+        except MemoryError:  # it comes back with a later look
+            return
         except broken(channel.connection_errors):
             raise
         except (LookupError, ValueError, TypeError, RecursionError):
