@@ -1,7 +1,7 @@
 """Celery settings of a worker that lacks something, or has a mistake, just when certain requests come.
 
 A request says by its id where it is met, by what, and how often: `taken.memory.3.x` is met three times as Celery's
-consumer hands it on, `accepted.mistake.9.y` nine times as a record is made of it.
+consumer hands it on, `accepted.mistake.9.y` nine times as a record is made of it, `cancelled...` as it is cancelled.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from bridge.doors.celery.accept import eta, in_bulk
 from bridge.engine.accept.accept import Accept
+from bridge.engine.control import Control
 from bridge.errors import LedgerFault
 
 _ERRORS: dict[str, Callable[[], Exception]] = {
@@ -36,7 +37,7 @@ def _meet(place: str, request_id: Any) -> None:
         raise error
 
 
-_keeps_eta_apart, _prepares = eta.keep_eta_apart, Accept.prepare
+_keeps_eta_apart, _prepares, _cancels = eta.keep_eta_apart, Accept.prepare, Control.cancel
 
 
 def _keep_eta_apart(message: Any, app: Any) -> None:
@@ -49,6 +50,12 @@ def _prepare(self: Accept, request_id: str, *more: Any) -> Any:
     return _prepares(self, request_id, *more)
 
 
+def _cancel(self: Control, **asked: Any) -> Any:
+    _meet("cancelled", asked.get("id"))
+    return _cancels(self, **asked)
+
+
 for module in (eta, in_bulk):
     vars(module)["keep_eta_apart"] = _keep_eta_apart
 Accept.prepare = _prepare  # type: ignore[assignment,method-assign]
+Control.cancel = _cancel  # type: ignore[assignment,method-assign]

@@ -18,13 +18,13 @@ from bridge.doors.celery.finish.finish_lease import Finishing
 from bridge.doors.celery.finish.repeats import answer_again, store_again
 from bridge.doors.celery.finish.task import FinishTask, RunTask, Telling, finish
 from bridge.doors.celery.results.known_ids import GuardedTask, keep, refuse_known
-from bridge.doors.celery.wait_for_ledger import wait_for_ledger, wait_for_verdict
+from bridge.doors.celery.wait_for_ledger import wait_for_ledger, wait_for_means, wait_for_verdict
 from bridge.doors.commands import COMMANDS, check_argument
 from bridge.doors.whose_fault import WhoseFault
 from bridge.engine.accept.accept import Origin, Verdict
 from bridge.engine.control import Asker
 from bridge.engine.tell.kombu_json import dumps
-from bridge.errors import JobError, JobRejected
+from bridge.errors import ApiError, JobError, JobRejected
 from bridge.job.enums import Reason
 from bridge.job.record import Long
 from bridge.job.request import parse_run, rejected
@@ -249,10 +249,13 @@ def _control_task(
             asked = dict(kwargs)
             asker = _checked(name, allowed, args, asked)
             eta.hold(here.ledger, task, args, kwargs)
-            return wait_for_ledger(lambda: ask(here.control, asked, asker))
-        except JobRejected as error:
+            return wait_for_means(lambda: ask(here.control, dict(asked), asker))
+        except (Ignore, Reject, ApiError):
+            raise
+        except Exception as error:
             if task.request.ignore_result:  # nobody will hear of it (I12)
-                keep(here.ledger, "rejected", task.request.id, kwargs, error.message, name)
+                told = error.message if isinstance(error, JobRejected) else f"{name} failed: {type(error).__name__}"
+                keep(here.ledger, "rejected", task.request.id, kwargs, told, name)
             raise
 
     body.__doc__ = ask.__doc__

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from celery.exceptions import Reject
 
-from bridge.doors.whose_fault import Suspicion, WhoseFault
+from bridge.doors.whose_fault import Suspicion, WhoseFault, is_own
 from bridge.errors import JobRejected, LedgerUnavailable
 from bridge.runtime.open_files import is_out_of_files
 from bridge.telemetry import tell
@@ -40,6 +40,21 @@ def wait_for_ledger(call: Callable[[], T]) -> T:
             if stopping.wait(wait):
                 raise Reject(error, requeue=True) from error
             wait = min(wait * 2, WAIT_MAX_S)
+
+
+def wait_for_means(call: Callable[[], T]) -> T:
+    """The call's answer, however long this process lacks what it takes. Raises Reject(requeue) when told to stop."""
+    whose = WhoseFault()
+    suspicion: Suspicion | None = None
+    while True:
+        try:
+            return wait_for_ledger(call)
+        except Exception as error:
+            if not is_own(error) or (suspicion := whose.met(error, suspicion)) is None:
+                raise
+            tell("door.suspect", tries=suspicion.tries, error=type(error).__name__)
+            if stopping.wait(suspicion.wait_s):
+                raise Reject(error, requeue=True) from error
 
 
 def wait_for_verdict(call: Callable[[], T], whose: WhoseFault) -> T:

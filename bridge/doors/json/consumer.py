@@ -129,6 +129,8 @@ class Consumer(ABC):
                 continue
             if isinstance(item.call.exception(), LedgerUnavailable):
                 item.call, item.held = None, False  # asked again, once the ledger is back
+            elif self._handler.lacks(item, item.call.exception()):
+                continue
             elif not item.answers:
                 item.answers = item.call.result()
         self._handler.hold([item for item in self._calling if not item.held])

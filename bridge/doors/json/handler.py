@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bridge.doors.commands import COMMANDS
 from bridge.doors.json.command_order import BODY_MAX, LOOK_MANY, LOOK_S, LOOK_SLOW_S, WAITING_MAX, Ahead, Wait
 from bridge.doors.parse import Command, Kind, RefusedMessage, Request, Taken, take
-from bridge.doors.whose_fault import Suspicion, WhoseFault
+from bridge.doors.whose_fault import Suspicion, WhoseFault, is_own
 from bridge.engine.accept.accept import Origin, Prepared
 from bridge.engine.accept.repeated import answer_again
 from bridge.engine.control import Asker
@@ -183,9 +183,22 @@ class Handler:
             if item.held:
                 continue
             if isinstance(item.taken, Command):
-                self._command(item, item.taken)
+                try:
+                    self._command(item, item.taken)
+                except Exception as error:
+                    if not self.lacks(item, error):
+                        raise
             elif isinstance(item.taken, RefusedMessage):
                 self._refuse(item, item.taken)
+
+    def lacks(self, item: Item, error: BaseException | None) -> bool:
+        """Whether a command met nothing but what this process lacks: then it is carried out again, in a moment."""
+        if error is None or not is_own(error):
+            return False
+        item.suspicion = self._whose.met(error, item.suspicion, own=True)
+        item.call, item.held = None, False
+        tell("door.suspect", request_id=_id_of_any(item), error=type(error).__name__)
+        return True
 
     # Requests
 
@@ -305,7 +318,10 @@ class Handler:
         return self._answered(command, done.name, done.told)
 
     def _carried_out(self, command: Command, *, late: bool = False) -> Done:
-        """Raises LedgerUnavailable alone. `late`: its request may stand at a door still, and is waited for no more."""
+        """Raises LedgerUnavailable, or what this process lacks.
+
+        `late`: its request may stand at a door still, and is waited for no more.
+        """
         ask = COMMANDS[f"bridge.{command.op}"][0]
         try:
             result = ask(self._control, dict(command.arguments), Asker(by=command.by, door=self.door))
@@ -323,7 +339,10 @@ class Handler:
             return Done("refused", {"reason": reason, "error": f"{type(fault).__name__}: {fault}"})
         except (BridgeError, JobError) as fault:
             return Done("refused", {"reason": "failed", "error": str(fault)})
-        except Exception as error:  # noqa: BLE001  (I12: one command must not stop the others)
+        except Exception as error:
+            if is_own(error):
+                raise
+            # I12: one command must not stop the others
             return Done("refused", {"reason": "failed", "error": f"{type(error).__name__}: {error}"})
         return Done("answered", {"result": result}, command.op == "cancel" and result.get("outcome") == Outcome.UNKNOWN)
 
@@ -421,6 +440,10 @@ def _refused(taken: Taken, reason: str, field: str, message: str) -> RefusedMess
 
 def _id_of(item: Item) -> str | None:
     return item.prepared.held.record.id if item.prepared is not None else None
+
+
+def _id_of_any(item: Item) -> str | None:
+    return _id_of_command(item.taken) if isinstance(item.taken, Command) else _id_of(item)
 
 
 def _id_of_command(command: Command | RefusedMessage) -> str | None:

@@ -85,3 +85,24 @@ def test_no_good_document_becomes_a_dead_letter_by_trouble_of_the_worker_itself(
     ends = {event["subject"]: event["type"].rpartition(".")[2] for event in told}
     assert ends == {**dict.fromkeys([*ids, "good"], "completed"), "accepted.mistake.9999.y": "rejected"}
     assert [letter["request_id"] for letter in letters(house)] == ["accepted.mistake.9999.y"]
+
+
+@pytest.mark.parametrize("house", ["redis"], indirect=True)
+def test_a_cancel_is_not_lost_by_trouble_of_the_worker_itself(house: House) -> None:
+    """By task and by JSON, where nobody waits for an answer; what fails otherwise is kept, and may be sent again."""
+    house.worker()
+    task, document, fails = (house.send({"mock_delay": 300}, task_id=f"cancelled.{how}") for how in (
+        f"memory.{LONG}.task", f"thread.{LONG}.json", "mistake.1.task"))  # fmt: skip
+    eventually(lambda: all(job.state == "IN_PROGRESS" for job in (task, document, fails)))
+    for job in (task, fails):
+        house.app.send_task("bridge.cancel", kwargs={"id": job.id}, queue="bridge.control", ignore_result=True)
+    service = StreamService(house.environment["BRIDGE_REDIS_URL"])
+    service.send({"op": "cancel", "id": document.id}, "commands")
+    service.close()
+    eventually(lambda: (task.state, document.state) == ("REVOKED", "REVOKED"), timeout=30)
+    (letter,) = letters(house)
+    assert letter["reason"] == "rejected"
+    assert "TypeError" in letter["detail"]
+    assert fails.state == "IN_PROGRESS"
+    assert house.bridge("dead", "replay", letter["id"]).returncode == 0
+    eventually(lambda: fails.state == "REVOKED")
