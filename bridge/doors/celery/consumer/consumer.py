@@ -196,7 +196,7 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
             with contextlib.suppress(MessageStateError):
                 p(*args, **kwargs)
 
-        return super().call_soon_ack(settle)
+        return getattr(super(), "call_soon_ack", super().call_soon)(settle)  # Celery 5.6 has one for both
 
     def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
         """As Celery's; one that cannot be consumed is forgotten, so that the next connection does without it."""
@@ -279,11 +279,10 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
             return
         refused = of_message(message, fault)
         errors = self.connection_errors
-        soon = getattr(self, "call_soon_ack", self.call_soon)  # Celery 5.6 has one for both
         refused = replace(
             refused,
-            done=lambda: soon(message.ack_log_error, logger, errors),
-            give_back=lambda: soon(message.reject_log_error, logger, errors, True),
+            done=lambda: self.call_soon_ack(message.ack_log_error, logger, errors),
+            give_back=lambda: self.call_soon_ack(message.reject_log_error, logger, errors, True),
         )
         self.refusals.put(refused)
 
