@@ -73,6 +73,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "record.failed": (ERROR, "one record cannot be worked on; the others go on"),
     "key.set_aside": (ERROR, "a public key was of another type, or took no more entries; it is kept for a week"),
     "stream.set_back": (ERROR, "the group of a stream had passed over entries that nobody has; it reads them now"),
+    "stream.entries_gone": (ERROR, "entries of a stream were trimmed or deleted before the bridge had taken them"),
     "call.failed": (ERROR, "a call ended in a way nobody foresaw; its record comes due again"),
     "loop.failed": (ERROR, "a loop met an error and tries again"),
     "worker.started": (INFO, "a bridge worker is set up"),

@@ -63,6 +63,12 @@ class Inbox:
         done, at = run(self.client, "repair_inbox_group", [self.prefix, self.stream], [GROUP, LOOK_MAX])
         if done == b"back":
             tell("stream.set_back", stream=self.stream, group=GROUP, to=at.decode())
+        elif done == b"gone":
+            self._gone(int(at))
+
+    def _gone(self, entries: int) -> None:
+        """Nothing is lost silently (I12), though what these held nobody can say."""
+        tell("stream.entries_gone", stream=self.stream, entries=entries)
 
     def adopt(self, idle_ms: int, count: int, bytes_max: int) -> list[Entry]:
         """Entries that another consumer took so long ago that it must be dead; they are this one's now."""
@@ -79,6 +85,8 @@ class Inbox:
         if not answer:
             return []
         self._cursor = answer[0].decode()  # 0-0 again when all have been looked at
+        if answer[2]:  # taken by a consumer that is dead, and no more there
+            self._gone(len(answer[2]))
         return _entries(answer[1])
 
     @property
@@ -129,14 +137,16 @@ class Inbox:
         try:
             return on_streams(self.client, self.prefix, [self.stream], lambda: self._grouped(call), read=True)
         except _Ungrouped:
-            with mapped():
-                try:
-                    # From the beginning, never `$`: what was written before the bridge came counts too.
-                    self.client.xgroup_create(self.stream, GROUP, id="0", mkstream=True)
-                except ResponseError as error:
-                    if "BUSYGROUP" not in str(error):
-                        raise
+            on_streams(self.client, self.prefix, [self.stream], self._create_group, read=True)
             return None
+
+    def _create_group(self) -> None:
+        try:
+            # From the beginning, never `$`: what was written before the bridge came counts too.
+            self.client.xgroup_create(self.stream, GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
 
     @staticmethod
     def _grouped(call: Any) -> Any:

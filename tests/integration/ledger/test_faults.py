@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
@@ -279,6 +280,61 @@ def test_entries_that_a_strangers_slip_has_passed_over_are_read(ledger: Ledger, 
     client.xadd(key, {"data": "at once"})
     assert inbox.read(10, 1_000, 1)
     out()
+    client.close()
+
+
+@pytest.mark.parametrize("how", ["maxlen", "xtrim", "xdel", "taken"])
+def test_entries_that_a_stranger_took_away_unread_are_told_by_number_once(ledger: Ledger, how: str) -> None:
+    """I12: a service that bounds the stream by habit loses its requests; nobody can bring them back, but it is told."""
+    client, key = cast("Any", redis.Redis.from_url(_url(ledger))), ledger.names.requests
+    inbox = Inbox(client, key, "me")
+    told: list[Any] = []
+    out = subscribe(lambda name, fields: told.append((name, fields)) if name.startswith("stream.") else None)
+    inbox.read(1, 1_000, 1)
+    client.xadd(key, {"data": "done"})
+    inbox.done([entry_id for entry_id, _ in eventually(lambda: inbox.read(10, 1_000, 1))])
+    client.xadd(key, {"data": "under way"})
+    eventually(lambda: inbox.read(10, 1_000, 1))
+    limit = {"maxlen": 1, "approximate": False} if how == "maxlen" else {}
+    added = [client.xadd(key, {"data": "new"}, **limit) for _ in range(4)]
+    match how:
+        case "xtrim":
+            client.xtrim(key, minid=added[-1], approximate=False)
+        case "xdel":
+            client.xdel(key, *added[:3])
+        case "taken":
+            Inbox(client, key, "dead").read(3, 1_000_000, 1)
+            client.xdel(key, *added[:3])
+            inbox.adopt(0, 10, 1_000_000)
+    found = eventually(lambda: inbox.read(10, 1_000, 1))
+    assert [fields[b"data"] for _, fields in found] == [b"new"]
+    eventually(lambda: inbox.read(10, 1_000, 1) or told)
+    inbox.done([entry_id for entry_id, _ in found])
+    client.xadd(key, {"data": "later"})
+    assert eventually(lambda: inbox.read(10, 1_000, 1))
+    client.xgroup_setid(key, GROUP, "9999999999999-0")  # a look later than all this finds nothing else to tell
+    eventually(lambda: inbox.read(10, 1_000, 1) or told[-1][0] == "stream.set_back")
+    assert told[:-1] == [("stream.entries_gone", {"stream": key, "entries": 3})]
+    out()
+    client.close()
+
+
+def test_a_key_that_becomes_no_stream_under_a_waiting_reader_fails_no_read(ledger: Ledger) -> None:
+    """It is set aside, and what is sent next is read."""
+    client, key = cast("Any", redis.Redis.from_url(_url(ledger))), ledger.names.requests
+    inbox = Inbox(client, key, "me")
+    inbox.read(1, 1_000, 1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(inbox.read, 1, 1_000, 4_000)
+        eventually(lambda: client.info("clients")["blocked_clients"])
+        with client.pipeline(transaction=True) as pipe:
+            pipe.delete(key)
+            pipe.set(key, "a stranger's")
+            pipe.execute()
+        assert waiting.result(60) == []
+    assert key in ledger.asides()
+    send(ledger.client, ledger.names, key, b"{}", {})
+    assert [fields[b"data"] for _, fields in eventually(lambda: inbox.read(10, 1_000, 1))] == [b"{}"]
     client.close()
 
 
