@@ -19,10 +19,10 @@ class Receiver(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """The body as it came: JSON that is written anew has another signature."""
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         try:
             event = webhook.verify(body, dict(self.headers))
-        except WebhookVerificationError as error:
+        except (WebhookVerificationError, ValueError) as error:  # ValueError: a body or signature that is none
             self.send_error(400, str(error))
             return
         if self.headers["webhook-id"] not in seen:

@@ -104,28 +104,32 @@ async function send(key, document) {
 // uses the same id for another request hears its refusal, and nobody else does.
 const followed = new Map();
 const nameOf = (queue, requestId, sending) => [queue, requestId, queue === REPLIES ? sending : ""].join(" ");
+// The refusal of an id that is none names no request: this stands in its place, and the sending alone tells whose it is.
+const NAMELESS = "unknown";
 
 // The events of one request in order, each once: one whose sequence is not above the last is a copy.
 function take(queue, event) {
-  const name = nameOf(queue, event.subject, event.data.correlation_id);
-  const one = followed.get(name);
+  const one = followed.get(nameOf(queue, event.subject, event.data.correlation_id));
   if (!one || event.sequence <= one.last) return;
   one.last = event.sequence;
   one.told.push(event);
-  if (event.data.completed) one.end();
+  if (queue === REPLIES && event.type === "bridge.job.rejected") one.end(new Error(`was refused: ${event.data.error}`));
+  else if (event.data.completed) one.end();
 }
 
 // Begin before you send, so that nothing is told before.
 function follow(queue, requestId, sending) {
   return new Promise((resolve, reject) => {
-    const name = nameOf(queue, requestId, sending);
-    const tooLate = setTimeout(() => reject(new Error(`nothing was heard of ${requestId}`)), 60_000);
-    const one = { told: [], last: "", end: () => {
+    const names = [nameOf(queue, requestId, sending)];
+    if (queue === REPLIES) names.push(nameOf(queue, NAMELESS, sending));
+    const one = { told: [], last: "", end: (error) => {
       clearTimeout(tooLate);
-      followed.delete(name);
-      resolve(one.told);
+      for (const name of names) followed.delete(name);
+      if (error) reject(new Error(`${requestId} ${error.message}`));
+      else resolve(one.told);
     } };
-    followed.set(name, one);
+    const tooLate = setTimeout(() => one.end(new Error("was not heard of for 60 s")), 60_000);
+    for (const name of names) followed.set(name, one);
   });
 }
 
@@ -144,8 +148,9 @@ await channel; // so that EVENTS is bound
 
 // The id is yours: the same id with the same content is never run twice, however often it is sent.
 const job = `story-${randomUUID()}`;
-const both = Promise.all([follow(REPLIES, job, "order 66"), follow(EVENTS, job)]);
-await send("job.submit", { id: job, input: INPUT, stream: true, reply_to: REPLIES, correlation_id: "order 66" });
+const order = `order 66 ${randomUUID()}`;
+const both = Promise.all([follow(REPLIES, job, order), follow(EVENTS, job)]);
+await send("job.submit", { id: job, input: INPUT, stream: true, reply_to: REPLIES, correlation_id: order });
 const [told, seen] = await both;
 
 // A job that is not wanted any more, on its GPU or still waiting.

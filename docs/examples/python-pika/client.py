@@ -52,6 +52,20 @@ def send(key: str, document: dict) -> None:
 
 # Both queues tell of all requests at once: what is heard of one while another is followed is kept for who asks for it.
 heard: dict[tuple[str, str], list[dict]] = {}
+sendings: dict[str, str] = {}  # requests by the `correlation_id` of their sending, of which each has its own
+
+
+def submit(request_id: str, **asked: object) -> None:
+    """Ask for replies."""
+    sending = f"order 66 {uuid.uuid4()}"
+    sendings[sending] = request_id
+    send("job.submit", {"id": request_id, "reply_to": replies, "correlation_id": sending, **asked})
+
+
+def subject(event: dict) -> str:
+    """The request that an event is of. The refusal of an id that is none names no request: its sending does."""
+    refused = event.get("type") == "bridge.job.rejected"
+    return sendings.get(event["data"].get("correlation_id"), "") if refused else str(event.get("subject"))
 
 
 def hear(queue: str, request_id: str):
@@ -62,10 +76,10 @@ def hear(queue: str, request_id: str):
             sys.exit(f"nothing was heard of {request_id} for 60 s")
         channel.basic_ack(method.delivery_tag)
         event = json.loads(body)
-        if event.get("subject") == request_id:
+        if subject(event) == request_id:
             yield event
         elif queue == replies:
-            heard.setdefault((queue, str(event.get("subject"))), []).append(event)
+            heard.setdefault((queue, subject(event)), []).append(event)
 
 
 def follow(queue: str, request_id: str):
@@ -75,6 +89,8 @@ def follow(queue: str, request_id: str):
         if event.get("sequence", "") <= last:
             continue
         last = event["sequence"]
+        if event["type"] == "bridge.job.rejected":
+            sys.exit(f"{request_id} was refused: {event['data']['error']}")
         yield event
         if event["data"].get("completed"):
             break
@@ -94,13 +110,13 @@ def output_of(data: dict):
 
 # The id is yours: the same id with the same content is never run twice, however often it is sent.
 job = f"story-{uuid.uuid4()}"
-send("job.submit", {"id": job, "input": INPUT, "stream": True, "reply_to": replies, "correlation_id": "order 66"})
+submit(job, input=INPUT, stream=True)
 told = list(follow(replies, job))
 seen = [event["type"] for event in follow(events, job)]
 
 # A job that is not wanted any more, on its GPU or still waiting.
 long_job = f"long-{uuid.uuid4()}"
-send("job.submit", {"id": long_job, "input": LONG_INPUT, "reply_to": replies})
+submit(long_job, input=LONG_INPUT)
 send("job.command", {"op": "cancel", "id": long_job, "by": "python-pika"})
 cancelled = list(follow(replies, long_job))[-1]
 

@@ -14,17 +14,22 @@ cli() { redis-cli -u "$REDIS_URL" "$@"; }
 # One whose sequence is not above the last is a copy.
 follow() {
     stream=$1 id=$2 cursor=$3 last=
+    # The refusal of an id that is none names no request; a stream of replies is of this program alone.
+    refused='"type":"bridge.job.rejected"'
+    [ "$stream" != bridge:events ] || refused="\"subject\":\"$id\""
     while :; do
         page=$(cli XREAD COUNT 100 BLOCK 60000 STREAMS "$stream" "$cursor")
         [ -n "$page" ] || { echo "nothing was heard of $id for 60 s" >&2; exit 1; }
         # An entry is printed as its id, then names and values, a line each.
         cursor=$(printf '%s\n' "$page" | grep -E '^[0-9]+-[0-9]+$' | tail -n 1)
-        printf '%s\n' "$page" | awk 'before == "data"; { before = $0 }' | grep -F "\"subject\":\"$id\"" >"$page_file" || :
+        printf '%s\n' "$page" | awk 'before == "data"; { before = $0 }' |
+            grep -F -e "\"subject\":\"$id\"" -e "$refused" >"$page_file" || :
         while IFS= read -r event; do
             sequence=$(printf '%s' "$event" | sed 's/.*"sequence":"\([0-9]*\)".*/\1/')
             expr "x$sequence" '>' "x$last" >/dev/null || continue
             last=$sequence
             printf '%s\n' "$event"
+            case $event in *'"type":"bridge.job.rejected"'*) echo "$id was refused" >&2; exit 1 ;; esac
             case $event in *'"completed":true'*) return ;; esac
         done <"$page_file"
     done

@@ -229,6 +229,12 @@ def test_the_receivers_of_the_documentation_take_what_comes_and_no_forgery(
     call = called.calls[-1]
     assert posted(port, call._replace(body=call.body.replace(b"Kranich", b"Reiher"))) == 400
     assert posted(port, call._replace(headers={**call.headers, "webhook-id": "order-2:5"})) == 400
+    assert posted(port, call._replace(body=b"\xff")) == 400
+    for odd in ("v1", "v1,!", "v1,\xe9"):
+        assert posted(port, call._replace(headers={**call.headers, "webhook-signature": odd})) == 400
+    for off in (-400, 400):  # a clock of the receiver's that is wrong
+        at = str(int(call.headers["webhook-timestamp"]) + off)
+        assert posted(port, call._replace(headers={**call.headers, "webhook-timestamp": at})) == 400
     assert len(lines(program)) == 1
 
 

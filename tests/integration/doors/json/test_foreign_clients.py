@@ -68,7 +68,7 @@ def check(told: dict[str, Any]) -> None:
     """What every one of them has to have seen."""
     assert told["chunks"] == ["once", "upon", "a time"]
     assert told["output"] == "the end"
-    assert told["correlation_id"] == "order 66"
+    assert told["correlation_id"].startswith("order 66")
     assert told["events"][:2] == ENDS
     assert told["events"][-1] == "bridge.job.completed"
     assert told["events"].count("bridge.job.chunk") == 3
@@ -186,6 +186,31 @@ def test_a_program_gets_an_output_over_8_mib_whole_or_says_where_it_is(
         assert re.search(
             r"its output of \d+ bytes is at /v1/requests/story-.*/output: set BRIDGE_HTTP_URL", without.said()
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("node-amqplib", "amqplib"), ("node-redis", "redis"), ("python-pika", "pika"), ("redis-cli", "")],
+)
+def test_a_program_whose_id_is_refused_says_so(house: House, tmp_path: Path, name: str, package: str) -> None:
+    """At once, though the refusal names no request."""
+    file, command = {"python-pika": ("client.py", [sys.executable]), "redis-cli": ("client.sh", ["sh"])}.get(
+        name, ("client.mjs", [])
+    )
+    if package == "" and shutil.which("redis-cli") is None:
+        pytest.skip("needs redis-cli: Debian and Ubuntu: apt-get install redis-tools; macOS: brew install redis")
+    program, text = tmp_path / file, (EXAMPLES / name / file).read_text()
+    if not command:
+        command = [node_for(name, package)]
+        text = text.replace(f'from "{package}"', f'from "{_entry(EXAMPLES / name, package)}"')
+    program.write_text(text.replace("story-$", "no id $").replace("story-{", "no id {"))
+    more = {"AMQP_URL": house.broker, "REDIS_URL": house.environment["BRIDGE_REDIS_URL"]}
+    running = house.start(f"{name}-refused", *command, str(program), **more)
+    eventually(lambda: not running.running, timeout=20)
+    assert running.stop() != 0
+    assert "was refused" in running.said()
+    assert "id: must be 1 to 200 of A-Z a-z 0-9 . _ : -" in running.said()
+    assert "was not heard of" not in running.said()
 
 
 def _entry(folder: Path, package: str) -> str:
