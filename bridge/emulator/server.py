@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import os
+import re
 import shutil
 import socket
 import threading
@@ -20,10 +21,12 @@ from typing import Any, Self, TypeVar
 from bridge.emulator.config import EndpointConfig, Handler
 from bridge.emulator.http.listen import listening
 from bridge.emulator.http.origins import is_loopback
-from bridge.emulator.platform import Platform
+from bridge.emulator.platform import BATCH_LANE, Platform
 
 T = TypeVar("T")
 
+#: What stands in a path as it is, and what clients take for an endpoint's id.
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 #: Seconds to come up, and to end handler processes.
 START_S, STOP_S = 20.0, 20.0
 
@@ -59,8 +62,11 @@ class Emulator:
         self._configs = dict(endpoints) if isinstance(endpoints, Mapping) else {n: EndpointConfig() for n in endpoints}
         self._handlers = {name: _handler(given) for name, given in (handlers or {}).items()}
         for name, config in self._configs.items():
-            if not name or "/" in name:
-                raise ValueError(f"an endpoint needs a name without slash, not {name!r}")
+            if not _NAME.fullmatch(name) or name.endswith(BATCH_LANE):
+                raise ValueError(
+                    f"an endpoint's name is made of A-Z a-z 0-9 _ -, as RunPod's ids are, and ends in no {BATCH_LANE}: "
+                    f"not {name!r}"
+                )
             if not isinstance(config, EndpointConfig):
                 raise TypeError(f"endpoint {name!r} needs an EndpointConfig, not {config!r}")
         for name, handler in self._handlers.items():

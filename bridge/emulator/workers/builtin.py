@@ -20,6 +20,8 @@ What a job does is told by its input (the keys of RunPod's own mock worker, and 
 from __future__ import annotations
 
 import json
+import math
+from functools import partial
 from typing import Any
 
 from bridge.emulator.model.job import ABSENT, Job
@@ -27,6 +29,8 @@ from bridge.emulator.workers.fleet import READY, Fleet, RunPodWorker
 
 #: Told as `runpod_version` in the error of a handler that raised.
 _VERSION = "1.12.0"
+#: Chunks or progress updates that a count may ask for; what a list has is bounded by the request's body.
+COUNT_MAX = 100_000
 #: What RunPod's mock worker answers unless it is told otherwise.
 HELLO = "Hello World!"
 
@@ -60,6 +64,9 @@ class BuiltinFleet(Fleet):
         if not asked or unheard or _still(asked.get("mock_crash"), job.runs):
             # An empty input is dropped on the way: the RunPod worker rejects the job and never answers.
             job.run_timer = self.clock.after(self.config.lost_after_s, self._lost, job)
+            return
+        if (wrong := _too_many(asked)) is not None:
+            job.run_timer = self.clock.after(0, partial(self._done, error=wrong), job)
             return
         delay = _seconds(asked.get("mock_delay"))
         limit = job.execution_timeout_ms / 1000
@@ -200,7 +207,21 @@ def _read(returned: dict[str, Any]) -> tuple[dict[str, Any], str | None, bool]:
 
 
 def _seconds(value: Any) -> float:
-    return max(0.0, float(value)) if isinstance(value, int | float) else 0.0
+    try:
+        return max(0.0, float(value)) if isinstance(value, int | float) else 0.0
+    except OverflowError:  # of more digits than a float has
+        return math.inf if value > 0 else 0.0
+
+
+def _too_many(asked: dict[str, Any]) -> str | None:
+    """Return the error of a job whose count would fill the memory."""
+    progress = asked.get("mock_progress")
+    counts = {
+        "mock_stream": asked.get("mock_stream"),
+        "mock_progress": progress.get("updates") if isinstance(progress, dict) else progress,
+    }
+    over = [name for name, count in counts.items() if isinstance(count, int) and count > COUNT_MAX]
+    return f"{over[0]}: a count may be {COUNT_MAX} at most" if over else None
 
 
 def _items(value: Any, name: str) -> list[Any]:

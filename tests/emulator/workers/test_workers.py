@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 
 def states(call: Any) -> list[str]:
     """Return the status of every job, sorted."""
@@ -159,3 +161,19 @@ def test_a_chunk_with_an_error_fails_the_job_and_is_not_streamed(call: Any) -> N
     job = call.runsync({"mock_stream": ["a", {"error": "out of memory"}, "b"], "mock_aggregate": True})
     assert (job["status"], job["error"], "output" in job) == ("FAILED", "out of memory", False)
     assert [one["output"] for one in call.stream(job["id"])["stream"]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"mock_stream": 10**9}, {"mock_progress": 10**9}, {"mock_progress": {"updates": 10**400}}]
+)
+def test_a_count_that_would_fill_the_memory_fails_its_job(call: Any, asked: dict[str, Any]) -> None:
+    """By the name of the key; the next job runs."""
+    job = call.runsync(asked)
+    assert (job["status"], job["error"]) == ("FAILED", f"{next(iter(asked))}: a count may be 100000 at most")
+    assert call.runsync({"x": 1})["status"] == "COMPLETED"
+
+
+def test_a_delay_of_more_digits_than_a_float_has_is_a_long_one(call: Any) -> None:
+    """As any other is."""
+    assert call.runsync({"mock_delay": 10**400}, wait=1000)["status"] == "IN_PROGRESS"
+    assert call.runsync({"mock_delay": -(10**400)})["status"] == "COMPLETED"
