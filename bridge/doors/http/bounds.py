@@ -7,9 +7,11 @@ an orchestrator's probe away too. Here the one that has been idle for longest ma
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import unquote
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -32,6 +34,8 @@ HEAD_MAX = 16 * 1024
 
 #: Nothing that stands behind such a request on its connection is read.
 _LAST = {"connection": "close"}
+#: A request's target that is a URL; its query stands apart already.
+_ABSOLUTE = re.compile(rb"https?://(?P<authority>[^/]*)(?P<path>/.*)?", re.IGNORECASE)
 #: Where a request's scope has its time limit.
 _LIMIT = "bridge.limit"
 
@@ -40,6 +44,7 @@ def bounded(app: ASGIApp) -> ASGIApp:
     """Ends a request whose body or whose reader is too slow, and refuses one whose end could be read in two ways."""
 
     async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        _in_origin_form(scope)
         if refusal := _unreadable(scope):
             await refusal.response()(scope, receive, send)
             return
@@ -71,6 +76,17 @@ def bounded(app: ASGIApp) -> ASGIApp:
             await Problem("timeout", said, headers=_LAST).response()(scope, receive, send)
 
     return called
+
+
+def _in_origin_form(scope: Scope) -> None:
+    """A target may be a whole URL, as a client sends it to a proxy; its authority stands for Host (RFC 9112 3.2.2)."""
+    target = _ABSOLUTE.fullmatch(scope["raw_path"]) if scope["type"] == "http" else None
+    if target is None:
+        return
+    scope["raw_path"] = path = target["path"] or b"/"
+    scope["path"] = unquote(path.decode("ascii"))
+    others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    scope["headers"] = [(b"host", target["authority"]), *others]
 
 
 def _unreadable(scope: Scope) -> Problem | None:

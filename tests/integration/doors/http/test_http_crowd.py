@@ -138,6 +138,23 @@ def test_what_is_no_http_and_a_head_over_16_kib_are_answered_as_problems(redis_u
             assert one.recv(65_536).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_target_that_is_a_whole_url_is_answered_as_its_path(redis_url: str, tmp_path: Path) -> None:
+    """As clients behind a proxy send it (RFC 9112 3.2.2). Its authority stands for Host, also for who may ask."""
+    cases = (
+        (b"http://127.0.0.1/healthz", b"x", b"200"),
+        (b"HTTP://127.0.0.1:1/v1/requests/no%20ne?refresh=true", b"x", b"404"),
+        (b"http://127.0.0.1", b"x", b"404"),
+        (b"http://elsewhere.example/v1/requests/none", b"127.0.0.1", b"403"),
+        (b"http://127.0.0.1@elsewhere.example/v1/requests/none", b"127.0.0.1", b"403"),
+    )
+    with started(redis_url, tmp_path) as (_, _process, port):
+        for target, host, status in cases:
+            with socket.create_connection(("127.0.0.1", port), timeout=COMMAND_S) as one:
+                one.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+                answer = b"".join(iter(lambda one=one: one.recv(65_536), b""))  # type: ignore[misc]
+            assert answer.startswith(b"HTTP/1.1 " + status), (target, answer[:400])
+
+
 def closed(connection: socket.socket, drip: bytes = b"") -> bool:
     """Whether the other side has closed; until then another byte."""
     connection.settimeout(0.05)
