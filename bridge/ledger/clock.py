@@ -57,6 +57,10 @@ class LedgerClock:
         # what is due at once would not be due to a script that asks at once.
         return int(self._steady() * 1000 + self._ahead_ms + 0.01)
 
+    def wall(self) -> int:
+        """The ledger's wall time in milliseconds, as documents tell it: whatever this machine's clock says."""
+        return self.now() - self.offset
+
 
 def _boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

@@ -57,7 +57,7 @@ class Ledger(Leases):
         self.follow_ups = FollowUps(client, names, self.now)
         self.later = Later(client, names, self.now)
         self.callbacks = Callbacks(client, names)
-        self.dead = DeadLetters(client, names, self.now, dead_max, dead_originals)
+        self.dead = DeadLetters(client, names, self.now, self.wall, dead_max, dead_originals)
 
     def asides(self) -> dict[str, str]:
         """Public keys that were set aside since somebody asked, and why (`lua/_prelude.lua`)."""

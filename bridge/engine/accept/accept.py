@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -131,7 +130,7 @@ class Accept:
         self._check_reply(request)
         self._check_callback(request.callback)
         s3 = self._book.s3_config(request.s3Config)
-        if max(request.not_before_ms, origin.not_before_ms) > time.time() * 1000 + SCHEDULE_MAX_MS:
+        if max(request.not_before_ms, origin.not_before_ms) > self._ledger.wall() + SCHEDULE_MAX_MS:
             raise rejected("not_before", "not_before: must be within a year")
         policy = self._policy(request, endpoint)
         held = self._held(request_id, request, endpoint, policy, origin)

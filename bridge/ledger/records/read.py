@@ -45,6 +45,10 @@ class Reader:
         """Ledger time in milliseconds."""
         return self.clock.now()
 
+    def wall(self) -> int:
+        """The wall time that belongs to it, in milliseconds."""
+        return self.clock.wall()
+
     def load(self, request_id: str, *, wanted: Sequence[Long] = COMMON, output: bool = False) -> Held | None:
         """A record with its long values, None when there is none."""
         with mapped(), self.client.pipeline(transaction=False) as pipe:

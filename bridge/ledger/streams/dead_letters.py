@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +35,7 @@ class DeadLetters:
     client: redis.Redis
     names: Names
     now: Callable[[], int]  # the ledger's time (I17)
+    wall: Callable[[], int]  # the same as documents tell it
     count_max: int = 10_000
     originals: bool = True
 
@@ -63,7 +63,7 @@ class DeadLetters:
         )
         letter = {
             "reason": reason,
-            "time": stamp(int(time.time() * 1000)),
+            "time": stamp(self.wall()),
             "door": door,
             "source": source or None,
             "request_id": request_id or None,

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
+from bridge.engine.accept.accept import Accept, Origin
 from bridge.errors import JobRejected
+from bridge.job.enums import Step
+from bridge.job.request import RunRequest
+from bridge.settings import load
+from bridge.settings.config_file import EndpointBook
 from tests.support.helpers import eventually
 from tests.support.house import House
 from tests.support.servers import RedisServer
@@ -154,6 +159,19 @@ def test_a_command_for_later_is_checked_as_it_comes(house: House) -> None:
     with pytest.raises(JobRejected, match="within a year"):
         command(house, "cancel", 400 * 86_400, id="x").get(timeout=20)
     assert command(house, "cancel", -5, id="never-sent").get(timeout=20)["outcome"] == "unknown"
+
+
+def test_a_year_is_counted_by_the_ledgers_clock(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I17: a machine whose own clock is wrong refuses nothing that another takes."""
+    settings = load(bridge_redis_url=house.environment["BRIDGE_REDIS_URL"], runpod_endpoint_id="demo")
+    accept, origin = Accept(house.ledger, EndpointBook(settings), settings), Origin(door="stream")
+    house.ledger.claim(Step.SUBMIT, {"elsewhere": 1}, lease_ms=1)  # it has heard what time it is
+    now = house.ledger.wall()
+    monkeypatch.setattr(time, "time", lambda: now / 1000 - 800 * 86_400)
+    accept.prepare("soon", RunRequest(input={"n": 1}, not_before=now + 60_000), origin)
+    monkeypatch.setattr(time, "time", lambda: now / 1000 + 800 * 86_400)
+    with pytest.raises(JobRejected, match="within a year"):
+        accept.prepare("late", RunRequest(input={"n": 1}, not_before=now + 400 * 86_400_000), origin)
 
 
 def test_a_copy_of_a_command_for_later_does_nothing(house: House) -> None:

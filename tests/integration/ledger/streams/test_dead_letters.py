@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pika
@@ -38,6 +40,18 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
     client = connect(redis_url)
     yield Ledger(client, Names(), Rules(), dead_max=100)
     client.close()
+
+
+def test_a_letters_time_is_the_ledgers_whatever_the_machines_clock_says(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I17: it stands beside events, and is told as so long ago."""
+    ledger.claim(Step.SUBMIT, {"demo": 1}, lease_ms=1)  # it has heard what time it is
+    monkeypatch.setattr(time, "time", lambda: 1.0)
+    ledger.dead.keep("malformed", door="x", body="x")
+    (letter,) = ledger.dead.newest()
+    told_ms = datetime.fromisoformat(letter["time"]).timestamp() * 1000
+    assert abs(told_ms - int(letter["id"].partition("-")[0])) < 60_000
 
 
 def dead(house: House, *words: str) -> tuple[int, Any]:
