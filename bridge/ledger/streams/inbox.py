@@ -108,8 +108,8 @@ class Inbox:
         """Remove consumers of processes that are gone and left nothing behind. How many they were."""
         removed = 0
         for consumer in self._asked(lambda: self.client.xinfo_consumers(self.stream, GROUP)) or ():
-            name = consumer["name"].decode()
-            if name != self.consumer and not consumer["pending"] and consumer["idle"] > idle_ms:
+            name = consumer["name"]  # bytes: a stranger's need not be UTF-8
+            if name != self.consumer.encode() and not consumer["pending"] and consumer["idle"] > idle_ms:
                 with mapped():
                     self.client.xgroup_delconsumer(self.stream, GROUP, name)
                 removed += 1
@@ -118,7 +118,7 @@ class Inbox:
     def leave(self) -> None:
         """Remove this consumer, unless it still holds entries: another one adopts those."""
         for consumer in self._asked(lambda: self.client.xinfo_consumers(self.stream, GROUP)) or ():
-            if consumer["name"].decode() == self.consumer and not consumer["pending"]:
+            if consumer["name"] == self.consumer.encode() and not consumer["pending"]:
                 with mapped():
                     self.client.xgroup_delconsumer(self.stream, GROUP, self.consumer)
 

@@ -125,6 +125,21 @@ def test_entries_of_a_dead_process_are_adopted_and_its_name_goes(house: House) -
     client.close()
 
 
+def test_entries_that_a_stranger_took_under_a_name_of_any_bytes_are_adopted(house: House) -> None:
+    """Whoever looks into the stream as a consumer of the bridge's group keeps nothing from it, and stops no reader."""
+    client: Any = redis.Redis.from_url(house.environment["BRIDGE_REDIS_URL"])
+    names = Names()
+    assert Inbox(client, names.requests, "maker").read(1, 1_000_000, 1) == []
+    client.xadd(names.requests, {"data": json.dumps({"id": "looked-at", "input": {"n": 1}})})
+    assert client.xreadgroup(GROUP, b"\xff", {names.requests: ">"})
+    process = engine(house)
+    eventually(lambda: all_closed(house, ["looked-at"]), timeout=10)
+    eventually(lambda: {one["name"] for one in client.xinfo_consumers(names.requests, GROUP)} & {b"\xff"} == set())
+    assert "loop.failed" not in process.said()
+    process.stop()
+    client.close()
+
+
 def test_a_batch_of_large_entries_is_read_in_parts(redis_url: str) -> None:
     """A consumer never asks for more than fits; what it did not ask for stays."""
     client = connect(redis_url, decode=False)
