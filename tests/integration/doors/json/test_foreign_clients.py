@@ -292,4 +292,7 @@ def test_a_fastapi_service_submits_streams_and_cancels(house: House) -> None:
         long = f"/stories/{web.post('/stories', json={'words': ['again'] * 2000}).json()['id']}"
         assert web.delete(long).json()["outcome"] in {"cancelled", "requested"}
         eventually(lambda: web.get(long).json()["status"] == "CANCELLED", timeout=20)
-        assert web.get("/stories/nobodys").status_code == 404
+        for path, code in (("/stories/nobodys", 404), ("/stories/no%20id", 422)):
+            assert web.get(path).status_code == code
+            assert web.get(f"{path}/words").status_code == code
+        assert web.delete("/stories/no%20id").status_code == 422
