@@ -74,6 +74,8 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "key.set_aside": (ERROR, "a public key was of another type, or took no more entries; it is kept for a week"),
     "stream.set_back": (ERROR, "the group of a stream had passed over entries that nobody has; it reads them now"),
     "stream.entries_gone": (ERROR, "entries of a stream were trimmed or deleted before the bridge had taken them"),
+    "stream.expiry_taken_off": (ERROR, "a stream that services write to would have expired, with what stands in it"),
+    "stream.made_anew": (ERROR, "a stream that services write to, or its group, was deleted under its reader"),
     "call.failed": (ERROR, "a call ended in a way nobody foresaw; its record comes due again"),
     "loop.failed": (ERROR, "a loop met an error and tries again"),
     "worker.started": (INFO, "a bridge worker is set up"),

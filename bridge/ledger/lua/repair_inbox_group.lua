@@ -2,7 +2,7 @@
 -- KEYS 1 prefix  2 the stream
 -- ARGV 1 the group  2 entries looked at, at most
 -- Returns {"", ""}, {"aside", ""} when it was set aside, {"back", where the group reads on}, or {"gone", how many}: so many
--- entries were trimmed or deleted before anybody had read them, since this was last told
+-- entries were trimmed or deleted before anybody had read them, since this was last told; {"lasts", ""}: it had an expiry
 -- Invariant: an entry that the bridge has done with is gone. So one at or before the place to which the group has read is
 -- under way with some consumer; one that is not would never be read: somebody has moved the group, or acked for it.
 -- The group goes back to before the first of them; what is handed out twice by that is the same request (I2).
@@ -14,6 +14,7 @@ if used_up(stream) and redis.call('XLEN', stream) == 0 then
   set_aside(stream, 'its ids are used up')
   return {'aside', ''}
 end
+if redis.call('PERSIST', stream) == 1 then return {'lasts', ''} end -- with it unread entries would go, and nobody would know
 
 -- Ids have more digits than a number holds.
 local function above(one, other)

@@ -43,6 +43,7 @@ class Inbox:
     prefix: str = Names().prefix
     _cursor: str = field(default="0-0", init=False)
     _look_at: float = field(default=0.0, init=False)
+    _grouped_before: bool = field(default=False, init=False)
 
     def read(self, count: int, bytes_max: int, block_ms: int) -> list[Entry]:
         """New entries, at least one when there is any; few when they are large, so that a batch fits in memory."""
@@ -65,6 +66,8 @@ class Inbox:
             tell("stream.set_back", stream=self.stream, group=GROUP, to=at.decode())
         elif done == b"gone":
             self._gone(int(at))
+        elif done == b"lasts":
+            tell("stream.expiry_taken_off", stream=self.stream)
 
     def _gone(self, entries: int) -> None:
         """Nothing is lost silently (I12), though what these held nobody can say."""
@@ -135,18 +138,25 @@ class Inbox:
     def _asked(self, call: Any) -> Any:
         """The call's answer; None when stream or group were not there: they are, afterwards."""
         try:
-            return on_streams(self.client, self.prefix, [self.stream], lambda: self._grouped(call), read=True)
+            answer = on_streams(self.client, self.prefix, [self.stream], lambda: self._grouped(call), read=True)
         except _Ungrouped:
-            on_streams(self.client, self.prefix, [self.stream], self._create_group, read=True)
-            return None
+            answer = None
+            made = on_streams(self.client, self.prefix, [self.stream], self._create_group, read=True)
+            if made and self._grouped_before:
+                tell("stream.made_anew", stream=self.stream, group=GROUP)
+        self._grouped_before = True
+        return answer
 
-    def _create_group(self) -> None:
+    def _create_group(self) -> bool:
+        """Whether there was none: another process may have been first, and a failover unblocks a reader of one."""
         try:
             # From the beginning, never `$`: what was written before the bridge came counts too.
             self.client.xgroup_create(self.stream, GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+            return False
+        return True
 
     @staticmethod
     def _grouped(call: Any) -> Any:

@@ -319,6 +319,32 @@ def test_entries_that_a_stranger_took_away_unread_are_told_by_number_once(ledger
     client.close()
 
 
+def test_a_stream_that_a_stranger_lets_expire_or_deletes_is_kept_or_its_loss_told(ledger: Ledger) -> None:
+    """I12: an expiry is taken off; of a deletion nobody can say what it cost, but it is told, and the next is read."""
+    client, key = cast("Any", redis.Redis.from_url(_url(ledger))), ledger.names.requests
+    inbox = Inbox(client, key, "me")
+    told: list[str] = []
+    out = subscribe(lambda name, _fields: told.append(name) if name.startswith("stream.") else None)
+    inbox.read(1, 1_000, 1)
+    assert not told
+    client.expire(key, 3_600)
+    eventually(lambda: inbox.read(1, 1_000, 1) or told)
+    assert (client.ttl(key), told) == (-1, ["stream.expiry_taken_off"])
+    for deleted in ("stream", "group"):
+        told.clear()
+        if deleted == "stream":
+            client.delete(key)
+        else:
+            client.xgroup_destroy(key, GROUP)
+        client.xadd(key, {"data": "next"})
+        found = eventually(lambda: inbox.read(10, 1_000, 1))
+        assert [fields[b"data"] for _, fields in found] == [b"next"]
+        assert told == ["stream.made_anew"]
+        inbox.done([entry_id for entry_id, _ in found])
+    out()
+    client.close()
+
+
 def test_a_key_that_becomes_no_stream_under_a_waiting_reader_fails_no_read(ledger: Ledger) -> None:
     """It is set aside, and what is sent next is read."""
     client, key = cast("Any", redis.Redis.from_url(_url(ledger))), ledger.names.requests
