@@ -85,7 +85,14 @@ def test_sqs(house: House, tmp_path: Path) -> None:
         refused: list[str] = []
         eventually(lambda: len(gathered(refused, bodies(sqs, dead))) == 2, timeout=6)
         assert "input: must not be empty" in second.said()
-        second.kill()
+        sqs.send_message(QueueUrl=jobs, MessageBody=json.dumps({"id": "huge", "input": {"mock_return": "x" * 300_000}}))
+        progress = {"mock_progress": ["x" * 300_000], "mock_return": "x"}  # too large without its output too
+        sqs.send_message(QueueUrl=jobs, MessageBody=json.dumps({"id": "wide", "input": {**progress, "mock_delay": 1}}))
+        eventually(lambda: len(taken(sqs, ended, events)) == 23, timeout=10)
+        house.client.delete("bridge:reply:sqs")
+        house.client.set("bridge:reply:sqs", "what the half that publishes cannot read")
+        eventually(lambda: not second.running, timeout=10)
+        assert second.stop() != 0
     boto3.DEFAULT_SESSION = None
 
 
