@@ -14,6 +14,7 @@ import click
 from bridge import __version__
 from bridge.cli.check.callbacks import of_callbacks
 from bridge.cli.check.files import of_files
+from bridge.cli.check.streams import of_streams
 from bridge.cli.common import as_json, bridge
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.terminal.findings import told
@@ -43,7 +44,8 @@ def check(*, as_json: bool) -> int:
         *_endpoints(has),
         *_blobs(has),
         *_traces(has),
-        *(of_callbacks(has) if answers else []),  # one that hangs would be waited for again
+        *(of_streams(has) if answers else []),  # one that hangs would be waited for again
+        *(of_callbacks(has) if answers else []),
         *of_files(has.settings),
     ]
     if as_json:

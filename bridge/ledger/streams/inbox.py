@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
-from bridge.errors import LedgerError
+from bridge.errors import LedgerError, LedgerFault
 from bridge.ledger.keys import Names
 from bridge.ledger.scripts import run
 from bridge.ledger.streams.repair import on_streams
@@ -184,6 +184,21 @@ def send(client: redis.Redis, names: Names, stream: str, data: bytes, fields: Ma
         raise LedgerError(fault)
     entry: dict[Any, Any] = {**fields, "data": data}
     on_streams(client, names.prefix, [stream], lambda: client.xadd(stream, entry), read=True)
+
+
+def unread(client: redis.Redis, stream: str, silent_ms: int) -> int:
+    """Entries in a stream at which no consumer of the bridge's has looked for so long; 0 where one has.
+
+    Raises LedgerUnavailable.
+    """
+    waiting = 0
+    try:
+        with mapped():
+            waiting = int(client.xlen(stream))
+            consumers: Any = client.xinfo_consumers(stream, GROUP) if waiting else []
+    except LedgerFault:  # no stream stands there, or it has no group
+        return waiting
+    return 0 if any(one["idle"] < silent_ms for one in consumers) else waiting
 
 
 #: The id of an entry, as something that can be compared.

@@ -440,3 +440,24 @@ def test_the_overview_says_of_each_verb_what_the_verb_says() -> None:
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         assert command.get_short_help_str(200) == says, name
+
+
+def test_check_tells_requests_on_a_stream_that_nobody_reads(redis_url: str, tmp_path: Path) -> None:
+    """No process has its doors open, or services write to the streams of another namespace."""
+    client: Any = redis.Redis.from_url(redis_url)
+    with House(tmp_path, broker=redis_url, redis_url=redis_url, json_doors="off") as house:
+        worker = house.worker()
+        assert "streams" not in house.bridge("check").stdout
+        client.xadd("bridge:requests", {"data": '{"id": "a", "input": {"n": 1}}'})
+        says = "1 entries wait in bridge:requests, and no process reads it: start `bridge worker`"
+        assert f"FAULT streams    {says}" in house.bridge("check").stdout
+        other = house.bridge("check", BRIDGE_NAMESPACE="team2").stdout
+        says = "1 entries wait in bridge:requests, which nobody reads: with BRIDGE_NAMESPACE=team2 services write to"
+        assert f"WARN  streams    {says} bridge:team2:requests" in other
+        worker.stop()
+        house.worker(BRIDGE_JSON_DOORS="on")
+        eventually(lambda: house.phase("a") == "CLOSED", timeout=20)
+        client.xadd("bridge:requests", {"data": "x"})
+        assert "streams" not in house.bridge("check").stdout
+        assert "streams" not in house.bridge("check", BRIDGE_NAMESPACE="team2").stdout
+    client.close()
