@@ -242,7 +242,7 @@ def events(
 
     Raises JobRejected where `letters` say that a door could not take it.
     """
-    cursor, last = after, 0
+    cursor, last, chunks, over = after, 0, 0, False
     while True:
         found = has.ledger.outbox.read(cursor, count=500)
         for entry_id, event in found:
@@ -250,22 +250,35 @@ def events(
             if event["subject"] != request_id or int(event["sequence"]) <= last:
                 continue
             last = int(event["sequence"])
+            if isinstance(index := event["data"].get("index"), int):
+                chunks = max(chunks, index + 1)
             yield event
             if event["type"].rpartition(".")[2] in ENDS:
                 return
-        if not found:
-            time.sleep(LOOK_S / 10)
-            held = has.ledger.load(request_id)
-            if held is None and letters is not None:
-                _not_taken(letters, request_id)
-            if held is not None and held.record.phase.ended and held.record.sequence == last:
-                return
-            if (
-                held is not None and held.record.phase.ended and not last
-            ):  # its events are trimmed: only the end is left
-                told = has.control.status(id=request_id)
-                for chunk in has.ledger.chunks(request_id):
-                    yield {"type": "bridge.job.chunk", "time": told["ended_at"] or "", "data": chunk, "sequence": "0"}
-                kind = "completed" if told["status"] == "COMPLETED" else str(told["status"]).lower()
-                yield {"type": f"bridge.job.{kind}", "time": told["ended_at"] or "", "data": told, "sequence": "0"}
-                return
+        if found:
+            continue
+        if over:  # its end was written before this look, and is not there: the stream was trimmed
+            yield from _of_record(has, request_id, chunks)
+            return
+        time.sleep(LOOK_S / 10)
+        over = _over(has, request_id, letters if not last else None)
+
+
+def _over(has: Components, request_id: str, letters: Refusals | None) -> bool:
+    """Whether it has ended, as far as the ledger knows. Raises JobRejected where `letters` tell a refusal."""
+    held = has.ledger.load(request_id)
+    if held is not None:
+        return held.record.phase.ended
+    if letters is not None:
+        _not_taken(letters, request_id)
+    return letters is None  # it was there: no more than its end is remembered
+
+
+def _of_record(has: Components, request_id: str, chunks: int) -> Iterator[dict[str, Any]]:
+    """What is left of a request whose events are trimmed: its chunks from a number on, and its end."""
+    told = has.control.status(id=request_id)
+    at = told["ended_at"] or ""
+    for chunk in has.ledger.chunks(request_id, chunks):
+        yield {"type": "bridge.job.chunk", "time": at, "data": chunk, "sequence": "0"}
+    kind = "completed" if told["status"] == "COMPLETED" else str(told["status"]).lower()
+    yield {"type": f"bridge.job.{kind}", "time": at, "data": told, "sequence": "0"}

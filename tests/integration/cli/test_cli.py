@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,9 @@ from bridge.cli import VERBS, cli
 from bridge.cli.common import show
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.requests.refusals import Refusals
-from bridge.cli.requests.request import follow
+from bridge.cli.requests.request import events, follow
 from bridge.errors import JobRejected
+from bridge.job.document import document
 from bridge.ledger.endpoints.answer_cache import OnceForAll
 from bridge.runpod.limits.circuit_breaker import CircuitBreaker
 from tests.support.helpers import COMMAND_S, eventually
@@ -173,6 +175,35 @@ def test_status_watch_and_cancel(house: House) -> None:
     assert "cancelled" in watched.stderr
     for verb in ("status", "watch"):
         assert house.bridge(verb, "nobody").returncode == ExitCode.UNKNOWN
+
+
+@pytest.mark.parametrize("left", ["record", "memory_of_its_end"])
+def test_whoever_watches_hears_the_end_though_its_event_was_trimmed_unread(house: House, left: str) -> None:
+    """A terminal that slept, or a stranger that trims what it has read: the rest is told from what the ledger keeps."""
+    control = SimpleNamespace(status=lambda **asked: status_of(house, asked["id"]))
+    has: Any = SimpleNamespace(ledger=house.ledger, control=control)
+    sent = house.send({"mock_stream": ["a", "b", "c"], "mock_delay": 0.7}, stream=True)
+    following = events(has, sent.id)
+    told = [next(following)]
+    while "output" not in told[-1]["data"]:
+        told.append(next(following))
+    eventually(lambda: house.phase(sent.id) == "CLOSED", timeout=20)
+    house.client.xtrim("bridge:events", maxlen=0)
+    if left != "record":
+        has.ledger = SimpleNamespace(outbox=house.ledger.outbox, chunks=house.ledger.chunks, load=lambda _: None)
+    heard: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: heard.extend(following), daemon=True)
+    thread.start()
+    eventually(lambda: heard and not thread.is_alive(), timeout=10)
+    chunks = [event["data"]["output"] for event in (*told, *heard) if event["type"] == "bridge.job.chunk"]
+    assert (chunks, heard[-1]["type"]) == (["a", "b", "c"], "bridge.job.completed")
+
+
+def status_of(house: House, request_id: str) -> dict[str, Any]:
+    """Its document."""
+    held = house.ledger.load(request_id)
+    assert held is not None
+    return document(held)
 
 
 def test_a_reader_that_goes_away_ends_watch_as_a_stop(house: House) -> None:
