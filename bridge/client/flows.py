@@ -209,10 +209,11 @@ class Flows:
     def _events(self, request_id: str, after: int, timeout: float | None) -> Following:
         until = None if timeout is None else time.monotonic() + timeout
         source = yield from self._source(request_id)
-        last, seen = "0", after
+        last, seen, asks, end = "0", after, Asks(), None
         while True:
             found = yield from self._read({source: last}, until, f"{request_id} has told nothing more")
-            for entry_id, fields in found.get(source, ()):
+            entries = found.get(source, ())
+            for entry_id, fields in entries:
                 last, event = entry_id, Event.of(fields.get("data"))
                 if event.request_id != request_id or event.sequence <= seen:
                     continue
@@ -220,6 +221,20 @@ class Flows:
                 yield Item(event)
                 if event.ends:
                     return
+            if len(entries) == COUNT:  # there may be more
+                continue
+            if end is not None:  # told before this look to the stream's end: its event is trimmed, or behind `after`
+                yield Item(Event.of_end(end))
+                return
+            if asks.now():
+                end = yield from self._ended_already(request_id, until)
+
+    def _ended_already(self, request_id: str, until: float | None) -> Flow:
+        """The document of a request that has ended; None for any other, and for one that has not come yet."""
+        try:
+            return (yield from self._asked(request_id, until))
+        except UnknownRequest:
+            return None
 
     def _source(self, request_id: str) -> Flow:
         own, _ = self._replies(request_id)

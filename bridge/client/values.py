@@ -67,6 +67,12 @@ class Event:
             data=data if isinstance(data, dict) else {},
         )
 
+    @classmethod
+    def of_end(cls, document: Mapping[str, Any]) -> Self:
+        """The end of a request whose own event is not to be had; its sequence is 0."""
+        name = next(name.value for status, name in END_EVENT.items() if status.value == document["status"])
+        return cls(name, str(document["id"]), 0, str(document.get("ended_at") or ""), document)
+
     @property
     def ends(self) -> bool:
         """Whether this is an end."""

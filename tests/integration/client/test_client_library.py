@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -238,3 +239,27 @@ def test_following_goes_on_after_lost_connections(redis_url: str) -> None:
         assert waiting.result(20).output == "b"
         assert list(following) == []
     admin.close()
+
+
+def test_events_come_to_an_end_though_that_event_is_trimmed_or_was_read_before(house: House, client: Client) -> None:
+    """Told from the request's document, with sequence 0; others' events meanwhile change nothing."""
+    sent = house.send({"mock_delay": 0.2})
+    told = list(client.events(sent.id, timeout=30))
+    eventually(lambda: house.phase(sent.id) == "CLOSED")
+    (again,) = client.events(sent.id, after=told[-1].sequence, timeout=30)
+    house.client.xtrim("bridge:events", maxlen=0)
+    house.send({"mock_delay": 60})
+    (end,) = client.events(sent.id, timeout=30)
+    for event in (again, end):
+        assert (event.name, event.sequence, event.ends) == ("completed", 0, True)
+        assert event.data["output"] == told[-1].data["output"]
+
+
+def test_events_of_a_request_that_has_not_come_yet_are_waited_for(house: House, client: Client) -> None:
+    """Whoever follows may be faster than whoever sends."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(lambda: [event.name for event in client.events("to-come", timeout=60)])
+        with pytest.raises(FutureTimeout):
+            following.result(timeout=2)
+        house.send({"mock_delay": 0.1}, task_id="to-come")
+        assert following.result(timeout=60)[-1] == "completed"
