@@ -6,8 +6,6 @@ import time
 from typing import TYPE_CHECKING
 
 from bridge.errors import BridgeError
-from bridge.ledger import Names
-from bridge.ledger.streams.inbox import unread
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
@@ -21,6 +19,9 @@ STARTING_S = 3.0
 
 def of_streams(has: Components) -> list[Finding]:
     """Nothing where nothing waits unread."""
+    from bridge.ledger import Names  # noqa: PLC0415  (heavy)
+    from bridge.ledger.streams.inbox import unread  # noqa: PLC0415
+
     found: list[Finding] = []
     names, usual = has.names, Names()
     try:
