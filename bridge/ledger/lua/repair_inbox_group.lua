@@ -1,13 +1,11 @@
 -- repair_inbox_group: see that what stands in a stream can be read, and that more can be written to it.
 -- KEYS 1 prefix  2 the stream
 -- ARGV 1 the group  2 entries looked at, at most
--- Returns {"", ""}, {"aside", ""} when it was set aside, {"back", where the group reads on}, or {"gone", how many}: so many
--- entries were trimmed or deleted before anybody had read them, since this was last told; {"lasts", ""}: it had an expiry
+-- Returns {"", ""}, {"aside", ""} when it was set aside, {"back", where the group reads on}, or
+-- {"lasts", ""}: it had an expiry
 -- Invariant: an entry that the bridge has done with is gone. So one at or before the place to which the group has read is
 -- under way with some consumer; one that is not would never be read: somebody has moved the group, or acked for it.
 -- The group goes back to before the first of them; what is handed out twice by that is the same request (I2).
--- Redis counts the entries that were ever added, and those that the group has passed. What is neither passed nor there was
--- taken away unread (`XADD ... MAXLEN`, `XTRIM`); where Redis is not sure of its count, nothing is said (I12).
 local stream, group = KEYS[2], ARGV[1]
 if redis.call('TYPE', stream).ok ~= 'stream' then return {'', ''} end -- whoever reads meets it
 if used_up(stream) and redis.call('XLEN', stream) == 0 then
@@ -40,13 +38,10 @@ for _, each in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
 end
 if not ours then return {'', ''} end
 local last, read = field(info, 'last-generated-id'), field(ours, 'last-delivered-id')
-local before, from, under_way = '0-0', '-', nil
-for seen = 0, tonumber(ARGV[2]) - 1 do
+local before, from = '0-0', '-'
+for _ = 1, tonumber(ARGV[2]) do
   local entry = redis.call('XRANGE', stream, from, '+', 'COUNT', 1)[1]
-  if not entry or above(entry[1], read) then
-    under_way = seen
-    break
-  end
+  if not entry or above(entry[1], read) then break end
   if #redis.call('XPENDING', stream, group, entry[1], entry[1], 1) == 0 then
     redis.call('XGROUP', 'SETID', stream, group, before)
     return {'back', before}
@@ -56,13 +51,5 @@ end
 if above(read, last) then
   redis.call('XGROUP', 'SETID', stream, group, last)
   return {'back', last}
-end
-local added, passed = field(info, 'entries-added'), field(ours, 'entries-read')
-if under_way and added and passed then
-  local gone = added - passed - (redis.call('XLEN', stream) - under_way)
-  if gone > 0 then
-    redis.call('XGROUP', 'SETID', stream, group, read, 'ENTRIESREAD', passed + gone)
-    return {'gone', gone}
-  end
 end
 return {'', ''}

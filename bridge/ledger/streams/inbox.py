@@ -47,6 +47,8 @@ class Inbox:
 
     def read(self, count: int, bytes_max: int, block_ms: int) -> list[Entry]:
         """New entries, at least one when there is any; few when they are large, so that a batch fits in memory."""
+        if gone := int(run(self.client, "gone_unread", [self.prefix, self.stream], [GROUP, LOOK_MAX])):
+            self._gone(gone)
         answer = self._asked(
             lambda: self.client.xreadgroup(
                 GROUP, self.consumer, {self.stream: ">"}, count=self._fitting(count, bytes_max), block=block_ms
@@ -64,8 +66,6 @@ class Inbox:
         done, at = run(self.client, "repair_inbox_group", [self.prefix, self.stream], [GROUP, LOOK_MAX])
         if done == b"back":
             tell("stream.set_back", stream=self.stream, group=GROUP, to=at.decode())
-        elif done == b"gone":
-            self._gone(int(at))
         elif done == b"lasts":
             tell("stream.expiry_taken_off", stream=self.stream)
 

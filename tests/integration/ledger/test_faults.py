@@ -345,6 +345,21 @@ def test_a_stream_that_a_stranger_lets_expire_or_deletes_is_kept_or_its_loss_tol
     client.close()
 
 
+def test_a_full_memory_keeps_nothing_from_being_read(ledger: Ledger) -> None:
+    """Commands come in then too: a cancel makes room."""
+    client, key = cast("Any", redis.Redis.from_url(_url(ledger))), ledger.names.commands
+    inbox = Inbox(client, key, "me")
+    inbox.read(1, 1_000, 1)
+    client.xadd(key, {"data": "{}"})
+    ledger.client.config_set("maxmemory", "1mb")
+    try:
+        assert len(inbox.read(1, 1_000, 1)) == 1
+        assert inbox.read(1, 1_000, 1) == []  # it looks whether all is well
+    finally:
+        ledger.client.config_set("maxmemory", "0")
+    client.close()
+
+
 def test_a_key_that_becomes_no_stream_under_a_waiting_reader_fails_no_read(ledger: Ledger) -> None:
     """It is set aside, and what is sent next is read."""
     client, key = cast("Any", redis.Redis.from_url(_url(ledger))), ledger.names.requests
