@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
@@ -14,25 +13,17 @@ from redis.exceptions import ConnectionError as RedisGone
 from redis.exceptions import DataError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from bridge.errors import LedgerFault, LedgerUnavailable
-from bridge.job.change import Change, Rules
+from bridge.job.change import Change
 from bridge.job.document import Held, document
 from bridge.job.enums import Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record, altered
-from bridge.ledger import Ledger, Names, connect
+from bridge.ledger import Ledger
 from bridge.ledger.streams.inbox import GROUP, Inbox, send
 from bridge.redis.outage import is_outage, mapped
 from bridge.runpod.limits import scripts
 from bridge.telemetry import subscribe
 from tests.support.helpers import eventually
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    """A ledger of its own database."""
-    client = connect(redis_url)
-    yield Ledger(client, Names(), Rules())
-    client.close()
 
 
 def tracked(ledger: Ledger, request_id: str, *, stream: int = 0, reply: str = "", sinks: str = "") -> Held:

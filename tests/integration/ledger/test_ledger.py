@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -18,14 +17,6 @@ from bridge.job.record import Long, Record, from_row
 from bridge.ledger import Ledger, Names, connect
 from bridge.redis import round_trips
 from tests.support.helpers import eventually
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    """A ledger of its own database."""
-    client = connect(redis_url)
-    yield Ledger(client, Names(), Rules())
-    client.close()
 
 
 def request(request_id: str, **more: object) -> Held:

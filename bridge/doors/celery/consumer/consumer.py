@@ -196,7 +196,8 @@ class BridgeConsumer(Consumer):  # type: ignore[misc]
             with contextlib.suppress(MessageStateError):
                 p(*args, **kwargs)
 
-        return getattr(super(), "call_soon_ack", super().call_soon)(settle)  # Celery 5.6 has one for both
+        soon: Any = getattr(super(), "call_soon_ack", super().call_soon)  # Celery 5.6 has one for both
+        return soon(settle)
 
     def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
         """As Celery's; one that cannot be consumed is forgotten, so that the next connection does without it."""

@@ -13,8 +13,7 @@ import pytest
 from bridge.client import Client
 from bridge.doors.json import command_order
 from bridge.doors.json.command_order import Ahead, Queues
-from bridge.job.change import Rules
-from bridge.ledger import Ledger, Names, connect
+from bridge.ledger import Ledger
 from tests.support.helpers import eventually
 from tests.support.house import House
 from tests.support.servers import RabbitServer, RedisServer
@@ -132,14 +131,6 @@ def test_an_id_that_nobody_has_sent_is_told_so_soon(house: House) -> None:
         client.submit({"n": 1}, id="never-sent")
         eventually(lambda: house.phase("never-sent") in {"SETTLED", "CLOSED"})
         assert client.status("never-sent").status == "CANCELLED"
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    """A ledger that no door belongs to."""
-    client = connect(redis_url)
-    yield Ledger(client, Names(), Rules())
-    client.close()
 
 
 def test_a_wait_ends_when_all_that_came_before_has_gone(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,6 @@ from tests.support.house import House
 from tests.support.slow import slow
 
 MARKS = Marks(waiting=10, waiting_bytes=1_000, memory_ratio=0.75, outbox=3, scheduled=5)
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    """A ledger of this test's own."""
-    client = connect(redis_url)
-    yield Ledger(client, Names(), Rules())
-    client.close()
 
 
 def accept(ledger: Ledger, request_id: str, *, endpoint: str = "demo", size: int = 20) -> Held:

@@ -21,11 +21,10 @@ from bridge.engine.accept.repeated import call_again
 from bridge.engine.calls.threads import Callers
 from bridge.engine.tell.callbacks import Callbacks
 from bridge.job.callback import Callback
-from bridge.job.change import Rules
 from bridge.job.document import Held
 from bridge.job.enums import Phase, Wish
 from bridge.job.record import Long, Record, dumps
-from bridge.ledger import Ledger, Names, connect
+from bridge.ledger import Ledger
 from bridge.ledger.stores.callbacks import Lane
 from bridge.settings import load
 from bridge.settings.callbacks import allowed_of
@@ -34,14 +33,6 @@ from bridge.telemetry.metrics import REGISTRY
 from tests.support.helpers import eventually, free_port
 from tests.support.proxy import FaultProxy
 from tests.support.receiver import SECRET, Receiver
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    """A ledger of its own."""
-    client = connect(redis_url)
-    yield Ledger(client, Names(), Rules())
-    client.close()
 
 
 @pytest.fixture

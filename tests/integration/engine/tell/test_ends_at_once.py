@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -11,10 +11,9 @@ import pytest
 from bridge.engine.calls.threads import Callers
 from bridge.engine.tell.finish import SOON_MAX, Finish
 from bridge.errors import LedgerUnavailable
-from bridge.job.change import Rules
 from bridge.job.document import Held
 from bridge.job.enums import Step
-from bridge.ledger import Ledger, Names, connect
+from bridge.ledger import Ledger
 from tests.support.ended import ended
 from tests.support.helpers import eventually
 
@@ -45,14 +44,6 @@ class Here:
     ) -> None:
         """Never: all are plain."""
         raise AssertionError(request_id, message, headers, known)
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    """An empty one."""
-    client = connect(redis_url)
-    yield Ledger(client, Names(), Rules())
-    client.close()
 
 
 def finish(ledger: Ledger, here: Here, callers: Callers) -> Finish:

@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from bridge.job.change import Rules
 from bridge.job.document import Held
 from bridge.job.enums import Phase, Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
-from bridge.ledger import Ledger, Names, connect
+from bridge.ledger import Ledger
 from tests.support.helpers import COMMAND_S, eventually
 from tests.support.house import ROOT, House
 from tests.support.servers import RedisServer
@@ -98,14 +97,6 @@ def test_every_status_read_has_a_permit_also_of_a_second_job(redis_url: str, tmp
 
 
 # A webhook and a poll at once
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    """A ledger of its own database."""
-    client = connect(redis_url)
-    yield Ledger(client, Names(), Rules())
-    client.close()
 
 
 def test_observations_that_race_are_written_once(ledger: Ledger) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,24 +10,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bridge.job.change import Change, OrphanJob, Rules
+from bridge.job.change import Change, OrphanJob
 from bridge.job.document import Held
 from bridge.job.enums import Step
 from bridge.job.observation import Observation
 from bridge.job.record import Long, Record
-from bridge.ledger import Ledger, Names, connect
+from bridge.ledger import Ledger
 from bridge.ledger.endpoints import gpu_time
 from bridge.settings.config_file import Endpoint
 from tests.support.helpers import eventually
 from tests.support.house import House
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    """A ledger of this test's own."""
-    client = connect(redis_url)
-    yield Ledger(client, Names(), Rules())
-    client.close()
 
 
 def running(ledger: Ledger, request_id: str, *, tenant: str = "acme", retries: int = 0) -> Held:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
-from bridge.job.change import Rules
 from bridge.job.enums import Wish
-from bridge.ledger import Ledger, Names, connect
+from bridge.ledger import Ledger
 from bridge.ledger.queries import event_history
 from bridge.ledger.queries.event_history import History
 from bridge.ledger.streams.outbox import Outbox
 from tests.support.house import born
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    """An empty one."""
-    client = connect(redis_url)
-    yield Ledger(client, Names(), Rules())
-    client.close()
 
 
 def names(found: list[dict[str, object]]) -> list[str]:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from bridge.engine.upkeep.listing import Listing
-from bridge.job.change import Rules
 from bridge.job.document import Held
 from bridge.job.record import Long, Record, altered
-from bridge.ledger import Ledger, Names, connect
+from bridge.ledger import Ledger
 from bridge.ledger.endpoints import samples
 from bridge.ledger.endpoints.samples import Sample
 from bridge.ledger.queries import listing
 from bridge.ledger.queries.listing import Wanted
 from bridge.ledger.records.write import Build
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    """An empty one."""
-    client = connect(redis_url)
-    yield Ledger(client, Names(), Rules())
-    client.close()
 
 
 def born(ledger: Ledger, name: str, **more: object) -> tuple[str, Build]:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
-import pytest
 from celery.app.task import Context
 
 from bridge.doors.celery.finish.finish_lease import FinishLease, begin
-from bridge.job.change import Rules
 from bridge.job.document import Held
-from bridge.ledger import Ledger, Names, connect
+from bridge.ledger import Ledger
 from tests.support.ended import ended
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    """An empty one."""
-    client = connect(redis_url)
-    yield Ledger(client, Names(), Rules())
-    client.close()
 
 
 def read_once(ledger: Ledger) -> Held:
