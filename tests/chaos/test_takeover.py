@@ -80,7 +80,7 @@ def test_a_worker_frozen_past_its_leases_writes_nothing_stale(tmp_path: Path, re
     """SIGSTOP while it holds leases, messages and calls; another goes on; SIGCONT: nothing is told twice or undone."""
     with short_house(tmp_path, redis_url) as house:
         frozen = house.worker()
-        sent = [house.send({"n": n, "mock_delay": 1.0}, task_id=f"f{n}") for n in range(40)]
+        sent = [house.send({"n": n, "mock_delay": 3.0}, task_id=f"f{n}") for n in range(40)]
         eventually(lambda: sum(house.phase(one.id) == "TRACKED" for one in sent) > 20, every=0.01)
         frozen.kill(signal.SIGSTOP)
         other = house.worker()
