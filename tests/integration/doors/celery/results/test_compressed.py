@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.helpers import eventually
 from tests.support.house import House
 
 
+@pytest.mark.locked  # only Celery 5.7 and later compress results
 def test_states_are_shown_where_results_are_compressed(redis_url: str, tmp_path: Path) -> None:
     """`result_compression` is for ends: a state that the next one cannot cover would be shown until the end."""
     overlay = tmp_path / "overlay.json"
