@@ -70,7 +70,7 @@ class Event:
     @classmethod
     def of_end(cls, document: Mapping[str, Any]) -> Self:
         """The end of a request whose own event is not to be had; its sequence is 0."""
-        name = next(name.value for status, name in END_EVENT.items() if status.value == document["status"])
+        name = END_EVENT[Status(document["status"])].value
         return cls(name, str(document["id"]), 0, str(document.get("ended_at") or ""), document)
 
     @property

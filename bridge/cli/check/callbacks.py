@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
+    from bridge.cli.terminal.findings import Finding
     from bridge.process.components import Components
 
-Finding = tuple[str, str, str]
 #: Hosts that are named one by one.
 NAMED = 5
 

@@ -17,7 +17,7 @@ from bridge.cli.check.files import of_files
 from bridge.cli.check.streams import of_streams
 from bridge.cli.common import as_json, bridge
 from bridge.cli.exit_codes import ExitCode
-from bridge.cli.terminal.findings import told
+from bridge.cli.terminal.findings import Finding, told
 from bridge.errors import ApiError, BridgeError, LedgerUnavailable, OutputUnavailable, SchemaTooNew, SettingsError
 from bridge.redis.outage import with_remedy
 
@@ -55,7 +55,6 @@ def check(*, as_json: bool) -> int:
     return ExitCode.UNHEALTHY if any(level == "FAULT" for level, _, _ in found) else ExitCode.OK
 
 
-Finding = tuple[str, str, str]
 _MORE = "`redis-cli CONFIG SET maxmemory` gives it more, docs/runbook.md says what grows"
 #: Endpoints that are asked at once.
 _ASKED = 16

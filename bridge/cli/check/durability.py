@@ -11,10 +11,9 @@ from bridge.ledger.server.disk import fault_of
 from bridge.redis.address import is_redis, is_sentinel
 
 if TYPE_CHECKING:
+    from bridge.cli.terminal.findings import Finding
     from bridge.ledger.server.connect import Server
     from bridge.settings import Settings
-
-Finding = tuple[str, str, str]
 
 
 def of_ledger(server: Server, settings: Settings) -> list[Finding]:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from bridge.errors import SettingsError
 
 if TYPE_CHECKING:
+    from bridge.cli.terminal.findings import Finding
     from bridge.settings import Settings
-
-Finding = tuple[str, str, str]
 
 
 def of_files(settings: Settings) -> list[Finding]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
+    from bridge.cli.terminal.findings import Finding
     from bridge.process.components import Components
 
-Finding = tuple[str, str, str]
 #: A door asks for entries twice a second, but for one whose hands are full.
 SILENT_MS = 15_000
 #: Seconds in which a worker that has just been started begins to read.

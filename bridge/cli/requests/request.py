@@ -280,5 +280,4 @@ def _of_record(has: Components, request_id: str, chunks: int) -> Iterator[dict[s
     at = told["ended_at"] or ""
     for chunk in has.ledger.chunks(request_id, chunks):
         yield {"type": "bridge.job.chunk", "time": at, "data": chunk, "sequence": "0"}
-    kind = "completed" if told["status"] == "COMPLETED" else str(told["status"]).lower()
-    yield {"type": f"bridge.job.{kind}", "time": at, "data": told, "sequence": "0"}
+    yield {"type": f"bridge.job.{str(told['status']).lower()}", "time": at, "data": told, "sequence": "0"}

@@ -10,13 +10,15 @@ from collections.abc import Iterable
 
 import click
 
+#: Level, what it is about, what it says.
+Finding = tuple[str, str, str]
 #: Control characters, but tab and line end.
 _COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _COLOURS = {"FAULT": "red", "WARN": "yellow", "ok": "green"}
 
 
-def told(found: Iterable[tuple[str, str, str]]) -> None:
-    """(level, about, says) each; colour on a terminal alone, where click knows one."""
+def told(found: Iterable[Finding]) -> None:
+    """A line each; colour on a terminal alone, where click knows one."""
     rows = list(found)
     wide = max([10, *(len(about) for _, about, _ in rows)])
     for level, about, says in rows:

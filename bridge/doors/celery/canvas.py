@@ -67,6 +67,11 @@ def continues(canvas: Mapping[str, Any]) -> bool:
     return any(canvas.get(name) for name in _FOLLOWING)
 
 
+def continues_beside_chord(canvas: Mapping[str, Any]) -> bool:
+    """Whether anything but a chord follows the request."""
+    return continues({**canvas, "chord": None})
+
+
 def another(sent: Mapping[str, Any], kept: Mapping[str, Any] | None) -> bool:
     """Whether a message with the id of a known request brings another canvas than the one that is kept.
 

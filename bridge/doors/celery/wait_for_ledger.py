@@ -45,16 +45,7 @@ def wait_for_ledger(call: Callable[[], T]) -> T:
 def wait_for_means(call: Callable[[], T]) -> T:
     """The call's answer, however long this process lacks what it takes. Raises Reject(requeue) when told to stop."""
     whose = WhoseFault()
-    suspicion: Suspicion | None = None
-    while True:
-        try:
-            return wait_for_ledger(call)
-        except Exception as error:
-            if not is_own(error) or (suspicion := whose.met(error, suspicion)) is None:
-                raise
-            tell("door.suspect", tries=suspicion.tries, error=type(error).__name__)
-            if stopping.wait(suspicion.wait_s):
-                raise Reject(error, requeue=True) from error
+    return _tried(call, lambda error, before: whose.met(error, before) if is_own(error) else None)
 
 
 def wait_for_verdict(call: Callable[[], T], whose: WhoseFault) -> T:
@@ -62,19 +53,23 @@ def wait_for_verdict(call: Callable[[], T], whose: WhoseFault) -> T:
 
     Raises JobRejected, what the message is to blame for, and Reject(requeue) when told to stop meanwhile.
     """
+    found = _tried(
+        call, lambda error, before: None if isinstance(error, JobRejected | Reject) else whose.met(error, before)
+    )
+    whose.passed()
+    return found
+
+
+def _tried(call: Callable[[], T], met: Callable[[Exception, Suspicion | None], Suspicion | None]) -> T:
+    """The call's answer; what it raises is tried again at the time that `met` says, and raised where that is none."""
     suspicion: Suspicion | None = None
     while True:
         try:
-            found = wait_for_ledger(call)
-        except (JobRejected, Reject):
-            raise
+            return wait_for_ledger(call)
         except Exception as error:
-            suspicion = whose.met(error, suspicion)
+            suspicion = met(error, suspicion)
             if suspicion is None:
                 raise
             tell("door.suspect", tries=suspicion.tries, error=type(error).__name__)
             if stopping.wait(suspicion.wait_s):
                 raise Reject(error, requeue=True) from error
-        else:
-            whose.passed()
-            return found

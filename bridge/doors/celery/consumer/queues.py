@@ -44,15 +44,15 @@ def take_delayed(app: Celery, connection: Connection) -> None:
     """
     if connection.transport.driver_type != "amqp":
         return
+    channel: Any = connection.channel()
     for name in app.amqp.queues.consume_from:
-        channel: Any = connection.channel()
         try:
             channel.exchange_declare(CELERY_DELAYED_DELIVERY_EXCHANGE, "topic", durable=True, auto_delete=False)
             channel.queue_bind(name, CELERY_DELAYED_DELIVERY_EXCHANGE, f"#.{name}")
         except connection.channel_errors as error:  # no right to: such producers' messages do not come
             tell("topology.unbound", queue=name, exchange=CELERY_DELAYED_DELIVERY_EXCHANGE, error=servers.said(error))
             return
-        channel.close()
+    channel.close()
 
 
 def use_as_found(app: Celery, name: str) -> None:

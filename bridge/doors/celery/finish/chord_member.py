@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from celery._state import _task_stack
 
-from bridge.doors.celery.canvas import original
 from bridge.doors.celery.finish.task import Telling
 from bridge.doors.celery.send_follow_ups import sending_behind
 
@@ -20,13 +19,12 @@ if TYPE_CHECKING:
     from bridge.doors.celery.finish.finish_lease import FinishLease
 
 
-def tell_chord(app: Celery, turn: FinishLease) -> None:
-    """Celery's backend counts the member, and sends the chord's body behind its last.
+def tell_chord(app: Celery, turn: FinishLease, request: Context) -> None:
+    """Celery's backend counts the member, `request`, and sends the chord's body behind its last.
 
     What goes wrong gives the turn back.
     """
     record = turn.held.record
-    request = original(record.id, turn.canvas)
     turn.mark_continued()
     with (
         sending_behind(Telling(record.id, record.round, record.nonce, turn=turn)),

@@ -12,7 +12,7 @@ from celery import states
 from celery.canvas import Signature
 from celery.exceptions import Ignore
 
-from bridge.doors.celery.canvas import continues, fail_followers
+from bridge.doors.celery.canvas import continues_beside_chord, fail_followers
 from bridge.doors.celery.consumer.blot_secrets import blot
 from bridge.doors.celery.send_follow_ups import cause_of, is_outage
 from bridge.doors.celery.servers import open_results
@@ -87,7 +87,7 @@ class FinishLease:
         A chord hears of the end as the result is stored, once however often that is.
         """
         self._published = True
-        if not continues({**self.canvas, "chord": None}):
+        if not continues_beside_chord(self.canvas):
             return
         table = self._uses.ledger.table
         change = wait_for_ledger(

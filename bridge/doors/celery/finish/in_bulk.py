@@ -18,7 +18,7 @@ from celery.backends.redis import RedisBackend
 from celery.exceptions import Reject
 from kombu.exceptions import EncodeError
 
-from bridge.doors.celery.canvas import continues, original
+from bridge.doors.celery.canvas import continues_beside_chord, original
 from bridge.doors.celery.finish.chord_member import tell_chord
 from bridge.doors.celery.finish.finish_lease import FinishLease, chord_claim_s, outlasts, turns_in_outage
 from bridge.doors.celery.wait_for_ledger import wait_for_ledger
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from celery import Celery
+    from celery.app.task import Context
 
     from bridge.doors.celery.finish.finish_lease import Finishing
     from bridge.job.document import Held
@@ -70,7 +71,7 @@ class PlainEnds:
             record.round == 1
             and record.status != Status.CANCELLED
             and record.turns < self._settings.bridge_finish_turns_max
-            and not continues({**canvas, "chord": None})
+            and not continues_beside_chord(canvas)
             and (record.status == Status.COMPLETED or not canvas.get("chord"))
             and not canvas.get("options", {}).get("ignore_result")
         )
@@ -106,13 +107,14 @@ class PlainEnds:
         backend: Any = app.backend
         try:
             turns = [self._turn(held, backend, token) for held in mine]
-            self._store(turns, backend)
+            requests = [original(turn.held.record.id, turn.canvas) for turn in turns]
+            self._store(turns, requests, backend)
         except (*backend.connection_errors, *backend.channel_errors, EncodeError, TypeError, ValueError) as error:
             turns_max = self._settings.bridge_finish_turns_max
             counted = turns_in_outage(turns_max) if outlasts(error) else turns_max
             self._give_back(mine + alone, token, f"{type(error).__name__}: {error}", counted)
             return mine + alone
-        alone += self._tell_chords(turns, until)
+        alone += self._tell_chords(turns, requests, until)
         if alone:
             self._give_back(alone, token, "it is to be told by itself")
         ids = {held.record.id for held in alone}
@@ -130,12 +132,11 @@ class PlainEnds:
         return FinishLease(self._uses, backend, held, token, end)
 
     @staticmethod
-    def _store(turns: Sequence[FinishLease], backend: Any) -> None:
+    def _store(turns: Sequence[FinishLease], requests: Sequence[Context], backend: Any) -> None:
         """In one round trip, as `RedisBackend.set` does for one."""
         with backend.client.pipeline(transaction=False) as pipe:
-            for turn in turns:
+            for turn, request in zip(turns, requests, strict=True):
                 task_id, end = turn.held.record.id, turn.end
-                request = original(task_id, turn.canvas)
                 result = backend.encode_result(end.result, end.state)
                 meta = backend._get_result_meta(result=result, state=end.state, traceback=None, request=request)  # noqa: SLF001
                 key, value = backend.get_key_for_task(task_id), backend.encode({**meta, "task_id": task_id})
@@ -143,14 +144,14 @@ class PlainEnds:
                 pipe.publish(key, value)
             pipe.execute()
 
-    def _tell_chords(self, turns: Sequence[FinishLease], until: float) -> list[Held]:
+    def _tell_chords(self, turns: Sequence[FinishLease], requests: Sequence[Context], until: float) -> list[Held]:
         """Returns those whose chord is to hear of them from the tracer."""
         left = []
-        for turn in turns:
+        for turn, request in zip(turns, requests, strict=True):
             if not turn.canvas.get("chord"):
                 continue
             if turn.end.state == states.SUCCESS and time.monotonic() < until:
-                tell_chord(self._app, turn)
+                tell_chord(self._app, turn, request)
             else:
                 left.append(turn.held)
         return left
