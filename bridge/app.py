@@ -49,6 +49,10 @@ if TYPE_CHECKING:
     from celery.worker import WorkController
 
 
+#: Names of tasks that hold no code of a user's.
+_OWN_TASKS = ("bridge.", "celery.")
+
+
 class BridgeCelery(Celery):  # type: ignore[misc]
     """Celery, with its settings from the bridge's own: a `celeryconfig` of the working directory is never read."""
 
@@ -152,6 +156,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             in_process_finish=in_process_finish(worker, plain_ends(has)),
             reads_finishes=FINISHES in worker.app.amqp.queues.consume_from,
             task_events=task_events_of(worker, has.ledger),
+            others_code=not all(name.startswith(_OWN_TASKS) for name in worker.app.tasks),
         )
 
     def stop(self, _worker: WorkController) -> None:

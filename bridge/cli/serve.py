@@ -79,7 +79,7 @@ def engine() -> int:
     for name in ENDS:
         signal.signal(name, lambda *_: None)
     process.check()
-    process.start(engine=True)
+    process.start(engine=True, others_code=False)
     click.echo(f"engine {process.engine.engine_id if process.engine else ''} ready")
     while os.read(told, 1)[0] not in ENDS:
         pass

@@ -13,6 +13,7 @@ from bridge.process.build_doors import gauges_of, http_parts, json_consumers, we
 from bridge.process.build_engine import build_engine
 from bridge.runtime import library_logs
 from bridge.runtime.loop import Loop
+from bridge.runtime.one_cpu import OneCpu
 from bridge.telemetry import configure_logging
 from bridge.telemetry.logs import trace_all
 from bridge.telemetry.metrics import register_snapshot
@@ -37,6 +38,7 @@ class Process:
         self._http: HttpServer | None = None
         self._task_events: tuple[TaskEvents, Loop] | None = None
         self._exporting: list[tuple[Loop, Callable[[], None]]] = []
+        self._one_cpu: tuple[OneCpu, Loop] | None = None
 
     def check(self) -> None:
         """Raises SettingsError, SchemaTooNew or LedgerUnavailable where nothing should start."""
@@ -53,11 +55,13 @@ class Process:
         in_process_finish: LocalFinish | None = None,
         reads_finishes: bool = False,
         task_events: TaskEvents | None = None,
+        others_code: bool = True,
     ) -> None:
         """The engine, the doors for plain JSON, HTTP; `check` comes first.
 
         `in_process_finish` tells ends in this process, where Celery's tasks run in it; `reads_finishes` where it is a
-        worker that takes `bridge.finish`; `task_events` tells Celery's monitors. Raises SettingsError.
+        worker that takes `bridge.finish`; `task_events` tells Celery's monitors; `others_code` says that more than the
+        bridge may run here. Raises SettingsError.
         """
         has, settings = self._has, self._has.settings
         if engine:
@@ -82,6 +86,11 @@ class Process:
         self._listen(self._http)
         # What stands now stands for good. To look at all of it for garbage stops every thread for 50 to 100 ms.
         gc.freeze()
+        wanted = settings.bridge_one_cpu == "on" or (settings.bridge_one_cpu == "auto" and not others_code)
+        if engine and wanted and OneCpu.possible():
+            cpu = OneCpu()
+            self._one_cpu = cpu, Loop("one_cpu", cpu.once)
+            self._one_cpu[1].start()
 
     def _listen(self, http: HttpServer) -> None:
         settings = self._has.settings
@@ -107,6 +116,12 @@ class Process:
         consumers, self._consumers = self._consumers, None
         engine, self.engine = self.engine, None
         events, self._task_events = self._task_events, None
+        one_cpu, self._one_cpu = self._one_cpu, None
+        if one_cpu is not None:
+            cpu, loop = one_cpu
+            loop.stop()
+            loop.join(1.0)
+            cpu.let_go()
         if http is not None:
             http.stop()
         held = consumers.stop(grace_s) if consumers is not None else True

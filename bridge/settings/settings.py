@@ -220,6 +220,7 @@ class Settings(BaseSettings):
     bridge_finish_resend_s: Seconds = 30.0
     bridge_finish_turn_s: Seconds = 60.0
     bridge_finish_turns_max: Count = 10
+    bridge_one_cpu: Literal["auto", "on", "off"] = "auto"
 
     # HTTP
     bridge_http_bind: Annotated[str, AfterValidator(_bind)] = "127.0.0.1:9464"

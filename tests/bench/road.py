@@ -114,6 +114,7 @@ class Bench:
             "BRIDGE_REDIS_URL": self.url,
             "BRIDGE_ENDPOINTS": ",".join(endpoints),
             "BRIDGE_HTTP_BIND": "",
+            "BRIDGE_ONE_CPU": os.environ.get("BRIDGE_ONE_CPU", "auto"),
         }
         self.emulator = self.process(stack, "emulator", *command)
         line = eventually(
