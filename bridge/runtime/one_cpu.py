@@ -14,6 +14,7 @@ import random
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from bridge.telemetry import tell
 
@@ -24,9 +25,19 @@ LOOK_S, FIRST_S = 5.0, 0.5
 ALIKE = 0.1
 #: Another CPU must have so much more to spare, as a part of one, before this process moves there.
 MOVES_FOR = 0.25
+#: Where others use more of the best CPU than this part, the kernel knows better how to share them out.
+CROWDED = 0.6
 
 #: The CPUs that this process may use, while it keeps to one of them: a child gets them back.
 _allowed: set[int] = set()
+
+
+class _Look(NamedTuple):
+    """In seconds: now, the CPU that this process has used, and how long each CPU was busy."""
+
+    at: float
+    own_s: float
+    busy_s: dict[int, float]
 
 
 class OneCpu:
@@ -35,7 +46,7 @@ class OneCpu:
     def __init__(self, stat: Path = Path("/proc/stat")) -> None:
         """`stat` is where the kernel tells how busy each CPU was. Nothing is held yet."""
         self._stat = stat
-        self._seen: tuple[float, float, dict[int, float]] | None = None
+        self._seen: _Look | None = None
         self._held: int | None = None
         self._over = False
 
@@ -51,9 +62,9 @@ class OneCpu:
         before, self._seen = self._seen, self._look()
         if before is None:
             return FIRST_S
-        best = self._best(*before)
+        best = self._best(before, self._seen)
         if best != self._held:
-            tell("cpu.held", cpu=best)
+            tell("cpu.held", cpu="any" if best is None else best)
         self._hold(best)
         return LOOK_S * random.uniform(0.8, 1.2)  # noqa: S311  (no secret)
 
@@ -73,20 +84,20 @@ class OneCpu:
             return False
         return True
 
-    def _look(self) -> tuple[float, float, dict[int, float]]:
-        """Now, the CPU that this process has used, and how long each CPU was busy. Seconds."""
-        return time.monotonic(), time.process_time(), _busy_s(self._stat)
+    def _look(self) -> _Look:
+        return _Look(time.monotonic(), time.process_time(), _busy_s(self._stat))
 
-    def _best(self, at: float, own_s: float, busy_s: dict[int, float]) -> int:
-        """The CPU that others use least; the one that is held, unless another is a good deal better."""
-        now, own_now_s, busy_now_s = self._seen or self._look()
-        took = max(0.001, now - at)
-        allowed = _allowed or os.sched_getaffinity(os.getpid())
-        others = {cpu: (busy_now_s.get(cpu, 0.0) - busy_s.get(cpu, 0.0)) / took for cpu in allowed}
-        if self._held is not None:
-            others[self._held] -= (own_now_s - own_s) / took
-        others = {cpu: max(0.0, used) for cpu, used in others.items()}  # clocks of the kernel are none too exact
+    def _best(self, before: _Look, now: _Look) -> int | None:
+        """The CPU that others use least; the one that is held, unless another is a good deal better. None: no one."""
+        took, own = max(0.001, now.at - before.at), now.own_s - before.own_s
+        here = {self._held} if self._held is not None else self._all()
+        others: dict[int, float] = {}
+        for cpu in self._all():
+            used = now.busy_s.get(cpu, 0.0) - before.busy_s.get(cpu, 0.0) - (own / len(here) if cpu in here else 0.0)
+            others[cpu] = max(0.0, used) / took  # the kernel's clocks are none too exact
         least = min(others.values())
+        if least > CROWDED:
+            return None
         if self._held is not None:
             # Two processes on one CPU see the same: one of them, as likely as not, stays.
             moves = others[self._held] - least > MOVES_FOR and random.random() < 1 / 2  # noqa: S311
@@ -94,16 +105,22 @@ class OneCpu:
                 return self._held
         return random.choice([cpu for cpu, used in others.items() if used - least <= ALIKE])  # noqa: S311
 
-    def _hold(self, cpu: int) -> None:
+    def _all(self) -> set[int]:
+        return _allowed or os.sched_getaffinity(os.getpid())
+
+    def _hold(self, cpu: int | None) -> None:
         """Again at each look: a thread that was starting meanwhile may have what its parent had."""
-        if not _allowed:
-            _allowed.update(os.sched_getaffinity(os.getpid()))
+        if cpu is None and self._held is None:
+            return
+        _allowed.update(self._all())
         try:
-            _on_all_threads({cpu})
+            _on_all_threads(_allowed if cpu is None else {cpu})
         except OSError:  # the container's set of CPUs was changed under it
             self.let_go()
-        else:
-            self._held = cpu
+            return
+        self._held = cpu
+        if cpu is None:
+            _allowed.clear()
 
 
 def _on_all_threads(cpus: set[int]) -> None:

@@ -90,6 +90,26 @@ assert len(everywhere()[0]) == 1
     )
 
 
+def test_none_is_held_where_others_fill_them_all(tmp_path: Path) -> None:
+    """The kernel shares them out until one has room again."""
+    run(
+        tmp_path,
+        """
+one, full = held({}), 0
+def next_look(step):
+    global full
+    full += step
+    time.sleep(0.1)
+    stat(**{f"cpu{n}": full for n in CPUS})
+    one.once()
+    return everywhere()
+for _ in range(2):
+    assert next_look(100) == [set(CPUS)] * 6
+assert len(next_look(0)[0]) == 1
+""",
+    )
+
+
 def test_a_child_has_all_cpus_again_and_so_has_everything_in_the_end(tmp_path: Path) -> None:
     """A pool's children run the tasks of others."""
     run(
