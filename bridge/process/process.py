@@ -37,8 +37,8 @@ class Process:
         self._consumers: Consumers | None = None
         self._http: HttpServer | None = None
         self._task_events: tuple[TaskEvents, Loop] | None = None
-        self._exporting: list[tuple[Loop, Callable[[], None]]] = []
-        self._one_cpu: tuple[OneCpu, Loop] | None = None
+        #: Loops that serve the process itself, and what closes each; stopped last.
+        self._beside: list[tuple[Loop, Callable[[], None]]] = []
 
     def check(self) -> None:
         """Raises SettingsError, SchemaTooNew or LedgerUnavailable where nothing should start."""
@@ -79,9 +79,7 @@ class Process:
         if settings.bridge_otel:
             from bridge.engine.otel.export import exporting  # noqa: PLC0415  (an extra, and heavy)
 
-            self._exporting = exporting(has.ledger)
-            for loop, _ in self._exporting:
-                loop.start()
+            self._beside += exporting(has.ledger)
         self._http = HttpServer(settings.bridge_http_connections_max)
         self._listen(self._http)
         # What stands now stands for good. To look at all of it for garbage stops every thread for 50 to 100 ms.
@@ -89,8 +87,9 @@ class Process:
         wanted = settings.bridge_one_cpu == "on" or (settings.bridge_one_cpu == "auto" and not others_code)
         if engine and wanted and OneCpu.possible():
             cpu = OneCpu()
-            self._one_cpu = cpu, Loop("one_cpu", cpu.once)
-            self._one_cpu[1].start()
+            self._beside.append((Loop("one_cpu", cpu.once), cpu.let_go))
+        for loop, _ in self._beside:
+            loop.start()
 
     def _listen(self, http: HttpServer) -> None:
         settings = self._has.settings
@@ -116,12 +115,6 @@ class Process:
         consumers, self._consumers = self._consumers, None
         engine, self.engine = self.engine, None
         events, self._task_events = self._task_events, None
-        one_cpu, self._one_cpu = self._one_cpu, None
-        if one_cpu is not None:
-            cpu, loop = one_cpu
-            loop.stop()
-            loop.join(1.0)
-            cpu.let_go()
         if http is not None:
             http.stop()
         held = consumers.stop(grace_s) if consumers is not None else True
@@ -132,8 +125,8 @@ class Process:
             loop.stop()
             if loop.join(grace_s):
                 task_events.close()
-        exporting, self._exporting = self._exporting, []
-        for loop, close in exporting:
+        beside, self._beside = self._beside, []
+        for loop, close in beside:
             loop.stop()
             if loop.join(grace_s):
                 close()

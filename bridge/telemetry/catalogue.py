@@ -83,10 +83,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "settings.taken": (INFO, "BRIDGE_CONFIG_FILE has changed and holds now"),
     "settings.not_taken": (ERROR, "BRIDGE_CONFIG_FILE cannot be used as it is now; the one read last stays in force"),
     "settings.doubtful": (WARNING, "a setting lets nothing good come: mend it, or say that it is meant so"),
-    "cpu.held": (
-        INFO,
-        "all threads of this process stay on this CPU; any: others leave too little of each",
-    ),
+    "cpu.held": (INFO, "all threads of this process stay on this CPU; any: others leave too little of each"),
     "engine.started": (INFO, "the engine works"),
     "engine.stopped": (INFO, "the engine has stopped"),
     "engine.beat": (DEBUG, "the engine lives"),
