@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bridge.job.clocks import timer
 from bridge.job.document import Held, document, event_of, joined, output_reference, size_over, stamp, transition
-from bridge.job.enums import END_EVENT, EventName, Phase, Sink, Status, Step, Wish
+from bridge.job.enums import END_EVENT, ENDS, EventName, Phase, Sink, Status, Step, Wish
 from bridge.job.lenient_json import spelled
 from bridge.job.record import Long, Record, altered, dumps
 
@@ -340,7 +340,7 @@ class Draft:
 
     def _telling(self, after: Held, first: int, place: int) -> OutgoingEvent:
         record, (name, more, then) = after.record, self._events[place]
-        ends = name in END_EVENT.values()
+        ends = name in ENDS
         if ends:
             data = document(after, inline_limit=self.rules.inline_limit, clock_offset=self._offset) | more
         else:

@@ -180,3 +180,4 @@ END_EVENT = {
     Status.LOST: EventName.LOST,
     Status.REJECTED: EventName.REJECTED,
 }
+ENDS = tuple(END_EVENT.values())

@@ -34,6 +34,10 @@ class _Counted:
         self.unanswered = counter("bridge_unanswered_total", "Submits whose answer was lost.")
         self.duplicates = counter("bridge_possible_duplicates_total", "Submits repeated after a lost answer.")
         self.dead = counter("bridge_dead_letters_total", "Dead letters kept.", "reason")
+        self.losses = counter(
+            "bridge_stream_losses_total",
+            "What somebody took from a stream before it was read: entries, or the whole stream.", "stream", "what",
+        )  # fmt: skip
         self.finish_failed = counter("bridge_finish_failures_total", "Tries to tell an end that failed.", "endpoint")
         self.webhooks = counter("bridge_webhooks_total", "Callbacks, by what they came to.", "result")
         self.http = counter("bridge_http_requests_total", "Answers of /v1.", "route", "method", "code")
@@ -101,6 +105,13 @@ def _count(name: str, fields: Mapping[str, Any]) -> None:
             _counted.dead.labels(fields["reason"]).inc()
 
 
+def _count_losses(name: str, fields: Mapping[str, Any]) -> None:
+    if name == "stream.entries_gone":
+        _counted.losses.labels(fields["stream"], "entries").inc(fields["entries"])
+    elif name == "stream.made_anew":
+        _counted.losses.labels(fields["stream"], "stream").inc()
+
+
 def _count_http(name: str, fields: Mapping[str, Any]) -> None:
     if name == "api.answered":
         _counted.http.labels(fields["route"], fields["method"], str(fields["code"])).inc()
@@ -121,6 +132,7 @@ def _count_tellings(name: str, fields: Mapping[str, Any]) -> None:
 
 
 subscribe(_count)
+subscribe(_count_losses)
 subscribe(_count_http)
 subscribe(_count_tellings)
 

@@ -158,6 +158,18 @@ def test_calls_are_counted_by_endpoint_operation_and_code() -> None:
     assert sample("bridge_runpod_call_seconds_count", op="status") == timed + 1
 
 
+def test_what_somebody_took_from_a_stream_is_counted_by_stream() -> None:
+    """An alert needs a figure: a log line of lost requests is read by nobody at night."""
+    stream = "bridge:requests"
+    entries, streams = (
+        sample("bridge_stream_losses_total", stream=stream, what=what) for what in ("entries", "stream")
+    )
+    tell("stream.entries_gone", stream=stream, entries=3)
+    tell("stream.made_anew", stream=stream, group="bridge")
+    assert sample("bridge_stream_losses_total", stream=stream, what="entries") == entries + 3
+    assert sample("bridge_stream_losses_total", stream=stream, what="stream") == streams + 1
+
+
 def test_ends_feed_counter_and_histograms_in_seconds() -> None:
     """RunPod's milliseconds become seconds; an unknown time is not observed."""
     tell("request.ended", endpoint="m-2", status="COMPLETED", reason=None, delay_ms=1500, execution_ms=2500)

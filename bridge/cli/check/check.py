@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge import __version__
+from bridge.cli.check.amqp_queues import of_amqp_queues
 from bridge.cli.check.callbacks import of_callbacks
 from bridge.cli.check.files import of_files
-from bridge.cli.check.streams import of_streams
+from bridge.cli.check.streams import STARTING_S, of_streams
 from bridge.cli.common import as_json, bridge
 from bridge.cli.exit_codes import ExitCode
 from bridge.cli.terminal.findings import Finding, told
@@ -24,9 +25,6 @@ from bridge.redis.outage import with_remedy
 if TYPE_CHECKING:
     from bridge.process.components import Components
     from bridge.settings.config_file import Endpoint
-
-#: Seconds in which a worker that serves `/readyz` begins to read its queues.
-STARTING_S = 3.0
 
 
 @click.command()
@@ -124,7 +122,9 @@ def _broker(has: Components, *, ledger_answers: bool) -> list[Finding]:
     try:
         uri = servers.open_broker(has.app)
         read = queues_read(has.app)
+        closed = ledger_answers and _closed(has)
         followed = _follow_ups(has, read) if ledger_answers else []
+        of_services = of_amqp_queues(has, closed=closed) if has.settings.amqp else []
     except BridgeError as error:
         return [("FAULT", "broker", _said(error))]
     doubts = servers.broker_doubts(has.app)
@@ -137,13 +137,13 @@ def _broker(has: Components, *, ledger_answers: bool) -> list[Finding]:
         time.sleep(0.2)
         read = queues_read(has.app)
     unread = [name for name in wanted if name not in read]
-    if "bridge.run" in unread and ledger_answers and _closed(has):
+    if "bridge.run" in unread and closed:
         unread.remove("bridge.run")
     if len(unread) == len(wanted):
         found.append(("FAULT", "queues", f"nobody reads {', '.join(unread)}: start `bridge worker`"))
     else:
         found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
-    return found + followed
+    return found + followed + of_services
 
 
 def _closed(has: Components) -> bool:

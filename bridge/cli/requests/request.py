@@ -17,13 +17,13 @@ from bridge.cli.exit_codes import ExitCode
 from bridge.cli.requests.outputs import content_of, with_output
 from bridge.cli.requests.refusals import Refusals
 from bridge.cli.terminal.findings import readable
+from bridge.job.enums import ENDS
 
 if TYPE_CHECKING:
     from bridge.process.components import Components
 
 #: Seconds between looks where nothing is heard.
 LOOK_S = 0.5
-ENDS = ("completed", "failed", "cancelled", "timed_out", "lost", "rejected")
 
 
 @click.command()

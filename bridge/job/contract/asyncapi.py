@@ -14,15 +14,14 @@ from bridge.job.contract.documents import Chunk, Document, Transition
 from bridge.job.contract.events import CommandAnswer, DeadLetter, EndpointEvent, JobEvent
 from bridge.job.contract.models import JsonCommand, JsonRequest, Names
 from bridge.job.document import CONTENT_TYPE
-from bridge.job.enums import END_EVENT, EventName
+from bridge.job.enums import ENDS, EventName
 from bridge.redis.public_keys import PublicNames
 
 _MODELS = (
     JsonRequest, JsonCommand, JobEvent, Transition, Document, EndpointEvent, CommandAnswer, DeadLetter, Chunk,
 )  # fmt: skip
-_ENDS = tuple(dict.fromkeys(END_EVENT.values()))
 _OF_ENDPOINTS = (EventName.PURGED, EventName.PAUSED, EventName.RESUMED)
-_EVENTS = tuple(name for name in EventName if name not in {*_ENDS, *_OF_ENDPOINTS})
+_EVENTS = tuple(name for name in EventName if name not in {*ENDS, *_OF_ENDPOINTS})
 _ENDPOINT = {"endpoint": {"description": "An endpoint's name, as BRIDGE_ENDPOINTS has it."}}
 
 
@@ -84,8 +83,8 @@ def _channels() -> dict[str, Any]:
     names = PublicNames()
     requests, commands = ("request",), ("command",)
     events = tuple(name.value for name in EventName)
-    ends = tuple(name.value for name in _ENDS)
-    replies = (*(name.value for name in (*_EVENTS, *_ENDS)), "commandAnswer")
+    ends = tuple(name.value for name in ENDS)
+    replies = (*(name.value for name in (*_EVENTS, *ENDS)), "commandAnswer")
     reply_to = {"reply_to": {"description": "A queue of the caller's own, by the pattern BRIDGE_REPLY_PATTERN."}}
     return {
         "amqpRequests": _exchange("bridge.jobs", "job.submit.{endpoint}", requests, _ENDPOINT),

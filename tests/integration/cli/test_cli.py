@@ -14,6 +14,7 @@ from typing import Any
 import click
 import pytest
 import redis
+from kombu import Connection, Queue
 
 from bridge.cli import VERBS, cli
 from bridge.cli.common import show
@@ -471,6 +472,24 @@ def test_the_overview_says_of_each_verb_what_the_verb_says() -> None:
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         assert command.get_short_help_str(200) == says, name
+
+
+def test_check_tells_requests_in_an_amqp_queue_that_nobody_reads(amqp_url: str, redis_url: str, tmp_path: Path) -> None:
+    """No process has its doors open; a queue that somebody reads, and an empty one, are no finding."""
+    with (
+        House(tmp_path, broker=amqp_url, redis_url=redis_url, json_doors="off") as house,
+        Connection(amqp_url) as rabbit,
+    ):
+        worker = house.worker()
+        assert "wait in bridge.requests" not in house.bridge("check").stdout
+        Queue("bridge.requests", durable=True, channel=rabbit.default_channel).declare()
+        rabbit.Producer().publish({"id": "a", "input": {"n": 1}}, routing_key="bridge.requests")
+        says = "FAULT queues     1 messages wait in bridge.requests, and no process reads it: start `bridge worker`"
+        eventually(lambda: says in house.bridge("check").stdout, timeout=20)
+        worker.stop()
+        house.worker(BRIDGE_JSON_DOORS="on")
+        eventually(lambda: house.phase("a") == "CLOSED", timeout=20)
+        assert "wait in bridge.requests" not in house.bridge("check").stdout
 
 
 def test_check_tells_requests_on_a_stream_that_nobody_reads(redis_url: str, tmp_path: Path) -> None:
