@@ -15,6 +15,7 @@ from bridge import __version__
 from bridge.cli.check.amqp_queues import of_amqp_queues
 from bridge.cli.check.callbacks import of_callbacks
 from bridge.cli.check.files import of_files
+from bridge.cli.check.priority_lists import of_priority_lists
 from bridge.cli.check.streams import STARTING_S, of_streams
 from bridge.cli.common import as_json, bridge
 from bridge.cli.exit_codes import ExitCode
@@ -124,7 +125,7 @@ def _broker(has: Components, *, ledger_answers: bool) -> list[Finding]:
         read = queues_read(has.app)
         closed = ledger_answers and _closed(has)
         followed = _follow_ups(has, read) if ledger_answers else []
-        of_services = of_amqp_queues(has, closed=closed) if has.settings.amqp else []
+        waiting = of_amqp_queues(has, closed=closed) if has.settings.amqp else of_priority_lists(has.app)
     except BridgeError as error:
         return [("FAULT", "broker", _said(error))]
     doubts = servers.broker_doubts(has.app)
@@ -143,7 +144,7 @@ def _broker(has: Components, *, ledger_answers: bool) -> list[Finding]:
         found.append(("FAULT", "queues", f"nobody reads {', '.join(unread)}: start `bridge worker`"))
     else:
         found += [("FAULT", "queues", f"nobody reads {name}: `bridge worker -Q {name}`") for name in unread]
-    return found + followed + of_services
+    return found + followed + waiting
 
 
 def _closed(has: Components) -> bool:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from bridge.job.document import document
 from bridge.ledger.endpoints.answer_cache import OnceForAll
 from bridge.runpod.limits.circuit_breaker import CircuitBreaker
 from tests.support.helpers import COMMAND_S, eventually
-from tests.support.house import ROOT, House
+from tests.support.house import ROOT, House, foreign_app
 from tests.support.servers import RedisServer
 
 
@@ -490,6 +491,21 @@ def test_check_tells_requests_in_an_amqp_queue_that_nobody_reads(amqp_url: str, 
         house.worker(BRIDGE_JSON_DOORS="on")
         eventually(lambda: house.phase("a") == "CLOSED", timeout=20)
         assert "wait in bridge.requests" not in house.bridge("check").stdout
+
+
+def test_check_tells_jobs_in_a_list_of_a_priority_that_no_worker_reads(house: House) -> None:
+    """Producers whose `priority_steps` are not the worker's: their jobs stay PENDING, and nothing says why."""
+    with closing(foreign_app(house.broker, house.backend)) as producer:
+        producer.conf.broker_transport_options = {"priority_steps": list(range(10))}
+        for priority in (5, 6):  # 6 is a step of the worker's too
+            producer.send_task("bridge.run", kwargs={"input": {"n": 1}}, queue="bridge.run", priority=priority)
+        waiting = list(house.client.scan_iter("bridge.run\x06*"))
+        try:
+            found = [line for line in house.bridge("check").stdout.splitlines() if "priority" in line]
+            says = "FAULT queues     1 messages wait in bridge.run's list of priority 5, which no worker reads: give"
+            assert [line.startswith(says) for line in found] == [True]
+        finally:
+            house.client.delete(*waiting)
 
 
 def test_check_tells_requests_on_a_stream_that_nobody_reads(redis_url: str, tmp_path: Path) -> None:
