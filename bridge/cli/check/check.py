@@ -15,7 +15,6 @@ from bridge import __version__
 from bridge.cli.check.amqp_queues import of_amqp_queues
 from bridge.cli.check.callbacks import of_callbacks
 from bridge.cli.check.files import of_files
-from bridge.cli.check.priority_lists import of_priority_lists
 from bridge.cli.check.streams import STARTING_S, of_streams
 from bridge.cli.common import as_json, bridge
 from bridge.cli.exit_codes import ExitCode
@@ -125,7 +124,7 @@ def _broker(has: Components, *, ledger_answers: bool) -> list[Finding]:
         read = queues_read(has.app)
         closed = ledger_answers and _closed(has)
         followed = _follow_ups(has, read) if ledger_answers else []
-        waiting = of_amqp_queues(has, closed=closed) if has.settings.amqp else of_priority_lists(has.app)
+        waiting = of_amqp_queues(has, closed=closed) if has.settings.amqp else _priority_lists(has)
     except BridgeError as error:
         return [("FAULT", "broker", _said(error))]
     doubts = servers.broker_doubts(has.app)
@@ -170,6 +169,18 @@ def _follow_ups(has: Components, read: set[str]) -> list[Finding]:
         "or name the right queue, in the signatures or in BRIDGE_DEFAULT_QUEUE"
     )
     return [("FAULT", "queues", says.format(queue, waiting)) for queue, waiting in alone.items()]
+
+
+def _priority_lists(has: Components) -> list[Finding]:
+    """Jobs of producers whose priorities are not the workers'. Raises BridgeError."""
+    from bridge.doors.celery.consumer.priority_lists import unread_lists  # noqa: PLC0415
+
+    says = (
+        "{} messages wait in {}'s list of priority {}, which no worker reads: give the workers the `priority_steps` "
+        "that the producers have, as broker_transport_options in the module that BRIDGE_CELERY_CONFIG names"
+    )
+    found = unread_lists(has.app, ("bridge.run", "bridge.control"))
+    return [("FAULT", "queues", says.format(count, *place)) for place, count in found.items()]
 
 
 def _results(has: Components) -> list[Finding]:
