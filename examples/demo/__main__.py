@@ -153,7 +153,9 @@ def _run(producer: Producer, listener: Listener, out: Path) -> dict[str, bool]:
         timeout=20
     )
     words = story.get(timeout=LIMIT_S)
-    _until(lambda: listener.named(long.id, "cancelled") and listener.named(failing.id, "failed"))
+    ends = ((long, "cancelled"), (failing, "failed"), (story, "completed"))
+    # An event may be told before or after the result is stored, and is heard later still.
+    _until(lambda: all(job.ready() and listener.named(job.id, name) for job, name in ends))
     told = [event["data"]["output"] for event in listener.named(story.id, "chunk")]
     error = listener.named(failing.id, "failed")[0]["data"]["error"]
     with Image.open(out) as image:

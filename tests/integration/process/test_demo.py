@@ -44,7 +44,7 @@ def test_the_demo_ends_as_it_should_whatever_the_shell_is_set_to(redis_url: str,
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     summary = json.loads(done.stdout)
     assert all(summary["checks"].values()), summary
     assert len(summary["checks"]) == 5
